@@ -1,0 +1,153 @@
+"""One transformer block on ragged rows.
+
+A row is one position of one run, and rows stand in any order: norms, projections and the MLP treat them
+alike, in one large product. Only attention looks at runs; it works by group, a group being the runs that
+start and stop at the same positions, and reads what lies before the start from the base run's keys and
+values.
+
+`tap(site, layer, tensor, group)` sees every activation under its TransformerLens name and returns what to go
+on with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from interp.models.weights import MLP, Attention, Block, Norm
+
+Tap = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs that cover the positions start..stop-1."""
+
+    start: int
+    stop: int
+    prompts: Tensor  # [run]: whose base run lies before the start
+    rows: Tensor  # [run, stop - start]: rows of keys and values
+    queries: Tensor  # [run, query]: rows of queries
+    query_pos: Tensor  # [query]: their absolute positions
+    runs: Tensor  # [run]: index of each run in the pass
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """Keys (normed and rotated) and values of the base runs: [prompt, pos, kv head, d_head]."""
+
+    k: Tensor
+    v: Tensor
+
+
+def normed(norm: Norm | None, x: Tensor) -> Tensor:
+    return x if norm is None else norm(x)
+
+
+def project(W: Tensor, b: Tensor | None, x: Tensor) -> Tensor:
+    """x [row, d_model] through W [head, d_model, d_head], no copy of W: [row, head, d_head]."""
+    wide = x.expand(W.shape[0], *x.shape)
+    out = torch.bmm(wide, W) if b is None else torch.baddbmm(b[:, None], wide, W)
+    return out.transpose(0, 1)
+
+
+def finish(attn: Attention, x: Tensor, pos: Tensor, norm: Norm | None) -> Tensor:
+    """From what hook_q or hook_k sees to what the scores use: norm, clip, rotation."""
+    if norm is not None:
+        x = norm(x.flatten(1)).view(x.shape) if attn.whole_norm else norm(x)
+    if attn.clip is not None:
+        x = x.clamp(-attn.clip, attn.clip)
+    return x if attn.rotary is None else attn.rotary(x, pos)
+
+
+def value(attn: Attention, v: Tensor) -> Tensor:
+    return v if attn.clip is None else v.clamp(-attn.clip, attn.clip)
+
+
+def scores(attn: Attention, q: Tensor, k: Tensor, query_pos: Tensor) -> Tensor:
+    """Masked attention scores of q [run, query, head, d_head] on k [run, key, kv head, d_head]."""
+    n, m, n_heads, d_head = q.shape
+    share = n_heads // k.shape[2]
+    q = q.view(n, m, k.shape[2], share, d_head).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [n, kv, share*m, d]
+    out = (q @ k.permute(0, 2, 3, 1)).view(n, n_heads, m, k.shape[1]) / attn.scale
+    if attn.soft_cap > 0:
+        out = attn.soft_cap * torch.tanh(out / attn.soft_cap)
+    key_pos = torch.arange(k.shape[1], device=q.device)
+    gap = query_pos[:, None] - key_pos[None, :]  # [query, key]
+    if attn.alibi is not None:
+        out = out - (attn.alibi[:, None, None] * gap.clamp(min=0)).to(out.dtype)
+    hidden = gap < 0 if attn.window is None else (gap < 0) | (gap >= attn.window)
+    return out.masked_fill(hidden, -torch.inf)
+
+
+def mix(pattern: Tensor, v: Tensor) -> Tensor:
+    """Pattern [run, head, query, key] times v [run, key, kv head, d_head]: z [run, query, head, d_head]."""
+    n, n_heads, m, length = pattern.shape
+    kv = v.shape[2]
+    weights = pattern.reshape(n, kv, n_heads // kv * m, length)
+    return (weights @ v.transpose(1, 2)).view(n, n_heads, m, -1).transpose(1, 2)
+
+
+def attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor, query_pos: Tensor) -> tuple[Tensor, Tensor]:
+    """Pattern and z of whole runs, from finished q, k and v."""
+    pattern = scores(attn, q, k, query_pos).softmax(-1)
+    return pattern, mix(pattern, v)
+
+
+def attention(
+    attn: Attention,
+    layer: int,
+    queries: tuple[Tensor, Tensor],
+    keys: tuple[Tensor, Tensor],
+    groups: list[Group],
+    past: Past | None,
+    tap: Tap,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z [query row, head, d_head] and the finished keys and values of the key rows.
+
+    `queries` and `keys` are each (normed input [row, d_model], absolute position [row]).
+    """
+    q = tap("q", layer, project(attn.W_Q, attn.b_Q, queries[0]))
+    k = tap("k", layer, project(attn.W_K, attn.b_K, keys[0]))
+    v = value(attn, tap("v", layer, project(attn.W_V, attn.b_V, keys[0])))
+    q, k = finish(attn, q, queries[1], attn.q_norm), finish(attn, k, keys[1], attn.k_norm)
+    z = torch.empty_like(q, memory_format=torch.contiguous_format)
+    for group in groups:
+        group_k, group_v = k[group.rows], v[group.rows]  # [run, stop - start, kv head, d_head]
+        if past is not None and group.start > 0:
+            group_k = torch.cat((past.k[group.prompts, : group.start], group_k), 1)
+            group_v = torch.cat((past.v[group.prompts, : group.start], group_v), 1)
+        pattern = scores(attn, q[group.queries], group_k, group.query_pos).softmax(-1)
+        z[group.queries] = mix(tap("pattern", layer, pattern, group), group_v)
+    return tap("z", layer, z), k, v
+
+
+def attn_write(block: Block, z: Tensor) -> Tensor:
+    """What attention adds to the stream, from z [row, head, d_head]."""
+    attn = block.attn
+    flat, W = z.reshape(z.shape[0], -1), attn.W_O.reshape(-1, attn.W_O.shape[-1])
+    return normed(block.attn_out_norm, flat @ W if attn.b_O is None else torch.addmm(attn.b_O, flat, W))
+
+
+def mlp_hidden(mlp: MLP, x: Tensor) -> Tensor:
+    """The MLP's activations after the nonlinearity (hook_post): [row, neuron]."""
+    if mlp.W_gate is not None:
+        hidden = mlp.act(x @ mlp.W_gate) * (x @ mlp.W_in)
+        return hidden if mlp.b_in is None else hidden + mlp.b_in
+    return mlp.act(x @ mlp.W_in if mlp.b_in is None else torch.addmm(mlp.b_in, x, mlp.W_in))
+
+
+def mlp_write(block: Block, hidden: Tensor) -> Tensor:
+    """What the MLP adds to the stream, from its hidden activations [row, neuron]."""
+    mlp = block.mlp
+    out = hidden @ mlp.W_out if mlp.b_out is None else torch.addmm(mlp.b_out, hidden, mlp.W_out)
+    return normed(block.mlp_out_norm, out)
+
+
+def mlp(block: Block, layer: int, x: Tensor, tap: Tap) -> Tensor:
+    """The MLP's write for stream rows x [row, d_model]."""
+    hidden = tap("post", layer, mlp_hidden(block.mlp, normed(block.mlp_norm, x)))
+    return tap("mlp_out", layer, mlp_write(block, hidden))

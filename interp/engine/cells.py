@@ -1,0 +1,88 @@
+"""What to patch: a cell is one counterfactual run, made of one or more patches.
+
+A patch names a site, a layer, and along each axis of the site one index or all (-1). Cells are kept as
+columns of a table, not as objects, so that a hundred thousand of them cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from interp.models.anatomy import AXES, Anatomy
+
+COLUMNS = ("layer", "pos", "head", "neuron", "dst", "src")
+SITES = tuple(AXES)
+ALL = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A table with one row a patch: the cell it belongs to, its site (index into SITES) and its indices."""
+
+    n_cells: int
+    cell: np.ndarray
+    site: np.ndarray
+    index: Mapping[str, np.ndarray]  # by COLUMNS; -1 is "all"
+
+    def __len__(self) -> int:
+        return self.n_cells
+
+    def column(self, name: str) -> np.ndarray:
+        return self.index[name]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that occur, in the order of SITES."""
+        return tuple(SITES[i] for i in np.unique(self.site))
+
+    @property
+    def single(self) -> bool:
+        """Whether every cell is one patch."""
+        return len(self.cell) == self.n_cells
+
+    def take(self, cells: np.ndarray) -> Cells:
+        """The given cells, renumbered in the order given."""
+        order = np.full(self.n_cells, -1)
+        order[cells] = np.arange(len(cells))
+        rows = np.flatnonzero(order[self.cell] >= 0)
+        rows = rows[np.argsort(order[self.cell[rows]], kind="stable")]
+        index = {name: column[rows] for name, column in self.index.items()}
+        return Cells(len(cells), order[self.cell[rows]], self.site[rows], index)
+
+    def first_layer(self) -> np.ndarray:
+        """The lowest layer each cell patches: [cell]."""
+        out = np.full(self.n_cells, np.iinfo(np.int64).max)
+        np.minimum.at(out, self.cell, self.index["layer"])
+        return out
+
+
+def table(site: Iterable[str] | str, n: int, cell: np.ndarray | None = None, **columns: np.ndarray) -> Cells:
+    """Cells from columns; a missing column is "all"."""
+    names = [site] * n if isinstance(site, str) else list(site)
+    index = {name: np.asarray(columns.get(name, np.full(n, ALL)), dtype=np.int64) for name in COLUMNS}
+    cell = np.arange(n) if cell is None else np.asarray(cell)
+    n_cells = int(cell.max()) + 1 if n else 0
+    return Cells(n_cells, cell, np.array([SITES.index(s) for s in names], dtype=np.int64), index)
+
+
+def grid(
+    facts: Anatomy, site: str, by: tuple[str, ...], n_pos: int, window: int = 1, only: Mapping[str, list] = {}
+) -> tuple[Cells, dict[str, np.ndarray]]:
+    """Every cell of a site along the dims `by`, and the coordinate of each dim.
+
+    Along an axis that is not in `by` a cell covers everything. With `window` w a cell patches its site at
+    layers l to l + w - 1. `only` restricts a dim to given indices.
+    """
+    sizes = {"layer": facts.n_layers - window + 1} | {a: facts.size(site, a, n_pos) for a in AXES[site]}
+    coords = {dim: np.asarray(only.get(dim, range(sizes[dim])), dtype=np.int64) for dim in by}
+    mesh = np.meshgrid(*coords.values(), indexing="ij")
+    columns = {dim: axis.ravel() for dim, axis in zip(coords, mesh)}
+    n = len(columns["layer"])
+    if window == 1:
+        return table(site, n, **columns), coords
+    repeated = {dim: np.repeat(column, window) for dim, column in columns.items()}
+    repeated["layer"] = repeated["layer"] + np.tile(np.arange(window), n)
+    return table(site, n * window, cell=np.repeat(np.arange(n), window), **repeated), coords

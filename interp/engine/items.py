@@ -1,0 +1,95 @@
+"""Which counterfactual runs are alive, and where each starts and enters.
+
+An item is one counterfactual run: a cell on a prompt. It is alive if the patch changes anything that can
+reach a position that is read; every other item is exactly the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from interp.engine import entry
+from interp.engine.cells import SITES, Cells
+from interp.engine.readout import Reads
+from interp.models.anatomy import STREAM_SITES, Anatomy
+
+Touched = Callable[[str, int], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """Runs to do, as int64 columns [item]; `row` of a single-patch cell is its row in the table of cells."""
+
+    cell: np.ndarray
+    prompt: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    point: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.cell)
+
+    def take(self, index: slice | np.ndarray) -> Items:
+        columns = (self.cell, self.prompt, self.start, self.stop, self.point)
+        return Items(*(column[index] for column in columns))
+
+    def rows(self) -> int:
+        """Rows of the stream that these items need."""
+        return int((self.stop - self.start).sum())
+
+
+def live_items(facts: Anatomy, cells: Cells, reads: Reads, touched: Touched) -> Items:
+    """The alive items of all cells and prompts, in order of entry.
+
+    `touched(site, layer)` says where base and source differ, as `entry.touched` does.
+    """
+    runs = reads.runs
+    starts = np.full((len(cells), len(runs)), runs.n_pos)
+    points = np.zeros(len(cells), np.int64)
+    read = None if reads.everywhere else runs.positions.cpu().numpy()
+    for site in cells.sites:
+        for layer in np.unique(cells.column("layer")[cells.site == SITES.index(site)]).tolist():
+            rows = np.flatnonzero((cells.site == SITES.index(site)) & (cells.column("layer") == layer))
+            where = entry.point(facts, site, layer)
+            last = where >= 2 * facts.n_layers - 1
+            differ = touched(site, layer)
+            if last and read is not None and site not in ("k", "v"):
+                differ = _only_read(differ, site, read)
+            first = _starts(differ, site, cells, rows).T  # [patch, prompt]
+            np.minimum.at(starts, cells.cell[rows], first)
+            points[cells.cell[rows]] = where
+    if not entry.closed_form(facts, cells):
+        points = 2 * cells.first_layer()
+    stop = np.broadcast_to(reads.stop.cpu().numpy(), starts.shape)
+    cell, prompt = np.nonzero(starts < stop)
+    items = Items(cell, prompt, starts[cell, prompt], stop[cell, prompt], points[cell])
+    return items.take(np.argsort(items.point, kind="stable"))
+
+
+def _only_read(differ: np.ndarray, site: str, read: np.ndarray) -> np.ndarray:
+    """After the last attention only the position that is read matters."""
+    axis = 2 if site == "pattern" else 1
+    shape = [1] * differ.ndim
+    shape[0], shape[axis] = differ.shape[0], differ.shape[axis]
+    keep = np.arange(differ.shape[axis])[None] == read[:, None]
+    return differ & keep.reshape(shape)
+
+
+def _starts(differ: np.ndarray, site: str, cells: Cells, rows: np.ndarray) -> np.ndarray:
+    """First position at which each patch changes something: [prompt, patch]; the length if nowhere."""
+    if site == "pattern":  # [prompt, head, dst, src] -> [prompt, dst, head, src]
+        differ = differ.transpose(0, 2, 1, 3)
+    place = cells.column("dst" if site == "pattern" else "pos")[rows]
+    n_pos = differ.shape[1]
+    first = np.where(differ.any(1), differ.argmax(1), n_pos)[:, None]  # slot for "all positions"
+    shape = [1, n_pos] + [1] * (differ.ndim - 2)
+    own = np.where(differ, np.arange(n_pos).reshape(shape), n_pos)
+    table = np.concatenate((own, first), 1)  # [prompt, pos + 1, ...]
+    if site in STREAM_SITES:
+        return table[:, place]
+    if site == "pattern":
+        return table[:, place, cells.column("head")[rows], cells.column("src")[rows]]
+    return table[:, place, cells.column("neuron" if site == "post" else "head")[rows]]

@@ -1,0 +1,97 @@
+"""From the final stream to the metrics, computing only the logits they read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.engine import block as B
+from interp.engine.runs import Runs
+from interp.models.weights import Weights
+from interp.tasks.metrics import Metric, Reading
+
+
+@dataclass(frozen=True, eq=False)
+class Reads:
+    """The positions and vocabulary columns that a set of metrics reads of given runs."""
+
+    runs: Runs
+    metrics: tuple[Metric, ...]
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether some metric reads all positions, not only the answer's."""
+        return any(metric.reads_positions == "all" for metric in self.metrics)
+
+    @property
+    def stop(self) -> Int[Tensor, "prompt"]:
+        """One past the last position that is read: runs are computed up to it."""
+        return self.runs.lengths if self.everywhere else self.runs.positions + 1
+
+    @cached_property
+    def columns(self) -> Int[Tensor, "column"] | None:
+        """The vocabulary columns that are read, sorted; None for all."""
+        if any(metric.reads_columns == "vocabulary" for metric in self.metrics):
+            return None
+        ids = torch.cat((self.runs.answer, self.runs.wrong), 1).unique()
+        return ids[ids >= 0]
+
+    def column(self, ids: Int[Tensor, "prompt k"]) -> Int[Tensor, "prompt k"]:
+        """Token ids as indices into the columns read; -1 stays."""
+        if self.columns is None:
+            return ids
+        return torch.where(ids < 0, -1, torch.searchsorted(self.columns, ids.clamp(min=0)))
+
+
+def evaluate(metric: Metric, reading: Reading) -> Float[Tensor, "item"]:
+    """A metric of a reading in float64; ValueError unless it gives one number per item."""
+    value, items = metric(reading), reading.logits.shape[0]
+    if not isinstance(value, Tensor) or tuple(value.shape) != (items,):
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"metric {metric.name!r} returned {got} for {items} prompts; it must return a tensor of shape "
+            f"({items},), one number per prompt. Reduce over positions and columns, never over prompts."
+        )
+    return value.double()
+
+
+class Readout:
+    """Final norm, the columns read of the unembedding, and the metrics."""
+
+    def __init__(self, weights: Weights, reads: Reads) -> None:
+        self.weights, self.reads, self.runs = weights, reads, reads.runs
+        columns = reads.columns
+        self.W_U = weights.W_U if columns is None else weights.W_U[:, columns]
+        self.b_U = weights.b_U if columns is None or weights.b_U is None else weights.b_U[columns]
+        self.answer, self.wrong = reads.column(self.runs.answer), reads.column(self.runs.wrong)
+
+    def logits(self, stream: Float[Tensor, "row d_model"]) -> Float[Tensor, "row column"]:
+        """Float32 or better."""
+        x = B.normed(self.weights.final_norm, stream)
+        out = x @ self.W_U if self.b_U is None else torch.addmm(self.b_U, x, self.W_U)
+        cap = self.weights.soft_cap
+        out = cap * torch.tanh(out / cap) if cap > 0 else out
+        return out if out.dtype == torch.float64 else out.float()
+
+    def whole_runs(self, stream: Float[Tensor, "prompt pos d_model"]) -> Tensor:
+        """Logits of unpatched runs at the positions read: [prompt, column] or [prompt, pos, column]."""
+        if self.reads.everywhere:
+            return self.logits(stream.flatten(0, 1)).unflatten(0, stream.shape[:2])
+        return self.logits(stream[torch.arange(len(stream), device=stream.device), self.runs.positions])
+
+    def score(self, logits: Tensor, clean: Tensor, prompt: Tensor) -> Float[Tensor, "item metric"]:
+        """Every metric of every item; `logits` and `clean` are [item, column] or [item, pos, column]."""
+        readings = [self._reading(metric, logits, clean, prompt) for metric in self.reads.metrics]
+        return torch.stack([evaluate(*pair) for pair in zip(self.reads.metrics, readings)], -1)
+
+    def _reading(self, metric: Metric, logits: Tensor, clean: Tensor, prompt: Tensor) -> Reading:
+        if self.reads.everywhere and metric.reads_positions == "answer":
+            item, pos = torch.arange(len(prompt), device=prompt.device), self.runs.positions[prompt]
+            logits, clean = logits[item, pos], clean[item, pos]
+        runs = self.runs
+        answer, wrong = self.answer[prompt], self.wrong[prompt]
+        return Reading(logits, clean, answer, wrong, runs.clean[prompt], runs.lengths[prompt])

@@ -1,0 +1,109 @@
+"""The reference engine: one set of hooks and one full forward pass per cell.
+
+Slow and obvious, for any architecture; the oracle of the fast engine. It shares no arithmetic with it: the
+model computes everything, and every metric reads the full logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.engine.cells import SITES, Cells
+from interp.engine.fast import Outcome
+from interp.engine.readout import evaluate
+from interp.engine.runs import Runs
+from interp.models.anatomy import Model, anatomy, hook_name, logits
+from interp.tasks.metrics import Metric, Reading
+
+Hooks = list[tuple[str, Callable[..., Any]]]
+
+
+class Reference:
+    """Base and source runs of some prompts through the model itself, ready for any cells of the sites."""
+
+    def __init__(self, model: Model, runs: Runs, sites: tuple[str, ...], metrics: tuple[Metric, ...]) -> None:
+        self.model, self.runs, self.metrics = model, runs, metrics
+        base_noise, source_noise = runs.noises()
+        n_layers = anatomy(model).n_layers
+        places = [(site, layer) for layer in range(n_layers) for site in sites]
+        check = [_finite_hook(layer) for layer in range(n_layers)]
+        self.source_activations: dict[tuple[str, int], Tensor] = {}
+        keep = [(hook_name(*place), partial(self._keep, place)) for place in places]
+        source = self._forward(runs.source, check + keep, source_noise)
+        self.noise = base_noise
+        base = self._forward(runs.base, check, base_noise)
+        self.clean = base if runs.clean_is_base else source
+        self.base, self.source = self._score(base), self._score(source)
+
+    def _keep(self, place: tuple[str, int], tensor: Tensor, hook: Any) -> Tensor:
+        value = tensor.clone()
+        fill = self.runs.fill
+        self.source_activations[place] = value if fill is None else fill(*place, value)
+        return tensor
+
+    def _forward(self, tokens: Tensor, hooks: Hooks, noise: Tensor | None) -> Tensor:
+        if noise is not None:
+            hooks = [*hooks, ("hook_embed", lambda tensor, hook: tensor + noise)]
+        with self.model.hooks(fwd_hooks=hooks):
+            return logits(self.model, tokens)
+
+    def _score(self, out: Tensor) -> np.ndarray:
+        """Every metric of full logits [prompt, pos, vocab]: [prompt, metric]."""
+        runs = self.runs
+        wide, clean = (x if x.dtype == torch.float64 else x.float() for x in (out, self.clean))
+        prompt = torch.arange(len(runs), device=out.device)
+        values = []
+        for metric in self.metrics:
+            at = (prompt, runs.positions) if metric.reads_positions == "answer" else (slice(None),)
+            reading = Reading(wide[at], clean[at], runs.answer, runs.wrong, runs.clean, runs.lengths)
+            values.append(evaluate(metric, reading))
+        return torch.stack(values, -1).cpu().numpy()
+
+    def run(self, cells: Cells, tick: Callable[[int], None] = lambda n: None) -> Outcome:
+        """Metrics of every cell on every prompt, one forward pass a cell."""
+        patched = np.empty((len(cells), *self.base.shape))
+        for number in range(len(cells)):
+            patches = np.flatnonzero(cells.cell == number).tolist()
+            hooks = [self._patch_hook(cells, patch) for patch in patches]
+            patched[number] = self._score(self._forward(self.runs.base, hooks, self.noise))
+            tick(len(self.runs))
+        return Outcome(patched, self.base, self.source, len(cells) * len(self.runs))
+
+    def _patch_hook(self, cells: Cells, patch: int) -> tuple[str, Callable[..., Tensor]]:
+        site, layer = SITES[cells.site[patch]], int(cells.column("layer")[patch])
+        source = self.source_activations[site, layer]
+        one = {
+            name: slice(None) if index[patch] < 0 else int(index[patch])
+            for name, index in cells.index.items()
+        }
+        where = {
+            "pattern": (slice(None), one["head"], one["dst"], one["src"]),
+            "post": (slice(None), one["pos"], one["neuron"]),
+        }.get(site, (slice(None), one["pos"], one["head"]))
+        where = where[: source.ndim - 1] if site not in ("pattern", "post") else where
+
+        def hook(tensor: Tensor, hook: Any) -> Tensor:
+            out = tensor.clone()
+            out[where] = source[where]
+            return out
+
+        return hook_name(site, layer), hook
+
+
+def _finite_hook(layer: int) -> tuple[str, Callable[..., Tensor]]:
+    def hook(tensor: Tensor, hook: Any) -> Tensor:
+        if not torch.isfinite(tensor).all():
+            prompt, pos = (~torch.isfinite(tensor)).any(-1).nonzero()[0].tolist()
+            raise ValueError(
+                f"the model computes values that are not finite: first in L{layer}.resid_post, "
+                f"prompt {prompt}, position {pos}. Check the weights, or load the model in float32."
+            )
+        return tensor
+
+    return hook_name("resid_post", layer), hook

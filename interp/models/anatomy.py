@@ -1,0 +1,126 @@
+"""Facts about a model, the same for both TransformerLens classes.
+
+`HookedTransformer` (3.9) and `TransformerBridge` (3.9 in part, 4.x) agree on hook names and on most of
+`cfg`; what differs is settled here and in `weights.py`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Model = Any  # HookedTransformer | TransformerBridge: neither class exists in every release
+
+WHOLE_QK_NORM = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
+STREAM_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+HEAD_SITES = ("z", "q", "k", "v")
+AXES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(STREAM_SITES, ("pos",)),
+    **dict.fromkeys(HEAD_SITES, ("pos", "head")),
+    "pattern": ("head", "dst", "src"),
+    "post": ("pos", "neuron"),
+}
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The sizes and switches of a model that the methods need."""
+
+    n_layers: int
+    n_heads: int
+    n_key_value_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    n_ctx: int
+    attn_only: bool
+    parallel: bool
+    causal: bool
+    whole_qk_norm: bool  # queries and keys of all heads are normed together (OLMo)
+    dtype: torch.dtype
+    device: torch.device
+    name: str
+
+    def sites(self) -> tuple[str, ...]:
+        """The sites that this model has."""
+        missing = set()
+        if self.attn_only:
+            missing |= {"resid_mid", "mlp_out", "post"}
+        if self.parallel:
+            missing |= {"resid_mid"}
+        return tuple(site for site in AXES if site not in missing)
+
+    def heads(self, site: str) -> int:
+        """Heads at a site: key-value heads for `k` and `v` under grouped-query attention."""
+        return self.n_key_value_heads if site in ("k", "v") else self.n_heads
+
+    def size(self, site: str, axis: str, n_pos: int) -> int:
+        """Length of one axis of a site, for prompts of `n_pos` tokens."""
+        return {"head": self.heads(site), "neuron": self.d_mlp}.get(axis, n_pos)
+
+
+def anatomy(model: Model) -> Anatomy:
+    """Read the facts of a TransformerLens model. No forward pass, nothing changed.
+
+    Raises ValueError for something that is not a TransformerLens model.
+    """
+    cfg = getattr(model, "cfg", None)
+    if cfg is None or not hasattr(model, "hook_dict"):
+        raise ValueError(
+            f"expected a TransformerLens model (HookedTransformer or TransformerBridge), got "
+            f"{type(model).__name__}. Load one with interp.load(...)."
+        )
+    grouped = cfg.n_key_value_heads if not getattr(cfg, "ungroup_grouped_query_attention", False) else None
+    parameter = next(model.parameters())
+    return Anatomy(
+        n_layers=cfg.n_layers,
+        n_heads=cfg.n_heads,
+        n_key_value_heads=grouped or cfg.n_heads,
+        d_model=cfg.d_model,
+        d_head=cfg.d_head,
+        d_mlp=cfg.d_mlp or 0,
+        d_vocab=cfg.d_vocab_out if getattr(cfg, "d_vocab_out", -1) > 0 else cfg.d_vocab,
+        n_ctx=cfg.n_ctx,
+        attn_only=bool(cfg.attn_only),
+        parallel=bool(getattr(cfg, "parallel_attn_mlp", False)),
+        causal=getattr(cfg, "attention_dir", "causal") == "causal",
+        whole_qk_norm=getattr(cfg, "original_architecture", None) in WHOLE_QK_NORM,
+        dtype=parameter.dtype,
+        device=parameter.device,
+        name=str(cfg.model_name),
+    )
+
+
+def hook_name(site: str, layer: int) -> str:
+    """TransformerLens's name of a site's hook point."""
+    if site in STREAM_SITES:
+        return f"blocks.{layer}.hook_{site}"
+    if site == "post":
+        return f"blocks.{layer}.mlp.hook_post"
+    return f"blocks.{layer}.attn.hook_{site}"
+
+
+def logits(model: Model, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos vocab"]:
+    """One plain forward pass, attached hooks included.
+
+    Padding is always on the right and never masked: attention is causal, so what a pad token computes
+    reaches no real position. (With `padding_side="left"` TransformerLens would mask every token whose id
+    is the pad id.)
+    """
+    if getattr(model, "tokenizer", None) is None:
+        return model(tokens)
+    return model(tokens, padding_side="right") if _takes_padding_side(model) else model(tokens)
+
+
+def _takes_padding_side(model: Model) -> bool:
+    return type(model).__name__ == "HookedTransformer"
+
+
+def has_hooks(model: Model) -> bool:
+    """Whether any hook of the user's is attached."""
+    return any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())

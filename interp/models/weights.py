@@ -1,0 +1,269 @@
+"""A model's weights as the fast engine reads them: references, never copies.
+
+`weights(model)` looks through HookedTransformer or TransformerBridge and returns plain tensors in
+TransformerLens's shapes, plus the few functions (norm, activation, rotary) that turn them into a forward
+pass. `unsupported(model)` says why the fast engine cannot be used on a model, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from interp.models.anatomy import WHOLE_QK_NORM, Model, has_hooks
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": lambda x: 0.5 * x * (1 + torch.tanh(x * 0.7978845608 * (1 + 0.044715 * x * x))),
+    "silu": F.silu,
+    "swish": F.silu,
+    "relu": F.relu,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """LayerNorm (`centred`) or RMSNorm, with or without gain and bias; computed in float32 or better."""
+
+    centred: bool
+    eps: float
+    gain: Tensor | None
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        shape = x.shape[-1:]
+        if x.dtype in (torch.float32, torch.float64):
+            return self._normalise(x, shape, self.gain, self.bias)
+        out = self._normalise(x.float(), shape, None, None).to(x.dtype)
+        out = out if self.gain is None else out * self.gain
+        return out if self.bias is None else out + self.bias
+
+    def _normalise(self, x: Tensor, shape: torch.Size, gain: Tensor | None, bias: Tensor | None) -> Tensor:
+        if self.centred:
+            return F.layer_norm(x, shape, gain, bias, self.eps)
+        return F.rms_norm(x, shape, gain, self.eps)
+
+
+@dataclass(frozen=True, eq=False)
+class Rotary:
+    sin: Tensor  # [position, rotary_dim]
+    cos: Tensor
+    adjacent: bool  # pairs (0, 1), (2, 3), ... as in GPT-J; otherwise (i, i + rotary_dim / 2)
+
+    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
+        """Rotate x [row, head, d_head] whose rows stand at absolute positions `pos` [row]."""
+        dim = self.sin.shape[-1]
+        sin, cos = self.sin[pos][:, None], self.cos[pos][:, None]  # [row, 1, rotary_dim]
+        turned = x[..., :dim]
+        if self.adjacent:
+            flipped = torch.stack((-turned[..., 1::2], turned[..., ::2]), -1).flatten(-2)
+        else:
+            flipped = torch.cat((-turned[..., dim // 2 :], turned[..., : dim // 2]), -1)
+        return torch.cat((turned * cos + flipped * sin, x[..., dim:]), -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    W_Q: Tensor  # [head, d_model, d_head]
+    W_K: Tensor  # [kv head, d_model, d_head]
+    W_V: Tensor
+    W_O: Tensor  # [head, d_head, d_model]
+    b_Q: Tensor | None
+    b_K: Tensor | None
+    b_V: Tensor | None
+    b_O: Tensor | None
+    scale: float
+    soft_cap: float
+    clip: float | None
+    window: int | None  # local attention: keys further back than this are masked
+    q_norm: Norm | None
+    k_norm: Norm | None
+    whole_norm: bool  # these norms stand on all heads' vectors together
+    rotary: Rotary | None
+    alibi: Tensor | None  # slopes, [head]
+
+
+@dataclass(frozen=True, eq=False)
+class MLP:
+    W_in: Tensor  # [d_model, d_mlp]
+    W_gate: Tensor | None
+    W_out: Tensor  # [d_mlp, d_model]
+    b_in: Tensor | None
+    b_out: Tensor | None
+    act: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    attn: Attention
+    mlp: MLP | None
+    attn_norm: Norm | None  # before attention
+    attn_out_norm: Norm | None  # after attention, before the stream
+    mlp_norm: Norm | None
+    mlp_out_norm: Norm | None
+    parallel: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    W_E: Tensor
+    W_pos: Tensor | None
+    embed_norm: Norm | None
+    blocks: tuple[Block, ...]
+    final_norm: Norm | None
+    W_U: Tensor  # [d_model, vocab]
+    b_U: Tensor | None
+    soft_cap: float
+
+    def embed(self, tokens: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The stream before the first block: [prompt, pos, d_model]; noise is added to the embedding."""
+        x = self.W_E[tokens]
+        x = x if self.embed_norm is None else self.embed_norm(x)
+        x = x if noise is None else x + noise
+        return x if self.W_pos is None else x + self.W_pos[: tokens.shape[1]]
+
+
+def unsupported(model: Model) -> str | None:
+    """Why the fast engine cannot run this model, in words for the user; None if it can try."""
+    cfg = model.cfg
+    reasons = {
+        "hooks are attached to the model": has_hooks(model),
+        "its attention is not causal": getattr(cfg, "attention_dir", "causal") != "causal",
+        "it is a mixture of experts": bool(getattr(cfg, "num_experts", None)),
+        "its weights are 4-bit": bool(getattr(cfg, "load_in_4bit", False)),
+        "it has attention sinks": bool(getattr(cfg, "use_attention_sinks", False)),
+        "it scales queries by log n": bool(getattr(cfg, "use_logn_attn", False)),
+        "it rescales rotary embeddings": bool(getattr(cfg, "use_dynamic_ntk_rope", False)),
+        "it lies on several devices": (getattr(cfg, "n_devices", 1) or 1) > 1,
+        f"activation {cfg.act_fn!r} is not known to it": not cfg.attn_only and cfg.act_fn not in ACTIVATIONS,
+        f"position embedding {cfg.positional_embedding_type!r} is not known to it": (
+            cfg.positional_embedding_type not in ("standard", "rotary", "alibi", "none")
+        ),
+        "compatibility mode is off (model.enable_compatibility_mode())": (
+            getattr(model, "compatibility_mode", True) is False
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _post_norm(cfg: Any) -> bool:
+    """OLMo 2 and 3 norm what a sublayer writes and not what it reads."""
+    return cfg.original_architecture in ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
+
+
+def weights(model: Model) -> Weights:
+    """References to a model's weights; raises AttributeError where the model lacks an expected part."""
+    cfg = model.cfg
+    rotary = _bridge_rotary(model) if cfg.positional_embedding_type == "rotary" else None
+    blocks = tuple(_block(model, block, rotary) for block in model.blocks)
+    standard = cfg.positional_embedding_type == "standard"
+    embed_norm = getattr(model.embed, "ln", None) if getattr(cfg, "post_embedding_ln", False) else None
+    kind = cfg.normalization_type
+    return Weights(
+        W_E=model.W_E,
+        W_pos=model.W_pos if standard else None,
+        embed_norm=_norm(embed_norm, cfg),
+        blocks=blocks,
+        final_norm=_norm(model.ln_final, cfg, rms=cfg.final_rms) if kind is not None else None,
+        W_U=model.W_U,
+        b_U=getattr(model, "b_U", None),
+        soft_cap=_cap(cfg, "output_logits_soft_cap"),
+    )
+
+
+def _cap(cfg: Any, name: str) -> float:
+    return float(getattr(cfg, name, None) or -1.0)
+
+
+def _norm(module: Any, cfg: Any, rms: bool = False) -> Norm | None:
+    if module is None or isinstance(module, torch.nn.Identity):
+        return None
+    gain = getattr(module, "w", None)
+    gain = getattr(module, "weight", None) if gain is None else gain
+    bias = getattr(module, "b", None)
+    bias = getattr(module, "bias", None) if bias is None else bias
+    rms = rms or type(module).__name__.startswith("RMS") or str(cfg.normalization_type).startswith("RMS")
+    centred = not rms
+    eps = getattr(module, "eps", None)
+    return Norm(centred, float(cfg.eps if eps is None else eps), gain, bias if centred else None)
+
+
+def _block(model: Model, block: Any, rotary: Rotary | None) -> Block:
+    cfg = model.cfg
+    mlp = None if cfg.attn_only else _mlp(block.mlp, cfg)
+    norm = {name: _norm(getattr(block, name, None), cfg) for name in ("ln1", "ln2", "ln1_post", "ln2_post")}
+    if cfg.normalization_type is None:
+        norm = dict.fromkeys(norm)
+    post = _post_norm(cfg)
+    return Block(
+        attn=_attention(block.attn, cfg, rotary),
+        mlp=mlp,
+        attn_norm=None if post else norm["ln1"],
+        attn_out_norm=norm["ln1" if post else "ln1_post"],
+        mlp_norm=None if post else norm["ln2"],
+        mlp_out_norm=norm["ln2" if post else "ln2_post"],
+        parallel=bool(getattr(cfg, "parallel_attn_mlp", False)),
+    )
+
+
+def _attention(attn: Any, cfg: Any, rotary: Rotary | None) -> Attention:
+    grouped = hasattr(attn, "_W_K") and not getattr(cfg, "ungroup_grouped_query_attention", False)
+    key_value = {n: getattr(attn, f"_{n}" if grouped else n, None) for n in ("W_K", "W_V", "b_K", "b_V")}
+    if hasattr(attn, "rotary_sin"):
+        rotary = Rotary(attn.rotary_sin, attn.rotary_cos, bool(cfg.rotary_adjacent_pairs))
+    scale = getattr(attn, "attn_scale", None)
+    if not isinstance(scale, (int, float)):
+        scale = cfg.attn_scale if cfg.attn_scale > 0 else cfg.d_head**0.5
+    local = getattr(attn, "attn_type", "global") == "local"
+    alibi = cfg.positional_embedding_type == "alibi"
+    return Attention(
+        W_Q=attn.W_Q,
+        W_O=attn.W_O,
+        b_Q=getattr(attn, "b_Q", None),
+        b_O=getattr(attn, "b_O", None),
+        **key_value,
+        scale=float(scale),
+        soft_cap=_cap(cfg, "attn_scores_soft_cap"),
+        clip=getattr(cfg, "clip_qkv", None),
+        window=cfg.window_size if local else None,
+        q_norm=_norm(getattr(attn, "q_norm", None), cfg, rms=True),
+        k_norm=_norm(getattr(attn, "k_norm", None), cfg, rms=True),
+        whole_norm=cfg.original_architecture in WHOLE_QK_NORM,
+        rotary=rotary,
+        alibi=_alibi_slopes(cfg.n_heads, attn.W_Q) if alibi else None,
+    )
+
+
+def _mlp(mlp: Any, cfg: Any) -> MLP:
+    return MLP(
+        W_in=mlp.W_in,
+        W_gate=mlp.W_gate if cfg.gated_mlp else None,
+        W_out=mlp.W_out,
+        b_in=getattr(mlp, "b_in", None),
+        b_out=getattr(mlp, "b_out", None),
+        act=ACTIVATIONS[cfg.act_fn],
+    )
+
+
+def _alibi_slopes(n_heads: int, like: Tensor) -> Tensor:
+    start = 2 ** (-8 / n_heads)
+    return torch.tensor([start ** (i + 1) for i in range(n_heads)], dtype=torch.float32, device=like.device)
+
+
+def _bridge_rotary(model: Model) -> Rotary | None:
+    """The bridge keeps its rotary tables inside the Hugging Face module: ask it for all positions."""
+    module = getattr(model, "rotary_emb", None)
+    if module is None:
+        return None
+    inner = getattr(module, "_original_component", module)
+    pos = torch.arange(model.cfg.n_ctx, device=model.W_E.device)[None]
+    with torch.inference_mode():
+        cos, sin = inner(model.W_E[:1, None], pos)  # each [1, n_ctx, rotary_dim]
+    return Rotary(sin[0].clone(), cos[0].clone(), adjacent=False)

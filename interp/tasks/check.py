@@ -1,0 +1,114 @@
+"""How well a model does a task: which clean prompts it gets right, which corrupt ones wrong.
+
+A run is right when the total probability of the answers exceeds that of the wrong answers; with one of each,
+when the answer's logit is the greater. Nothing is dropped unless asked for, and then it is counted.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.tasks.metrics import ProbDiff, Reading
+from interp.tasks.shifts import shift_warnings
+from interp.tasks.validate import require
+
+
+@dataclass(frozen=True, eq=False)
+class TaskReport:
+    """What `Task.check` found. `problems` stop an analysis, `notes` should be read before it."""
+
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    clean_right: Bool[Tensor, "prompt"] | None = None
+    corrupt_wrong: Bool[Tensor, "prompt"] | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of prompts whose clean run is right."""
+        return float("nan") if self.clean_right is None else self.clean_right.double().mean().item()
+
+    @property
+    def corrupted(self) -> float:
+        """Share of prompts whose corrupt run is wrong."""
+        return float("nan") if self.corrupt_wrong is None else self.corrupt_wrong.double().mean().item()
+
+    def __str__(self) -> str:
+        lines = [*self.problems, *self.notes]
+        if self.corrupt_wrong is not None:
+            lines.insert(0, f"corrupt wrong in {_count(self.corrupt_wrong)}")
+        if self.clean_right is not None:
+            lines.insert(0, f"clean right in {_count(self.clean_right)}")
+        return "\n".join(lines)
+
+
+def _count(flags: Bool[Tensor, "prompt"]) -> str:
+    return f"{int(flags.sum())} of {len(flags)} prompts"
+
+
+def check(task: Any, model: Any, *, floor: float = 0.5, batch_size: int = 32) -> TaskReport:
+    """All problems at once; without any, the accuracy too. Warns of each note."""
+    problems = tuple(task.problems(model))
+    notes = shift_warnings(task.clean, task.corrupt)
+    right = wrong = None
+    if not problems:
+        right = solved(model, task.clean, task, batch_size)
+        wrong = ~solved(model, task.corrupt, task, batch_size) if task.has_corrupt else None
+        accuracy = right.double().mean().item()
+        if accuracy < floor:
+            notes.append(
+                f"the model is right in {accuracy:.0%} of the clean prompts, below the floor of {floor:.0%}: "
+                "there may be no behaviour to explain. Task.keep_solved keeps the solved pairs."
+            )
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=3)
+    return TaskReport(problems, tuple(notes), right, wrong)
+
+
+def keep_solved(task: Any, model: Any, *, corrupt: bool = True, batch_size: int = 32) -> Any:
+    """The pairs whose clean run is right and, with `corrupt`, whose corrupt run is wrong."""
+    require(task.problems(model))
+    keep = solved(model, task.clean, task, batch_size)
+    if corrupt and task.has_corrupt:
+        keep &= ~solved(model, task.corrupt, task, batch_size)
+    rows = keep.nonzero().flatten()
+    if not len(rows):
+        raise ValueError(f"none of the {len(task)} pairs is solved by this model; there is nothing to keep.")
+    if len(rows) < len(task):
+        warnings.warn(
+            f"{len(task) - len(rows)} of {len(task)} pairs dropped: not solved by this model.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return task[rows]
+
+
+def solved(
+    model: Any, tokens: Int[Tensor, "prompt pos"], task: Any, batch_size: int
+) -> Bool[Tensor, "prompt"]:
+    """Whether each row's run gives the answers more probability than the wrong answers."""
+    if model.training:
+        raise ValueError(
+            "the model is in train mode, so dropout would change its answers. Call model.eval() first."
+        )
+    logits = answer_logits(model, tokens, task.positions, batch_size)
+    reading = Reading(logits, logits, task.answers, task.wrongs, tokens, task.lengths)
+    return ProbDiff()(reading) > 0
+
+
+def answer_logits(
+    model: Any, tokens: Int[Tensor, "prompt pos"], positions: Int[Tensor, "prompt"], batch_size: int
+) -> Float[Tensor, "prompt column"]:
+    """The logits at each row's answer position, in float32 or better."""
+    parts = []
+    with torch.no_grad():
+        for rows in torch.arange(len(tokens), device=tokens.device).split(batch_size):
+            logits = model(tokens[rows], return_type="logits")  # (batch, pos, column)
+            picked = logits[torch.arange(len(rows), device=logits.device), positions[rows]]
+            parts.append(picked if picked.dtype == torch.float64 else picked.float())
+    return torch.cat(parts)

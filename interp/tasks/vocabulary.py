@@ -1,0 +1,122 @@
+"""What a task needs of a model's tokenizer and vocabulary.
+
+The only file of this folder that calls a model's tokenizer, for a HookedTransformer and a TransformerBridge
+alike (both have `tokenizer`, `to_tokens` and `cfg`). Strings are encoded one by one: none is padded or cut.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+def tokenizer_of(model: Any) -> Any:
+    """The model's tokenizer; a `ValueError` when it has none."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise ValueError(
+            "this model has no tokenizer, so it cannot read strings. Use Task.from_tokens with token ids, "
+            "or load the model with its tokenizer."
+        )
+    return tokenizer
+
+
+def has_tokenizer(model: Any) -> bool:
+    """Whether the model reads strings."""
+    return getattr(model, "tokenizer", None) is not None
+
+
+def size(model: Any) -> int:
+    """Number of token ids that the model embeds."""
+    return int(model.cfg.d_vocab)
+
+
+def output_size(model: Any) -> int:
+    """Number of logits."""
+    columns = getattr(model.cfg, "d_vocab_out", -1)
+    return int(columns) if columns and columns > 0 else size(model)
+
+
+def context(model: Any) -> int | None:
+    """Longest prompt, in tokens."""
+    limit = getattr(model.cfg, "n_ctx", None)
+    return int(limit) if limit else None
+
+
+def device(model: Any) -> torch.device:
+    """Where the model's parameters lie."""
+    return next(model.parameters()).device
+
+
+def bos(model: Any) -> int | None:
+    """The id of the beginning-of-sequence token."""
+    return getattr(getattr(model, "tokenizer", None), "bos_token_id", None)
+
+
+def pad(model: Any) -> int:
+    """The id used for padding: the tokenizer's, or 0."""
+    token = getattr(getattr(model, "tokenizer", None), "pad_token_id", None)
+    return 0 if token is None or not 0 <= token < size(model) else int(token)
+
+
+def encode(model: Any, text: str, prepend_bos: bool | None = None) -> list[int]:
+    """The token ids of a string. `prepend_bos=None` does as the model does by default."""
+    tokenizer_of(model)
+    if not text and not prepend_bos:
+        return []
+    return model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)[0].tolist()
+
+
+def continuation(model: Any, text: str) -> int | None:
+    """The token by which the string continues a prompt, or None when it takes several or none."""
+    ids = encode(model, text, prepend_bos=False)
+    return ids[0] if len(ids) == 1 and ids[0] != _unknown(model) else None
+
+
+def decode(model: Any, ids: list[int]) -> str:
+    """The string of the token ids, special tokens included."""
+    return tokenizer_of(model).decode(ids, clean_up_tokenization_spaces=False)
+
+
+def strings(
+    model: Any, tokens: Int[Tensor, "prompt pos"], lengths: Int[Tensor, "prompt"]
+) -> tuple[tuple[str, ...], ...]:
+    """The string of each token; "" for padding."""
+    names = {token: decode(model, [token]) for token in tokens.unique().tolist()}
+    return tuple(
+        tuple(names[token] if at < length else "" for at, token in enumerate(row))
+        for row, length in zip(tokens.tolist(), lengths.tolist())
+    )
+
+
+def unknown_words(model: Any, text: str) -> list[str]:
+    """The words of the text that the vocabulary lacks (word-level vocabularies only), in order."""
+    unknown, tokenizer = _unknown(model), tokenizer_of(model)
+    # not model.to_tokens: a TransformerBridge strips an end-of-sequence token, which can be the unknown one
+    if unknown is None or unknown not in tokenizer.encode(text, add_special_tokens=False):
+        return []
+    words = dict.fromkeys(re.findall(r"\w+|[^\w\s]", text))
+    return [word for word in words if unknown in tokenizer.encode(word, add_special_tokens=False)]
+
+
+def nearest(model: Any, word: str, count: int = 3) -> list[str]:
+    """Words of the vocabulary that look like this one."""
+    return difflib.get_close_matches(word, list(tokenizer_of(model).get_vocab()), n=count)
+
+
+def _unknown(model: Any) -> int | None:
+    """The id for words outside the vocabulary; None where every string can be spelt (as in GPT-2)."""
+    tokenizer = tokenizer_of(model)
+    token = tokenizer.unk_token_id
+    shared = token in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return None if shared and not _is_word_level(tokenizer) else token
+
+
+def _is_word_level(tokenizer: Any) -> bool:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return type(getattr(backend, "model", None)).__name__ == "WordLevel"

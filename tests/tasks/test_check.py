@@ -1,0 +1,115 @@
+"""Task.check and keep_solved: a constructed model whose right and wrong prompts are known."""
+
+from __future__ import annotations
+
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from interp.tasks import Task, ioi, shifts
+
+
+class LastToken(torch.nn.Module):
+    """Predicts the last token again: logit 1 on it, 0 elsewhere."""
+
+    def __init__(self, size: int = 10) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.eye(size))
+        self.cfg = SimpleNamespace(d_vocab=size, d_vocab_out=size, n_ctx=8)
+        self.tokenizer = None
+        self.eval()
+
+    def forward(self, tokens: torch.Tensor, return_type: str = "logits") -> torch.Tensor:
+        return self.weight[tokens]
+
+
+def task(**changes: Any) -> Task:
+    """Answers 1 against 2; solved by `LastToken` on rows 0 and 3, clean wrong on 1, corrupt right on 2."""
+    fields = {
+        "clean": [[5, 1], [5, 2], [5, 1], [5, 5, 1]],
+        "corrupt": [[5, 2], [6, 2], [6, 1], [5, 5, 2]],
+        "answer": [1, 1, 1, [1, 3]],
+        "wrong": [2, 2, 2, [2, 4]],
+        **changes,
+    }
+    return Task.from_tokens(**fields)
+
+
+def test_counts_right_and_wrong_at_each_prompts_own_position() -> None:
+    for batch_size in (1, 3, 32):
+        report = task().check(LastToken(), batch_size=batch_size)
+        assert report.problems == report.notes == ()
+        assert report.clean_right.tolist() == [True, False, True, True]
+        assert report.corrupt_wrong.tolist() == [True, True, False, True]
+        assert (report.accuracy, report.corrupted) == (0.75, 0.75)
+    assert str(report) == "clean right in 3 of 4 prompts\ncorrupt wrong in 3 of 4 prompts"
+
+
+def test_accuracy_below_the_floor_warns_with_it() -> None:
+    with pytest.warns(UserWarning, match="right in 75% of the clean prompts, below the floor of 90%"):
+        report = task().check(LastToken(), floor=0.9)
+    assert len(report.notes) == 1
+
+
+def test_keep_solved_drops_the_others_and_counts_them() -> None:
+    with pytest.warns(UserWarning, match="2 of 4 pairs dropped: not solved by this model"):
+        kept = task().keep_solved(LastToken())
+    assert kept.clean.tolist() == [[5, 1, 0], [5, 5, 1]]
+    with pytest.warns(UserWarning, match="1 of 4 pairs dropped"):
+        assert len(task().keep_solved(LastToken(), corrupt=False)) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(kept.keep_solved(LastToken())) == 2
+
+
+def test_keep_solved_of_nothing() -> None:
+    with pytest.raises(ValueError, match="none of the 1 pairs is solved by this model"):
+        task()[[1]].keep_solved(LastToken())
+
+
+def test_problems_are_reported_all_at_once_and_nothing_is_run() -> None:
+    report = task().check(LastToken(size=6), floor=0.0)
+    assert len(report.problems) == 2
+    assert "prompt 1: corrupt has the token id 6" in str(report)
+    assert report.clean_right is None
+    with pytest.raises(ValueError, match="2 problems in all"):
+        task().keep_solved(LastToken(size=6))
+
+
+def test_train_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="the model is in train mode"):
+        task().check(LastToken().train())
+
+
+def test_task_without_corrupt_prompts() -> None:
+    report = task(corrupt=None).check(LastToken())
+    assert report.corrupt_wrong is None
+    assert report.accuracy == 0.75
+
+
+def test_a_real_model_is_left_as_it_was(words: Any) -> None:
+    made = ioi(words, n=6)
+    before = {name: value.clone() for name, value in words.state_dict().items()}
+    report = made.check(words, floor=0.0, batch_size=4)
+    logits = words(made.clean)[torch.arange(6), made.positions]
+    right = logits.gather(1, made.answers) > logits.gather(1, made.wrongs)
+    assert report.clean_right.tolist() == right.flatten().tolist()
+    assert all(torch.equal(value, before[name]) for name, value in words.state_dict().items())
+    assert not words.training
+
+
+def test_a_shifted_span_is_noted_and_an_aligned_one_is_not() -> None:
+    shifted = Task.from_tokens(
+        clean=[[1, 2, 3, 4, 5, 9]], corrupt=[[6, 1, 2, 3, 4, 9]], answer=[9], wrong=[1]
+    )
+    with pytest.warns(
+        UserWarning, match="prompt 0: between positions 0 and 4 the same tokens stand 1 position apart"
+    ):
+        shifted.check(LastToken(), floor=0.0)
+    assert shifts.shift_of([1, 2, 3, 4, 5], [6, 1, 2, 3, 4]) == 1
+    assert shifts.shift_of([6, 7, 1, 2, 3], [1, 2, 3, 6, 8]) == -2
+    assert shifts.shift_of([1, 8, 3, 4, 5], [2, 8, 3, 4, 6]) == 0
+    assert shifts.shift_of([1, 2, 7], [2, 1, 8]) == 0

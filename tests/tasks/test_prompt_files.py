@@ -1,0 +1,127 @@
+"""Files of prompts: what is written is read back; a mistake names the file, the line and the key."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from interp.tasks import KL, Task, greater_than, ioi
+
+ROW = {
+    "clean": "When Mary and John went to the store, John gave a book to",
+    "corrupt": "When Mary and John went to the store, Mary gave a book to",
+    "answer": " Mary",
+    "wrong": " John",
+}
+
+
+def jsonl(path: Path, *rows: Any) -> Path:
+    file = path / "prompts.jsonl"
+    file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return file
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+@pytest.mark.parametrize("family", [ioi, greater_than])
+@pytest.mark.parametrize("name", ["words", "gpt2"])
+def test_round_trip(
+    name: str, family: Any, suffix: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(name)
+    task = family(model, n=6, seed=1)
+    path = task.to_file(tmp_path / f"task{suffix}", model)
+    again = Task.from_file(path, model, metric=task.metric)
+    assert again.fingerprint() == task.fingerprint()
+    assert again.template == task.template
+    assert again.labels == task.labels
+    assert again.name == "task"
+
+
+def test_round_trip_without_bos(words: Any, tmp_path: Path) -> None:
+    task = ioi(words, n=4, prepend_bos=False)
+    assert words.tokenizer.bos_token_id not in task.clean
+    path = task.to_file(tmp_path / "a.jsonl", words, prepend_bos=False)
+    assert Task.from_file(path, words, prepend_bos=False).fingerprint() == task.fingerprint()
+    with pytest.raises(
+        ValueError, match="prompt 0: no text gives the tokens of clean again with prepend_bos=True"
+    ):
+        task.to_file(tmp_path / "b.jsonl", words, prepend_bos=True)
+
+
+def test_options_positions_templates_and_lists(words: Any, tmp_path: Path) -> None:
+    row = {**ROW, "answer": [" Mary", " Anna"], "template": "shop", "position": 5}
+    task = Task.from_file(jsonl(tmp_path, row, "", row), words, metric=KL())
+    assert task.positions.tolist() == [5, 5]
+    assert task.template == ("shop", "shop")
+    assert task.answers.shape == (2, 2)
+    assert task.metric == KL()
+    assert task.name == "prompts"
+
+
+def test_csv_with_several_answers_and_empty_optional_columns(words: Any, tmp_path: Path) -> None:
+    file = tmp_path / "p.csv"
+    file.write_text(
+        f'clean,corrupt,answer,wrong,template\n"{ROW["clean"]}","{ROW["corrupt"]}", Mary| Anna, John,\n',
+        encoding="utf-8-sig",
+    )
+    task = Task.from_file(file, words)
+    whole = Task.from_prompts(words, **{k: [v] for k, v in {**ROW, "answer": [" Mary", " Anna"]}.items()})
+    assert torch.equal(task.clean, whole.clean)
+    assert task.answers.tolist() == whole.answers.tolist()
+
+
+CASES = {
+    "missing key": (
+        [ROW, {k: v for k, v in ROW.items() if k != "wrong"}],
+        "line 2: the key 'wrong' is missing; it has",
+    ),
+    "not JSON": ([ROW, "", '{"clean": '], "line 3: not JSON (Expecting value at column"),
+    "not an object": (["[1]"], "line 1: a list; each line is an object"),
+    "not a string": ([{**ROW, "clean": 3}], "line 1: clean is a int; it must be a string."),
+    "answer not a string": (
+        [{**ROW, "answer": [1]}],
+        "line 1: answer is [1]; it must be a string or a list of strings.",
+    ),
+    "position": ([{**ROW, "position": "last"}], "line 1: position is 'last'; it must be a whole number."),
+    "some templates": (
+        [{**ROW, "template": "a"}, ROW],
+        "line 2: the key 'template' is missing, but line 1 has it.",
+    ),
+    "empty": ([""], "has no prompts. Each line gives clean, corrupt, answer, wrong."),
+    "position outside": (
+        [{**ROW, "position": 99}],
+        "prompt 0: the metric's position is 99, but the prompt has",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_mistake(case: str, words: Any, tmp_path: Path) -> None:
+    rows, message = CASES[case]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Task.from_file(jsonl(tmp_path, *rows), words)
+
+
+def test_csv_mistakes(words: Any, tmp_path: Path) -> None:
+    file = tmp_path / "p.csv"
+    file.write_text("clean,corrupt,answer,wrong\nWhen Mary, John,a,b,c\n")
+    with pytest.raises(ValueError, match=r"line 2: more fields than the 4 of the first line. Put texts"):
+        Task.from_file(file, words)
+    file.write_text("clean,corrupt,answer\nWhen,After,a\n")
+    with pytest.raises(
+        ValueError, match=r"line 2: the key 'wrong' is missing; it has clean, corrupt, answer"
+    ):
+        Task.from_file(file, words)
+
+
+def test_no_such_file_and_no_such_kind(words: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none.jsonl does not exist. Give a .jsonl or .csv file"):
+        Task.from_file(tmp_path / "none.jsonl", words)
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"ends in '.txt'; files of prompts end in .jsonl or .csv"):
+        Task.from_file(tmp_path / "a.txt", words)
