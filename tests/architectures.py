@@ -29,7 +29,7 @@ ROTARY = {"positional_embedding_type": "rotary", "rotary_dim": 6}
 
 
 def grid() -> Iterator[tuple[str, dict[str, Any]]]:
-    """{norm} × {activation} × {plain, gated} × {serial, parallel} × {MHA, GQA} × {learned, rotary}, and others."""
+    """{norm} × {act} × {plain, gated} × {serial, parallel} × {MHA, GQA} × {learned, rotary}, and others."""
     norms = ("LN", "LNPre", "RMS", "RMSPre", None)
     choices = itertools.product(
         norms, ("gelu_new", "silu", "relu"), (False, True), (False, True), (None, 2), (False, True)
@@ -38,7 +38,12 @@ def grid() -> Iterator[tuple[str, dict[str, Any]]]:
         parts = [norm or "none", act]
         parts += ["gated" if gated else "plain", "parallel" if parallel else "serial"]
         parts += ["gqa" if kv else "mha", "rotary" if rotary else "learned"]
-        config = {"normalization_type": norm, "act_fn": act, "gated_mlp": gated, "parallel_attn_mlp": parallel}
+        config = {
+            "normalization_type": norm,
+            "act_fn": act,
+            "gated_mlp": gated,
+            "parallel_attn_mlp": parallel,
+        }
         config |= {"n_key_value_heads": kv} | (ROTARY if rotary else {})
         yield "-".join(parts), config
     yield from extras()
@@ -73,11 +78,12 @@ def build(config: dict[str, Any]) -> Any:
         cfg = transformer_lens.HookedTransformerConfig(**(BASE | config))
         model = transformer_lens.HookedTransformer(cfg)
     generator = torch.Generator().manual_seed(1)
+    tame = 1.0 if cfg.normalization_type else 0.4  # without a norm the stream would grow at every layer
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
             gain = ("ln" in name or "norm" in name) and name.endswith(".w")
-            scale = 0.3 if parameter.ndim == 1 or "b_" in name else 1.0 / parameter.shape[-2] ** 0.5
+            scale = 0.3 if parameter.ndim == 1 or "b_" in name else tame / parameter.shape[-2] ** 0.5
             parameter.copy_(1.0 + 0.3 * noise if gain else noise * (1.0 if "embed.W" in name else scale))
     return model.eval()
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.models.anatomy import AXES, Anatomy
+from interp.models.anatomy import Anatomy
+from interp.sites import AXES, SITES
 
 COLUMNS = ("layer", "pos", "head", "neuron", "dst", "src")
-SITES = tuple(AXES)
 ALL = -1
 
 

@@ -24,8 +24,9 @@ from torch import Tensor
 from interp.engine import block as B
 from interp.engine.capture import Capture
 from interp.engine.cells import Cells
-from interp.models.anatomy import STREAM_SITES, Anatomy
+from interp.models.anatomy import Anatomy
 from interp.models.weights import Block, Norm
+from interp.sites import STREAM_SITES
 
 _AFTER_ATTENTION = ("q", "k", "v", "pattern", "z", "attn_out", "resid_mid")
 

@@ -14,7 +14,8 @@ import numpy as np
 from interp.engine import entry
 from interp.engine.cells import SITES, Cells
 from interp.engine.readout import Reads
-from interp.models.anatomy import STREAM_SITES, Anatomy
+from interp.models.anatomy import Anatomy
+from interp.sites import STREAM_SITES
 
 Touched = Callable[[str, int], np.ndarray]
 

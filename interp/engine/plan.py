@@ -14,7 +14,8 @@ from interp.engine.cells import Cells
 from interp.engine.items import Items, live_items
 from interp.engine.memory import Budget
 from interp.engine.readout import Reads
-from interp.models.anatomy import AXES, Anatomy
+from interp.models.anatomy import Anatomy
+from interp.sites import AXES
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Plan:
             "cells": f"{self.cells:,} on {self.prompts:,} prompts",
             "runs": f"{self.live:,} to compute, {self.no_ops:,} no-ops by causality",
             "FLOPs": f"{self.flops:.3g}, a naive loop {self.naive_flops:.3g} ({ratio:.1f} times more)",
-            "memory": f"about {self.memory / 2**20:.0f} MiB above the model, in {self.chunks:,} chunks of prompts",
+            "memory": f"about {self.memory / 2**20:.0f} MiB above the model, in {self.chunks:,} chunk(s)",
             "engine": self.engine + (f" ({self.note})" if self.note else ""),
         }
         return "\n".join(f"{name:>7}  {text}" for name, text in lines.items())

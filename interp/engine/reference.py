@@ -18,7 +18,8 @@ from interp.engine.cells import SITES, Cells
 from interp.engine.fast import Outcome
 from interp.engine.readout import evaluate
 from interp.engine.runs import Runs
-from interp.models.anatomy import Model, anatomy, hook_name, logits
+from interp.models.anatomy import Model, anatomy, logits
+from interp.sites import hook_name
 from interp.tasks.metrics import Metric, Reading
 
 Hooks = list[tuple[str, Callable[..., Any]]]

@@ -13,17 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.sites import AXES
+
 Model = Any  # HookedTransformer | TransformerBridge: neither class exists in every release
 
 WHOLE_QK_NORM = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
-STREAM_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-HEAD_SITES = ("z", "q", "k", "v")
-AXES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(STREAM_SITES, ("pos",)),
-    **dict.fromkeys(HEAD_SITES, ("pos", "head")),
-    "pattern": ("head", "dst", "src"),
-    "post": ("pos", "neuron"),
-}
 
 
 @dataclass(frozen=True)
@@ -94,15 +88,6 @@ def anatomy(model: Model) -> Anatomy:
         device=parameter.device,
         name=str(cfg.model_name),
     )
-
-
-def hook_name(site: str, layer: int) -> str:
-    """TransformerLens's name of a site's hook point."""
-    if site in STREAM_SITES:
-        return f"blocks.{layer}.hook_{site}"
-    if site == "post":
-        return f"blocks.{layer}.mlp.hook_post"
-    return f"blocks.{layer}.attn.hook_{site}"
 
 
 def logits(model: Model, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos vocab"]:

@@ -133,7 +133,7 @@ def _row(task: Any, i: int, model: Any, prepend_bos: bool | None) -> dict[str, A
         for name, tokens in (("clean", task.clean), ("corrupt", task.corrupt))
     }
     for name, ids in (("answer", task.answers), ("wrong", task.wrongs)):
-        texts = [vocabulary.decode(model, [token]) for token in ids[i].tolist() if token >= 0]
+        texts = [_answer(model, i, name, token) for token in ids[i].tolist() if token >= 0]
         row[name] = texts[0] if len(texts) == 1 else texts
     return {**row, "template": task.template[i], "position": int(task.positions[i])}
 
@@ -148,6 +148,15 @@ def _text(model: Any, i: int, name: str, ids: list[int], prepend_bos: bool | Non
         f"prompt {i}: no text gives the tokens of {name} again with prepend_bos={prepend_bos} "
         f"({vocabulary.decode(model, ids)!r} does not). Try the other prepend_bos."
     )
+
+
+def _answer(model: Any, i: int, name: str, token: int) -> str:
+    """A string that reads as this token."""
+    text = vocabulary.decode(model, [token])
+    for candidate in (text, f" {text}"):
+        if vocabulary.continuation(model, candidate) == token:
+            return candidate
+    raise ValueError(f"prompt {i}: {name} is the token {token} ({text!r}), which no text gives again.")
 
 
 def _joined(answer: str | list[str]) -> str:

@@ -53,10 +53,10 @@ def pad_pairs(
 
 def require_rows(name: str, rows: Tensor | Sequence[Any]) -> None:
     """Prompts are rows of ids: (prompt, pos), or a list of lists."""
-    if not len(rows):
-        raise ValueError(f"{name} has 0 prompts; a task needs at least one.")
     if isinstance(rows, Tensor) and rows.ndim != 2:
         raise ValueError(f"{name} has shape {tuple(rows.shape)}; it must be (prompt, pos).")
+    if not len(rows):
+        raise ValueError(f"{name} has 0 prompts; a task needs at least one.")
     if not isinstance(rows, Tensor) and any(isinstance(row, int) for row in rows):
         raise ValueError(f"{name} is a list of numbers; give a list of lists, one per prompt.")
 

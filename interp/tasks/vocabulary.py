@@ -73,8 +73,15 @@ def encode(model: Any, text: str, prepend_bos: bool | None = None) -> list[int]:
 
 
 def continuation(model: Any, text: str) -> int | None:
-    """The token by which the string continues a prompt, or None when it takes several or none."""
+    """The token by which the string continues a prompt, or None when it takes several or none.
+
+    The string's own token; or, for tokenizers that put a space before every text (SentencePiece), the one
+    that it adds after another word.
+    """
     ids = encode(model, text, prepend_bos=False)
+    if len(ids) > 1:
+        before, whole = (encode(model, start, prepend_bos=False) for start in ("a", "a" + text))
+        ids = whole[len(before) :] if whole[: len(before)] == before else ids
     return ids[0] if len(ids) == 1 and ids[0] != _unknown(model) else None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_words, bundled_words
+from word_models import build_words, bundled_words
 
 from interp.tasks import ProbDiff, families, greater_than, induction, ioi, wordlists
 
@@ -160,6 +160,14 @@ def test_greater_than_answers_are_the_later_years(model: Any) -> None:
 def test_greater_than_writes_years_as_the_tokenizer_splits_them(words: Any, gpt2: Any) -> None:
     assert re.search(r"from the year 1\d\d\d to", "".join(greater_than(gpt2, n=4).labels[0]))
     assert re.search(r"from the year 1\d \d\d to", " ".join(greater_than(words, n=4).labels[0]))
+
+
+def test_families_on_a_vocabulary_of_word_pieces(stories: Any) -> None:
+    assert len(induction(stories, n=4, random_tokens=True)) == 4
+    with pytest.raises(ValueError, match=r"has \d+ of 84 names as single tokens; 2 are needed"):
+        ioi(stories, n=4)
+    with pytest.raises(ValueError, match="its century and two digits"):
+        greater_than(stories, n=4)
 
 
 def test_too_few_words_says_how_many(tmp_path: Path) -> None:

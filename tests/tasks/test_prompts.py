@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import bundled_words
+from word_models import bundled_words
 
 from interp.tasks import Task
 
@@ -118,6 +118,23 @@ def test_unknown_word_in_a_prompt_and_the_nearest(words: Any) -> None:
 def test_unknown_word_as_an_answer(words: Any) -> None:
     with pytest.raises(ValueError, match=r"prompt 0, answer: 'Marry' is not in the vocabulary .* 'Mary'"):
         pair(words, answer=[" Marry", " Tom"])
+
+
+def test_answers_continue_the_prompt_where_every_text_gets_a_space(stories: Any) -> None:
+    start = "There was a boy."
+    task = Task.from_prompts(
+        stories,
+        clean=[start, start],
+        corrupt=["There was a girl."] * 2,
+        answer=[" He", "."],
+        wrong=[" She", ","],
+    )
+    for i, answer in enumerate((" He", ".")):
+        assert stories.to_tokens(start + answer)[0].tolist() == [*task.clean[i].tolist(), int(task.answer[i])]
+    with pytest.raises(ValueError, match="prompt 0: answer ' Mary' is 4 tokens"):
+        Task.from_prompts(
+            stories, clean=[start], corrupt=["There was a girl."], answer=[" Mary"], wrong=[" He"]
+        )
 
 
 def test_a_model_without_tokenizer_says_what_to_do() -> None:

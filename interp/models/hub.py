@@ -1,0 +1,121 @@
+"""A folder in the hub's own format, as `save_pretrained` of transformers writes it.
+
+1. transformers reads the model; missing or misshapen weights are errors, not random numbers.
+2. Where HookedTransformer exists and TransformerLens has a conversion for the architecture, the weights
+   are converted. TransformerLens's conversions ignore some fields (a head size of its own, biases in a
+   Llama, unusual rotary scaling), so the two models are compared on a few tokens.
+3. If there is no conversion, or the models differ, the result is a TransformerBridge in compatibility
+   mode, which runs the transformers model itself; the logger `interp.models` says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interp.models import release
+from interp.models.tokenizers import read_tokenizer
+from interp.models.weightfile import damaged
+
+log = logging.getLogger("interp.models")
+SAME = 1e-3  # largest difference of log-probabilities between the two models, float32
+
+
+def load_folder(
+    folder: Path,
+    config: dict[str, Any],
+    device: torch.device,
+    dtype: torch.dtype | None,
+    flags: dict[str, Any],
+) -> Any:
+    """The model of the folder, its weights as they are unless a processing flag is set."""
+    release.require_flags(flags, release.FOLDER_FLAGS, f"loading {folder}")
+    with release.quiet():
+        hf_model = _read(folder, config, dtype).to(device).eval()
+        tokenizer = read_tokenizer(folder)
+        if release.has_hooked_transformer():
+            model = _converted(folder, hf_model, tokenizer, device, flags)
+            if model is not None:
+                return model
+        return release.bridge(folder.resolve().name, hf_model, tokenizer, flags)
+
+
+def _read(folder: Path, config: dict[str, Any], dtype: torch.dtype | None) -> Any:
+    """The transformers model, with every weight from the file."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    written = config.get("dtype") or config.get("torch_dtype") or "float32"
+    wanted = dtype or getattr(torch, str(written), torch.float32)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            str(folder), local_files_only=True, output_loading_info=True
+        )
+    except SafetensorError as error:
+        files = sorted(folder.glob("*.safetensors"))
+        raise ValueError(damaged(files[0] if files else folder, error)) from None
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(f"transformers cannot read the model in {folder}: {_first(error)}") from error
+    for what, names in (("lacks", report["missing_keys"]), ("misfits", report["mismatched_keys"])):
+        if names:
+            first = sorted(map(str, names))[0]
+            raise ValueError(
+                f"the weights in {folder}: config.json asks for {first!r}, which the file {what} "
+                f"({len(names)} of these). Save the model again with save_pretrained."
+            )
+    return model.to(wanted)
+
+
+def _converted(
+    folder: Path, hf_model: Any, tokenizer: Any, device: torch.device, flags: dict[str, Any]
+) -> Any | None:
+    """A HookedTransformer of the same function, or None."""
+    try:
+        model = _convert(folder, hf_model, tokenizer, device, flags)
+    except (NotImplementedError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        log.warning("%s: no HookedTransformer (%s); it is a TransformerBridge.", folder, _first(error))
+        return None
+    difference = _difference(hf_model, model)
+    if not difference <= (SAME if hf_model.dtype in (torch.float32, torch.float64) else 0.5):
+        log.warning(
+            "%s: TransformerLens's HookedTransformer of it differs by %.3g in log-probability; "
+            "it is a TransformerBridge.",
+            folder,
+            difference,
+        )
+        return None
+    return model
+
+
+def _convert(folder: Path, hf_model: Any, tokenizer: Any, device: torch.device, flags: dict[str, Any]) -> Any:
+    from transformer_lens import HookedTransformer
+    from transformer_lens import loading_from_pretrained as loading
+
+    with tempfile.TemporaryDirectory() as neutral:  # TransformerLens guesses from words in a path ("llama")
+        shutil.copy(folder / "config.json", neutral)
+        cfg = loading.get_pretrained_model_config(neutral, device=str(device), dtype=hf_model.dtype)
+        cfg.model_name, cfg.tokenizer_name = folder.resolve().name, None
+        state = loading.get_pretrained_state_dict(neutral, cfg, hf_model, dtype=hf_model.dtype)
+    cfg.default_prepend_bos = flags.get("default_prepend_bos", cfg.default_prepend_bos)
+    model = HookedTransformer(cfg, tokenizer=tokenizer)
+    model.load_and_process_state_dict(state, **release.processing(flags))
+    return model.eval()
+
+
+def _difference(hf_model: Any, model: Any) -> float:
+    """Largest difference of log-probabilities on a few tokens spread over the vocabulary."""
+    count = min(8, model.cfg.n_ctx)
+    tokens = torch.linspace(0, model.cfg.d_vocab - 1, count, device=hf_model.device).long()[None]
+    with torch.inference_mode():
+        theirs = hf_model(tokens).logits.float()
+        ours = model(tokens, padding_side="right").float()  # on the left a pad token would be masked
+    return float((theirs.log_softmax(-1) - ours.log_softmax(-1)).abs().max())
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

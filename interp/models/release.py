@@ -1,0 +1,103 @@
+"""Which TransformerLens is installed, its loading flags, and its notices kept quiet while we load."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+PROCESSING = (
+    "fold_ln",
+    "center_writing_weights",
+    "center_unembed",
+    "fold_value_biases",
+    "refactor_factored_attn_matrices",
+)
+FOLDER_FLAGS = (*PROCESSING, "default_prepend_bos")
+
+
+def has_hooked_transformer() -> bool:
+    """Whether the installed release still has HookedTransformer (removed in 4.0)."""
+    try:
+        from transformer_lens import HookedTransformer  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without HookedTransformer's deprecation notice, its closing print, and bars for reading local files."""
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.filterwarnings("ignore", message=r"HookedTransformer(\.from_pretrained)? is deprecated")
+        transformers_logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if bars:
+                transformers_logging.enable_progress_bar()
+
+
+def require_flags(flags: dict[str, Any], known: tuple[str, ...], what: str) -> None:
+    """Every flag is one that this way of loading has."""
+    unknown = sorted(set(flags) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{what} takes no flag {', '.join(map(repr, unknown))}; it takes {', '.join(known)}."
+        )
+
+
+def processing(flags: dict[str, Any]) -> dict[str, bool]:
+    """The processing flags for a folder: what is not asked for is not done."""
+    return {name: bool(flags.get(name, False)) for name in PROCESSING}
+
+
+def boot(name: str, **options: Any) -> Any:
+    """A TransformerBridge without compatibility mode."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return TransformerBridge.boot_transformers(name, **options)
+
+
+def bridge(name: str, hf_model: Any, tokenizer: Any, flags: dict[str, Any]) -> Any:
+    """A TransformerBridge in compatibility mode around a transformers model of ours; no network."""
+    where = {"device": str(hf_model.device), "dtype": hf_model.dtype}
+    made = boot(name, hf_model=hf_model, tokenizer=tokenizer or _empty_tokenizer(), **where)
+    if tokenizer is None:
+        made.tokenizer = None
+    return to_compatibility(made, flags, processing(flags))
+
+
+def _empty_tokenizer() -> Any:
+    """Given to a bridge that is to have no tokenizer, which would look for one on the hub."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"": 0}, unk_token="")))
+
+
+def boot_flags() -> tuple[str, ...]:
+    """The arguments of a TransformerBridge's loader that a caller may give."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    ours = ("model_name", "device", "dtype", "hf_model")
+    parameters = inspect.signature(TransformerBridge.boot_transformers).parameters
+    return (*FOLDER_FLAGS, *(name for name in parameters if name not in ours))
+
+
+def to_compatibility(bridge: Any, flags: dict[str, Any], asked: dict[str, bool]) -> Any:
+    """The bridge in compatibility mode, processed as asked."""
+    if any(asked.values()):
+        bridge.enable_compatibility_mode(disable_warnings=True, **asked)
+    else:
+        bridge.enable_compatibility_mode(disable_warnings=True, no_processing=True)
+    if "default_prepend_bos" in flags:
+        bridge.cfg.default_prepend_bos = flags["default_prepend_bos"]
+    return bridge

@@ -1,0 +1,143 @@
+"""Doing a job unit by unit: run, average the draws, write, go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from tqdm import tqdm
+
+from interp.engine.fast import Outcome, Prepared
+from interp.engine.reference import Reference
+from interp.models.fingerprint import model_fingerprint
+from interp.models.weights import weights
+from interp.patching import result
+from interp.patching.job import Job
+from interp.patching.store import Store, open_store
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A block of prompts, one site, and a span of the first dim of its cells."""
+
+    number: int
+    prompts: slice
+    site: int
+    first: slice
+    cells: np.ndarray
+
+
+def _units(job: Job, engine: str, stored: bool) -> Iterator[Unit]:
+    """The work in order; with a store one layer at a time (or 64 listed cells), else all layers together."""
+    n = len(job.task)
+    reads = job.reads
+    columns = job.budget.facts.d_vocab if reads.columns is None else len(reads.columns)
+    room = job.budget.prompts(job.runs.n_pos, job.request.all_sites, columns, reads.everywhere)
+    block = max(1, room // job.draws) if engine == "fast" else min(n, 32)
+    block = min(block, n)
+    if stored and job.budget.batch_size is not None:
+        block = max(1, min(block, job.budget.batch_size // job.draws))
+    number = 0
+    for start in range(0, n, block):
+        prompts = slice(start, min(start + block, n))
+        for site, (cells, coords) in enumerate(zip(job.request.cells, job.request.coords)):
+            length = len(coords[job.request.by[0]])
+            step = (1 if job.request.by[0] == "layer" else 64) if stored else length
+            each = len(cells) // length
+            for first in range(0, length, step):
+                span = slice(first, min(first + step, length))
+                yield Unit(number, prompts, site, span, np.arange(span.start * each, span.stop * each))
+                number += 1
+
+
+def run(job: Job, engine: str, store: str | Path | None, progress: bool) -> xr.Dataset:
+    units = list(_units(job, engine, store is not None))
+    facts, task, request = job.budget.facts, job.task, job.request
+    attrs = result.provenance(request, facts, task, job.metrics, job.direction, job.corruption, engine)
+    _, shape = result.sizes(request, len(task), len(job.metrics))
+    baseline = (len(task), len(job.metrics))
+    arrays = {"value": np.full(shape, np.nan), "clean": np.full(baseline, np.nan)}
+    arrays["corrupt"] = np.full(baseline, np.nan)
+    if job.draws > 1:
+        arrays["draw_variance"] = np.full(shape, np.nan)
+
+    def build() -> xr.Dataset:
+        return result.dataset(
+            arrays["value"], arrays["clean"], arrays["corrupt"], arrays.get("draw_variance"),
+            request=request, facts=facts, task=task, metrics=job.metrics, attrs=attrs,
+        )  # fmt: skip
+
+    opened = None if store is None else _open(store, job, build(), units, attrs)
+    todo = units if opened is None else [unit for unit in units if not opened.done[unit.number]]
+    total = sum((u.prompts.stop - u.prompts.start) * job.draws * len(u.cells) for u in todo)
+    with tqdm(total=total, disable=not progress, desc="patch", unit="run") as bar:
+        for unit, outcome in _outcomes(job, engine, todo, bar):
+            parts = _parts(job, unit, outcome)
+            for name, (region, values) in parts.items():
+                arrays[name][region] = values
+            if opened is not None:
+                opened.write(unit.number, _squeezed(job, parts))
+    return build() if opened is None else opened.load()
+
+
+def _outcomes(job: Job, engine: str, units: list[Unit], bar: tqdm) -> Iterator[tuple[Unit, Outcome]]:
+    """Run units in order; base and source runs are made once for each block of prompts and site."""
+    key, ready = None, None
+    for unit in units:
+        cells = job.request.cells[unit.site]
+        if key != (unit.prompts.start, unit.site):
+            key, ready = (unit.prompts.start, unit.site), None  # free the old one first
+            rows = slice(unit.prompts.start * job.draws, unit.prompts.stop * job.draws)
+            some = job.runs.take(rows)
+            if engine == "fast":
+                ready = Prepared(weights(job.model), some, cells.sites, job.metrics, job.budget)
+            else:
+                ready = Reference(job.model, some, cells.sites, job.metrics)
+        yield unit, ready.run(cells if len(unit.cells) == len(cells) else cells.take(unit.cells), bar.update)
+
+
+def _parts(job: Job, unit: Unit, outcome: Outcome) -> dict[str, tuple[tuple, np.ndarray]]:
+    """Arrays of a unit and the regions they fill, with draws averaged."""
+    n = unit.prompts.stop - unit.prompts.start
+    by_draw = (outcome.patched - outcome.base).transpose(1, 0, 2)  # [prompt draw, cell, metric]
+    by_draw = by_draw * result.signs(job.metrics, job.direction)
+    lengths = [len(job.request.coords[unit.site][dim]) for dim in job.request.by[1:]]
+    shape = (n, job.draws, unit.first.stop - unit.first.start, *lengths, len(job.metrics))
+    effects = by_draw.reshape(shape)
+    region = (unit.prompts, unit.site, unit.first, *(slice(0, length) for length in lengths))
+    clean, corrupt = (
+        (outcome.base, outcome.source) if job.runs.clean_is_base else (outcome.source, outcome.base)
+    )
+    mean = lambda raw: raw.reshape(n, job.draws, -1).mean(1)  # noqa: E731
+    parts = {
+        "value": (region, effects.mean(1)),
+        "clean": ((unit.prompts,), mean(clean)),
+        "corrupt": ((unit.prompts,), mean(corrupt)),
+    }
+    if job.draws > 1:
+        parts["draw_variance"] = (region, effects.var(1, ddof=1))
+    return parts
+
+
+def _squeezed(job: Job, parts: dict[str, tuple[tuple, np.ndarray]]) -> dict[str, tuple[tuple, np.ndarray]]:
+    """The same parts in the dims of the dataset, which drops a lone site and a lone metric."""
+    out = {}
+    for name, (region, values) in parts.items():
+        if name not in ("clean", "corrupt") and not job.request.several:
+            region = (region[0], *region[2:])
+        out[name] = (region, values if len(job.metrics) > 1 else values[..., 0])
+    return out
+
+
+def _open(store: str | Path, job: Job, template: xr.Dataset, units: list[Unit], attrs: dict) -> Store:
+    identity = {k: v for k, v in attrs.items() if k not in ("versions", "convention", "seed")}
+    identity["dims"] = ", ".join(job.request.by)
+    identity["cells"] = [[str(v) for v in c.tolist()] for c in job.request.coords[0].values()]
+    identity["model_fingerprint"] = model_fingerprint(job.model)
+    block = units[0].prompts.stop
+    return open_store(
+        store, template, identity, {"prompt": block, "layer": 1, "site": 1, "cell": 64}, len(units)
+    )
