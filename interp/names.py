@@ -26,9 +26,9 @@ from dataclasses import dataclass, fields, replace
 
 from interp.sites import AXES as AXES
 from interp.sites import ENDS as ENDS
-from interp.sites import hint
 from interp.sites import SITES as SITES
 from interp.sites import from_hook_name as from_hook_name
+from interp.sites import hint
 from interp.sites import hook_name as hook_name
 from interp.sites import nearest as nearest
 

@@ -19,7 +19,8 @@ from interp.engine.fast import Outcome
 from interp.engine.readout import evaluate
 from interp.engine.runs import Runs
 from interp.models.anatomy import Model, anatomy, logits
-from interp.sites import hook_name
+from interp.models.hooks import patch_hooks
+from interp.sites import AXES, hook_name
 from interp.tasks.metrics import Metric, Reading
 
 Hooks = list[tuple[str, Callable[..., Any]]]
@@ -71,30 +72,19 @@ class Reference:
         patched = np.empty((len(cells), *self.base.shape))
         for number in range(len(cells)):
             patches = np.flatnonzero(cells.cell == number).tolist()
-            hooks = [self._patch_hook(cells, patch) for patch in patches]
+            hooks = [hook for patch in patches for hook in self._patch_hooks(cells, patch)]
             patched[number] = self._score(self._forward(self.runs.base, hooks, self.noise))
             tick(len(self.runs))
         return Outcome(patched, self.base, self.source, len(cells) * len(self.runs))
 
-    def _patch_hook(self, cells: Cells, patch: int) -> tuple[str, Callable[..., Tensor]]:
+    def _patch_hooks(self, cells: Cells, patch: int) -> Hooks:
         site, layer = SITES[cells.site[patch]], int(cells.column("layer")[patch])
-        source = self.source_activations[site, layer]
         one = {
             name: slice(None) if index[patch] < 0 else int(index[patch])
             for name, index in cells.index.items()
         }
-        where = {
-            "pattern": (slice(None), one["head"], one["dst"], one["src"]),
-            "post": (slice(None), one["pos"], one["neuron"]),
-        }.get(site, (slice(None), one["pos"], one["head"]))
-        where = where[: source.ndim - 1] if site not in ("pattern", "post") else where
-
-        def hook(tensor: Tensor, hook: Any) -> Tensor:
-            out = tensor.clone()
-            out[where] = source[where]
-            return out
-
-        return hook_name(site, layer), hook
+        where = (slice(None), *(one[axis] for axis in AXES[site]))
+        return patch_hooks(self.model, site, layer, where, self.source_activations[site, layer])
 
 
 def _finite_hook(layer: int) -> tuple[str, Callable[..., Tensor]]:

@@ -97,13 +97,8 @@ def logits(model: Model, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "pr
     reaches no real position. (With `padding_side="left"` TransformerLens would mask every token whose id
     is the pad id.)
     """
-    if getattr(model, "tokenizer", None) is None:
-        return model(tokens)
-    return model(tokens, padding_side="right") if _takes_padding_side(model) else model(tokens)
-
-
-def _takes_padding_side(model: Model) -> bool:
-    return type(model).__name__ == "HookedTransformer"
+    takes_padding_side = type(model).__name__ == "HookedTransformer" and model.tokenizer is not None
+    return model(tokens, padding_side="right") if takes_padding_side else model(tokens)
 
 
 def has_hooks(model: Model) -> bool:

@@ -41,7 +41,11 @@ def config(fields: dict[str, Any], state: dict[str, Tensor]) -> Any:
     """The transformers config; biases only where the state dict has some that are not zero."""
     from transformers import LlamaConfig
 
-    base = float(fields.get("rotary_base", 10000))
+    base = float(fields.get("rotary_base", 10000))  # the place of this field changed in transformers 5
+    rope: dict[str, Any] = {
+        "rope_theta": base,
+        "rope_parameters": {"rope_type": "default", "rope_theta": base},
+    }
     return LlamaConfig(
         vocab_size=fields["d_vocab"],
         max_position_embeddings=fields["n_ctx"],
@@ -53,8 +57,7 @@ def config(fields: dict[str, Any], state: dict[str, Tensor]) -> Any:
         head_dim=fields["d_head"],
         hidden_act=fields["act_fn"],
         rms_norm_eps=fields.get("eps", 1e-5),
-        rope_theta=base,
-        rope_parameters={"rope_type": "default", "rope_theta": base},
+        **rope,
         attention_bias=_biased(state, "attn"),
         mlp_bias=_biased(state, "mlp"),
         tie_word_embeddings=False,

@@ -10,8 +10,8 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from interp.models import release
-from interp.models.tokenizers import read_tokenizer
+from interp.models.offline import offline
+from interp.models.tokenizer_files import read_tokenizer
 from interp.models.weightfile import damaged
 
 log = logging.getLogger("interp.models")
@@ -35,11 +36,11 @@ def load_folder(
 ) -> Any:
     """The model of the folder, its weights as they are unless a processing flag is set."""
     release.require_flags(flags, release.FOLDER_FLAGS, f"loading {folder}")
-    with release.quiet():
+    with release.quiet(), offline():
         hf_model = _read(folder, config, dtype).to(device).eval()
         tokenizer = read_tokenizer(folder)
         if release.has_hooked_transformer():
-            model = _converted(folder, hf_model, tokenizer, device, flags)
+            model = _converted(folder, config, hf_model, tokenizer, device, flags)
             if model is not None:
                 return model
         return release.bridge(folder.resolve().name, hf_model, tokenizer, flags)
@@ -53,9 +54,10 @@ def _read(folder: Path, config: dict[str, Any], dtype: torch.dtype | None) -> An
     written = config.get("dtype") or config.get("torch_dtype") or "float32"
     wanted = dtype or getattr(torch, str(written), torch.float32)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             str(folder), local_files_only=True, output_loading_info=True
         )
+        model, report = found
     except SafetensorError as error:
         files = sorted(folder.glob("*.safetensors"))
         raise ValueError(damaged(files[0] if files else folder, error)) from None
@@ -72,11 +74,16 @@ def _read(folder: Path, config: dict[str, Any], dtype: torch.dtype | None) -> An
 
 
 def _converted(
-    folder: Path, hf_model: Any, tokenizer: Any, device: torch.device, flags: dict[str, Any]
+    folder: Path,
+    config: dict[str, Any],
+    hf_model: Any,
+    tokenizer: Any,
+    device: torch.device,
+    flags: dict[str, Any],
 ) -> Any | None:
     """A HookedTransformer of the same function, or None."""
     try:
-        model = _convert(folder, hf_model, tokenizer, device, flags)
+        model = _convert(folder, config, hf_model, tokenizer, device, flags)
     except (NotImplementedError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         log.warning("%s: no HookedTransformer (%s); it is a TransformerBridge.", folder, _first(error))
         return None
@@ -92,19 +99,33 @@ def _converted(
     return model
 
 
-def _convert(folder: Path, hf_model: Any, tokenizer: Any, device: torch.device, flags: dict[str, Any]) -> Any:
+def _convert(
+    folder: Path,
+    config: dict[str, Any],
+    hf_model: Any,
+    tokenizer: Any,
+    device: torch.device,
+    flags: dict[str, Any],
+) -> Any:
     from transformer_lens import HookedTransformer
     from transformer_lens import loading_from_pretrained as loading
 
     with tempfile.TemporaryDirectory() as neutral:  # TransformerLens guesses from words in a path ("llama")
-        shutil.copy(folder / "config.json", neutral)
+        (Path(neutral) / "config.json").write_text(json.dumps(config | _renamed(config)), encoding="utf-8")
         cfg = loading.get_pretrained_model_config(neutral, device=str(device), dtype=hf_model.dtype)
         cfg.model_name, cfg.tokenizer_name = folder.resolve().name, None
+        cfg.d_mlp = config.get("n_inner") or cfg.d_mlp
         state = loading.get_pretrained_state_dict(neutral, cfg, hf_model, dtype=hf_model.dtype)
     cfg.default_prepend_bos = flags.get("default_prepend_bos", cfg.default_prepend_bos)
     model = HookedTransformer(cfg, tokenizer=tokenizer)
     model.load_and_process_state_dict(state, **release.processing(flags))
     return model.eval()
+
+
+def _renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """Fields that TransformerLens reads under a name that newer releases of transformers do not write."""
+    missing = "n_positions" in config and "n_ctx" not in config
+    return {"n_ctx": config["n_positions"]} if missing else {}
 
 
 def _difference(hf_model: Any, model: Any) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from interp.models import bundled, release
+from interp.models.offline import offline_if_unreachable
 
 
 class ModelNotReachable(OSError, ValueError):
@@ -23,7 +24,7 @@ def load_name(name: str, device: torch.device, dtype: torch.dtype | None, flags:
     official = official_names().get(name.lower())
     if official is None and name.count("/") != 1:
         raise ValueError(_unknown(name))
-    with release.quiet():
+    with release.quiet(), offline_if_unreachable():
         try:
             if official is not None and release.has_hooked_transformer():
                 return _hooked(name, device, dtype, flags)
@@ -43,7 +44,8 @@ def official_names() -> dict[str, str]:
 def _hooked(name: str, device: torch.device, dtype: torch.dtype | None, flags: dict[str, Any]) -> Any:
     from transformer_lens import HookedTransformer
 
-    return HookedTransformer.from_pretrained(name, device=str(device), dtype=dtype or torch.float32, **flags)
+    options: dict[str, Any] = {"device": str(device), "dtype": dtype or torch.float32, **flags}
+    return HookedTransformer.from_pretrained(name, **options)
 
 
 def _bridge(name: str, device: torch.device, dtype: torch.dtype | None, flags: dict[str, Any]) -> Any:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from interp.models import own_as_bridge, release
 from interp.models.configuration import check_fields, clean
-from interp.models.tokenizers import read_tokenizer
+from interp.models.offline import offline
+from interp.models.tokenizer_files import read_tokenizer
 from interp.models.weightfile import FILE, check_weights, read_weights
 
 BUFFERS = ("attn.mask", "attn.IGNORE", "attn.rotary_sin", "attn.rotary_cos", "attn.alibi")
@@ -28,15 +29,15 @@ def load_folder(
     check_fields(folder, config)
     state = {name: value for name, value in read_weights(folder).items() if not name.endswith(BUFFERS)}
     written = str(config.get("dtype", "float32")).removeprefix("torch.")
-    dtype = dtype or getattr(torch, written)
+    kind: torch.dtype = dtype or getattr(torch, written)
     fields = clean(config, folder.resolve().name)
     if "default_prepend_bos" in flags:
         fields["default_prepend_bos"] = flags["default_prepend_bos"]
-    with release.quiet():
+    with release.quiet(), offline():
         tokenizer = read_tokenizer(folder)
         if not release.has_hooked_transformer():
-            return own_as_bridge.build(folder, fields, state, tokenizer, device, dtype, flags)
-        return _hooked(folder, fields, state, tokenizer, device, dtype, flags)
+            return own_as_bridge.build(folder, fields, state, tokenizer, device, kind, flags)
+        return _hooked(folder, fields, state, tokenizer, device, kind, flags)
 
 
 def _hooked(

@@ -18,7 +18,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
     path = folder / FILE
     if not path.is_file():
-        raise ValueError(f"{folder} has config.json but no {FILE}. Save the state dict there with safetensors.")
+        raise ValueError(
+            f"{folder} has config.json but no {FILE}. Save the state dict there with safetensors."
+        )
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -168,7 +168,7 @@ def weights(model: Model) -> Weights:
     kind = cfg.normalization_type
     return Weights(
         W_E=model.W_E,
-        W_pos=model.W_pos if standard else None,
+        W_pos=_position_table(model) if standard else None,
         embed_norm=_norm(embed_norm, cfg),
         blocks=blocks,
         final_norm=_norm(model.ln_final, cfg, rms=cfg.final_rms) if kind is not None else None,
@@ -176,6 +176,12 @@ def weights(model: Model) -> Weights:
         b_U=getattr(model, "b_U", None),
         soft_cap=_cap(cfg, "output_logits_soft_cap"),
     )
+
+
+def _position_table(model: Model) -> Tensor:
+    """HookedTransformer's pos_embed holds `W_pos`; the bridge's wraps an embedding."""
+    table = getattr(model.pos_embed, "W_pos", None)
+    return model.pos_embed.weight if table is None else table
 
 
 def _cap(cfg: Any, name: str) -> float:

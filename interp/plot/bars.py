@@ -7,11 +7,13 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp.plot import theme
-from interp.plot.cells import cell_names, hover
-from interp.plot.drawn import Drawn, drawn
-from interp.plot.labels import escape, visible
+from interp.plot.cells import Index, hover
+from interp.plot.drawn import Drawn
+from interp.plot.labels import escape
+from interp.plot.top import at, labels, top_cells
 
 _BAR, _RIGHT, _WIDTH = 24, 32, 720
+_LONGEST_NAME = 40
 
 
 def bars(
@@ -26,50 +28,32 @@ def bars(
 
     Takes a result of any dims. The other arguments are those of `plot.heads`. One prompt has no interval.
     """
-    if top < 1:
-        raise ValueError(f"top is {top}; draw at least 1 cell.")
-    if result.sizes.get("prompt") == 1 and not isinstance(interval, xr.Dataset):
-        interval = None
-    cells = drawn(result, normalise, interval, metric)
-    order = largest(cells.value.values, top)
-    value = cells.value.values.ravel()[order]
-    names = [escape(name) for name in _labels(cells)[order]]
+    cells, indices = top_cells(result, top, normalise, interval, metric)
+    value = at(cells.value, indices)
+    names = [_short(name) for name in labels(cells, indices)]
     trace = go.Bar(
         x=value,
-        y=np.arange(len(order)),
+        y=np.arange(len(indices)),
         orientation="h",
         marker={"color": [theme.POSITIVE if v > 0 else theme.NEGATIVE for v in value], "line": {"width": 0}},
-        error_x=_errors(cells, value, order),
-        hovertext=hover(cells).ravel()[order],
+        error_x=_errors(cells, indices),
+        hovertext=hover(cells, indices),
         hoverinfo="text",
         showlegend=False,
     )
     fig = go.Figure(trace)
-    _dress(fig, cells, names, title or f"The {len(order)} largest effects")
+    _dress(fig, cells, names, title or f"The {len(indices)} largest effects")
     return fig
 
 
-def largest(values: np.ndarray, top: int) -> np.ndarray:
-    """Flat indices of the `top` largest |values|, largest first; cells that do not exist left out."""
-    flat = np.abs(values.ravel().astype(float))
-    order = np.argsort(-np.nan_to_num(flat, nan=-1.0), kind="stable")[:top]
-    return order[~np.isnan(flat[order])]
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
-def _labels(cells: Drawn) -> np.ndarray:
-    """Names, with the token where a cell has a position."""
-    value, names = cells.value, cell_names(cells.value, cells.attrs)
-    if "pos" in value.dims and "token" in value.coords:
-        shown = [f"  {visible(token)}" for token in value["token"].values]
-        shape = [-1 if dim == "pos" else 1 for dim in value.dims]
-        names = names + np.array(shown, dtype=object).reshape(shape)
-    return names.ravel()
-
-
-def _errors(cells: Drawn, value: np.ndarray, order: np.ndarray) -> dict | None:
+def _errors(cells: Drawn, indices: list[Index]) -> dict | None:
     if cells.low is None or cells.high is None:
         return None
-    low, high = (end.values.ravel()[order] for end in (cells.low, cells.high))
+    value, low, high = (at(part, indices) for part in (cells.value, cells.low, cells.high))
     style = {"color": theme.INK, "thickness": 1.2, "width": 4}
     return {"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low, **style}
 
@@ -85,6 +69,11 @@ def _dress(fig: go.Figure, cells: Drawn, names: list[str], title: str) -> None:
         height=above + 62 + max(90, _BAR * len(names)),
         margin={"l": left, "r": _RIGHT, "t": above, "b": 62},
     )
-    fig.update_yaxes(tickmode="array", tickvals=list(range(len(names))), ticktext=names, autorange="reversed")
+    fig.update_yaxes(
+        tickmode="array",
+        tickvals=list(range(len(names))),
+        ticktext=[escape(name) for name in names],
+        autorange="reversed",
+    )
     grid = {"showgrid": True, "gridcolor": "#eceff3", "zeroline": True, "zerolinecolor": theme.MUTED}
     fig.update_xaxes(title_text=f"effect ({escape(cells.unit)})", zerolinewidth=1, **grid)

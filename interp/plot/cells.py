@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 
@@ -12,35 +14,49 @@ from interp.plot.labels import escape, number, visible
 _TOKENS = {"pos": "token", "dst": "dst_token", "src": "src_token"}
 
 
-def cell_names(value: xr.DataArray, attrs: dict) -> np.ndarray:
-    """The name of every cell, such as L9H6, L3.resid_pre@5 or L9H6.pattern@7<-2: same shape as `value`."""
-    out = np.empty(value.shape, dtype=object)
-    coords = {dim: value[dim].values for dim in value.dims}
+Index = tuple[int, ...]
+
+
+def every(value: xr.DataArray) -> list[Index]:
+    """The index of every cell, in order."""
+    return list(np.ndindex(*value.shape))
+
+
+def cell_names(value: xr.DataArray, attrs: dict, indices: Sequence[Index]) -> list[str]:
+    """Names of cells, such as L9H6, L3.resid_pre@5 or L9H6.pattern@7<-2."""
+    coords = {str(dim): value[dim].values for dim in value.dims}
     fixed = {dim: value[dim].item() for dim in ("site", "layer", "head", "pos") if _is_scalar(value, dim)}
-    for index in np.ndindex(*value.shape):
-        at = {str(dim): coords[dim][i] for dim, i in zip(value.dims, index)}
-        out[index] = _name({**fixed, **at}, attrs)
-    return out
+    return [
+        _name({**fixed, **{dim: coords[dim][i] for dim, i in zip(coords, index)}}, attrs) for index in indices
+    ]
 
 
-def hover(drawn: Drawn) -> np.ndarray:
-    """Hover text of every cell: name, tokens, value and unit, interval."""
-    value = drawn.value
-    names = cell_names(value, drawn.attrs)
-    out = np.empty(value.shape, dtype=object)
-    tokens = {dim: value[name].values for dim, name in _TOKENS.items() if name in value.coords}
+def tokens_at(value: xr.DataArray, index: Index) -> dict[str, str]:
+    """The token of each position of a cell, by dim."""
+    known = {dim: name for dim, name in _TOKENS.items() if dim in value.dims and name in value.coords}
+    return {
+        str(dim): visible(str(value[known[str(dim)]].values[at]))
+        for dim, at in zip(value.dims, index)
+        if dim in known
+    }
+
+
+def hover(drawn: Drawn, indices: Sequence[Index]) -> list[str]:
+    """Hover texts of cells: name, tokens, value and unit, interval."""
+    names = cell_names(drawn.value, drawn.attrs, indices)
     unit = escape(drawn.unit)
-    for index in np.ndindex(*value.shape):
-        lines = [f"<b>{escape(names[index])}</b>"]
-        for dim, at in zip(value.dims, index):
-            if dim in tokens and tokens[dim].ndim:
-                lines.append(f"{dim} {value[dim].values[at]}: {escape(visible(tokens[dim][at]))}")
-        lines.append(f"{number(float(value.values[index]))} {unit}")
+    texts = []
+    for name, index in zip(names, indices):
+        lines = [f"<b>{escape(name)}</b>"]
+        for dim, token in tokens_at(drawn.value, index).items():
+            at = drawn.value[dim].values[index[drawn.value.dims.index(dim)]]
+            lines.append(f"{dim} {at}: {escape(token)}")
+        lines.append(f"{number(float(drawn.value.values[index]))} {unit}")
         if drawn.low is not None and drawn.high is not None:
-            low, high = (float(end.values[index]) for end in (drawn.low, drawn.high))
-            lines.append(f"interval {number(low)} to {number(high)}")
-        out[index] = "<br>".join(lines)
-    return out
+            low, high = (number(float(end.values[index])) for end in (drawn.low, drawn.high))
+            lines.append(f"interval {low} to {high}")
+        texts.append("<br>".join(lines))
+    return texts
 
 
 def _is_scalar(value: xr.DataArray, dim: str) -> bool:

@@ -54,12 +54,12 @@ def drawn(
     if "estimate" not in one and "prompt" in one.dims:
         one = stats.normalise(one) if normalise else stats.mean(one)
     _require_scale(one, normalise)
-    parts = [one[name].astype(np.float32) if name in one else None for name in ("low", "high")]
+    low, high = (one[name].astype(np.float32) if name in one else None for name in ("low", "high"))
     value = one["estimate" if "estimate" in one else "value"].astype(np.float32)
     normalised = one.attrs.get("normalisation", "none") != "none"
     unit = SHARE if normalised else facts.unit or facts.name
-    words = _subtitle(result.attrs, facts, n_prompts, normalised, one.attrs if parts[0] is not None else {})
-    return Drawn(value, *parts, unit, words, dict(result.attrs))
+    words = _subtitle(result.attrs, facts, n_prompts, normalised, one.attrs if low is not None else {})
+    return Drawn(value, low, high, unit, words, dict(result.attrs))
 
 
 def _one_metric(result: xr.Dataset, metric: str | None) -> tuple[xr.Dataset, MetricFacts]:

@@ -14,13 +14,13 @@ INSTALL = (
     "PNG export needs kaleido 1.x and a Chromium or Chrome browser: pip install 'kaleido>=1.0', and install "
     "chromium from your system's packages (or run plotly_get_chrome). HTML needs neither: plot.save_html."
 )
+CONFIG = {"displaylogo": False, "modeBarButtons": [["toImage", "resetScale2d"]]}
 _WIDTH, _HEIGHT = 900, 600
 
 
 def save_html(fig: go.Figure, path: str | Path, cdn: bool = False) -> Path:
     """Write one page with the figure; plotly.js is inside it unless `cdn` is set. Returns the path."""
-    config = {"displaylogo": False}
-    return write_text(Path(path), fig.to_html(include_plotlyjs="cdn" if cdn else True, config=config))
+    return write_text(Path(path), fig.to_html(include_plotlyjs="cdn" if cdn else True, config=CONFIG))
 
 
 def save_png(
@@ -50,7 +50,7 @@ def save_png(
 
 
 def _render(figures: list, sizes: list[tuple[int, int]], scale: float, folder: Path) -> list[Path]:
-    """Draw into numbered files of a folder. MathJax, which kaleido would fetch from the network, is left out."""
+    """Draw into numbered files, without MathJax, which kaleido would fetch from the network."""
     try:
         import kaleido
     except ImportError as error:

@@ -10,12 +10,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.plot import theme
-from interp.plot.cells import hover
+from interp.plot.cells import every, hover
 from interp.plot.drawn import Drawn
 from interp.plot.labels import escape
 
 _LEFT, _RIGHT, _GAP = 64, 116, 28
-_NARROWEST = 560
+_NARROWEST, _WIDEST = 560, 1150  # a page; beyond it cells shrink, down to _NARROW_CELL
+_NARROW_CELL = 16
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def panels(drawn: Drawn, axes: Axes, title: str, columns: int = 3) -> go.Figure:
 
 def _heatmap(one: Drawn, axes: Axes) -> go.Heatmap:
     value = one.value.transpose(axes.y, axes.x)
-    texts = hover(one).T if one.value.dims != value.dims else hover(one)
+    texts = np.array(hover(one, every(one.value)), dtype=object).reshape(one.value.shape)
+    texts = texts if one.value.dims == value.dims else texts.T
     x = np.arange(value.sizes[axes.x]) if "tickvals" in axes.ticks else value[axes.x].values
     return go.Heatmap(
         z=value.values,
@@ -81,7 +83,8 @@ def _heatmap(one: Drawn, axes: Axes) -> go.Heatmap:
 def _size(drawn: Drawn, axes: Axes, n_rows: int, n_columns: int) -> tuple[int, int, tuple[float, float]]:
     """Pixels of the plotting area, and the gaps between panels as shares of it."""
     n_x, n_y = drawn.value.sizes[axes.x], drawn.value.sizes[axes.y]
-    one_x = max(n_x * axes.x_cell, 130)
+    room = (_WIDEST - _LEFT - _RIGHT - (n_columns - 1) * _GAP) // (n_columns * n_x)
+    one_x = max(n_x * min(axes.x_cell, max(room, _NARROW_CELL)), 130)
     one_y = min(max(n_y * 30, 150), max(n_y * 16, 480))
     width = max(n_columns * one_x + (n_columns - 1) * _GAP, _NARROWEST - _LEFT - _RIGHT)
     gap_y = axes.below + 34

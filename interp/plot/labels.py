@@ -20,7 +20,7 @@ def escape(text: str) -> str:
 
 def visible(token: str) -> str:
     """A token as it can be seen: `·` for a space, `\\n` for a line break, at most 18 letters."""
-    shown = "".join(_VISIBLE.get(letter, letter) for letter in str(token))
+    shown = "".join(_VISIBLE.get(letter, letter) for letter in token)
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
 
 
@@ -28,7 +28,7 @@ def token_labels(result: xr.Dataset, dim: str = "pos") -> list[str]:
     """The token of each position, visible and not escaped; the position itself where tokens are unknown."""
     name = "token" if dim == "pos" else f"{dim}_token"
     known = result[name].values if name in result.coords else result[dim].values
-    return [visible(token) for token in known]
+    return [visible(str(token)) for token in known]
 
 
 def token_axis(labels: Sequence[str]) -> dict:

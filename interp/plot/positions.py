@@ -26,9 +26,9 @@ def positions(
     """
     shown = result if head is None else _one_head(result, head)
     require_dims(shown, "positions", ("layer", "pos"))
-    cells = drawn(
-        shown, normalise, interval if not _has_head(interval) else _one_head(interval, head), metric
-    )
+    if isinstance(interval, xr.Dataset) and "head" in interval.dims:
+        interval = _one_head(interval, head)
+    cells = drawn(shown, normalise, interval, metric)
     labels = token_labels(shown)
     longest = max(map(len, labels), default=1)
     ticks = token_axis(labels)
@@ -37,10 +37,6 @@ def positions(
     what = str(result.attrs.get("site", "")) if "site" not in cells.value.dims else ""
     words = f"Effect by position{f' ({what})' if what else ''}" + ("" if head is None else f", head {head}")
     return panels(cells, axes, title or words)
-
-
-def _has_head(interval: object) -> bool:
-    return isinstance(interval, xr.Dataset) and "head" in interval.dims
 
 
 def _one_head(result: xr.Dataset, head: int | None) -> xr.Dataset:

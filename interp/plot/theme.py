@@ -23,7 +23,7 @@ SEQUENTIAL = (
     "#f7fbff", "#deebf7", "#c6dbef", "#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b",
 )  # fmt: skip
 
-_SUBTITLE_PIXELS = 6.1  # width of a letter at size 12
+_SUBTITLE_PIXELS = 5.7  # width of a letter at size 12
 
 
 def scale(colours: tuple[str, ...]) -> list[list]:
@@ -58,18 +58,19 @@ def symmetric(values: np.ndarray) -> float:
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
 
-def effect_axis(values: np.ndarray, unit: str, pixels: float) -> dict:
+def effect_axis(values: np.ndarray, unit: str, pixels: int) -> dict:
     """A colour axis for effects: red, white at 0, blue."""
     end = symmetric(values)
+    words = "<br>".join([*map(escape, textwrap.wrap(unit, 15)), " "])
     bar = {
-        "title": {"text": "<br>".join(map(escape, textwrap.wrap(unit, 15))) + "<br> ", "side": "top", "font": {"size": 12}},
+        "title": {"text": words, "side": "top", "font": {"size": 12}},
         "thickness": 14, "lenmode": "pixels", "len": max(150.0, min(320.0, pixels)), "outlinewidth": 0,
         "tickfont": {"size": 11}, "x": 1.0, "xpad": 16, "y": 1.0, "yanchor": "top", "ypad": 0,
     }  # fmt: skip
     return {"colorscale": scale(DIVERGING), "cmin": -end, "cmax": end, "cmid": 0, "colorbar": bar}
 
 
-def titles(title: str, subtitle: str, width: float) -> tuple[dict, int]:
+def titles(title: str, subtitle: str, width: int) -> tuple[dict, int]:
     """layout.title with its subtitle wrapped to the width, and the pixels that they need above the plot."""
     lines = textwrap.wrap(subtitle, max(30, int((width - 40) / _SUBTITLE_PIXELS)))
     made = {

@@ -24,7 +24,7 @@ def require_dims(result: xr.Dataset, function: str, wanted: tuple[str, ...]) -> 
 
 def _advice(dims: tuple[str, ...], wanted: tuple[str, ...]) -> str:
     extra = [dim for dim in dims if dim not in wanted]
-    if wanted == ("layer", "pos") and extra == ["head"]:
+    if wanted == ("layer", "pos") and extra == ["head"] and "pos" in dims:
         return "Choose a head with head=."
     if set(wanted) < set(dims):
         chosen = ", ".join(f"{dim}=..." for dim in extra)

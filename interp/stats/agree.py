@@ -22,7 +22,7 @@ def agreement(a: xr.Dataset, b: xr.Dataset, top_k: Sequence[int] = (5, 10, 20)) 
     """
     _require_same_run(a, b)
     metrics = list(a["metric"].values) if "metric" in a.dims else [None]
-    parts = [_agree(*(_cell_means(r, metric) for r in (a, b)), tuple(top_k)) for metric in metrics]
+    parts = [_agree(_cell_means(a, metric), _cell_means(b, metric), tuple(top_k)) for metric in metrics]
     out = parts[0] if metrics == [None] else xr.concat(parts, xr.IndexVariable("metric", metrics))
     described = {f"method_{name}": str(r.attrs.get("method", "")) for name, r in (("a", a), ("b", b))}
     kept = {

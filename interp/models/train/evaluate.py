@@ -1,4 +1,4 @@
-"""What the trained model can do, on prompts it was not trained on. Every figure comes from `logits(tokens)`."""
+"""What a trained model can do, on prompts it was not trained on; every figure needs only its logits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.models.train.batches import BOS, PAD, Batch, copy_rows, text_batch
@@ -66,7 +66,7 @@ def copying_rows(language: Language, n: int, seed: int) -> Batch:
 def held_out_loss(logits: Logits, language: Language, n: int, seed: int) -> float:
     """Mean cross-entropy of sentences with held-out pairs, in nats a token."""
     batch = text_batch(language, _ids(language), random.Random(seed), n, test=True)
-    return float(loss(logits(batch.tokens), batch))
+    return float(loss(logits(batch.tokens), Batch(batch.tokens, batch.targets.float())))
 
 
 def greater_than(logits: Logits, language: Language, n: int, seed: int) -> float:

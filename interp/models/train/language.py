@@ -1,4 +1,4 @@
-"""The language that tiny-ioi is trained on: a few hundred words, one token each, and sentences of three kinds.
+"""The language that tiny-ioi is trained on: some 300 words, one token each, and sentences of three kinds.
 
 * Indirect objects, from the templates and words of data/tasks/ioi.json: `When Mary and John went to the
   store, John gave a book to Mary.` Either of the two names can come first and either can give, so the

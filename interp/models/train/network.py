@@ -26,10 +26,10 @@ class Sizes:
 
     d_vocab: int
     n_layers: int = 3
-    d_model: int = 96
+    d_model: int = 64
     n_heads: int = 4
-    d_head: int = 24
-    d_mlp: int = 384
+    d_head: int = 16
+    d_mlp: int = 256
     n_ctx: int = 48
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.models.train import network
@@ -27,7 +27,7 @@ class Schedule:
     """How long and how fast."""
 
     steps: int = 3000
-    rows: int = 256
+    rows: int = 128
     learning_rate: float = 3e-3
     warmup: int = 100
     weight_decay: float = 0.05
@@ -47,6 +47,15 @@ class Schedule:
         return round(self.rows * (self.copying_first + (self.copying_last - self.copying_first) * done))
 
 
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """Parameters, and the losses of the last steps (mean of a hundred, in nats)."""
+
+    parameters: network.Parameters
+    text_loss: float
+    copying_loss: float
+
+
 def loss(logits: Float[Tensor, "row pos vocab"], batch: Batch) -> Float[Tensor, ""]:
     """Weighted mean cross-entropy of the batch's targets, in nats."""
     weight = batch.weight[:, 1:]
@@ -61,23 +70,25 @@ def train(
     seed: int,
     log: Callable[[str], None],
     every: int = 100,
-) -> network.Parameters:
+) -> Trained:
     """Train from scratch; one log line every `every` steps."""
     words = language.vocabulary()
     ids = {word: i for i, word in enumerate(words)}
     rng = random.Random(seed)
     parameters = network.initial(sizes, seed)
     optimiser = _optimiser(parameters, schedule)
-    began = time.monotonic()
+    began, losses = time.monotonic(), []
     for step in range(schedule.steps):
         copying = schedule.copying_rows(step)
         text = text_batch(language, ids, rng, schedule.rows - copying, test=False)
         copy = copy_batch(len(words), sizes.n_ctx, rng, copying)
-        losses = _step(parameters, optimiser, schedule.rate(step), text, copy)
+        losses.append(_step(parameters, optimiser, schedule.rate(step), text, copy))
         if step % every == 0 or step == schedule.steps - 1:
             seconds = time.monotonic() - began
-            log(f"step {step:5d}  text {losses[0]:.3f}  copying {losses[1]:.3f}  {seconds:.0f} s")
-    return {name: value.detach() for name, value in parameters.items()}
+            log(f"step {step:5d}  text {losses[-1][0]:.3f}  copying {losses[-1][1]:.3f}  {seconds:.0f} s")
+    text_loss, copying_loss = torch.tensor(losses[-100:]).mean(0).tolist()
+    final = {name: value.detach() for name, value in parameters.items()}
+    return Trained(final, text_loss, copying_loss)
 
 
 def _optimiser(parameters: network.Parameters, schedule: Schedule) -> torch.optim.AdamW:

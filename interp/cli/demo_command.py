@@ -1,0 +1,58 @@
+"""`interp demo`: the main job on the bundled model, from prompts to a report.
+
+Task ioi on tiny-ioi. One exact sweep by layer and position over the residual stream, the attention output and
+the MLP output, on prompts of one template, so that a position means the same in each; one sweep over the heads,
+on prompts of all templates. Heatmaps and bars with bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from interp.tasks import Task
+
+MODEL = "tiny-ioi"
+STREAM = ("resid_pre", "attn_out", "mlp_out")
+_TEMPLATES = 12  # of the ioi family, drawn in turn
+OPENING = """\
+The model completes "When Mary and John went to the store, John gave a book to" with "Mary". In the corrupt \
+prompt the other name is repeated, so that the answer is the other name. Every cell below is one run of the \
+corrupt prompt with one activation copied from the clean run. Its effect is the change of the metric, the logit \
+of the right name minus that of the wrong one: blue cells bring the answer back, white cells do not matter.
+
+The first figure is by position, for prompts of one template: resid_pre shows where the information is before \
+each layer, attn_out where attention moves it to, mlp_out what is computed in place. The heads figure says which \
+heads do it, for all templates. Hover over a cell for its value, its token and its 95 % bootstrap interval."""
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run both sweeps, write results and report, print their paths; the report's is the last line."""
+    import interp
+    from interp.cli.files import save, write_page
+
+    model = interp.load(MODEL)
+    task = interp.tasks.ioi(model, n=args.n, seed=args.seed)
+    aligned = one_template(interp.tasks.ioi(model, n=args.n * _TEMPLATES, seed=args.seed))
+    print(f"{MODEL}: {len(task)} prompts such as", *(task.labels or ((),))[0])
+    print(task.check(model))
+    results = []
+    for name, site, prompts in (("positions", STREAM, aligned), ("heads", "z", task)):
+        print(f"\n{name}: {site if isinstance(site, str) else ', '.join(site)}")
+        print(interp.plan(model, prompts, site))
+        results.append(without_padding(interp.patch(model, prompts, site), prompts))
+        print(save(results[-1], args.out / f"{name}.nc"))
+    print(write_page(results, args.out / "report.html", f"Indirect objects in {MODEL}", OPENING))
+
+
+def one_template(task: Task) -> Task:
+    """The prompts that share the first prompt's template."""
+    return task[[i for i, template in enumerate(task.template) if template == task.template[0]]]
+
+
+def without_padding(result: xr.Dataset, task: Task) -> xr.Dataset:
+    """The result without the positions that are padding in every prompt."""
+    return result.isel(pos=slice(int(task.lengths.max()))) if "pos" in result.dims else result

@@ -1,0 +1,125 @@
+"""The arguments of every command. Nothing heavy is imported here, so that `interp --help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from interp import __version__
+
+_DESCRIPTION = "Exact activation patching on TransformerLens models: results, intervals and pictures."
+_PATCH_EXAMPLES = """\
+examples:
+  interp patch tiny-ioi --task ioi --site z
+  interp patch tiny-ioi --task ioi --site resid_pre,attn_out,mlp_out --direction noise
+  interp patch gpt2 --task ioi --site z --by layer,pos,head --store run.zarr
+  interp patch tiny-ioi --task ioi --cells L1H0,L2H3.q,L0H1+L0H2
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `interp`; the chosen command is in `command`."""
+    parser = argparse.ArgumentParser(prog="interp", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"interp {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    commands.add_parser("models", help="list the bundled models, and how to name others")
+    commands.add_parser("tasks", help="list the task families, and the form of a file of prompts")
+    _add_patch(commands)
+    _add_report(commands)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    demo = commands.add_parser("demo", help="the main job on the bundled model, as a report")
+    demo.add_argument("--n", type=int, default=64, help="prompts (default 64)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write (default out/demo)")
+
+
+def _add_patch(commands: argparse._SubParsersAction) -> None:
+    patch = commands.add_parser(
+        "patch",
+        help="exact activation patching of a grid or of a list of cells",
+        epilog=_PATCH_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    patch.add_argument("model", help="bundled model, TransformerLens name (gpt2), or folder")
+    _add_what(patch.add_argument_group("what to measure"))
+    _add_how(patch.add_argument_group("how to run"))
+
+
+def _add_what(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--task",
+        required=True,
+        metavar="NAME|FILE",
+        help="ioi, induction, greater_than, or a file of prompts (.jsonl, .csv)",
+    )
+    group.add_argument(
+        "--site",
+        type=_names,
+        metavar="SITE[,SITE]",
+        help="resid_pre, z, ...; several of the same axes give one panel each",
+    )
+    group.add_argument("--by", type=_names, metavar="DIM[,DIM]", help="dims of the grid, such as layer,head")
+    group.add_argument(
+        "--cells",
+        type=_cells,
+        metavar="CELL[,CELL]",
+        help="instead of a grid, cells by name; A+B patches both together",
+    )
+    group.add_argument(
+        "--direction",
+        choices=("denoise", "noise"),
+        help="denoise: clean into corrupt (default); noise: corrupt into clean",
+    )
+    group.add_argument(
+        "--metric",
+        type=_names,
+        metavar="NAME[,NAME]",
+        help="logit_diff, prob, prob_diff, log_prob, kl, rank, loss (default: the task's own)",
+    )
+    group.add_argument(
+        "--corruption", default="tokens", metavar="NAME", help="tokens (default), gaussian, zero, mean"
+    )
+    group.add_argument("--window", type=int, default=1, help="layers patched at once (default 1)")
+    group.add_argument("--n", type=int, help="prompts (default 64; a file: all)")
+    group.add_argument("--seed", type=int, default=0, help="of the prompts that are drawn (default 0)")
+
+
+def _add_how(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--engine", default="auto", metavar="NAME", help="auto (default), fast, reference")
+    group.add_argument("--batch-size", type=int, metavar="RUNS", help="runs at once (default: what fits)")
+    group.add_argument(
+        "--memory", type=float, default=2.0, metavar="GIB", help="GiB above the model's own (default 2)"
+    )
+    group.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    group.add_argument(
+        "--store", type=Path, help="zarr folder written during the run; the same command resumes"
+    )
+    group.add_argument("--plan", action="store_true", help="print what the run would cost, and stop")
+    group.add_argument("--out", type=Path, help="folder to write (default out/MODEL-TASK-SITE)")
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    report = commands.add_parser("report", help="one self-contained HTML page from results")
+    report.add_argument(
+        "results", nargs="+", type=Path, metavar="RESULT.nc", help="files that interp patch wrote"
+    )
+    report.add_argument(
+        "--out", type=Path, default=Path("out/report.html"), help="page to write (default out/report.html)"
+    )
+    report.add_argument("--title", default="Activation patching")
+
+
+def _names(text: str) -> list[str]:
+    """`a,b` as a list; blanks around the names do not count."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _cells(text: str) -> list[str | list[str]]:
+    """`A,B+C` as [A, [B, C]]."""
+    entries = [[part.strip() for part in entry.split("+")] for entry in _names(text)]
+    return [entry[0] if len(entry) == 1 else entry for entry in entries]

@@ -1,0 +1,5 @@
+"""One self-contained HTML page from figures, results and text. No torch."""
+
+from interp.report.page import write as write
+
+__all__ = ["write"]

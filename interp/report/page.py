@@ -1,0 +1,67 @@
+"""Put items one below the other on a page, with the provenance of every result at the end."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import xarray as xr
+
+from interp.plot.export import write_text
+from interp.plot.tokens import TokenStrip
+from interp.report.blocks import figure, heading, paragraph, strip
+from interp.report.provenance import footer
+from interp.report.style import CSS
+from interp.report.tables import result_table
+
+
+def write(items: Sequence[Any], path: str | Path, title: str = "Report", cdn: bool = False) -> Path:
+    """Write the page and return its path. It needs no network, unless `cdn` is set.
+
+    items: plotly Figures, or (Figure, "caption"); results (Datasets), shown as a table; strings, shown as
+    paragraphs; ("heading", "text"); TokenStrips. Text is shown as it is: no HTML, no Markdown.
+    """
+    blocks = [_block(item, number, cdn, items) for number, item in enumerate(items)]
+    results = [item for item in items if isinstance(item, xr.Dataset)]
+    body = "\n".join(blocks)
+    page = (
+        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{html.escape(title)}</h1>\n{body}\n{footer(results)}\n</main>\n</body>\n</html>\n"
+    )
+    return write_text(Path(path), page)
+
+
+def _block(item: Any, number: int, cdn: bool, items: Sequence[Any]) -> str:
+    if isinstance(item, str):
+        return paragraph(item)
+    if isinstance(item, TokenStrip):
+        return strip(item)
+    if isinstance(item, xr.Dataset):
+        return result_table(item)
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
+        if item[0] == "heading":
+            return heading(item[1])
+        if isinstance(item[0], go.Figure):
+            return _numbered(item[0], item[1], number, cdn, items)
+    if isinstance(item, go.Figure):
+        return _numbered(item, None, number, cdn, items)
+    raise ValueError(
+        f"item {number} is a {type(item).__name__}. A report takes plotly Figures, (Figure, 'caption'), "
+        "results (xarray Datasets), strings, ('heading', 'text') and token strips."
+    )
+
+
+def _numbered(fig: go.Figure, caption: str | None, number: int, cdn: bool, items: Sequence[Any]) -> str:
+    """A figure with its number on the page; the first one brings plotly.js."""
+    before = sum(isinstance(_first(item), go.Figure) for item in items[:number])
+    library = ("cdn" if cdn else True) if before == 0 else False
+    return figure(fig, caption, before + 1, library)
+
+
+def _first(item: Any) -> Any:
+    return item[0] if isinstance(item, tuple) and item else item

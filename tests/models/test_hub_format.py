@@ -1,0 +1,91 @@
+"""Folders that transformers writes: the same logits as transformers, and errors instead of random weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CLASS, TOKENS, save_llama, transformers_logits
+from safetensors.torch import load_file, save_file
+
+import interp
+
+
+def test_gpt2(gpt2_folder: Path) -> None:
+    model = interp.load(gpt2_folder)
+    assert type(model).__name__ == CLASS
+    assert not model.training
+    theirs = transformers_logits(gpt2_folder, TOKENS)
+    torch.testing.assert_close(model(TOKENS), theirs, atol=1e-5, rtol=0)
+    assert theirs.std() > 0.1
+    assert model.to_tokens("one two").tolist() == [[1, 4, 5]]
+
+
+def test_llama_with_grouped_queries(llama_folder: Path) -> None:
+    model = interp.load(str(llama_folder))
+    assert type(model).__name__ == CLASS
+    assert model.cfg.n_key_value_heads == 2
+    assert model.tokenizer is None
+    theirs = transformers_logits(llama_folder, TOKENS)
+    torch.testing.assert_close(model(TOKENS), theirs, atol=1e-5, rtol=0)
+    assert theirs.std() > 0.1
+
+
+def test_flags_process_the_weights(gpt2_folder: Path) -> None:
+    model = interp.load(gpt2_folder, fold_ln=True, center_unembed=True)
+    theirs = transformers_logits(gpt2_folder, TOKENS)
+    torch.testing.assert_close(model(TOKENS).log_softmax(-1), theirs.log_softmax(-1), atol=1e-5, rtol=0)
+    assert (model(TOKENS) - theirs).abs().max() > 1e-3
+
+
+def test_what_the_conversion_ignores_is_bridged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = save_llama(tmp_path, attention_bias=True, mlp_bias=True)
+    with caplog.at_level(logging.WARNING, "interp.models"):
+        model = interp.load(folder)
+    assert type(model).__name__ == "TransformerBridge"
+    torch.testing.assert_close(model(TOKENS), transformers_logits(folder, TOKENS), atol=1e-5, rtol=0)
+    assert ("it is a TransformerBridge" in caplog.text) == (CLASS == "HookedTransformer")
+
+
+def test_dtype(llama_folder: Path) -> None:
+    model = interp.load(llama_folder, dtype=torch.float64)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    theirs = transformers_logits(llama_folder, TOKENS)
+    torch.testing.assert_close(model(TOKENS).float(), theirs, atol=1e-5, rtol=0)
+
+
+def test_a_missing_weight(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path)
+    state = load_file(folder / "model.safetensors")
+    del state["model.layers.1.mlp.up_proj.weight"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"config.json asks for 'model.layers.1.mlp.up_proj.weight', which the file lacks"
+    ):
+        interp.load(folder)
+
+
+def test_a_wrong_size(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 41}))
+    with pytest.raises(ValueError, match=r"transformers cannot read the model in|which the file misfits"):
+        interp.load(folder)
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(ValueError, match=r"model.safetensors \(\d+ bytes\) is truncated or damaged"):
+        interp.load(folder)
+
+
+def test_no_weights(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"transformers cannot read the model in"):
+        interp.load(folder)

@@ -1,0 +1,96 @@
+"""Files: whole, self-contained, not blank."""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+
+from interp import plot
+from interp.plot import export
+
+
+def pixels(path: Path) -> tuple[int, int, int]:
+    """Width, height and the number of different bytes in the filtered rows of a PNG."""
+    data = path.read_bytes()
+    width, height = struct.unpack(">II", data[16:24])
+    body, at = b"", 8
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        if data[at + 4 : at + 8] == b"IDAT":
+            body += data[at + 8 : at + 8 + length]
+        at += 12 + length
+    return width, height, len(set(zlib.decompress(body)))
+
+
+def test_html_is_one_file_with_plotly_inside(result, tmp_path: Path) -> None:
+    path = plot.save_html(plot.heads(result()), tmp_path / "new" / "heads.html")
+    text = path.read_text()
+    assert len(text) > 1_000_000
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=.?http", text)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["heads.html"]
+
+
+def test_html_from_the_network_on_request(result, tmp_path: Path) -> None:
+    text = plot.save_html(plot.heads(result()), tmp_path / "heads.html", cdn=True).read_text()
+    assert len(text) < 200_000
+    assert re.search(r"<script[^>]+src=.https://cdn.plot.ly", text)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = export.write_text(tmp_path / "page.html", "old")
+    with pytest.raises(UnicodeEncodeError):
+        export.write_text(path, "new \ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_png_arguments_are_checked(result, tmp_path: Path) -> None:
+    fig = plot.heads(result())
+    with pytest.raises(ValueError, match="2 figures and 1 paths"):
+        plot.save_png([fig, fig], tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"does not end in \.png"):
+        plot.save_png(fig, tmp_path / "a.jpg")
+
+
+def test_without_kaleido_the_error_says_what_to_install(result, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    with pytest.raises(RuntimeError, match=r"pip install 'kaleido>=1\.0'"):
+        plot.save_png(plot.heads(result()), tmp_path / "a.png")
+
+
+def test_without_a_browser_the_error_says_what_to_install(result, tmp_path: Path, monkeypatch) -> None:
+    kaleido = pytest.importorskip("kaleido")
+
+    def no_browser(*args: object, **options: object) -> None:
+        raise FileNotFoundError("no browser")
+
+    monkeypatch.setattr(kaleido, "write_fig_from_object_sync", no_browser)
+    with pytest.raises(RuntimeError, match=r"Chromium or Chrome browser.*no browser"):
+        plot.save_png(plot.heads(result()), tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_every_figure_draws_something(result, tmp_path: Path, browser) -> None:
+    figures = {
+        "heads": plot.heads(result(), normalise=True),
+        "sites": plot.heads(result(sites=("q", "k", "v", "pattern", "z"))),
+        "positions": plot.positions(result(by=("layer", "pos"), sites=("resid_pre", "attn_out", "mlp_out"))),
+        "bars": plot.bars(result()),
+    }
+    paths = plot.save_png(list(figures.values()), [tmp_path / f"{name}.png" for name in figures], scale=1.0)
+    for path, fig in zip(paths, figures.values()):
+        width, height, shades = pixels(path)
+        assert (width, height) == (fig.layout.width, fig.layout.height)
+        assert shades > 100
+
+
+def test_plot_loads_no_torch() -> None:
+    code = "import sys, interp.plot, interp.report, interp.stats; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

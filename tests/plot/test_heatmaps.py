@@ -1,0 +1,208 @@
+"""Heads and positions: the numbers drawn are the result's, where and as they should be."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+import pytest
+
+from interp import plot, stats
+from interp.plot import theme
+
+
+def layer_axis(fig: go.Figure) -> go.layout.YAxis:
+    return fig.layout.yaxis
+
+
+def test_heads_draws_the_prompt_means_by_layer_and_head(result) -> None:
+    data = result()
+    fig = plot.heads(data)
+    (trace,) = fig.data
+    np.testing.assert_allclose(trace.z, data["value"].mean("prompt"), rtol=1e-6)
+    assert trace.z.dtype == np.float32
+    assert layer_axis(fig).autorange == "reversed"
+    assert layer_axis(fig).dtick == fig.layout.xaxis.dtick == 1
+    assert trace.hovertext[2][4].startswith("<b>L2H4</b>")
+
+
+def test_the_axes_do_not_depend_on_the_order_of_the_dims(result) -> None:
+    data = result()
+    turned = data.transpose("head", "prompt", "layer")
+    (a,), (b,) = plot.heads(data).data, plot.heads(turned).data
+    np.testing.assert_array_equal(a.z, b.z)
+    np.testing.assert_array_equal(a.hovertext, b.hovertext)
+
+
+def test_the_scale_is_symmetric_and_blue_is_positive(result) -> None:
+    data = result()
+    axis = plot.heads(data).layout.coloraxis
+    assert (
+        axis.cmax == -axis.cmin == pytest.approx(float(np.abs(data["value"].mean("prompt")).max()), rel=1e-6)
+    )
+    (_, low), (_, middle), (_, high) = (axis.colorscale[i] for i in (0, 5, -1))
+    red, green, blue = (int(high[i : i + 2], 16) for i in (1, 3, 5))
+    assert blue > green > red
+    red, green, blue = (int(low[i : i + 2], 16) for i in (1, 3, 5))
+    assert red > max(green, blue)
+    assert middle == "#f7f7f7"
+
+
+def test_normalised_effects_and_their_unit(result) -> None:
+    data = result()
+    fig = plot.heads(data, normalise=True)
+    np.testing.assert_allclose(fig.data[0].z, stats.normalise(data)["value"], rtol=1e-6)
+    assert "normalised: 0 unpatched" in fig.layout.title.subtitle.text.replace("<br>", " ")
+    assert "share of clean − corrupt" in fig.data[0].hovertext[0][0]
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_the_subtitle_says_direction_prompts_metric_and_scale(result, direction: str) -> None:
+    subtitle = plot.heads(result(n_prompts=7, direction=direction)).layout.title.subtitle.text
+    for words in (f"{direction}: ", "7 prompts", "logit_diff (logits)", "not normalised"):
+        assert words in subtitle.replace("<br>", " ")
+
+
+def test_intervals_are_on_hover_and_in_the_subtitle(result) -> None:
+    data = result()
+    found = stats.bootstrap(data)
+    fig = plot.heads(data, interval=0.95)
+    low = f"{float(found['low'][1, 2]):+.4g}".replace("-", "−")
+    assert f"interval {low} to" in fig.data[0].hovertext[1][2]
+    assert "95 % intervals over 12 templates" in fig.layout.title.subtitle.text.replace("<br>", " ")
+    assert fig == plot.heads(data, interval=found) == plot.heads(found)
+
+
+def test_a_panel_for_every_site_on_one_scale(result) -> None:
+    sites = ("q", "k", "v", "pattern", "z")
+    data = result(sites=sites)
+    fig = plot.heads(data)
+    assert [a.text for a in fig.layout.annotations] == [f"<b>{site}</b>" for site in sites]
+    for site, trace in zip(sites, fig.data):
+        np.testing.assert_allclose(trace.z, data["value"].sel(site=site).mean("prompt"), rtol=1e-5)
+        assert trace.coloraxis == "coloraxis"
+    assert fig.data[1].hovertext[2][4].startswith("<b>L2H4.k</b>")
+
+
+def test_one_of_several_metrics(result) -> None:
+    data = result(metrics=("logit_diff", "kl"))
+    fig = plot.heads(data, metric="kl")
+    np.testing.assert_allclose(fig.data[0].z, data["value"].sel(metric="kl").mean("prompt"), rtol=1e-5)
+    assert "kl (nats)" in fig.layout.title.subtitle.text
+    assert "nats" in fig.data[0].hovertext[0][0]
+    with pytest.raises(ValueError, match=r"2 metrics: logit_diff, kl\. Choose one"):
+        plot.heads(data)
+    with pytest.raises(ValueError, match="Did you mean 'logit_diff'"):
+        plot.heads(data, metric="logit_dif")
+    alone = plot.heads(data.sel(metric="kl"))
+    np.testing.assert_array_equal(alone.data[0].z, fig.data[0].z)
+
+
+def test_cells_that_do_not_exist_are_left_blank(result) -> None:
+    data = result(sites=("q", "k"))
+    data["value"][{"site": 1, "head": slice(2, None)}] = np.nan
+    fig = plot.heads(data)
+    assert np.isnan(fig.data[1].z[:, 2:]).all()
+    assert np.isfinite(fig.layout.coloraxis.cmax)
+    assert fig.data[1].hoverongaps is False
+
+
+def test_a_window_is_named_by_its_layers(result) -> None:
+    fig = plot.positions(result(by=("layer", "pos"), site="resid_pre", window=3))
+    assert fig.data[0].hovertext[0][1].startswith("<b>L0.resid_pre@1 to L2</b>")
+
+
+def test_positions_have_a_column_for_every_token(result) -> None:
+    data = result(by=("layer", "pos"), site="resid_pre")
+    fig = plot.positions(data)
+    (trace,) = fig.data
+    np.testing.assert_allclose(trace.z, data["value"].mean("prompt"), rtol=1e-5)
+    axis = fig.layout.xaxis
+    assert list(axis.tickvals) == list(trace.x) == list(range(12))
+    assert axis.ticktext[:8] == (
+        "&lt;s&gt;",
+        "·When",
+        "·Mary",
+        "·and",
+        "·&#36;5",
+        "·&#36;6",
+        "&lt;b&gt;x",
+        "·Mary",
+    )
+    assert axis.ticktext[9:11] == ("\\n", "&amp;amp;")
+    assert "pos 6: &lt;b&gt;x" in trace.hovertext[0][6]
+
+
+def test_positions_without_tokens_are_numbered(result) -> None:
+    data = result(by=("layer", "pos"), site="resid_pre").drop_vars("token")
+    fig = plot.positions(data.isel(pos=slice(4, 8)))
+    assert fig.layout.xaxis.ticktext == ("4", "5", "6", "7")
+
+
+def test_positions_of_three_sites(result) -> None:
+    sites = ("resid_pre", "attn_out", "mlp_out")
+    fig = plot.positions(result(by=("layer", "pos"), sites=sites), normalise=True)
+    assert [a.text for a in fig.layout.annotations] == [f"<b>{site}</b>" for site in sites]
+    assert fig.data[2].hovertext[3][5].startswith("<b>MLP3@5</b>")
+
+
+def test_positions_of_one_head(result) -> None:
+    data = result(by=("layer", "pos", "head"))
+    fig = plot.positions(data, head=4, interval=stats.bootstrap(data))
+    np.testing.assert_allclose(fig.data[0].z, data["value"].sel(head=4).mean("prompt"), rtol=1e-5)
+    assert fig.data[0].hovertext[2][7].startswith("<b>L2H4@7</b>")
+    with pytest.raises(ValueError, match="Choose a head"):
+        plot.positions(data)
+    with pytest.raises(ValueError, match="heads 0 to 5"):
+        plot.positions(data, head=6)
+    with pytest.raises(ValueError, match="no head dim"):
+        plot.positions(result(by=("layer", "pos")), head=0)
+
+
+@pytest.mark.parametrize(
+    ("draw", "by", "says"),
+    [
+        (plot.heads, ("layer", "pos"), "has the dims layer, pos. Use plot.positions"),
+        (plot.positions, ("layer", "head"), "has the dims layer, head. Use plot.heads"),
+        (plot.heads, ("layer", "neuron"), "Use plot.bars"),
+        (plot.heads, ("layer", "pos", "head"), r"result.isel\(pos=...\)"),
+        (plot.heads, ("layer", "head", "dst", "src"), r"result.isel\(dst=..., src=...\)"),
+    ],
+)
+def test_other_dims_say_which_function(result, draw, by: tuple[str, ...], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        draw(result(by=by))
+
+
+def test_what_is_no_result(result) -> None:
+    with pytest.raises(ValueError, match="no variable 'value'"):
+        plot.heads(result()[["clean"]])
+    with pytest.raises(ValueError, match="needs the prompts"):
+        plot.heads(stats.mean(result()), normalise=True)
+
+
+def test_means_draw_like_the_result(result) -> None:
+    data = result()
+    assert plot.heads(stats.mean(data)) == plot.heads(data)
+    assert plot.heads(stats.normalise(data)) == plot.heads(data, normalise=True)
+
+
+def test_the_template_is_the_figures_own(result) -> None:
+    before = pio.templates.default
+    fig = plot.heads(result())
+    assert pio.templates.default == before
+    assert fig.layout.template.layout.plot_bgcolor == "white"
+
+
+def test_a_wide_figure_stays_on_the_page(result) -> None:
+    wide = result(by=("layer", "pos"), sites=("resid_pre", "attn_out", "mlp_out"), sizes={"pos": 15})
+    assert plot.positions(wide).layout.width <= 1150
+
+
+def test_titles_wrap_to_the_width() -> None:
+    made, above = theme.titles("a <b> title", "word " * 60, width=400)
+    lines = made["subtitle"]["text"].split("<br>")
+    assert len(lines) > 3
+    assert max(map(len, lines)) < 70
+    assert above > theme.titles("t", "word", width=400)[1]
+    assert made["text"] == "<b>a &lt;b&gt; title</b>"

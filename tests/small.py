@@ -1,0 +1,73 @@
+"""A small random model on whichever TransformerLens is installed."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import warnings
+from typing import Any
+
+import architectures
+import torch
+
+FAMILIES = ("gpt2", "llama", "neox")
+
+
+def has_hooked_transformer() -> bool:
+    import transformer_lens
+
+    return hasattr(transformer_lens, "HookedTransformer")
+
+
+def model() -> Any:
+    """HookedTransformer where there is one, else a bridge to a GPT-2; float64, 3 layers, 4 heads, d_model 24."""
+    return architectures.build({}) if has_hooked_transformer() else bridge("gpt2")
+
+
+@functools.lru_cache(maxsize=8)
+def bridge(family: str) -> Any:
+    """A TransformerBridge in compatibility mode over a random Hugging Face model, float64."""
+    import transformers
+    from transformer_lens.model_bridge import TransformerBridge
+
+    shape = {"vocab_size": architectures.VOCAB, "bos_token_id": 0, "eos_token_id": 0}
+    wide = {"num_hidden_layers": 3, "hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 40}
+    wide |= {"max_position_embeddings": 16}
+    if family == "gpt2":
+        config = transformers.GPT2Config(n_layer=3, n_embd=24, n_head=4, n_inner=40, n_positions=16, **shape)
+        kind = transformers.GPT2LMHeadModel
+    elif family == "llama":
+        config = transformers.LlamaConfig(num_key_value_heads=2, **wide, **shape)
+        kind = transformers.LlamaForCausalLM
+    else:
+        config = transformers.GPTNeoXConfig(rotary_pct=0.5, **wide, **shape)
+        kind = transformers.GPTNeoXForCausalLM
+    inner = kind(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in inner.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            gain = parameter.ndim == 1 and name.endswith("weight")
+            parameter.copy_(1 + 0.3 * noise if gain else 0.3 * noise)
+    inner = inner.double()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inner.save_pretrained(folder)
+        made = TransformerBridge.boot_transformers(
+            folder, hf_model=inner, tokenizer=_tokenizer(folder), dtype=torch.float64, device="cpu"
+        )
+        made.enable_compatibility_mode()
+    return made.eval()
+
+
+def _tokenizer(folder: str) -> Any:
+    """A word-level tokenizer, saved beside the model: TransformerLens loads it again by its path."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<bos>": 0, "<unk>": 1, "<pad>": 2} | {f"w{i}": i for i in range(3, architectures.VOCAB)}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"bos_token": "<bos>", "eos_token": "<bos>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    PreTrainedTokenizerFast(tokenizer_object=inner, **special).save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
