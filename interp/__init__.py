@@ -31,7 +31,7 @@ _FUNCTIONS = {
     "Task": "interp.tasks",
 }
 
-__all__ = [  # noqa: PLE0604  (names resolved by __getattr__)
+__all__ = [
     "Task",
     "__version__",
     "load",

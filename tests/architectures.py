@@ -68,11 +68,21 @@ def extras() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "layer-scaled", {"scale_attn_by_inverse_layer_idx": True}
 
 
+def has_hooked_transformer() -> bool:
+    """False on TransformerLens 4."""
+    try:
+        from transformer_lens import HookedTransformer
+    except ImportError:
+        return False
+    return HookedTransformer is not None
+
+
 def build(config: dict[str, Any]) -> Any:
     """A HookedTransformer with every parameter random: biases and gains too."""
-    transformer_lens = pytest.importorskip("transformer_lens")
-    if not hasattr(transformer_lens, "HookedTransformer"):
+    if not has_hooked_transformer():
         pytest.skip("this TransformerLens has no HookedTransformer")
+    import transformer_lens
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         cfg = transformer_lens.HookedTransformerConfig(**(BASE | config))

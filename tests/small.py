@@ -13,15 +13,9 @@ import torch
 FAMILIES = ("gpt2", "llama", "neox")
 
 
-def has_hooked_transformer() -> bool:
-    import transformer_lens
-
-    return hasattr(transformer_lens, "HookedTransformer")
-
-
 def model() -> Any:
-    """HookedTransformer where there is one, else a bridge to a GPT-2; float64, 3 layers, 4 heads, d_model 24."""
-    return architectures.build({}) if has_hooked_transformer() else bridge("gpt2")
+    """HookedTransformer where there is one, else a bridge to a GPT-2; float64, 3 layers of 4 heads."""
+    return architectures.build({}) if architectures.has_hooked_transformer() else bridge("gpt2")
 
 
 @functools.lru_cache(maxsize=8)
@@ -57,6 +51,7 @@ def bridge(family: str) -> Any:
             folder, hf_model=inner, tokenizer=_tokenizer(folder), dtype=torch.float64, device="cpu"
         )
         made.enable_compatibility_mode()
+    made.cfg.model_name = f"random-{family}"  # not the temporary folder
     return made.eval()
 
 

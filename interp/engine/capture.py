@@ -108,9 +108,9 @@ def _finite(x: Tensor, layer: int, n: int, n_pos: int) -> None:
         return
     row = int((~torch.isfinite(x)).any(-1).nonzero()[0])
     run, pos = divmod(row, n_pos)
-    which = f"{'base' if run < n else 'source'} run of prompt {run % n}"
+    which = "base" if run < n else "source"
+    place = "L0.resid_pre" if layer == 0 else f"L{layer - 1}.resid_post"
     raise ValueError(
-        f"the model computes values that are not finite: first before layer {layer} (L{layer}.resid_pre, "
-        f"{layer} being the final stream if it is the number of layers), {which}, position {pos}. "
-        "Check the weights, or load the model in float32."
+        f"the model computes values that are not finite: first in {place}, {which} run of prompt {run % n}, "
+        f"position {pos}. Check the weights, or load the model in float32."
     )

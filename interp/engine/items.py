@@ -50,17 +50,17 @@ def live_items(facts: Anatomy, cells: Cells, reads: Reads, touched: Touched) -> 
     runs = reads.runs
     starts = np.full((len(cells), len(runs)), runs.n_pos)
     points = np.zeros(len(cells), np.int64)
+    first = runs.first_change().cpu().numpy()
     read = None if reads.everywhere else runs.positions.cpu().numpy()
     for site in cells.sites:
         for layer in np.unique(cells.column("layer")[cells.site == SITES.index(site)]).tolist():
             rows = np.flatnonzero((cells.site == SITES.index(site)) & (cells.column("layer") == layer))
             where = entry.point(facts, site, layer)
             last = where >= 2 * facts.n_layers - 1
-            differ = touched(site, layer)
+            differ = touched(site, layer) & _later(site, first, runs.n_pos)
             if last and read is not None and site not in ("k", "v"):
-                differ = _only_read(differ, site, read)
-            first = _starts(differ, site, cells, rows).T  # [patch, prompt]
-            np.minimum.at(starts, cells.cell[rows], first)
+                differ = differ & _at_read(site, read, runs.n_pos)
+            np.minimum.at(starts, cells.cell[rows], _starts(differ, site, cells, rows).T)
             points[cells.cell[rows]] = where
     if not entry.closed_form(facts, cells):
         points = 2 * cells.first_layer()
@@ -70,13 +70,21 @@ def live_items(facts: Anatomy, cells: Cells, reads: Reads, touched: Touched) -> 
     return items.take(np.argsort(items.point, kind="stable"))
 
 
-def _only_read(differ: np.ndarray, site: str, read: np.ndarray) -> np.ndarray:
+def _later(site: str, first: np.ndarray, n_pos: int) -> np.ndarray:
+    """Positions from the first change on: before it, differences are the rounding of equal sums."""
+    return _along(site, np.arange(n_pos)[None] >= first[:, None])
+
+
+def _at_read(site: str, read: np.ndarray, n_pos: int) -> np.ndarray:
     """After the last attention only the position that is read matters."""
-    axis = 2 if site == "pattern" else 1
-    shape = [1] * differ.ndim
-    shape[0], shape[axis] = differ.shape[0], differ.shape[axis]
-    keep = np.arange(differ.shape[axis])[None] == read[:, None]
-    return differ & keep.reshape(shape)
+    return _along(site, np.arange(n_pos)[None] == read[:, None])
+
+
+def _along(site: str, keep: np.ndarray) -> np.ndarray:
+    """A mask [prompt, pos] in the shape of `entry.touched` (for patterns: of the destination)."""
+    if site == "pattern":
+        return keep[:, None, :, None]
+    return keep if site in STREAM_SITES else keep[:, :, None]
 
 
 def _starts(differ: np.ndarray, site: str, cells: Cells, rows: np.ndarray) -> np.ndarray:

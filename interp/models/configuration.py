@@ -58,6 +58,17 @@ def clean(config: dict[str, Any], name: str) -> dict[str, Any]:
     return {"model_name": name} | kept
 
 
+def written_dtype(folder: Path, config: dict[str, Any]) -> Any:
+    """The torch dtype that the config names, else float32."""
+    import torch
+
+    name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"{folder / 'config.json'}: dtype is {name!r}; use 'float32' or another of torch's.")
+    return found
+
+
 def _known_fields() -> set[str]:
     """HookedTransformerConfig's fields; where it is gone, those of the classes that took its place."""
     import transformer_lens.config as classes

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from interp.models import release
+from interp.models.configuration import written_dtype
 from interp.models.offline import offline
 from interp.models.tokenizer_files import read_tokenizer
 from interp.models.weightfile import damaged
@@ -51,8 +52,7 @@ def _read(folder: Path, config: dict[str, Any], dtype: torch.dtype | None) -> An
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    written = config.get("dtype") or config.get("torch_dtype") or "float32"
-    wanted = dtype or getattr(torch, str(written), torch.float32)
+    wanted = dtype or written_dtype(folder, config)
     try:
         found: Any = AutoModelForCausalLM.from_pretrained(
             str(folder), local_files_only=True, output_loading_info=True

@@ -43,11 +43,12 @@ def load(
     """
     where, kind = _device(device), _dtype(dtype)
     folder = bundled.folder_of(str(name)) or _folder(name)
-    if folder is None:
-        return named.load_name(str(name), where, kind, flags).eval()
-    config = read_config(folder)
-    module = own if is_own(folder, config) else hub
-    return module.load_folder(folder, config, where, kind, flags).eval()
+    with torch.random.fork_rng(devices=[]):  # models are made with random weights before they are filled
+        if folder is None:
+            return named.load_name(str(name), where, kind, flags).eval()
+        config = read_config(folder)
+        module = own if is_own(folder, config) else hub
+        return module.load_folder(folder, config, where, kind, flags).eval()
 
 
 def _folder(name: str | Path) -> Path | None:

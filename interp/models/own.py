@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interp.models import own_as_bridge, release
-from interp.models.configuration import check_fields, clean
+from interp.models.configuration import check_fields, clean, written_dtype
 from interp.models.offline import offline
 from interp.models.tokenizer_files import read_tokenizer
 from interp.models.weightfile import FILE, check_weights, read_weights
@@ -28,8 +28,7 @@ def load_folder(
     release.require_flags(flags, release.FOLDER_FLAGS, f"loading {folder}")
     check_fields(folder, config)
     state = {name: value for name, value in read_weights(folder).items() if not name.endswith(BUFFERS)}
-    written = str(config.get("dtype", "float32")).removeprefix("torch.")
-    kind: torch.dtype = dtype or getattr(torch, written)
+    kind = dtype or written_dtype(folder, config)
     fields = clean(config, folder.resolve().name)
     if "default_prepend_bos" in flags:
         fields["default_prepend_bos"] = flags["default_prepend_bos"]

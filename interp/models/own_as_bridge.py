@@ -118,12 +118,11 @@ def _shapes(fields: dict[str, Any], target: Any) -> dict[str, torch.Size]:
 
 
 def _filled(kind: Any, config: Any, found: dict[str, Tensor]) -> Any:
-    """The transformers model with these weights; the global random generator is left as found.
+    """The transformers model with these weights.
 
     Norms that the state dict lacks (folded ones) keep transformers' start, gain one and bias zero.
     """
-    with torch.random.fork_rng(devices=[]):
-        model = kind(config)
+    model = kind(config)
     result = model.load_state_dict({name: value.contiguous() for name, value in found.items()}, strict=False)
     left = [name for name in result.missing_keys if "ln_" not in name and "norm" not in name]
     if left or result.unexpected_keys:

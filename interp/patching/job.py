@@ -72,6 +72,8 @@ def prepare(
     direction = corruptions.direction_of(spoilt, direction, task)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None to fill the memory.")
+    if memory < 1:
+        raise ValueError(f"memory is {memory} bytes; give a positive number, such as 2 * 2**30.")
     budget = Budget(facts, memory, batch_size)
     sites = () if dry else request.all_sites
     runs = corruptions.make_runs(model, task, spoilt, direction, sites)

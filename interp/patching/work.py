@@ -133,7 +133,7 @@ def _squeezed(job: Job, parts: dict[str, tuple[tuple, np.ndarray]]) -> dict[str,
 
 
 def _open(store: str | Path, job: Job, template: xr.Dataset, units: list[Unit], attrs: dict) -> Store:
-    identity = {k: v for k, v in attrs.items() if k not in ("versions", "convention", "seed")}
+    identity = {k: v for k, v in attrs.items() if k not in ("versions", "convention", "seed", "model")}
     identity["dims"] = ", ".join(job.request.by)
     identity["cells"] = [[str(v) for v in c.tolist()] for c in job.request.coords[0].values()]
     identity["model_fingerprint"] = model_fingerprint(job.model)

@@ -61,7 +61,9 @@ def _readme(card: dict[str, Any]) -> str:
     return f"""# {card["name"]}
 
 A HookedTransformer with {card["parameters"]:,} parameters, LayerNorm, learned positions and gelu_new.
-Licence: {card["licence"]}. In short: {card["description"]}.
+Licence: {card["licence"]}.
+
+{card["description"]}.
 
 ## Data
 Everything is generated from data/tasks/ioi.json and data/tasks/greater_than.json by
@@ -82,7 +84,7 @@ Everything is generated from data/tasks/ioi.json and data/tasks/greater_than.jso
 
 ## Training
 `{training["command"]}`: seed {training["seed"]}, {training["steps"]} steps of {training["rows"]} rows,
-{training["seconds"]} s with {training["threads"]} thread(s), torch {training["torch"]}.
+{training["seconds"]} s with {training["threads"]} thread{"s" if training["threads"] > 1 else ""}, torch {training["torch"]}.
 The same command on the same machine gives the same weights.
 
 Losses over the last hundred steps: sentences {training["text_loss"]:.3f} (the last word of each counts
