@@ -59,7 +59,7 @@ def build(name: str, out: Path, png: bool = True) -> Path:
 def execute(notebook: Any) -> Any:
     """Run all cells in a clean kernel; an exception in a cell is raised here."""
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"  # no copy of plotly.js in the outputs
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm, where ipywidgets is not installed
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(notebook, timeout=300, kernel_name="python3", record_timing=False)
         client.execute(cwd=folder)

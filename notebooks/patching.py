@@ -76,27 +76,57 @@ stream = stream.isel(pos=slice(int(aligned.lengths.max())))  # without the paddi
 interp.plot.positions(stream, interval=0.95)
 
 # %% [markdown]
-# POSITIONS_TEXT
+# **What to see** (tiny-ioi). Before layer 0 only the repeated name differs, so only its cell can matter. After layer 0 the
+# whole effect is at the last token: the information has moved, in one layer. `attn_out` of layer 0 at the last token
+# shows who moved it; a position cannot send to another through an MLP. The MLP of layer 0 then works on it in place,
+# and attention in layer 2 writes the answer. A cell of `resid_pre` with the whole effect is a place on the way, not
+# a cause by itself: everything that is known there passes through it.
 
 # %% [markdown]
 # ## By head
 #
 # Now which heads. This sweep patches the output `z` of each head at all positions, so prompts of all templates can be
-# used together. *Denoising* (clean into corrupt) asks whether a head is **sufficient** to bring the answer back;
-# *noising* (corrupt into clean) whether it is **necessary**. In both maps blue means that the head helps.
+# used together.
 #
-# **Predict:** can a head be necessary but not sufficient? And the other way round?
+# **Predict:** how many of the heads matter? Is one layer enough?
 
 # %%
 heads = interp.patch(model, task, "z", progress=False)
 interp.plot.heads(heads, interval=0.95)
 
+# %% [markdown]
+# **What to see** (tiny-ioi). One head of layer 0 has by far the largest effect, all four heads of layer 2 share the rest,
+# and layer 1 does next to nothing.
+#
+# ## Two directions
+#
+# *Denoising* (clean into corrupt, above) asks what is **sufficient** to bring the answer back. *Noising* (corrupt into
+# clean) asks what is **necessary**. The effect is positive where the head helps, in both.
+
 # %%
 noised = interp.patch(model, task, "z", direction="noise", progress=False)
-interp.plot.heads(noised, interval=0.95)
+gap = noised["value"].mean("prompt") - heads["value"].mean("prompt")
+print("largest difference between the two maps:", float(abs(gap).max()))
 
 # %% [markdown]
-# HEADS_TEXT
+# Not similar: the same. Prompts come in mirrored pairs here, the corrupt prompt of one is the clean prompt of the other,
+# so noising one *is* denoising its twin. To tell the directions apart, the corrupt prompts must be of another kind:
+# below, a third name takes the place of the repeated one, and neither of the two is the answer.
+
+# %%
+third = task.clean.clone()
+third[range(len(task)), task.first_difference] = task.answer.roll(2)  # a name from two prompts earlier
+unlike = interp.Task.from_tokens(
+    clean=task.clean, corrupt=third, answer=task.answer, wrong=task.wrong,
+    positions=task.positions, lengths=task.lengths, template=task.template, name="ioi, third name",
+)
+both = {way: interp.patch(model, unlike, "z", direction=way, progress=False) for way in ("denoise", "noise")}
+print(*(f"{way}\n{result['value'].mean('prompt').values.round(2)}" for way, result in both.items()), sep="\n")
+
+# %% [markdown]
+# **What to see** (tiny-ioi). The two still agree: what is sufficient is also necessary, so the heads work one after the
+# other, with nothing in reserve. In GPT-2 they differ. When its name movers are noised, other heads do their work (the
+# *backup* name movers of the paper), and noising alone would call the name movers unimportant.
 
 # %% [markdown]
 # ## How sure?
@@ -134,20 +164,41 @@ parts = interp.patch(model, task, ("q", "k", "v", "pattern"), progress=False)
 interp.plot.heads(parts, interval=0.95)
 
 # %% [markdown]
-# PARTS_TEXT
+# **What to see** (tiny-ioi). The heads of layer 2 matter through `q`, and equally through `pattern`: they carry whatever
+# name they look at, and patching makes them look at the other one. The head of layer 0 matters through `v`: it looks at
+# the same place in both runs, where another name stands. So it tells the last token which name was repeated, and layer 2
+# looks for the name that was not.
+#
+# Patching says *that* a head matters through its pattern. Looking at the pattern says what it is. The model is an
+# ordinary TransformerLens model, so all of its own tools work on it.
+
+# %%
+means = interp.stats.mean(heads)["value"].stack(cell=("layer", "head"))
+largest = means.isel(cell=abs(means).argsort().values[::-1][:3])
+_, cache = model.run_with_cache(task.clean[:1])
+for layer, head in largest["cell"].values:
+    row = cache["pattern", layer][0, head, task.positions[0]]  # attention of the last token
+    seen = [f"{task.labels[0][pos]} {row[pos]:.2f}" for pos in row.argsort(descending=True)[:3]]
+    print(f"L{layer}H{head} looks at", ", ".join(seen))
 
 # %% [markdown]
 # ## Cells of your own
 #
-# Instead of a grid, `cells=` takes names; names in an inner list are patched together. Here the two heads with the
-# largest effects, each alone and both at once. Both together larger than the sum of the two: they need one another
-# (AND). Smaller: each can stand in for the other (OR).
+# Instead of a grid, `cells=` takes names; names in an inner list are patched together. Here the three heads with the
+# largest effects, and two pairs of them.
+#
+# **Predict:** how large is the effect of two heads together, if they work side by side? If one of them reads what the
+# other writes? If each can stand in for the other?
 
 # %%
-means = interp.stats.mean(heads)["value"].stack(cell=("layer", "head"))
-first, second = means["head_name"].values[abs(means).argsort().values[::-1][:2]]
-pair = interp.patch(model, task, cells=[first, second, [first, second]], progress=False)
-interp.plot.bars(pair)
+a, b, c = largest["head_name"].values
+pairs = interp.patch(model, task, cells=[a, b, c, [a, b], [b, c]], progress=False)
+interp.plot.bars(pairs)
+
+# %% [markdown]
+# **What to see** (tiny-ioi). The two heads of layer 2 add up: they work side by side. The head of layer 0 and one of
+# layer 2 have no more effect together than the first alone: they are in series, and once the first is patched, the
+# second already has its clean value. Under denoising, more than the sum means that both are needed (AND).
 
 # %% [markdown]
 # ## Keep it
@@ -176,8 +227,7 @@ if GPT2:
 # %% [markdown]
 # ## Questions to take away
 #
-# 1. In the position map a cell of `resid_pre` at the last position has a normalised effect near 1. Why is that no
-#    finding about that layer?
-# 2. A head is blue under denoising and white under noising. What does that say of the other heads?
+# 1. A head is blue under denoising and white under noising. What does that say of the other heads?
+# 2. Why does the last token already hold the repeated name after layer 0, but the answer only after layer 2?
 # 3. The corrupt prompts here are other sentences of the same kind. What would zero ablation
 #    (`corruption="zero", direction="noise"`) measure that this does not, and what would it get wrong?

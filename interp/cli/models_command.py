@@ -28,5 +28,5 @@ def _accuracy(name: str) -> list[str]:
     """What the card says of held-out prompts."""
     figures = json.loads((data_dir() / name / "card.json").read_text(encoding="utf-8")).get("figures", {})
     shown = {"ioi_answer_above_wrong": "IOI", "copying_argmax": "copying"}
-    parts = [f"{words} {figures[key]:.1%}" for key, words in shown.items() if key in figures]
+    parts = [f"{words} {figures[key]:.2%}" for key, words in shown.items() if key in figures]
     return [f"right on held-out prompts: {', '.join(parts)}"] if parts else []

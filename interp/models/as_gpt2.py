@@ -48,6 +48,8 @@ def config(fields: dict[str, Any], state: dict[str, Tensor]) -> Any:
         n_inner=fields["d_mlp"],
         activation_function=fields["act_fn"],
         layer_norm_epsilon=fields.get("eps", 1e-5),
+        bos_token_id=None,
+        eos_token_id=None,
         tie_word_embeddings=False,
         architectures=["GPT2LMHeadModel"],
     )

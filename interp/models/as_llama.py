@@ -60,6 +60,8 @@ def config(fields: dict[str, Any], state: dict[str, Tensor]) -> Any:
         **rope,
         attention_bias=_biased(state, "attn"),
         mlp_bias=_biased(state, "mlp"),
+        bos_token_id=None,
+        eos_token_id=None,
         tie_word_embeddings=False,
         architectures=["LlamaForCausalLM"],
     )

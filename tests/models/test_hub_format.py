@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASS, TOKENS, save_llama, transformers_logits
+from model_folders import CLASS, TOKENS, save_llama, transformers_logits
 from safetensors.torch import load_file, save_file
 
 import interp

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASS, SIZES, TOKENS, needs_hooked
+from model_folders import CLASS, SIZES, TOKENS, needs_hooked
 
 import interp
 from interp.models.train import network

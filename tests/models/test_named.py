@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CLASS
+from model_folders import CLASS
 
 import interp
 from interp.models import ModelNotReachable, named, offline

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CLASS, SIZES, TOKENS, needs_hooked, random_state, write
+from model_folders import CLASS, SIZES, TOKENS, needs_hooked, random_state, write
 from safetensors.torch import load_file, save_file
 
 import interp

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CLASS, shared
+from model_folders import CLASS, shared
 from safetensors.torch import load_file
 
 import interp

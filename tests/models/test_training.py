@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SIZES, TOKENS, random_state, write
+from model_folders import SIZES, TOKENS, random_state, write
 
 import interp
 from interp.models.train import __main__ as command

@@ -49,15 +49,7 @@ def card(
 
 
 def _readme(card: dict[str, Any]) -> str:
-    figures, training = card["figures"], card["training"]
-    rows = [
-        ("IOI, held-out pairs of names: answer above the wrong name", figures["ioi_answer_above_wrong"]),
-        ("IOI, held-out pairs of names: answer is the first choice", figures["ioi_answer_first"]),
-        ("copying: a repeated word, from the second on, is the first choice", figures["copying_argmax"]),
-        ("loss on sentences with held-out pairs, nats a token", figures["text_loss"]),
-        ("greater-than: p(later years) − p(other years)", figures["greater_than_probability_difference"]),
-    ]
-    table = "\n".join(f"| {what} | {value:.4f} |" for what, value in rows)
+    figures, training, table = card["figures"], card["training"], _table(card["figures"])
     return f"""# {card["name"]}
 
 A HookedTransformer with {card["parameters"]:,} parameters, LayerNorm, learned positions and gelu_new.
@@ -84,12 +76,23 @@ Everything is generated from data/tasks/ioi.json and data/tasks/greater_than.jso
 
 ## Training
 `{training["command"]}`: seed {training["seed"]}, {training["steps"]} steps of {training["rows"]} rows,
-{training["seconds"]} s with {training["threads"]} thread{"s" if training["threads"] > 1 else ""}, torch {training["torch"]}.
+{training["seconds"]} s, threads: {training["threads"]}, torch {training["torch"]}.
 The same command on the same machine gives the same weights.
 
 Losses over the last hundred steps: sentences {training["text_loss"]:.3f} (the last word of each counts
 {LAST_WORD:.0f} times), copying {training["copying_loss"]:.4f}.
 """
+
+
+def _table(figures: dict[str, Any]) -> str:
+    rows = [
+        ("IOI, held-out pairs of names: answer above the wrong name", figures["ioi_answer_above_wrong"]),
+        ("IOI, held-out pairs of names: answer is the first choice", figures["ioi_answer_first"]),
+        ("copying: a repeated word, from the second on, is the first choice", figures["copying_argmax"]),
+        ("loss on sentences with held-out pairs, nats a token", figures["text_loss"]),
+        ("greater-than: p(later years) − p(other years)", figures["greater_than_probability_difference"]),
+    ]
+    return "\n".join(f"| {what} | {value:.4f} |" for what, value in rows)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,0 +1,74 @@
+"""Facts and weights of a model, on whichever TransformerLens is installed."""
+
+from __future__ import annotations
+
+import pytest
+import small
+import torch
+
+from interp.models.anatomy import anatomy, has_hooks, logits
+from interp.models.fingerprint import model_fingerprint
+from interp.models.weights import unsupported, weights
+
+
+def test_facts():
+    facts = anatomy(small.model())
+    assert (facts.n_layers, facts.n_heads, facts.d_model, facts.d_mlp, facts.d_vocab) == (3, 4, 24, 40, 30)
+    assert facts.causal
+    assert facts.dtype == torch.float64
+    assert "resid_mid" in facts.sites()
+
+
+@pytest.mark.parametrize("family", small.FAMILIES)
+def test_facts_of_bridges(family):
+    facts = anatomy(small.bridge(family))
+    assert facts.n_key_value_heads == (2 if family == "llama" else 4)
+    assert facts.parallel == (family == "neox")
+    assert ("resid_mid" in facts.sites()) != facts.parallel
+    assert facts.size("k", "head", 9) == facts.n_key_value_heads
+    assert facts.size("post", "neuron", 9) == 40
+    assert facts.size("z", "pos", 9) == 9
+
+
+def test_weights_are_references():
+    """A sweep must not copy the model."""
+    model = small.model()
+    held = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    found = weights(model)
+    for tensor in (found.W_E, found.blocks[0].mlp.W_out, found.blocks[2].attn.W_O):
+        assert tensor.untyped_storage().data_ptr() in held
+    assert unsupported(model) is None
+
+
+def test_hooks_are_seen():
+    model = small.model()
+    assert not has_hooks(model)
+    model.add_hook("blocks.0.hook_resid_pre", lambda tensor, hook: tensor)
+    assert has_hooks(model)
+    model.reset_hooks()
+    assert not has_hooks(model)
+
+
+def test_right_padding_is_never_masked():
+    """Logits of real positions do not depend on what follows them."""
+    model = small.model()
+    short = torch.tensor([[4, 9, 7, 12]])
+    padded = torch.cat((short, torch.zeros(1, 3, dtype=torch.long)), 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(logits(model, padded)[:, :4], logits(model, short), atol=1e-12, rtol=0)
+
+
+def test_fingerprint_tells_models_apart():
+    model = small.model()
+    before = model_fingerprint(model)
+    assert before == model_fingerprint(model)
+    parameter = next(model.parameters())
+    parameter.data.reshape(-1)[0] += 1
+    after = model_fingerprint(model)
+    parameter.data.reshape(-1)[0] -= 1
+    assert after != before
+
+
+def test_something_else_is_refused():
+    with pytest.raises(ValueError, match="expected a TransformerLens model"):
+        anatomy(torch.nn.Linear(2, 3))
