@@ -1,4 +1,4 @@
-"""Execute the notebooks' sources and write the .ipynb files beside them: `python notebooks/build.py [--out DIR]`.
+"""Execute the notebooks' sources and write the .ipynb files beside them: `make notebooks`.
 
 The source of a notebook is a jupytext percent file. Every notebook runs in a clean kernel in an empty folder.
 Figures are kept as plotly data, and also as PNG where a Chromium is found, for viewers that run no scripts.
@@ -30,7 +30,9 @@ def main() -> None:
     """Build every notebook, or one by name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="notebooks by name (default: all)")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder to write (default: beside the sources)")
+    parser.add_argument(
+        "--out", type=Path, default=HERE, help="folder to write (default: beside the sources)"
+    )
     parser.add_argument("--no-png", action="store_true", help="leave out the PNG copies of the figures")
     args = parser.parse_args()
     for name in args.names or sources():

@@ -178,7 +178,7 @@ largest = means.isel(cell=abs(means).argsort().values[::-1][:3])
 _, cache = model.run_with_cache(task.clean[:1])
 for layer, head in largest["cell"].values:
     row = cache["pattern", layer][0, head, task.positions[0]]  # attention of the last token
-    seen = [f"{task.labels[0][pos]} {row[pos]:.2f}" for pos in row.argsort(descending=True)[:3]]
+    seen = [f"{task.labels[0][pos]!r} {row[pos]:.2f}" for pos in row.argsort(descending=True)[:3]]
     print(f"L{layer}H{head} looks at", ", ".join(seen))
 
 # %% [markdown]

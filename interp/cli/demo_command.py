@@ -1,8 +1,8 @@
 """`interp demo`: the main job on the bundled model, from prompts to a report.
 
 Task ioi on tiny-ioi. One exact sweep by layer and position over the residual stream, the attention output and
-the MLP output, on prompts of one template, so that a position means the same in each; one sweep over the heads,
-on prompts of all templates. Heatmaps and bars with bootstrap intervals.
+the MLP output, on prompts of one template, so that a position means the same in each. One sweep over the
+heads, on prompts of all templates. Heatmaps and bars with bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ MODEL = "tiny-ioi"
 STREAM = ("resid_pre", "attn_out", "mlp_out")
 _TEMPLATES = 12  # of the ioi family, drawn in turn
 OPENING = """\
-The model completes "When Mary and John went to the store, John gave a book to" with "Mary". In the corrupt \
-prompt the other name is repeated, so that the answer is the other name. Every cell below is one run of the \
-corrupt prompt with one activation copied from the clean run. Its effect is the change of the metric, the logit \
-of the right name minus that of the wrong one: blue cells bring the answer back, white cells do not matter.
+The model completes "When Mary and John went to the store, John gave a book to" with "Mary". In the \
+corrupt prompt the other name is repeated, so that the answer is the other name. Every cell below is one \
+run of the corrupt prompt with one activation copied from the clean run. Its effect is the change of the \
+metric, the logit of the right name minus that of the wrong one: blue cells bring the answer back, white \
+ones do not matter.
 
-The first figure is by position, for prompts of one template: resid_pre shows where the information is before \
-each layer, attn_out where attention moves it to, mlp_out what is computed in place. The heads figure says which \
-heads do it, for all templates. Hover over a cell for its value, its token and its 95 % bootstrap interval."""
+The first figure is by position, for prompts of one template: resid_pre shows where the information is \
+before each layer, attn_out where attention moves it, mlp_out what is computed in place. The heads \
+figure says which heads do it, for all templates. Hover over a cell for its value, token and 95 % \
+bootstrap interval."""
 
 
 def run(args: argparse.Namespace) -> None:

@@ -88,4 +88,4 @@ def default_name(args: argparse.Namespace) -> str:
     """MODEL-TASK-SITE, without what a file name should not hold."""
     site = "_".join(args.site) if args.site else "cells"
     parts = [Path(args.model).name, Path(args.task).stem, site]
-    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part) for part in parts)
+    return "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in parts)

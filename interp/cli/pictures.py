@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import plotly.graph_objects as go
 import xarray as xr
 
 from interp import plot
 
-_HEATMAPS = {("layer", "head"): plot.heads, ("layer", "pos"): plot.positions}
+_HEATMAPS: dict[tuple[str, ...], Callable[..., go.Figure]] = {
+    ("layer", "head"): plot.heads,
+    ("layer", "pos"): plot.positions,
+}
 _LEVEL = 0.95
 
 

@@ -140,14 +140,13 @@ def mlp_hidden(mlp: MLP, x: Tensor) -> Tensor:
     return mlp.act(x @ mlp.W_in if mlp.b_in is None else torch.addmm(mlp.b_in, x, mlp.W_in))
 
 
-def mlp_write(block: Block, hidden: Tensor) -> Tensor:
+def mlp_write(mlp: MLP, hidden: Tensor) -> Tensor:
     """What the MLP adds to the stream, from its hidden activations [row, neuron]."""
-    mlp = block.mlp
     out = hidden @ mlp.W_out if mlp.b_out is None else torch.addmm(mlp.b_out, hidden, mlp.W_out)
-    return normed(block.mlp_out_norm, out)
+    return normed(mlp.out_norm, out)
 
 
-def mlp(block: Block, layer: int, x: Tensor, tap: Tap) -> Tensor:
+def mlp(mlp: MLP, layer: int, x: Tensor, tap: Tap) -> Tensor:
     """The MLP's write for stream rows x [row, d_model]."""
-    hidden = tap("post", layer, mlp_hidden(block.mlp, normed(block.mlp_norm, x)))
-    return tap("mlp_out", layer, mlp_write(block, hidden))
+    hidden = tap("post", layer, mlp_hidden(mlp, normed(mlp.norm, x)))
+    return tap("mlp_out", layer, mlp_write(mlp, hidden))

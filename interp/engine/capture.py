@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.engine import block as B
 from interp.engine.runs import Runs
-from interp.models.weights import Weights
+from interp.models.weights import Block, Weights
 
 _ALSO = {"q": ("k", "v", "z"), "k": ("q", "v", "z"), "v": ("pattern", "z"), "pattern": ("z",)}
 
@@ -27,7 +27,10 @@ class Capture:
     past: list[B.Past] = field(default_factory=list)
     base: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     source: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-    final: Tensor | None = None  # stream after the last block of base, then source: [2 prompt, pos, d_model]
+    # The stream after the last block of base, then source: [2 prompt, pos, d_model].
+    final: Tensor = field(default_factory=lambda: torch.empty(0))
+        default_factory=lambda: torch.empty(0)
+    )  # stream after the last block of base, then source: [2 prompt, pos, d_model]
 
     def difference(self, site: str, layer: int) -> Tensor:
         return self.source[site, layer] - self.base[site, layer]
@@ -67,15 +70,17 @@ def capture(weights: Weights, runs: Runs, sites: tuple[str, ...], layers: range 
     return saved
 
 
-def _rest_of_block(block, layer: int, x: Tensor, z: Tensor, saved: Capture, tap: B.Tap, n: int) -> Tensor:
+def _rest_of_block(
+    block: Block, layer: int, x: Tensor, z: Tensor, saved: Capture, tap: B.Tap, n: int
+) -> Tensor:
     attn_out = tap("attn_out", layer, B.attn_write(block, z))
     if block.mlp is None:
         return x + attn_out
     if block.parallel:
-        return x + attn_out + B.mlp(block, layer, x, tap)
+        return x + attn_out + B.mlp(block.mlp, layer, x, tap)
     x = tap("resid_mid", layer, x + attn_out)
     saved.mid.append(_both(x, n)[0])
-    return x + B.mlp(block, layer, x, tap)
+    return x + B.mlp(block.mlp, layer, x, tap)
 
 
 def _both(x: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from interp.engine import block as B
 from interp.engine.capture import Capture
 from interp.engine.cells import Cells
 from interp.models.anatomy import Anatomy
-from interp.models.weights import Block, Norm
+from interp.models.weights import MLP, Block, Norm
 from interp.sites import STREAM_SITES
 
 _AFTER_ATTENTION = ("q", "k", "v", "pattern", "z", "attn_out", "resid_mid")
@@ -79,9 +79,9 @@ def change(block: Block, saved: Capture, site: str, layer: int, rows: Rows) -> t
     if site in STREAM_SITES:
         changed = _at(rows, rows.patch["pos"])
         return changed, saved.difference(site, layer)[rows.prompt[changed], rows.pos[changed]]
-    if site == "post":
+    if site == "post" and block.mlp is not None:
         changed = _at(rows, rows.patch["pos"])
-        return changed, _neurons(block, saved, layer, rows, changed)
+        return changed, _neurons(block.mlp, saved, layer, rows, changed)
     return _heads(block, saved, site, layer, rows)
 
 
@@ -90,21 +90,21 @@ def _at(rows: Rows, wanted: Tensor) -> Tensor:
     return ((wanted < 0) | (wanted == rows.pos)).nonzero()[:, 0]
 
 
-def _neurons(block: Block, saved: Capture, layer: int, rows: Rows, changed: Tensor) -> Tensor:
+def _neurons(mlp: MLP, saved: Capture, layer: int, rows: Rows, changed: Tensor) -> Tensor:
     delta = saved.difference("post", layer)  # [prompt, pos, neuron]
     prompt, pos, neuron = rows.prompt[changed], rows.pos[changed], rows.patch["neuron"][changed]
-    W = block.mlp.W_out
+    W = mlp.W_out
     raw = torch.empty(len(changed), W.shape[1], dtype=W.dtype, device=W.device)
     every = neuron < 0
     one = ~every
     raw[one] = delta[prompt[one], pos[one], neuron[one]][:, None] * W[neuron[one]]
     if every.any():
         raw[every] = delta[prompt[every], pos[every]] @ W
-    if block.mlp_out_norm is None:
+    if mlp.out_norm is None:
         return raw
     before = saved.base["post", layer][prompt, pos] @ W
-    before = before if block.mlp.b_out is None else before + block.mlp.b_out
-    return block.mlp_out_norm(before + raw) - block.mlp_out_norm(before)
+    before = before if mlp.b_out is None else before + mlp.b_out
+    return mlp.out_norm(before + raw) - mlp.out_norm(before)
 
 
 def _heads(block: Block, saved: Capture, site: str, layer: int, rows: Rows) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ class Prepared:
         """The counterfactual runs that have to be computed."""
         return live_items(self.budget.facts, cells, self.reads, partial(entry.touched, self.saved))
 
-    def run(self, cells: Cells, tick: Callable[[int], None] = lambda n: None) -> Outcome:
+    def run(self, cells: Cells, tick: Callable[[int], object] = lambda n: None) -> Outcome:
         """Metrics of every cell on every prompt; `tick` hears of runs done, dead ones included."""
         items = self.live(cells)
         patched = np.repeat(self.base[None], len(cells), 0)  # [cell, prompt, metric]

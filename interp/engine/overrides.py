@@ -34,7 +34,7 @@ class Overrides:
         if patches is None:
             return tensor
         source = self.saved.source[site, layer]
-        if site == "pattern":
+        if site == "pattern" and group is not None:
             return self._pattern(tensor, source, patches, group)
         last = layer == self.layout.n_layers - 1 and site not in _STREAM_ROWS
         axis = {"post": "neuron"}.get(site, "head")

@@ -67,7 +67,7 @@ class Reference:
             values.append(evaluate(metric, reading))
         return torch.stack(values, -1).cpu().numpy()
 
-    def run(self, cells: Cells, tick: Callable[[int], None] = lambda n: None) -> Outcome:
+    def run(self, cells: Cells, tick: Callable[[int], object] = lambda n: None) -> Outcome:
         """Metrics of every cell on every prompt, one forward pass a cell."""
         patched = np.empty((len(cells), *self.base.shape))
         for number in range(len(cells)):

@@ -20,7 +20,7 @@ from interp.engine.capture import Capture
 from interp.engine.cells import SITES, Cells
 from interp.engine.layout import Layout
 from interp.engine.overrides import Overrides
-from interp.models.weights import Weights
+from interp.models.weights import Block, Weights
 
 
 class Wavefront:
@@ -46,7 +46,7 @@ class Wavefront:
         self._enter(2 * (last + 1), self.saved.pre[-1], final=True)
         return self.final
 
-    def _block(self, layer: int, block, n_items: int) -> None:
+    def _block(self, layer: int, block: Block, n_items: int) -> None:
         layout, tap = self.layout, self.tap
         x, pos = self._running(n_items)
         if n_items:
@@ -55,19 +55,19 @@ class Wavefront:
             past, groups = self.saved.past[layer], layout.groups(n_items, last=False)
             z, _, _ = B.attention(block.attn, layer, (h, pos), (h, pos), groups, past, tap)
             write = tap("attn_out", layer, B.attn_write(block, z))
-            if block.parallel:
-                write = write + B.mlp(block, layer, x, tap)
+            if block.mlp is not None and block.parallel:
+                write = write + B.mlp(block.mlp, layer, x, tap)
             x += write
         if block.mlp is not None and not block.parallel:
             self._enter(2 * layer + 1, self.saved.mid[layer], final=False)
             x, _ = self._running(layout.entered(2 * layer + 1)[1])
             if len(x):
                 tap("resid_mid", layer, x)
-                x += B.mlp(block, layer, x, tap)
+                x += B.mlp(block.mlp, layer, x, tap)
         if len(x):
             tap("resid_post", layer, x)
 
-    def _last_block(self, layer: int, block, n_items: int) -> None:
+    def _last_block(self, layer: int, block: Block, n_items: int) -> None:
         """As `_block`, with queries, and all that follows attention, at the final rows only."""
         layout, tap = self.layout, self.tap
         x, pos = self._running(n_items)
@@ -80,15 +80,15 @@ class Wavefront:
             past, groups = self.saved.past[layer], layout.groups(n_items, last=True)
             z, _, _ = B.attention(block.attn, layer, queries, (h, pos), groups, past, tap)
             write = tap("attn_out", layer, B.attn_write(block, z))
-            if block.parallel:
-                write = write + B.mlp(block, layer, x[source], tap)
+            if block.mlp is not None and block.parallel:
+                write = write + B.mlp(block.mlp, layer, x[source], tap)
             torch.add(x[source], write, out=y)
         if block.mlp is not None and not block.parallel:
             self._enter(2 * layer + 1, self.saved.mid[layer], final=True)
             y = self.final[: layout.final_end[layout.entered(2 * layer + 1)[1]]]
             if len(y):
                 tap("resid_mid", layer, y)
-                y += B.mlp(block, layer, y, tap)
+                y += B.mlp(block.mlp, layer, y, tap)
         if len(y):
             tap("resid_post", layer, y)
 

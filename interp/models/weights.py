@@ -98,6 +98,8 @@ class MLP:
     b_in: Tensor | None
     b_out: Tensor | None
     act: Callable[[Tensor], Tensor]
+    norm: Norm | None  # of what it reads
+    out_norm: Norm | None  # of what it writes
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +108,6 @@ class Block:
     mlp: MLP | None
     attn_norm: Norm | None  # before attention
     attn_out_norm: Norm | None  # after attention, before the stream
-    mlp_norm: Norm | None
-    mlp_out_norm: Norm | None
     parallel: bool
 
 
@@ -203,25 +203,23 @@ def _norm(module: Any, cfg: Any, rms: bool = False) -> Norm | None:
 
 def _block(model: Model, block: Any, rotary: Rotary | None) -> Block:
     cfg = model.cfg
-    mlp = None if cfg.attn_only else _mlp(block.mlp, cfg)
     norm = {name: _norm(getattr(block, name, None), cfg) for name in ("ln1", "ln2", "ln1_post", "ln2_post")}
     if cfg.normalization_type is None:
         norm = dict.fromkeys(norm)
     post = _post_norm(cfg)
+    mlp_norms = (None, norm["ln2"]) if post else (norm["ln2"], norm["ln2_post"])
     return Block(
         attn=_attention(block.attn, cfg, rotary),
-        mlp=mlp,
+        mlp=None if cfg.attn_only else _mlp(block.mlp, cfg, *mlp_norms),
         attn_norm=None if post else norm["ln1"],
         attn_out_norm=norm["ln1" if post else "ln1_post"],
-        mlp_norm=None if post else norm["ln2"],
-        mlp_out_norm=norm["ln2" if post else "ln2_post"],
         parallel=bool(getattr(cfg, "parallel_attn_mlp", False)),
     )
 
 
 def _attention(attn: Any, cfg: Any, rotary: Rotary | None) -> Attention:
     grouped = hasattr(attn, "_W_K") and not getattr(cfg, "ungroup_grouped_query_attention", False)
-    key_value = {n: getattr(attn, f"_{n}" if grouped else n, None) for n in ("W_K", "W_V", "b_K", "b_V")}
+    own = "_" if grouped else ""  # the plain names repeat each key-value head for its group
     if hasattr(attn, "rotary_sin"):
         rotary = Rotary(attn.rotary_sin, attn.rotary_cos, bool(cfg.rotary_adjacent_pairs))
     scale = getattr(attn, "attn_scale", None)
@@ -232,9 +230,12 @@ def _attention(attn: Any, cfg: Any, rotary: Rotary | None) -> Attention:
     return Attention(
         W_Q=attn.W_Q,
         W_O=attn.W_O,
+        W_K=getattr(attn, f"{own}W_K"),
+        W_V=getattr(attn, f"{own}W_V"),
         b_Q=getattr(attn, "b_Q", None),
+        b_K=getattr(attn, f"{own}b_K", None),
+        b_V=getattr(attn, f"{own}b_V", None),
         b_O=getattr(attn, "b_O", None),
-        **key_value,
         scale=float(scale),
         soft_cap=_cap(cfg, "attn_scores_soft_cap"),
         clip=getattr(cfg, "clip_qkv", None),
@@ -247,7 +248,7 @@ def _attention(attn: Any, cfg: Any, rotary: Rotary | None) -> Attention:
     )
 
 
-def _mlp(mlp: Any, cfg: Any) -> MLP:
+def _mlp(mlp: Any, cfg: Any, norm: Norm | None, out_norm: Norm | None) -> MLP:
     return MLP(
         W_in=mlp.W_in,
         W_gate=mlp.W_gate if cfg.gated_mlp else None,
@@ -255,6 +256,8 @@ def _mlp(mlp: Any, cfg: Any) -> MLP:
         b_in=getattr(mlp, "b_in", None),
         b_out=getattr(mlp, "b_out", None),
         act=ACTIVATIONS[cfg.act_fn],
+        norm=norm,
+        out_norm=out_norm,
     )
 
 

@@ -61,12 +61,12 @@ def prepare(
     facts = anatomy(model)
     requests.check_model(model, facts, task)
     n_pos = task.clean.shape[1]
-    if (site is None) == (cells is None):
-        raise ValueError("give either site= (a grid) or cells= (a list of names), and not both.")
-    if cells is not None:
+    if cells is not None and site is None:
         request = requests.list_request(facts, n_pos, cells)
-    else:
+    elif site is not None and cells is None:
         request = requests.grid_request(facts, n_pos, site, by, window, neurons)
+    else:
+        raise ValueError("give either site= (a grid) or cells= (a list of names), and not both.")
     chosen = requests.check_metrics(metrics, task)
     spoilt = corruptions.parse(corruption)
     direction = corruptions.direction_of(spoilt, direction, task)

@@ -25,7 +25,7 @@ class Store:
 
     def __init__(self, path: Path, n_units: int) -> None:
         self.path = path
-        self._group = zarr.open_group(str(path), mode="r+")
+        self._group: Any = zarr.open_group(str(path), mode="r+")
         self._done = self._group[_DONE]
         self.done: np.ndarray = np.asarray(self._done[:]).astype(bool)
         if len(self.done) != n_units:
@@ -73,10 +73,10 @@ def _create(
     new.parent.mkdir(parents=True, exist_ok=True)
     full = template.assign_attrs({_KEY: json.dumps(identity, sort_keys=True)})
     full[_DONE] = ("unit", np.zeros(n_units, dtype=np.int8))
-    encoding: dict[str, Any] = {
-        name: {"chunks": tuple(min(chunks.get(d, n), n) for d, n in zip(variable.dims, variable.shape))}
-        for name, variable in full.data_vars.items()
-    }
+    encoding: dict[str, Any] = {}
+    for name, variable in full.data_vars.items():
+        size = dict(zip(variable.dims, variable.shape))
+        encoding[str(name)] = {"chunks": tuple(min(chunks.get(str(d), n), n) for d, n in size.items())}
     encoding[_DONE] = {"chunks": (1,)}
     full.to_zarr(str(new), mode="w", encoding=encoding, consolidated=False, zarr_format=2)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def _create(
 
 def _require_same(path: Path, identity: dict[str, Any]) -> None:
     try:
-        found = json.loads(zarr.open_group(str(path), mode="r").attrs[_KEY])
+        found = json.loads(str(zarr.open_group(str(path), mode="r").attrs[_KEY]))
     except Exception as error:
         raise ValueError(
             f"{path} exists and is not a store of interp.patch. Choose another path; nothing was changed."

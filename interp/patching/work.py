@@ -84,19 +84,22 @@ def run(job: Job, engine: str, store: str | Path | None, progress: bool) -> xr.D
 
 
 def _outcomes(job: Job, engine: str, units: list[Unit], bar: tqdm) -> Iterator[tuple[Unit, Outcome]]:
-    """Run units in order; base and source runs are made once for each block of prompts and site."""
-    key, ready = None, None
+    """Run units in order; base and source runs are made once for each block of prompts."""
+    start, ready = -1, None
     for unit in units:
         cells = job.request.cells[unit.site]
-        if key != (unit.prompts.start, unit.site):
-            key, ready = (unit.prompts.start, unit.site), None  # free the old one first
-            rows = slice(unit.prompts.start * job.draws, unit.prompts.stop * job.draws)
-            some = job.runs.take(rows)
-            if engine == "fast":
-                ready = Prepared(weights(job.model), some, cells.sites, job.metrics, job.budget)
-            else:
-                ready = Reference(job.model, some, cells.sites, job.metrics)
+        if ready is None or start != unit.prompts.start:
+            start, ready = unit.prompts.start, None  # the old one is freed before the new one is made
+            ready = _ready(job, engine, unit.prompts)
         yield unit, ready.run(cells if len(unit.cells) == len(cells) else cells.take(unit.cells), bar.update)
+
+
+def _ready(job: Job, engine: str, prompts: slice) -> Prepared | Reference:
+    some = job.runs.take(slice(prompts.start * job.draws, prompts.stop * job.draws))
+    sites = job.request.all_sites
+    if engine == "fast":
+        return Prepared(weights(job.model), some, sites, job.metrics, job.budget)
+    return Reference(job.model, some, sites, job.metrics)
 
 
 def _parts(job: Job, unit: Unit, outcome: Outcome) -> dict[str, tuple[tuple, np.ndarray]]:

@@ -54,9 +54,10 @@ def test_own_activation_changes_nothing_bit_for_bit(model, engine):
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
 def test_identities_between_sites(model, direction):
     """The same intervention under two names."""
-    patch = lambda *args, **kw: interp.patch(model, task(), *args, direction=direction, **kw, **QUIET)[
-        "value"
-    ]
+
+    def patch(*args, **options):
+        return interp.patch(model, task(), *args, direction=direction, **options, **QUIET)["value"]
+
     pre, post = patch("resid_pre"), patch("resid_post")
     np.testing.assert_allclose(pre.values[:, 1:], post.values[:, :-1], atol=EXACT)
     np.testing.assert_allclose(patch("z", by=("layer", "pos")), patch("attn_out"), atol=EXACT)

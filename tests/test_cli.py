@@ -1,0 +1,232 @@
+"""The command line: what it writes, what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import interp
+from interp.cli import main
+from interp.cli.files import read
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = "tiny-ioi"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every command runs in an empty folder, so that its default output goes there."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], list[str]]:
+    """Exit status, lines of standard output, lines of standard error."""
+    status = main(arguments)
+    captured = capsys.readouterr()
+    return status, captured.out.splitlines(), captured.err.splitlines()
+
+
+def test_models_lists_the_bundled_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "models")
+    assert status == 0
+    (line,) = [line for line in out if line.split()[:1] == [MODEL]]
+    card = json.loads((ROOT / "data" / MODEL / "card.json").read_text(encoding="utf-8"))
+    assert f"{card['parameters']:,} parameters" in line
+    assert f"IOI {card['figures']['ioi_answer_above_wrong']:.2%}" in "\n".join(out)
+
+
+def test_tasks_lists_every_family(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "tasks")
+    assert status == 0
+    assert {line.split()[0] for line in out} >= set(interp.tasks.families())
+
+
+def test_patch_writes_what_the_library_returns(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    status, out, err = run(capsys, "patch", MODEL, "--task", "ioi", "--site", "z", "--n", "8", "--seed", "3")
+    assert status == 0, err
+    assert out[-2:] == ["out/tiny-ioi-ioi-z/result.nc", "out/tiny-ioi-ioi-z/report.html"]
+    written = read(folder / out[-2])
+    model = interp.load(MODEL)
+    expected = interp.patch(model, interp.tasks.ioi(model, n=8, seed=3), "z", progress=False)
+    xr.testing.assert_identical(written, expected)
+    assert np.ptp(written["value"].values) > 1
+    page = (folder / out[-1]).read_text(encoding="utf-8")
+    assert "plotly" in page
+    assert "L0H0" in page
+
+
+def test_patch_passes_its_options_on(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    arguments = ["--site", "resid_pre,mlp_out", "--by", "layer,pos", "--direction", "noise", "--n", "4"]
+    arguments += [
+        "--metric",
+        "logit_diff,kl",
+        "--corruption",
+        "gaussian",
+        "--window",
+        "2",
+        "--batch-size",
+        "7",
+    ]
+    arguments += ["--engine", "reference", "--memory", "0.5", "--store", "run.zarr", "--out", "here"]
+    status, _, err = run(capsys, "patch", MODEL, "--task", "induction", *arguments)
+    assert status == 0, err
+    written = read(folder / "here" / "result.nc")
+    assert written["value"].dims == ("prompt", "site", "layer", "pos", "metric")
+    assert [str(name) for name in written["site"].values] == ["resid_pre", "mlp_out"]
+    assert [str(name) for name in written["metric"].values] == ["logit_diff", "kl"]
+    facts = {"direction": "noise", "window": 2, "engine": "reference", "task": "induction"}
+    assert {name: written.attrs[name] for name in facts} == facts
+    assert written.attrs["corruption"].startswith("Gaussian")
+    assert (folder / "run.zarr").is_dir()
+
+
+def test_the_plan_is_printed_first_and_alone_when_asked(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    arguments = ["patch", MODEL, "--task", "ioi", "--site", "z", "--n", "6"]
+    _, planned, _ = run(capsys, *arguments, "--plan")
+    assert list(folder.iterdir()) == []
+    _, out, _ = run(capsys, *arguments)
+    assert out[: len(planned)] == planned
+    model = interp.load(MODEL)
+    assert str(interp.plan(model, interp.tasks.ioi(model, n=6), "z")) == "\n".join(planned[1:])
+
+
+def test_patch_takes_a_list_of_cells(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    arguments = ["--cells", "L0H0,L2H1.q,L2H1+L2H2", "--n", "4", "--out", "here"]
+    status, _, err = run(capsys, "patch", MODEL, "--task", "ioi", *arguments)
+    assert status == 0, err
+    written = read(folder / "here" / "result.nc")
+    assert [str(name) for name in written["cell"].values] == ["L0H0", "L2H1.q", "L2H1 + L2H2"]
+
+
+def test_patch_takes_a_file_of_prompts(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    model = interp.load(MODEL)
+    task = interp.tasks.ioi(model, n=6, seed=1)
+    task.to_file(folder / "own.jsonl", model)
+    arguments = ["--task", "own.jsonl", "--site", "z", "--n", "4", "--out", "here"]
+    status, _, err = run(capsys, "patch", MODEL, *arguments)
+    assert status == 0, err
+    expected = interp.patch(model, task[:4], "z", progress=False)["value"]
+    written = read(folder / "here" / "result.nc")["value"]
+    np.testing.assert_allclose(written.values, expected.values, rtol=0, atol=1e-5)
+
+
+def test_one_prompt_has_a_report_without_intervals(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    (folder / "one.jsonl").write_text(
+        '{"clean": "When Mary and John went to the store, John gave a book to", "answer": " Mary", '
+        '"corrupt": "When Mary and John went to the store, Mary gave a book to", "wrong": " John"}\n'
+    )
+    status, out, err = run(capsys, "patch", MODEL, "--task", "one.jsonl", "--site", "resid_pre")
+    assert status == 0, err
+    assert (folder / out[-1]).is_file()
+
+
+def test_report_joins_results(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    for site in ("z", "mlp_out"):
+        run(capsys, "patch", MODEL, "--task", "ioi", "--site", site, "--n", "4", "--out", site)
+    files = ["z/result.nc", "mlp_out/result.nc"]
+    status, out, _ = run(capsys, "report", *files, "--out", "both.html", "--title", "Two <sites>")
+    assert (status, out) == (0, ["both.html"])
+    page = (folder / "both.html").read_text(encoding="utf-8")
+    assert "Two &lt;sites&gt;" in page
+    assert page.count("<figcaption>") == 4
+    assert "tiny-ioi · ioi · mlp_out · denoise" in page
+
+
+def test_demo_writes_two_results_and_a_report(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    status, out, err = run(capsys, "demo", "--n", "8")
+    assert status == 0, err
+    assert out[-1] == "out/demo/report.html"
+    assert (folder / out[-1]).is_file()
+    positions, heads = (read(folder / "out" / "demo" / f"{name}.nc") for name in ("positions", "heads"))
+    assert positions["value"].dims == ("prompt", "site", "layer", "pos")
+    assert len(set(positions["template"].values.tolist())) == 1
+    assert "" not in positions["token"].values.tolist()
+    assert heads["value"].dims == ("prompt", "layer", "head")
+    assert len(set(heads["template"].values.tolist())) > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("patch no-such-model --task ioi --site z", "no-such-model"),
+        ("patch tiny-ioi --task oii --site z", "did you mean 'ioi'"),
+        ("patch tiny-ioi --task missing.jsonl --site z", "missing.jsonl does not exist"),
+        ("patch tiny-ioi --task ioi --site resid_prey", "did you mean 'resid_pre'"),
+        ("patch tiny-ioi --task ioi --site z --by layer,neuron", "no dim 'neuron'"),
+        ("patch tiny-ioi --task ioi --site z --metric logit_dif", "did you mean 'logit_diff'"),
+        ("patch tiny-ioi --task ioi --site z --engine fastest", "engine 'fastest'"),
+        ("patch tiny-ioi --task ioi --site z --corruption nois", "corruption 'nois'"),
+        ("patch tiny-ioi --task ioi --site z --n 7", "7"),
+        ("patch tiny-ioi --task ioi --site z --memory 0", "--memory is 0.0 GiB"),
+        ("patch tiny-ioi --task ioi --cells L9H6", "layer 9 is out of range"),
+        ("patch tiny-ioi --task ioi", "site= (a grid) or cells="),
+        ("report missing.nc", "missing.nc does not exist"),
+        ("report text.nc", "text.nc cannot be read as netCDF"),
+        ("report other.nc", "other.nc is not a result: it lacks value, clean, corrupt"),
+        ("demo --n 3", "3"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    (folder / "text.nc").write_text("no netCDF")
+    xr.Dataset({"else": ("x", [1.0])}).to_netcdf(folder / "other.nc", engine="h5netcdf")
+    status, out, err = run(capsys, *arguments.split())
+    assert status == 2
+    assert len(err) == 1
+    assert err[0].startswith("interp: error: ")
+    assert message in err[0]
+    assert not (folder / "out").exists()
+    assert not [line for line in out if line.endswith((".nc", ".html"))]
+
+
+def test_traceback_shows_where(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"missing\.nc"):
+        main(["--traceback", "report", "missing.nc"])
+
+
+def test_a_store_of_another_run_is_refused_and_kept(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    arguments = ["patch", MODEL, "--task", "ioi", "--site", "z", "--n", "4", "--store", "run.zarr"]
+    assert run(capsys, *arguments)[0] == 0
+    before = {path: path.read_bytes() for path in folder.joinpath("run.zarr").rglob("*") if path.is_file()}
+    status, _, err = run(capsys, *arguments, "--seed", "1")
+    assert status == 2
+    assert "holds another run" in err[-1]
+    after = {path: path.read_bytes() for path in folder.joinpath("run.zarr").rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_an_unfinished_file_is_not_left(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    (folder / "out").write_text("a file where the folder should be")
+    status, _, err = run(capsys, "patch", MODEL, "--task", "ioi", "--site", "z", "--n", "4", "--out", "out")
+    assert status == 2
+    assert "out" in err[-1]
+    assert [path.name for path in folder.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 0, "usage: interp"),
+        ([], 2, "COMMAND"),
+        (["patch", MODEL], 2, "--task"),
+        (["dmeo"], 2, "demo"),
+    ],
+)
+def test_python_m_interp(arguments: list[str], status: int, said: str, folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "interp", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == status
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,75 @@
+"""The notebooks run headless from a clean kernel, and the built files are those of the sources."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import interp
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
+NAMES = ["patching"]
+LARGEST = 500_000
+
+
+def cells(notebook: Any) -> list[tuple[str, str]]:
+    return [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
+
+
+def test_every_source_is_tested() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "build") == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_from_a_clean_kernel(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("ipykernel", reason="the notebooks extra is not installed")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(FOLDER / "build.py"), name, "--no-png", "--out", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    built = json.loads((tmp_path / f"{name}.ipynb").read_text(encoding="utf-8"))
+    outputs = [output for cell in built["cells"] for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    drawn = [output for output in outputs if "application/vnd.plotly.v1+json" in output.get("data", {})]
+    assert len(drawn) >= 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_built_file_has_the_cells_of_the_source(name: str) -> None:
+    jupytext = pytest.importorskip("jupytext", reason="the notebooks extra is not installed")
+    built = json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
+    assert cells(built) == cells(jupytext.read(FOLDER / f"{name}.py")), "stale: run `make notebooks`"
+    executed = [cell["execution_count"] for cell in built["cells"] if cell["cell_type"] == "code"]
+    assert executed == list(range(1, len(executed) + 1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_built_file_is_small(name: str) -> None:
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < LARGEST
+
+
+def test_what_the_text_of_patching_says_of_tiny_ioi() -> None:
+    """One head of layer 0 through v, the heads of layer 2 through q, layer 1 next to nothing, in series."""
+    model = interp.load("tiny-ioi")
+    task = interp.tasks.ioi(model, n=64, seed=0)
+    parts = interp.patch(model, task, ("z", "q", "v"), progress=False)["value"].mean("prompt")
+    z = parts.sel(site="z")
+    first = int(z.sel(layer=0).argmax("head"))
+    assert float(z.max()) == float(z[0, first])
+    assert float(z.sel(layer=0).drop_sel(head=first).max()) < 0.1 < 1 < float(z.sel(layer=2).min())
+    assert float(z.sel(layer=1).max()) < 0.5 * float(z.sel(layer=2).min())
+    assert float(parts.sel(site="v")[0, first]) > 0.9 * float(z[0, first])
+    assert (parts.sel(site="q", layer=2) > 0.9 * z.sel(layer=2)).all()
+    second = int(z.sel(layer=2).argmax("head"))
+    names = [f"L0H{first}", [f"L0H{first}", f"L2H{second}"]]
+    alone, both = interp.patch(model, task, cells=names, progress=False)["value"].mean("prompt").values
+    assert both == pytest.approx(alone, rel=0.02)
+    assert float(z[2, second]) > 0.1 * alone
