@@ -29,8 +29,6 @@ class Capture:
     source: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     # The stream after the last block of base, then source: [2 prompt, pos, d_model].
     final: Tensor = field(default_factory=lambda: torch.empty(0))
-        default_factory=lambda: torch.empty(0)
-    )  # stream after the last block of base, then source: [2 prompt, pos, d_model]
 
     def difference(self, site: str, layer: int) -> Tensor:
         return self.source[site, layer] - self.base[site, layer]
