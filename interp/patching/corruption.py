@@ -40,7 +40,8 @@ class Gaussian:
     sigma: standard deviation of the noise, in standard deviations of the embedding matrix (Meng et al.: 3).
     draws: noises per prompt; results are means over draws, and the variance over draws is reported.
     positions: which positions get noise; by default those where the task's corrupt prompts differ.
-    Every cell sees the same draws, and a prompt's draws do not depend on the other prompts.
+    Every cell sees the same draws. They depend on the seed and the prompt's own tokens, not on its
+    neighbours, so a subset of a task meets the same noise.
     """
 
     sigma: float = 3.0
@@ -133,7 +134,8 @@ def gaussian_noise(model: Model, task: Task, corruption: Gaussian) -> Tensor:
     shape = (corruption.draws, task.clean.shape[1], embedding.shape[1])
     draws = []
     for number in range(len(task)):
-        seed = np.random.SeedSequence((corruption.seed, number)).generate_state(1)[0]
+        own = task.clean[number].tolist() + task.corrupt[number].tolist()
+        seed = np.random.SeedSequence((corruption.seed, *own)).generate_state(1)[0]
         generator = torch.Generator().manual_seed(int(seed))
         draws.append(torch.randn(shape, generator=generator) * scale * where[number][None, :, None])
     return torch.cat(draws).to(embedding.device, embedding.dtype)

@@ -1,0 +1,139 @@
+"""Gaussian noise, zero and mean ablation: against hooks written by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import small
+import torch
+from cases import QUIET, task
+
+import interp
+from interp.models.anatomy import logits
+from interp.patching import Gaussian, Mean, Zero
+from interp.patching.corruption import gaussian_noise
+
+HEAD = "blocks.1.attn.hook_z"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small.model()
+
+
+def logit_diff(out, t):
+    rows = torch.arange(len(t))
+    last = out[rows, t.positions]
+    return (last[rows, t.answer] - last[rows, t.wrong]).detach().numpy()
+
+
+def ablated(model, t, value):
+    """The clean run with head 2 of layer 1 replaced."""
+
+    def hook(tensor, hook):
+        out = tensor.clone()
+        out[:, :, 2] = value
+        return out
+
+    with model.hooks(fwd_hooks=[(HEAD, hook)]):
+        return logit_diff(logits(model, t.clean), t)
+
+
+def test_zero_ablation_by_hand(model):
+    t = task()
+    effect = logit_diff(logits(model, t.clean), t) - ablated(model, t, 0.0)
+    for corruption in ("zero", Zero()):
+        result = interp.patch(model, t, "z", corruption=corruption, **QUIET)
+        np.testing.assert_allclose(result["value"].sel(layer=1, head=2), effect, atol=1e-12)
+    assert result.attrs["direction"] == "noise"
+    assert np.abs(effect).min() > 1e-4
+
+
+def test_mean_ablation_by_hand(model):
+    t = task()
+    kept = []
+    with model.hooks(fwd_hooks=[(HEAD, lambda tensor, hook: (kept.append(tensor.detach()), tensor)[1])]):
+        logits(model, t.corrupt)
+    mean = kept[0][:, :, 2].mean(0)
+    effect = logit_diff(logits(model, t.clean), t) - ablated(model, t, mean)
+    result = interp.patch(model, t, "z", corruption=Mean(), **QUIET)
+    np.testing.assert_allclose(result["value"].sel(layer=1, head=2), effect, atol=1e-12)
+    assert np.abs(effect).min() > 1e-4
+
+
+def test_mean_leaves_padding_out(model):
+    """Positions that only some prompts reach are averaged over those."""
+    t = task(n=2)
+    short = interp.Task.from_tokens(
+        clean=[t.clean[0].tolist(), t.clean[1, :6].tolist()],
+        corrupt=[t.corrupt[0].tolist(), t.corrupt[1, :6].tolist()],
+        answer=[3, 4],
+        wrong=[15, 16],
+    )
+    result = interp.patch(model, short, "z", ("layer", "pos"), corruption="mean", **QUIET)
+    np.testing.assert_allclose(result["value"][1, :, 6:], 0, atol=1e-12)  # nothing is read there
+    alone = interp.patch(
+        model, short[[0]], "z", ("layer", "pos"), corruption="tokens", direction="noise", **QUIET
+    )
+    np.testing.assert_allclose(result["value"][0, :, 6:], alone["value"][0, :, 6:], atol=1e-12)
+    assert abs(alone["value"][0, :, 6:]).max() > 1e-3
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "k", "pattern", "mlp_out"])
+@pytest.mark.parametrize("corruption", [Gaussian(sigma=1.0, draws=3), Zero(), Mean()])
+def test_engines_agree(model, site, corruption):
+    fast, slow = (
+        interp.patch(model, task(), site, corruption=corruption, engine=engine, **QUIET)
+        for engine in ("fast", "reference")
+    )
+    np.testing.assert_allclose(fast["value"], slow["value"], atol=1e-12)
+    assert abs(slow["value"]).max() > 1e-3
+
+
+def test_gaussian_by_hand(model):
+    """One draw: the corrupt baseline is the clean prompt with that noise on its embeddings."""
+    t, setting = task(), Gaussian(sigma=2.0, draws=1, seed=5)
+    with torch.inference_mode():
+        noise = gaussian_noise(model, t, setting)
+    with model.hooks(fwd_hooks=[("hook_embed", lambda tensor, hook: tensor + noise)]):
+        noised = logit_diff(logits(model, t.clean), t)
+    result = interp.patch(model, t, "resid_pre", by="layer", corruption=setting, **QUIET)
+    np.testing.assert_allclose(result["corrupt"], noised, atol=1e-12)
+    whole = (result["clean"] - result["corrupt"]).values
+    np.testing.assert_allclose(result["value"], np.repeat(whole[:, None], 3, 1), atol=1e-12)
+    assert np.abs(whole).min() > 1e-3
+    assert "draw_variance" not in result
+
+
+def test_gaussian_draws(model):
+    """Scale, places and independence of the noise; the mean and variance over draws."""
+    t, setting = task(), Gaussian(sigma=3.0, draws=400, seed=1)
+    with torch.inference_mode():
+        noise = gaussian_noise(model, t, setting).unflatten(0, (6, 400))
+        again = gaussian_noise(model, t[[4]], Gaussian(sigma=3.0, draws=400, seed=1))
+        other = gaussian_noise(model, t, Gaussian(sigma=3.0, draws=400, seed=2)).unflatten(0, (6, 400))
+    places = t.clean != t.corrupt
+    assert ((noise.abs().sum((1, 3)) > 0) == places).all()
+    spread = float(model.W_E.detach().float().std()) * 3
+    assert abs(float(noise[0][:, places[0]].std()) / spread - 1) < 0.02
+    assert not torch.equal(noise, other)
+    assert torch.equal(again, noise[4])
+    few = Gaussian(sigma=1.0, draws=4)
+    result = interp.patch(model, t, "attn_out", corruption=few, **QUIET)
+    alone = interp.patch(model, t[[3]], "attn_out", corruption=few, **QUIET)
+    np.testing.assert_allclose(result["value"][3:4], alone["value"], atol=1e-12)
+    assert float(result["draw_variance"].max()) > 0
+
+
+def test_draws_do_not_depend_on_the_batch(model):
+    few = Gaussian(sigma=1.0, draws=3)
+    whole = interp.patch(model, task(), "z", corruption=few, **QUIET)
+    pieces = interp.patch(model, task(), "z", corruption=few, batch_size=2, **QUIET)
+    np.testing.assert_allclose(pieces["value"], whole["value"], atol=1e-12)
+    np.testing.assert_allclose(pieces["draw_variance"], whole["draw_variance"], atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"sigma": 0.0}, {"sigma": float("nan")}, {"draws": 0}])
+def test_settings_that_make_no_sense(options):
+    with pytest.raises(ValueError, match=r"must be a positive number|at least one draw"):
+        Gaussian(**options)
