@@ -57,7 +57,7 @@ class Budget:
     def prompts(self, n_pos: int, sites: tuple[str, ...], n_columns: int, everywhere: bool) -> int:
         """Prompts to capture at once: their captured runs take at most half of the budget."""
         each = self.prompt_bytes(n_pos, sites, n_columns, everywhere)
-        each += 2 * n_pos * self.row_bytes()
+        each += 2 * self.run_bytes(n_pos, n_columns, everywhere)  # both runs on their way
         return max(1, int(self.limit / 2 / each))
 
     def batches(self, items: Items, reads: Reads) -> Iterator[Items]:
