@@ -14,6 +14,7 @@ import json
 import platform
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,22 @@ ROWS = (  # site, by, tokens, first difference, at least, aim
     ("resid_pre", ("layer", "pos"), 50, 0, 15, 40),
 )
 SPEC_MINIMUM = {("resid_pre", 15, 0): 0.132e12, ("resid_pre", 15, 10): 0.017e12}
-GPT2 = dict(n_layers=12, d_model=768, n_ctx=1024, d_head=64, n_heads=12, d_mlp=3072, d_vocab=50257)
+GPT2 = {
+    "n_layers": 12,
+    "d_model": 768,
+    "n_ctx": 1024,
+    "d_head": 64,
+    "n_heads": 12,
+    "d_mlp": 3072,
+    "d_vocab": 50257,
+}
 
 
 def model_of(shape: dict[str, int], device: str, **options: Any) -> Any:
     """A random HookedTransformer of a shape."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        settings = dict(act_fn="gelu_new", normalization_type="LN", seed=0, device=device) | options
+        settings = {"act_fn": "gelu_new", "normalization_type": "LN", "seed": 0, "device": device} | options
         cfg = transformer_lens.HookedTransformerConfig(**shape, **settings)
         return transformer_lens.HookedTransformer(cfg).eval()
 
@@ -83,7 +92,7 @@ def _wait() -> None:
 
 def against_peer(model: Any, task: Task, site: str, by: tuple[str, ...], most: int) -> dict[str, Any]:
     """One row: times, ratio, and the largest difference on the peer's cells."""
-    call = lambda: interp.patch(model, task, site, by, progress=False)  # noqa: E731
+    call = partial(interp.patch, model, task, site, by, progress=False)
     first, _ = timed(call, 1)
     ours, result = timed(call)
     raw = (result["value"] + result["corrupt"]).mean("prompt").transpose(*by).values
@@ -104,8 +113,16 @@ def against_peer(model: Any, task: Task, site: str, by: tuple[str, ...], most: i
 
 def scaling(device: str) -> list[dict[str, Any]]:
     """Time and planned FLOPs against layers, tokens, prompts and cells, one at a time."""
-    shape = dict(n_layers=6, d_model=256, n_ctx=256, d_head=32, n_heads=8, d_mlp=1024, d_vocab=5000)
-    start = dict(layers=6, tokens=16, prompts=4, by=("layer", "pos"))
+    shape = {
+        "n_layers": 6,
+        "d_model": 256,
+        "n_ctx": 256,
+        "d_head": 32,
+        "n_heads": 8,
+        "d_mlp": 1024,
+        "d_vocab": 5000,
+    }
+    start = {"layers": 6, "tokens": 16, "prompts": 4, "by": ("layer", "pos")}
     changes = [
         {},
         {"layers": 3},
@@ -122,7 +139,7 @@ def scaling(device: str) -> list[dict[str, Any]]:
         model = model_of(shape | {"n_layers": now["layers"]}, device)
         task = task_of(model, now["tokens"], 0, now["prompts"])
         site = "z" if "head" in now["by"] else "resid_pre"
-        seconds, result = timed(lambda: interp.patch(model, task, site, now["by"], progress=False))  # noqa: B023
+        seconds, _ = timed(partial(interp.patch, model, task, site, now["by"], progress=False))
         plan = interp.plan(model, task, site, now["by"])
         rows.append(now | {"site": site, "cells": plan.cells, "flops": plan.flops, "seconds": seconds})
     return rows
@@ -166,7 +183,9 @@ def main() -> None:
     parser.add_argument("--name", default=None, help="name of the files in benchmarks/results")
     args = parser.parse_args()
     shape = GPT2 | (
-        dict(n_layers=2, d_model=64, d_head=16, n_heads=4, d_mlp=128, d_vocab=500) if args.quick else {}
+        {"n_layers": 2, "d_model": 64, "d_head": 16, "n_heads": 4, "d_mlp": 128, "d_vocab": 500}
+        if args.quick
+        else {}
     )
     most = 10**9 if args.full else 24
     model = model_of(shape, args.device)
@@ -187,7 +206,8 @@ def main() -> None:
 def _device(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name()
-    names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {len(names)} cores"
 
 
