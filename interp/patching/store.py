@@ -46,7 +46,8 @@ class Store:
         with xr.open_zarr(str(self.path), consolidated=False) as opened:
             out = opened.drop_vars(_DONE).load()
         out.attrs.pop(_KEY, None)
-        return out
+        texts = {name: c.astype(object) for name, c in out.coords.items() if c.dtype.kind == "T"}
+        return out.assign_coords(texts)  # strings as in a result that was not stored
 
 
 def open_store(
@@ -73,10 +74,11 @@ def _create(
     new.parent.mkdir(parents=True, exist_ok=True)
     full = template.assign_attrs({_KEY: json.dumps(identity, sort_keys=True)})
     full[_DONE] = ("unit", np.zeros(n_units, dtype=np.int8))
+    sizes = {str(dim): int(size) for dim, size in full.sizes.items()}
     encoding: dict[str, Any] = {}
     for name, variable in full.data_vars.items():
-        size = dict(zip(variable.dims, variable.shape))
-        encoding[str(name)] = {"chunks": tuple(min(chunks.get(str(d), n), n) for d, n in size.items())}
+        dims = [str(dim) for dim in variable.dims]
+        encoding[str(name)] = {"chunks": tuple(min(chunks.get(d, sizes[d]), sizes[d]) for d in dims)}
     encoding[_DONE] = {"chunks": (1,)}
     full.to_zarr(str(new), mode="w", encoding=encoding, consolidated=False, zarr_format=2)
     path.parent.mkdir(parents=True, exist_ok=True)
