@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def table(model: Any, task_of: Callable[[int], Any]) -> list[dict[str, Any]]:
 
 
 def reset() -> None:
-    """Set the high-water mark to the present."""
+    """Give freed memory back to the system, then set the high-water mark to the present."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
 
