@@ -84,3 +84,12 @@ def test_links_to_files_lead_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
     assert len(links) >= 4
     assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+def test_the_benchmark_table_is_the_one_that_was_measured() -> None:
+    """Every row of figures in the README stands in the results file."""
+    measured = (ROOT / "benchmarks/results/patching-cpu.md").read_text(encoding="utf-8")
+    section = TEXT.split("<!-- benchmarks -->")[1].split("<!-- /benchmarks -->")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) == 8
+    assert all(row in measured for row in rows)
