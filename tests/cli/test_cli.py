@@ -16,7 +16,7 @@ import interp
 from interp.cli import main
 from interp.cli.files import read
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODEL = "tiny-ioi"
 
 
