@@ -79,7 +79,7 @@ def _no_model(name: str, official: str | None, error: Exception) -> str:
     unknown = "" if official else f" TransformerLens has no model of that name.{_nearest(name)}"
     return (
         f"{name!r}{alias} is not on this machine and could not be fetched: {reason}.{unknown} "
-        f"On a connected machine run `huggingface-cli download {official or name} --local-dir FOLDER`, copy "
+        f"On a connected machine run `hf download {official or name} --local-dir FOLDER`, copy "
         "FOLDER here and load it with interp.load('FOLDER'); or copy that machine's hub cache and point "
         f"HF_HOME at it. Works offline: {_bundled_names()}."
     )
