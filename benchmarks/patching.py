@@ -73,7 +73,7 @@ def task_of(model: Any, n_pos: int, first: int, n: int = 1) -> Task:
     )
 
 
-def timed(function: Any, repeats: int = 3) -> tuple[float, Any]:
+def timed(function: Any, repeats: int = 5) -> tuple[float, Any]:
     """Median seconds and the last result."""
     seconds = []
     for _ in range(repeats):
