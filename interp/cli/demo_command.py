@@ -8,16 +8,10 @@ heads, on prompts of all templates. Heatmaps and bars with bootstrap intervals.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-    from interp.tasks import Task
 
 MODEL = "tiny-ioi"
 STREAM = ("resid_pre", "attn_out", "mlp_out")
-_TEMPLATES = 12  # of the ioi family, drawn in turn
+TEMPLATE = 1  # "When Mary and John got a bag at the hospital, John gave it to"
 OPENING = """\
 The model completes "When Mary and John went to the store, John gave a book to" with "Mary". In the \
 corrupt prompt the other name is repeated, so that the answer is the other name. Every cell below is one \
@@ -38,23 +32,13 @@ def run(args: argparse.Namespace) -> None:
 
     model = interp.load(MODEL)
     task = interp.tasks.ioi(model, n=args.n, seed=args.seed)
-    aligned = one_template(interp.tasks.ioi(model, n=args.n * _TEMPLATES, seed=args.seed))
+    aligned = interp.tasks.ioi(model, n=args.n, seed=args.seed, template=TEMPLATE)
     print(f"{MODEL}: {len(task)} prompts such as", *(task.labels or ((),))[0])
     print(task.check(model))
     results = []
     for name, site, prompts in (("positions", STREAM, aligned), ("heads", "z", task)):
         print(f"\n{name}: {site if isinstance(site, str) else ', '.join(site)}")
         print(interp.plan(model, prompts, site))
-        results.append(without_padding(interp.patch(model, prompts, site), prompts))
+        results.append(interp.patch(model, prompts, site))
         print(save(results[-1], args.out / f"{name}.nc"))
     print(write_page(results, args.out / "report.html", f"Indirect objects in {MODEL}", OPENING))
-
-
-def one_template(task: Task) -> Task:
-    """The prompts that share the first prompt's template."""
-    return task[[i for i, template in enumerate(task.template) if template == task.template[0]]]
-
-
-def without_padding(result: xr.Dataset, task: Task) -> xr.Dataset:
-    """The result without the positions that are padding in every prompt."""
-    return result.isel(pos=slice(int(task.lengths.max()))) if "pos" in result.dims else result

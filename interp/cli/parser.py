@@ -58,6 +58,12 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         help="ioi, induction, greater_than, or a file of prompts (.jsonl, .csv)",
     )
     group.add_argument(
+        "--template",
+        type=int,
+        metavar="N",
+        help="ioi: all prompts from one template, so that positions line up (for sweeps by position)",
+    )
+    group.add_argument(
         "--site",
         type=_names,
         metavar="SITE[,SITE]",

@@ -41,7 +41,11 @@ def make_task(model: Any, args: argparse.Namespace) -> Task:
 
     known = families()
     if args.task in known:
-        return known[args.task].build(model, n=_DEFAULT_PROMPTS if args.n is None else args.n, seed=args.seed)
+        n = _DEFAULT_PROMPTS if args.n is None else args.n
+        form = {} if args.template is None else {"template": args.template}
+        if form and args.task != "ioi":
+            raise ValueError(f"--template goes with --task ioi; {args.task} has no templates to choose from.")
+        return known[args.task].build(model, n=n, seed=args.seed, **form)
     if Path(args.task).suffix.lower() not in (".jsonl", ".csv"):
         raise ValueError(
             f"unknown task {args.task!r}{hint(args.task, known)} Families: {', '.join(known)}; "

@@ -98,6 +98,8 @@ def _subtitle(
     scale = "normalised: 0 unpatched, 1 the whole of clean − corrupt" if normalised else "not normalised"
     parts += [f"{facts.name}{unit}", scale]
     if interval:
-        units = f"{interval.get('n_resampled', '')} {interval.get('resampled', 'prompt')}s".strip()
+        unit = interval.get("resampled", "prompt")
+        plural = "groups of prompts" if unit == "template" else f"{unit}s"  # templates, or pairs within one
+        units = f"{interval.get('n_resampled', '')} {plural}".strip()
         parts.append(f"{100 * float(interval.get('level', 0.95)):.4g} % intervals over {units}")
     return " · ".join(part for part in parts if part)

@@ -69,7 +69,7 @@ def test_intervals_are_on_hover_and_in_the_subtitle(result) -> None:
     fig = plot.heads(data, interval=0.95)
     low = f"{float(found['low'][1, 2]):+.4g}".replace("-", "−")
     assert f"interval {low} to" in fig.data[0].hovertext[1][2]
-    assert "95 % intervals over 12 templates" in fig.layout.title.subtitle.text.replace("<br>", " ")
+    assert "95 % intervals over 12 groups of prompts" in fig.layout.title.subtitle.text.replace("<br>", " ")
     assert fig == plot.heads(data, interval=found) == plot.heads(found)
 
 

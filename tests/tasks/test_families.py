@@ -216,3 +216,16 @@ def test_the_catalogue_names_every_family() -> None:
         "greater_than": greater_than,
     }
     assert all(family.description for family in found.values())
+
+
+def test_ioi_of_one_template_lines_up(model: Any) -> None:
+    """One form: the same length, the same words outside the slots, clusters that are the mirrored pairs."""
+    from interp.tasks import ioi
+
+    task = ioi(model, n=8, seed=0, template=1)
+    assert set(task.lengths.tolist()) == {task.clean.shape[1]}
+    assert len({label[1] for label in task.labels or ()}) == 1
+    assert list(task.template) == [f"ioi 1, pair {i // 2}" for i in range(8)]
+    assert (task.corrupt[0] == task.clean[1]).all()
+    with pytest.raises(ValueError, match="template 99 is not usable with this tokenizer; these are: 0, 1"):
+        ioi(model, n=8, template=99)
