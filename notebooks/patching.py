@@ -59,9 +59,7 @@ print(task.check(model))
 # there, so patching them changes nothing, and they are not run.
 
 # %%
-drawn = interp.tasks.ioi(model, n=384, seed=0)
-rows = [i for i, template in enumerate(drawn.template) if template == drawn.template[0]]
-aligned = drawn[rows]
+aligned = interp.tasks.ioi(model, n=64, seed=0, template=1)
 sites = ("resid_pre", "attn_out", "mlp_out")
 print(interp.plan(model, aligned, sites))
 
@@ -72,7 +70,6 @@ print(interp.plan(model, aligned, sites))
 
 # %%
 stream = interp.patch(model, aligned, sites, progress=False)
-stream = stream.isel(pos=slice(int(aligned.lengths.max())))  # without the padding on the right
 interp.plot.positions(stream, interval=0.95)
 
 # %% [markdown]
