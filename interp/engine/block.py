@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from interp.models.weights import MLP, Attention, Block, Norm
@@ -69,13 +70,13 @@ def value(attn: Attention, v: Tensor) -> Tensor:
 
 def scores(attn: Attention, q: Tensor, k: Tensor, query_pos: Tensor) -> Tensor:
     """Masked attention scores of q [run, query, head, d_head] on k [run, key, kv head, d_head]."""
-    n, m, n_heads, d_head = q.shape
-    share = n_heads // k.shape[2]
-    q = q.view(n, m, k.shape[2], share, d_head).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [n, kv, share*m, d]
-    out = (q @ k.permute(0, 2, 3, 1)).view(n, n_heads, m, k.shape[1]) / attn.scale
+    m, kv = q.shape[1], k.shape[2]
+    q = rearrange(q, "run query (kv share) d -> run kv (share query) d", kv=kv)
+    k = rearrange(k, "run key kv d -> run kv d key")
+    out = rearrange(q @ k, "run kv (share query) key -> run (kv share) query key", query=m) / attn.scale
     if attn.soft_cap > 0:
         out = attn.soft_cap * torch.tanh(out / attn.soft_cap)
-    key_pos = torch.arange(k.shape[1], device=q.device)
+    key_pos = torch.arange(k.shape[-1], device=q.device)
     gap = query_pos[:, None] - key_pos[None, :]  # [query, key]
     if attn.alibi is not None:
         out = out - (attn.alibi[:, None, None] * gap.clamp(min=0)).to(out.dtype)
@@ -85,10 +86,10 @@ def scores(attn: Attention, q: Tensor, k: Tensor, query_pos: Tensor) -> Tensor:
 
 def mix(pattern: Tensor, v: Tensor) -> Tensor:
     """Pattern [run, head, query, key] times v [run, key, kv head, d_head]: z [run, query, head, d_head]."""
-    n, n_heads, m, length = pattern.shape
-    kv = v.shape[2]
-    weights = pattern.reshape(n, kv, n_heads // kv * m, length)
-    return (weights @ v.transpose(1, 2)).view(n, n_heads, m, -1).transpose(1, 2)
+    m, kv = pattern.shape[2], v.shape[2]
+    weights = rearrange(pattern, "run (kv share) query key -> run kv (share query) key", kv=kv)
+    v = rearrange(v, "run key kv d -> run kv key d")
+    return rearrange(weights @ v, "run kv (share query) d -> run query (kv share) d", query=m)
 
 
 def attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor, query_pos: Tensor) -> tuple[Tensor, Tensor]:
