@@ -35,7 +35,6 @@ class Outcome:
     patched: np.ndarray
     base: np.ndarray
     source: np.ndarray
-    n_live: int  # counterfactual runs that were computed
 
 
 class Prepared:
@@ -74,7 +73,7 @@ class Prepared:
         for batch in self.budget.batches(items, self.reads):
             patched[batch.cell, batch.prompt] = self._score(batch, cells)
             tick(len(batch))
-        return Outcome(patched, self.base, self.source, len(items))
+        return Outcome(patched, self.base, self.source)
 
     def _score(self, items: Items, cells: Cells) -> np.ndarray:
         """Metrics of one batch of items: [item, metric]."""

@@ -63,7 +63,6 @@ class Budget:
     def batches(self, items: Items, reads: Reads) -> Iterator[Items]:
         """Items in order, in batches that fit: at least one, at most `batch_size`."""
         room = self.limit / 2
-        n = np.arange(len(items))
         span = np.maximum(items.stop - items.start, 1)
         whole = reads.runs.n_pos
         n_columns = self.facts.d_vocab if reads.columns is None else len(reads.columns)
@@ -76,5 +75,5 @@ class Budget:
             stop = max(stop, first + 1)
             if self.batch_size is not None:
                 stop = min(stop, first + self.batch_size)
-            yield items.take(n[first:stop])
+            yield items.take(slice(first, stop))
             first = stop

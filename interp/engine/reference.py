@@ -75,7 +75,7 @@ class Reference:
             hooks = [hook for patch in patches for hook in self._patch_hooks(cells, patch)]
             patched[number] = self._score(self._forward(self.runs.base, hooks, self.noise))
             tick(len(self.runs))
-        return Outcome(patched, self.base, self.source, len(cells) * len(self.runs))
+        return Outcome(patched, self.base, self.source)
 
     def _patch_hooks(self, cells: Cells, patch: int) -> Hooks:
         site, layer = SITES[cells.site[patch]], int(cells.column("layer")[patch])

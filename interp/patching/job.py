@@ -29,7 +29,6 @@ class Job:
     direction: str
     runs: Runs
     budget: Budget
-    engine: str
 
     @property
     def reads(self) -> Reads:
@@ -48,7 +47,6 @@ def prepare(
     corruption: str | Corruption,
     batch_size: int | None,
     memory: int,
-    engine: str,
     *,
     by: str | Sequence[str] | None,
     cells: Sequence[str | Sequence[str]] | None,
@@ -77,4 +75,4 @@ def prepare(
     budget = Budget(facts, memory, batch_size)
     sites = () if dry else request.all_sites
     runs = corruptions.make_runs(model, task, spoilt, direction, sites)
-    return Job(model, task, request, chosen, spoilt, direction, runs, budget, engine)
+    return Job(model, task, request, chosen, spoilt, direction, runs, budget)

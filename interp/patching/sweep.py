@@ -79,7 +79,7 @@ def patch(
     """
     options = {"by": by, "cells": cells, "window": window, "neurons": neurons, "metrics": metrics}
     with torch.inference_mode():
-        job = prepare(model, task, site, direction, corruption, batch_size, memory, engine, **options)
+        job = prepare(model, task, site, direction, corruption, batch_size, memory, **options)
         engine = choose(model, job.runs, job.request.table, job.metrics, job.budget, engine)
         return run(job, engine, store, progress)
 
@@ -106,9 +106,7 @@ def plan(
     """
     options = {"by": by, "cells": cells, "window": window, "neurons": neurons, "metrics": metrics}
     with torch.inference_mode():
-        job = prepare(
-            model, task, site, direction, corruption, batch_size, memory, engine, dry=True, **options
-        )
+        job = prepare(model, task, site, direction, corruption, batch_size, memory, dry=True, **options)
         reason = unsupported(model)
         chosen = "reference" if engine == "reference" or reason else "fast"
         gated = bool(getattr(model.cfg, "gated_mlp", False))
