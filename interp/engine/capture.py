@@ -39,10 +39,10 @@ def needed(sites: tuple[str, ...]) -> set[str]:
     return set(sites).union(*(_ALSO.get(site, ()) for site in sites))
 
 
-def capture(weights: Weights, runs: Runs, sites: tuple[str, ...], layers: range | None = None) -> Capture:
+def capture(weights: Weights, runs: Runs, sites: tuple[str, ...]) -> Capture:
     """Run base and source. Cost: 2 forwards of the blocks per prompt.
 
-    `layers` restricts which layers' sites are kept. Raises ValueError at the first value that is not finite.
+    Raises ValueError at the first value that is not finite.
     """
     n, n_pos = runs.base.shape
     base_noise, source_noise = runs.noises()
@@ -51,8 +51,7 @@ def capture(weights: Weights, runs: Runs, sites: tuple[str, ...], layers: range 
     pos = torch.arange(n_pos, device=x.device).repeat(2 * n)
     group = _whole(2 * n, n_pos, x.device)
     saved = Capture()
-    kept = range(len(weights.blocks)) if layers is None else layers
-    tap = _saver(saved, runs, needed(sites), kept)
+    tap = _saver(saved, runs, needed(sites))
     for layer, block in enumerate(weights.blocks):
         _finite(x, layer, n, n_pos)
         x = tap("resid_pre", layer, x)
@@ -93,11 +92,11 @@ def _whole(n: int, n_pos: int, device: torch.device) -> B.Group:
     return B.Group(0, n_pos, runs, rows, rows, torch.arange(n_pos, device=device), runs)
 
 
-def _saver(saved: Capture, runs: Runs, sites: set[str], layers: range) -> B.Tap:
+def _saver(saved: Capture, runs: Runs, sites: set[str]) -> B.Tap:
     n = len(runs)
 
     def tap(site: str, layer: int, tensor: Tensor, group: B.Group | None = None) -> Tensor:
-        if site in sites and layer in layers:
+        if site in sites:
             base, source = (tensor[:n], tensor[n:]) if group else _both(tensor, n)
             saved.base[site, layer] = base
             saved.source[site, layer] = source if runs.fill is None else runs.fill(site, layer, source)
