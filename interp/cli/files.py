@@ -8,6 +8,7 @@ from pathlib import Path
 import xarray as xr
 
 from interp import report
+from interp.atomic import whole
 from interp.cli.pictures import figures, heading
 
 _ENGINE = "h5netcdf"
@@ -15,13 +16,8 @@ _ENGINE = "h5netcdf"
 
 def save(result: xr.Dataset, path: Path) -> Path:
     """Write a result whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
+    with whole(path) as unfinished:
         result.to_netcdf(unfinished, engine=_ENGINE)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
+
+from interp.atomic import write_text
 
 INSTALL = (
     "PNG export needs kaleido 1.x and a Chromium or Chrome browser: pip install 'kaleido>=1.0', and install "
@@ -72,18 +73,3 @@ def _render(figures: list, sizes: list[tuple[int, int]], scale: float, folder: P
     if missing:
         raise RuntimeError(f"figure {missing[0]} could not be drawn: {failed}")
     return files
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a file whole or not at all: to a temporary name beside it, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from interp import plot
-from interp.plot import export
 
 
 def pixels(path: Path) -> tuple[int, int, int]:
@@ -40,14 +39,6 @@ def test_html_from_the_network_on_request(result, tmp_path: Path) -> None:
     text = plot.save_html(plot.heads(result()), tmp_path / "heads.html", cdn=True).read_text()
     assert len(text) < 200_000
     assert re.search(r"<script[^>]+src=.https://cdn.plot.ly", text)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = export.write_text(tmp_path / "page.html", "old")
-    with pytest.raises(UnicodeEncodeError):
-        export.write_text(path, "new \ud800")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_png_arguments_are_checked(result, tmp_path: Path) -> None:
