@@ -1,9 +1,19 @@
 """Tasks: behaviours to explain, as pairs of prompts with answers and a metric."""
 
+from interp.tasks.agreement_family import agreement as agreement
 from interp.tasks.catalogue import Family as Family
 from interp.tasks.catalogue import families as families
 from interp.tasks.check import TaskReport as TaskReport
+from interp.tasks.check import UnsolvedTask as UnsolvedTask
+from interp.tasks.coloured_objects_family import coloured_objects as coloured_objects
+from interp.tasks.docstring_family import docstring as docstring
+from interp.tasks.facts_family import facts as facts
 from interp.tasks.greater_than_family import greater_than as greater_than
+from interp.tasks.handmade import and_gate as and_gate
+from interp.tasks.handmade import linear as linear
+from interp.tasks.handmade import or_gate as or_gate
+from interp.tasks.handmade import reverse as reverse
+from interp.tasks.handmade import xproportion as xproportion
 from interp.tasks.induction_family import induction as induction
 from interp.tasks.ioi_family import ioi as ioi
 from interp.tasks.metrics import KL as KL
@@ -18,3 +28,9 @@ from interp.tasks.metrics import ProbDiff as ProbDiff
 from interp.tasks.metrics import Rank as Rank
 from interp.tasks.metrics import Reading as Reading
 from interp.tasks.task import Task as Task
+from interp.tasks.world.families import conflict as conflict
+from interp.tasks.world.families import languages as languages
+from interp.tasks.world.families import pronouns as pronouns
+from interp.tasks.world.families import register as register
+from interp.tasks.world.families import requests as requests
+from interp.tasks.world.families import sentiment as sentiment

@@ -2,6 +2,8 @@
 
 A run is right when the total probability of the answers exceeds that of the wrong answers; with one of each,
 when the answer's logit is the greater. Nothing is dropped unless asked for, and then it is counted.
+
+A method that explains a behaviour says when there is none: `warn_unsolved` of the clean accuracy.
 """
 
 from __future__ import annotations
@@ -14,9 +16,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.tasks.metrics import ProbDiff, Reading
 from interp.tasks.shifts import shift_warnings
 from interp.tasks.validate import require
+
+FLOOR = 0.5  # accuracy below which a model is taken not to do a task; about chance with one wrong answer
+
+
+class UnsolvedTask(UserWarning):
+    """The model does not do the task: it is right in fewer of the clean prompts than the floor.
+
+    `warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)` silences it, for a model that need not.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,23 +61,34 @@ def _count(flags: Bool[Tensor, "prompt"]) -> str:
     return f"{int(flags.sum())} of {len(flags)} prompts"
 
 
-def check(task: Any, model: Any, *, floor: float = 0.5, batch_size: int = 32) -> TaskReport:
+def check(task: Any, model: Any, *, floor: float = FLOOR, batch_size: int = 32) -> TaskReport:
     """All problems at once; without any, the accuracy too. Warns of each note."""
     problems = tuple(task.problems(model))
     notes = shift_warnings(task.clean, task.corrupt)
-    right = wrong = None
-    if not problems:
-        right = solved(model, task.clean, task, batch_size)
-        wrong = ~solved(model, task.corrupt, task, batch_size) if task.has_corrupt else None
-        accuracy = right.double().mean().item()
-        if accuracy < floor:
-            notes.append(
-                f"the model is right in {accuracy:.0%} of the clean prompts, below the floor of {floor:.0%}: "
-                "there may be no behaviour to explain. Task.keep_solved keeps the solved pairs."
-            )
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=3)
-    return TaskReport(problems, tuple(notes), right, wrong)
+    if problems:
+        return TaskReport(problems, tuple(notes))
+    clean_right = solved(model, task.clean, task, batch_size)
+    corrupt_wrong = ~solved(model, task.corrupt, task, batch_size) if task.has_corrupt else None
+    if note := warn_unsolved(clean_right.double().mean().item(), floor, stacklevel=4):
+        notes.append(note)
+    return TaskReport(problems, tuple(notes), clean_right, corrupt_wrong)
+
+
+def warn_unsolved(accuracy: float, floor: float = FLOOR, *, stacklevel: int = 3) -> str | None:
+    """Warn, with the accuracy, when it is below the floor; the warning's text, or None.
+
+    stacklevel: by default the warning is shown at the line that called the function that calls this one.
+    """
+    if not accuracy < floor:
+        return None
+    note = (
+        f"the model is right in {100 * accuracy:.3g}% of the clean prompts, below the floor of "
+        f"{100 * floor:.3g}%: there may be no behaviour to explain. Task.keep_solved keeps the solved pairs."
+    )
+    warnings.warn(note, UnsolvedTask, stacklevel=stacklevel)
+    return note
 
 
 def keep_solved(task: Any, model: Any, *, corrupt: bool = True, batch_size: int = 32) -> Any:
@@ -97,8 +118,18 @@ def solved(
             "the model is in train mode, so dropout would change its answers. Call model.eval() first."
         )
     logits = answer_logits(model, tokens, task.positions, batch_size)
-    reading = Reading(logits, logits, task.answers, task.wrongs, tokens, task.lengths)
-    return ProbDiff()(reading) > 0
+    return right(logits, task.answers, task.wrongs)
+
+
+def right(
+    logits: Float[Tensor, "prompt column"], answer: Int[Tensor, "prompt k"], wrong: Int[Tensor, "prompt j"]
+) -> Bool[Tensor, "prompt"]:
+    """Whether the answers (column indices, −1 is padding) have more total probability than the wrong ones."""
+
+    def mass(columns: Tensor) -> Tensor:  # log of the total, up to the same constant for both
+        return logits.gather(-1, columns.clamp(min=0)).masked_fill(columns < 0, -torch.inf).logsumexp(-1)
+
+    return mass(answer) > mass(wrong)
 
 
 def answer_logits(

@@ -15,10 +15,9 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from interp.tasks import prompts, vocabulary, wordlists
+from interp.tasks import draws, rows, vocabulary, wordlists
 from interp.tasks.metrics import Metric, ProbDiff
 from interp.tasks.task import Task
-from interp.tasks.validate import require
 
 YEARS = range(100)
 
@@ -47,20 +46,16 @@ def greater_than(
     nouns = list(wordlists.require_words(model, "nouns", words["nouns"], 1))
     templates = wordlists.usable_templates(model, words["templates"])
 
-    clean, corrupt, answer, wrong, clusters = [], [], [], [], []
+    made = []
     for template, noun, century, year in _draw(templates, nouns, form, n, random.Random(seed)):
-        for rows, start in ((clean, year), (corrupt, words["corrupt_year"])):
-            text = templates[template].format(NOUN=noun, CENTURY=century, START=form.text(century, start))
-            rows.append(vocabulary.encode(model, text, prepend_bos))
-        answer.append(list(form.ids[year + 1 :]))
-        wrong.append(list(form.ids[: year + 1]))
-        clusters.append(f"greater_than {template} {noun}")
-    fields = prompts.from_ids(model, clean=clean, corrupt=corrupt, answer=answer, wrong=wrong)
-    task = Task.from_tokens(
-        **fields, metric=metric or ProbDiff(), name="greater_than", seed=seed, template=clusters
-    )
-    require(task.problems(model))
-    return task
+        texts = (
+            templates[template].format(NOUN=noun, CENTURY=century, START=form.text(century, start))
+            for start in (year, words["corrupt_year"])
+        )
+        clean, corrupt = (vocabulary.encode(model, text, prepend_bos) for text in texts)
+        later, others = list(form.ids[year + 1 :]), list(form.ids[: year + 1])
+        made.append(rows.Row(clean, corrupt, later, others, f"greater_than {template} {noun}"))
+    return rows.make(model, made, name="greater_than", seed=seed, metric=metric or ProbDiff())
 
 
 def _form(model: Any, words: dict[str, Any]) -> _Form:
@@ -102,9 +97,7 @@ def _draw(
     templates: dict[int, str], nouns: list[str], form: _Form, count: int, rng: random.Random
 ) -> list[tuple[int, str, int, int]]:
     """Distinct (template, noun, century, year), templates in turn and years spread evenly."""
-    room = len(templates) * len(nouns) * len(form.usable)
-    if count > room:
-        raise ValueError(f"n is {count}, but the words that the tokenizer has give only {room} prompts.")
+    draws.require_room(count, len(templates) * len(nouns) * len(form.usable))
     by_year: dict[int, list[int]] = {}
     for century, year in form.usable:
         by_year.setdefault(year, []).append(century)

@@ -2,7 +2,8 @@
 
 Random distinct words, then the same words again, cut after the first few: `w1 w2 ... w8 w1 w2 w3 w4` →
 w5. Corrupt: the w5 of the first occurrence is replaced by another word x, which makes x the answer; so
-the wrong answer is x.
+the wrong answer is x. With `corrupt="all"` the corrupt prompt is another random sequence altogether: then
+the heads that find the place differ between the two as well, not only what is copied from it.
 
 Prompts 2i and 2i + 1 are mirrored: the corrupt prompt of one is the clean prompt of the other. A model
 without a tokenizer gets random token ids. The cluster of a prompt is its pair.
@@ -14,10 +15,9 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from interp.tasks import prompts, vocabulary, wordlists
+from interp.tasks import prompts, rows, vocabulary, wordlists
 from interp.tasks.metrics import Metric
 from interp.tasks.task import Task
-from interp.tasks.validate import require
 
 
 def induction(
@@ -29,33 +29,49 @@ def induction(
     prefix: int | None = None,
     words: Sequence[str] | None = None,
     random_tokens: bool = False,
+    corrupt: str = "answer",
     metric: Metric | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
-    """Copy from before: `length` words, then the first `prefix` of them (default half) again."""
+    """Copy from before: `length` words, then the first `prefix` of them (default half) again.
+
+    words: draw from these; each must be one token.
+    corrupt: what the corrupt prompt changes: the "answer", or "all" words.
+    """
     wordlists.require_even(n)
     prefix = length // 2 if prefix is None else prefix
     if not 1 <= prefix < length:
         raise ValueError(
             f"prefix is {prefix}; it must be from 1 to {length - 1}, one less than length ({length})."
         )
+    if corrupt not in _PAIRS:
+        raise ValueError(f"corrupt is {corrupt!r}; it must be one of {', '.join(map(repr, _PAIRS))}.")
     ids, start = _vocabulary(model, words, random_tokens, length, prepend_bos)
     rng = random.Random(seed)
 
-    clean, answer, wrong = [], [], []
-    for _ in range(n // 2):
-        *sequence, other = rng.sample(ids, length + 1)
-        swapped = [*sequence[:prefix], other, *sequence[prefix + 1 :]]
-        for row in (sequence, swapped):
-            clean.append([*start, *row, *sequence[:prefix]])
-            answer.append([row[prefix]])
-        wrong += answer[-1:] + answer[-2:-1]
-    corrupt = [clean[i ^ 1] for i in range(n)]  # the other of the pair
-    fields = prompts.from_ids(model, clean=clean, corrupt=corrupt, answer=answer, wrong=wrong)
-    clusters = [f"induction {i // 2}" for i in range(n)]
-    task = Task.from_tokens(**fields, metric=metric, name="induction", seed=seed, template=clusters)
-    require(task.problems(model))
-    return task
+    made: list[rows.Row] = []
+    for pair in range(n // 2):
+        sequences = _PAIRS[corrupt](ids, length, prefix, rng)
+        one, other = (rows.Side([*start, *row, *row[:prefix]], [row[prefix]]) for row in sequences)
+        made += rows.mirrored(one, other, f"induction {pair}")
+    return rows.make(model, made, name="induction", seed=seed, metric=metric)
+
+
+def _replaced(ids: list[int], length: int, prefix: int, rng: random.Random) -> tuple[list[int], list[int]]:
+    """A sequence, and the same with another word in the place of the answer."""
+    *sequence, other = rng.sample(ids, length + 1)
+    return sequence, [*sequence[:prefix], other, *sequence[prefix + 1 :]]
+
+
+def _unrelated(ids: list[int], length: int, prefix: int, rng: random.Random) -> tuple[list[int], list[int]]:
+    """Two sequences that differ in every place."""
+    sequence = other = rng.sample(ids, length)
+    while any(a == b for a, b in zip(sequence, other)):
+        other = rng.sample(ids, length)
+    return sequence, other
+
+
+_PAIRS = {"answer": _replaced, "all": _unrelated}
 
 
 def _vocabulary(
@@ -70,7 +86,9 @@ def _vocabulary(
         if random_tokens:
             ids = [token for token in range(vocabulary.size(model)) if token not in special]
         else:
-            pool = list(words) if words is not None else _bundled_words()
+            pool = _bundled_words() if words is None else [word.strip() for word in words]
+            if words is not None:
+                prompts.require_single(model, "words", pool)
             ids = list(dict.fromkeys(wordlists.require_words(model, "words", pool, length + 1).values()))
     if len(ids) < length + 1:
         raise ValueError(f"{len(ids)} distinct tokens, but {length + 1} are needed. Use a smaller length.")

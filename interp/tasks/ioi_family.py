@@ -15,10 +15,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from interp.tasks import prompts, vocabulary, wordlists
+from interp.tasks import draws, rows, vocabulary, wordlists
 from interp.tasks.metrics import Metric
 from interp.tasks.task import Task
-from interp.tasks.validate import require
 
 
 def ioi(
@@ -41,46 +40,27 @@ def ioi(
     names = wordlists.require_words(model, "names", words["names"], 2)
     places = wordlists.require_words(model, "places", words["places"], 1)
     objects = wordlists.require_words(model, "objects", words["objects"], 1)
-    templates = wordlists.usable_templates(model, words["templates"])
-    if template is not None:
-        templates = _only(templates, template)
+    templates = wordlists.chosen(wordlists.usable_templates(model, words["templates"]), template)
     choices = _draw([templates, list(names), list(places), list(objects)], n // 2, random.Random(seed))
 
-    clean, answer, wrong, clusters = [], [], [], []
-    for number, first, second, place, thing in choices:
-        cluster = f"ioi {number}" if template is None else f"ioi {number}, pair {len(clean) // 2}"
+    made: list[rows.Row] = []
+    for i, (number, first, second, place, thing) in enumerate(choices):
+        sides = []
         for subject, other in ((second, first), (first, second)):
             text = templates[number].format(A=first, B=second, S=subject, PLACE=place, OBJECT=thing)
-            clean.append(vocabulary.encode(model, text, prepend_bos))
-            answer.append([names[other]])
-            wrong.append([names[subject]])
-            clusters.append(cluster)
-    corrupt = [clean[i ^ 1] for i in range(n)]  # the other of the pair
-    fields = prompts.from_ids(model, clean=clean, corrupt=corrupt, answer=answer, wrong=wrong)
-    task = Task.from_tokens(**fields, metric=metric, name="ioi", seed=seed, template=clusters)
-    require(task.problems(model))
-    return task
+            sides.append(rows.Side(vocabulary.encode(model, text, prepend_bos), [names[other]]))
+        cluster = rows.cluster_name("ioi", number, i, len(templates) == 1)
+        made += rows.mirrored(sides[0], sides[1], cluster)
+    return rows.make(model, made, name="ioi", seed=seed, metric=metric)
 
 
-def _only(templates: dict[int, str], template: int) -> dict[int, str]:
-    if template not in templates:
-        have = ", ".join(map(str, sorted(templates)))
-        raise ValueError(f"template {template} is not usable with this tokenizer; these are: {have}.")
-    return {template: templates[template]}
-
-
-def _draw(pools: list[Any], count: int, rng: random.Random) -> list[tuple[int, str, str, str, str]]:
+def _draw(pools: list[Any], pairs: int, rng: random.Random) -> list[tuple[Any, ...]]:
     """Distinct (template, first name, second name, place, object), the templates in turn."""
     templates, names, places, objects = pools
-    room = len(templates) * len(names) * (len(names) - 1) * len(places) * len(objects)
-    if count > room:
-        raise ValueError(
-            f"n is {2 * count}, but the words that the tokenizer has give only {2 * room} prompts."
-        )
-    order = sorted(templates)
-    rng.shuffle(order)
-    drawn: dict[tuple[int, str, str, str, str], None] = {}
-    while len(drawn) < count:
+    room = len(names) * (len(names) - 1) * len(places) * len(objects)
+
+    def pick(template: int) -> tuple[str, ...]:
         first, second = rng.sample(names, 2)
-        drawn[order[len(drawn) % len(order)], first, second, rng.choice(places), rng.choice(objects)] = None
-    return list(drawn)
+        return first, second, rng.choice(places), rng.choice(objects)
+
+    return draws.distinct_pairs(dict.fromkeys(templates, room), pick, pairs, rng)

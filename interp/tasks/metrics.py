@@ -42,13 +42,19 @@ class Reading:
 
 
 class Metric(ABC):
-    """A number per prompt, with its unit, its good direction and what it reads of the logits."""
+    """A number per prompt, with its unit, its good direction and what it reads of the logits.
+
+    `differentiable`: whether it has a gradient in the logits. `flat_at_clean`: whether that is 0 at the clean
+    run.
+    """
 
     name: str
     unit: str
     better: str = "higher"
     reads_positions: str = "answer"
     reads_columns: str = "vocabulary"
+    differentiable: bool = True
+    flat_at_clean: bool = False
 
     @abstractmethod
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
@@ -108,6 +114,7 @@ class KL(Metric):
     name = "kl"
     unit = "nats"
     better = "lower"
+    flat_at_clean = True
 
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
         clean = reading.clean.log_softmax(-1)
@@ -121,6 +128,7 @@ class Rank(Metric):
     name = "rank"
     unit = "rank"
     better = "lower"
+    differentiable = False
 
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
         values, real = _columns(reading.logits, reading.answer)

@@ -69,6 +69,12 @@ def answer_ids(model: Any, field: str, answers: Answers) -> list[list[int]]:
     return ids
 
 
+def require_single(model: Any, field: str, words: Sequence[str]) -> None:
+    """Each of a caller's words is one token after a space."""
+    found = [_token_problem(model, field, f"{field}:", f" {word}", "each") for word in words]
+    require([problem for problem in found if problem])
+
+
 def _compact(rows: list[list[int]], device: Any) -> Any:
     """(prompt,) when every prompt has one answer, else (prompt, k)."""
     single = all(len(row) == 1 for row in rows)
@@ -76,22 +82,25 @@ def _compact(rows: list[list[int]], device: Any) -> Any:
 
 
 def _answer_problem(model: Any, i: int, field: str, text: str) -> str | None:
+    return _token_problem(model, f"prompt {i}, {field}", f"prompt {i}: {field}", text, "an answer")
+
+
+def _token_problem(model: Any, place: str, subject: str, text: str, what: str) -> str | None:
+    """What keeps the text from being one token of the vocabulary; None if it is one."""
     if vocabulary.continuation(model, text) is not None:
         return None
     if words := vocabulary.unknown_words(model, text):
-        return _unknown_problem(model, f"prompt {i}, {field}", words[0])
+        return _unknown_problem(model, place, words[0])
     ids = vocabulary.encode(model, text, prepend_bos=False)
     if not ids:
-        return f"prompt {i}: {field} {text!r} is no token; an answer must be one token."
+        return f"{subject} {text!r} is no token; {what} must be one token."
     pieces = ", ".join(repr(vocabulary.decode(model, [token])) for token in ids)
     spaced = " " + text.lstrip()
     if spaced != text and vocabulary.continuation(model, spaced) is not None:
         advice = f"{spaced!r}, with a leading space, is one: use it."
     else:
         advice = "Choose another word, or score the first token that differs."
-    return (
-        f"prompt {i}: {field} {text!r} is {len(ids)} tokens ({pieces}); an answer must be one token. {advice}"
-    )
+    return f"{subject} {text!r} is {len(ids)} tokens ({pieces}); {what} must be one token. {advice}"
 
 
 def _unknown(model: Any, field: str, texts: Sequence[str]) -> list[str]:

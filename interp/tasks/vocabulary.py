@@ -107,13 +107,22 @@ def unknown_words(model: Any, text: str) -> list[str]:
     # not model.to_tokens: a TransformerBridge strips an end-of-sequence token, which can be the unknown one
     if unknown is None or unknown not in tokenizer.encode(text, add_special_tokens=False):
         return []
-    words = dict.fromkeys(re.findall(r"\w+|[^\w\s]", text))
+    words = dict.fromkeys(_split(tokenizer, text))
     return [word for word in words if unknown in tokenizer.encode(word, add_special_tokens=False)]
 
 
 def nearest(model: Any, word: str, count: int = 3) -> list[str]:
     """Words of the vocabulary that look like this one."""
-    return difflib.get_close_matches(word, list(tokenizer_of(model).get_vocab()), n=count)
+    tokenizer = tokenizer_of(model)
+    words = [known for known in tokenizer.get_vocab() if known not in tokenizer.all_special_tokens]
+    return difflib.get_close_matches(word, words, n=count)
+
+
+def _split(tokenizer: Any, text: str) -> list[str]:
+    """The words and marks of a text, as a word-level tokenizer splits them."""
+    if _is_word_level(tokenizer) and tokenizer.backend_tokenizer.pre_tokenizer is not None:
+        return [word for word, _ in tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+    return re.findall(r"\w+|[^\w\s]", text)
 
 
 def _unknown(model: Any) -> int | None:

@@ -25,12 +25,26 @@ def single_tokens(model: Any, words: Iterable[str]) -> dict[str, int]:
 def require_words(model: Any, kind: str, words: list[str], needed: int) -> dict[str, int]:
     """The single-token words; a `ValueError` when there are fewer than needed."""
     found = single_tokens(model, words)
-    if len(found) < needed:
+    _require_count(kind, len(found), len(words), needed)
+    return found
+
+
+def require_groups(
+    model: Any, kind: str, groups: list[list[str]], needed: int
+) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """The groups (such as singular and plural) all of whose words are single tokens, with their ids."""
+    ids = single_tokens(model, [word for group in groups for word in group])
+    whole = [tuple(group) for group in groups if all(word in ids for word in group)]
+    _require_count(kind, len(whole), len(groups), needed)
+    return {group: tuple(ids[word] for word in group) for group in whole}
+
+
+def _require_count(kind: str, count: int, of: int, needed: int) -> None:
+    if count < needed:
         raise ValueError(
-            f"the tokenizer has {len(found)} of {len(words)} {kind} as single tokens; {needed} are needed. "
+            f"the tokenizer has {count} of {of} {kind} as single tokens; {needed} are needed. "
             "Use a model with a larger vocabulary, or prompts of your own (Task.from_prompts)."
         )
-    return found
 
 
 def require_even(n: int) -> None:
@@ -49,3 +63,13 @@ def usable_templates(model: Any, templates: list[str]) -> dict[int, str]:
             "Use prompts of your own (Task.from_prompts)."
         )
     return found
+
+
+def chosen(templates: dict[int, Any], template: int | None) -> dict[int, Any]:
+    """All of the usable templates, or the one of this number."""
+    if template is None:
+        return templates
+    if template not in templates:
+        have = ", ".join(map(str, sorted(templates)))
+        raise ValueError(f"template {template} is not usable with this tokenizer; these are: {have}.")
+    return {template: templates[template]}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from interp.tasks import Task, ioi, shifts
+from interp.tasks import Task, UnsolvedTask, check, ioi, shifts
 
 
 class LastToken(torch.nn.Module):
@@ -49,9 +49,30 @@ def test_counts_right_and_wrong_at_each_prompts_own_position() -> None:
 
 
 def test_accuracy_below_the_floor_warns_with_it() -> None:
-    with pytest.warns(UserWarning, match="right in 75% of the clean prompts, below the floor of 90%"):
+    with pytest.warns(
+        UnsolvedTask, match="right in 75% of the clean prompts, below the floor of 90%"
+    ) as seen:
         report = task().check(LastToken(), floor=0.9)
-    assert len(report.notes) == 1
+    assert [str(warning.message) for warning in seen] == list(report.notes)
+
+
+def test_the_floor_is_one_half(recwarn: pytest.WarningsRecorder) -> None:
+    for accuracy, warns in ((0.5, False), (0.499, True), (1.0, False), (0.0, True), (float("nan"), False)):
+        recwarn.clear()
+        warnings.simplefilter("always")
+        note = check.warn_unsolved(accuracy)
+        assert [str(warning.message) for warning in recwarn] == ([note] if warns else [])
+        assert note is None or f"{100 * accuracy:g}% of the clean" in note
+
+
+def test_right_is_more_total_probability() -> None:
+    """0.2 + 0.2 against 0.3, and against 0.3 + 0.3; far below float32's least probability too."""
+    logits = torch.tensor([0.2, 0.2, 0.3, 0.3]).log().expand(2, 4)
+    answer, wrong = torch.tensor([[0, 1], [0, 1]]), torch.tensor([[2, -1], [2, 3]])
+    for shift in (0.0, -500.0):
+        lowered = torch.cat((logits + shift, torch.zeros(2, 1)), 1)
+        assert check.right(lowered, answer, wrong).tolist() == [True, False]
+    assert check.right(logits, answer, answer).tolist() == [False, False]
 
 
 def test_keep_solved_drops_the_others_and_counts_them() -> None:

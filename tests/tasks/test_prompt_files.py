@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from interp.tasks import KL, Task, files, greater_than, ioi
+from interp.tasks import KL, Task, agreement, docstring, files, greater_than, ioi
 
 ROW = {
     "clean": "When Mary and John went to the store, John gave a book to",
@@ -27,7 +27,7 @@ def jsonl(path: Path, *rows: Any) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-@pytest.mark.parametrize("family", [ioi, greater_than])
+@pytest.mark.parametrize("family", [ioi, greater_than, agreement, docstring])
 @pytest.mark.parametrize("name", ["words", "gpt2"])
 def test_round_trip(
     name: str, family: Any, suffix: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -133,3 +133,12 @@ def test_no_such_file_and_no_such_kind(words: Any, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(ValueError, match=r"ends in '.txt'; files of prompts end in .jsonl or .csv"):
         Task.from_file(tmp_path / "a.txt", words)
+
+
+def test_a_word_outside_the_vocabulary_and_the_nearest(words: Any, tmp_path: Path) -> None:
+    path = jsonl(tmp_path, ROW, {**ROW, "corrupt": ROW["corrupt"].replace("Mary gave", "Marie gvae")})
+    with pytest.raises(ValueError, match=r"prompt 1, corrupt: 'gvae' is not in the vocabulary .*'gave'"):
+        Task.from_file(path, words)
+    path = jsonl(tmp_path, {**ROW, "answer": [" Mary", " Jhon"]})
+    with pytest.raises(ValueError, match=r"prompt 0, answer: 'Jhon' is not in the vocabulary .*'John'"):
+        Task.from_file(path, words)

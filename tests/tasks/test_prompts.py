@@ -115,6 +115,19 @@ def test_unknown_word_in_a_prompt_and_the_nearest(words: Any) -> None:
         pair(words, corrupt=["When Mary and John went to the store, Qqqqqq gave a book to", CORRUPT[1]])
 
 
+def test_marks_are_read_as_the_tokenizer_splits_them(words: Any) -> None:
+    """`):` is one token and `)` alone is none: only the word is named. A special token is never offered."""
+    start = "def run(self, size, path): "
+    with pytest.raises(
+        ValueError, match=r"prompt 0, clean: 'sise' is not in the vocabulary .*'size'"
+    ) as error:
+        pair(words, clean=[start.replace("size", "sise"), start], corrupt=[start] * 2)
+    assert "problems in all" not in str(error.value)
+    with pytest.raises(ValueError, match=r"'unk' is not in the vocabulary of \d+ words") as error:
+        pair(words, answer=[" unk", " Tom"])
+    assert "<unk>" not in str(error.value)
+
+
 def test_unknown_word_as_an_answer(words: Any) -> None:
     with pytest.raises(ValueError, match=r"prompt 0, answer: 'Marry' is not in the vocabulary .* 'Mary'"):
         pair(words, answer=[" Marry", " Tom"])

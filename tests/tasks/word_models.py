@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +35,23 @@ def build_words(words: list[str], folder: Path) -> Any:
 
 
 def bundled_words() -> list[str]:
-    """Every word of the bundled task files, and the numbers 00 to 99."""
-    texts: list[str] = []
-    for name in ("ioi", "greater_than"):
-        content = wordlists.load(name)
-        for key in ("templates", "names", "places", "objects", "nouns"):
-            texts += content.get(key, [])
+    """Every word of the task files of the families, and the numbers 00 to 99."""
+    files = ("ioi", "greater_than", "coloured_objects", "agreement", "docstring", "capitals")
+    texts = [text for name in files for text in _strings(wordlists.load(name))]
     splitter = Whitespace()
-    words = [word for text in texts for word, _ in splitter.pre_tokenize_str(text)]
+    words = [word for text in texts for word, _ in splitter.pre_tokenize_str(re.sub(r"\{\w+\}", " ", text))]
     return [*words, *(f"{number:02d}" for number in range(100))]
+
+
+def _strings(content: Any) -> Iterator[str]:
+    """All strings in the lists and fields, but for the explanations."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict):
+        content = [value for key, value in content.items() if key not in ("about", "slots", "forms")]
+    if isinstance(content, list):
+        for value in content:
+            yield from _strings(value)
 
 
 def build(tokenizer: Any, folder: Path, vocabulary: int | None = None) -> Any:

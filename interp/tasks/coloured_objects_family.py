@@ -1,0 +1,77 @@
+"""Coloured objects (after Merullo et al. 2023, arXiv:2310.08744): the colour of one of three objects.
+
+`Mary has a red book, a blue key and a green hat. The colour of the key is` → blue. The answer is the colour
+of the object asked for. Corrupt: another of the three is asked for; its colour is the wrong answer. Each
+place in the list is asked for equally often.
+
+Prompts 2i and 2i + 1 are mirrored: the corrupt prompt of one is the clean prompt of the other. The cluster
+of a prompt is its template, or its mirrored pair where all prompts have one template.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+from interp.tasks import draws, forms, rows, vocabulary, wordlists
+from interp.tasks.forms import Form
+from interp.tasks.metrics import Metric
+from interp.tasks.task import Task
+
+THINGS = 3
+ASKED = ((0, 1), (1, 2), (2, 0))  # the clean and the corrupt prompt's object, by place in the list
+
+
+def coloured_objects(
+    model: Any,
+    n: int = 64,
+    seed: int = 0,
+    *,
+    template: int | None = None,
+    metric: Metric | None = None,
+    prepend_bos: bool | None = None,
+) -> Task:
+    """What colour the object has: n prompts in mirrored pairs, words from data/tasks/coloured_objects.json.
+
+    template: take all prompts from this one of the templates, so that a position means the same in each.
+    """
+    wordlists.require_even(n)
+    words = wordlists.load("coloured_objects")
+    colours = wordlists.require_words(model, "colours", words["colours"], THINGS)
+    objects = wordlists.require_words(model, "objects", words["objects"], THINGS)
+    pools = {"A": wordlists.load("ioi")["names"], "PLACE": words["places"]}
+    usable = forms.usable(model, words["templates"], pools, only=template)
+    scenes = _draw(usable, list(colours), list(objects), n // 2, random.Random(seed))
+
+    made: list[rows.Row] = []
+    for i, (number, paints, things, others) in enumerate(scenes):
+        sides = []
+        for asked in ASKED[i // len(usable) % len(ASKED)]:
+            text = _text(usable[number], paints, things, others, asked)
+            sides.append(rows.Side(vocabulary.encode(model, text, prepend_bos), [colours[paints[asked]]]))
+        cluster = rows.cluster_name("coloured_objects", number, i, len(usable) == 1)
+        made += rows.mirrored(sides[0], sides[1], cluster)
+    return rows.make(model, made, name="coloured_objects", seed=seed, metric=metric)
+
+
+def _text(
+    form: Form, colours: tuple[str, ...], objects: tuple[str, ...], others: tuple[str, ...], asked: int
+) -> str:
+    slots = {f"C{i + 1}": colour for i, colour in enumerate(colours)}
+    slots |= {f"O{i + 1}": thing for i, thing in enumerate(objects)}
+    return form.text.format(O=objects[asked], **slots, **dict(zip(form.words, others)))
+
+
+def _draw(
+    usable: dict[int, Form], colours: list[str], objects: list[str], pairs: int, rng: random.Random
+) -> list[tuple[Any, ...]]:
+    """Distinct (template, three colours, three objects, fillers of the other slots)."""
+    scenes = math.perm(len(colours), THINGS) * math.perm(len(objects), THINGS)
+    room = {number: scenes * math.prod(map(len, form.words.values())) for number, form in usable.items()}
+
+    def pick(number: int) -> tuple[tuple[str, ...], ...]:
+        others = tuple(rng.choice(words) for words in usable[number].words.values())
+        return tuple(rng.sample(colours, THINGS)), tuple(rng.sample(objects, THINGS)), others
+
+    return draws.distinct_pairs(room, pick, pairs, rng)

@@ -1,0 +1,63 @@
+"""From the rows of a task family to its task; mirrored pairs.
+
+A row is one clean and one corrupt prompt in token ids, with the answers of both. In a mirrored pair the
+corrupt prompt of each row is the clean prompt of the other, and the answers are exchanged: a word that a
+model likes better counts for and against equally often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from interp.tasks import prompts
+from interp.tasks.metrics import Metric
+from interp.tasks.task import Task
+from interp.tasks.validate import require
+
+
+class Side(NamedTuple):
+    """A prompt and the tokens that answer it."""
+
+    tokens: list[int]
+    answers: list[int]
+
+
+class Row(NamedTuple):
+    """One prompt pair in token ids."""
+
+    clean: list[int]
+    corrupt: list[int]
+    answer: list[int]
+    wrong: list[int]
+    cluster: str
+
+
+def contrast(clean: Side, corrupt: Side, cluster: str) -> Row:
+    """The row in which what answers the corrupt prompt is wrong."""
+    return Row(clean.tokens, corrupt.tokens, clean.answers, corrupt.answers, cluster)
+
+
+def mirrored(one: Side, other: Side, cluster: str) -> list[Row]:
+    """Two rows, each the other's reverse."""
+    return [contrast(one, other, cluster), contrast(other, one, cluster)]
+
+
+def cluster_name(family: str, template: int, pair: int, alone: bool) -> str:
+    """The cluster of a prompt: its template, or its pair where all prompts have one template."""
+    return f"{family} {template}, pair {pair}" if alone else f"{family} {template}"
+
+
+def make(model: Any, rows: Sequence[Row], *, name: str, seed: int, metric: Metric | None) -> Task:
+    """The task of these rows, checked against the model."""
+    fields = prompts.from_ids(
+        model,
+        clean=[row.clean for row in rows],
+        corrupt=[row.corrupt for row in rows],
+        answer=[row.answer for row in rows],
+        wrong=[row.wrong for row in rows],
+    )
+    clusters = [row.cluster for row in rows]
+    task = Task.from_tokens(**fields, metric=metric, name=name, seed=seed, template=clusters)
+    require(task.problems(model))
+    return task

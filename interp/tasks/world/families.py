@@ -1,0 +1,163 @@
+"""The behaviours of the world that no other file of this package makes tasks of.
+
+Prompts 2i and 2i + 1 are mirrored: the corrupt prompt of one is the clean prompt of the other. By default
+only what was held out of the training of tiny-world is asked. Any other model whose tokenizer has the words
+can be asked too: answers that are not one token are dropped, pairs of unequal length are drawn again.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from interp.tasks import rows, vocabulary, wordlists
+from interp.tasks.metrics import Metric
+from interp.tasks.task import Task
+from interp.tasks.world.conflict import Conflict
+from interp.tasks.world.grammar import Behaviour, Pair
+from interp.tasks.world.languages import Languages
+from interp.tasks.world.pronouns import Pronouns
+from interp.tasks.world.register import Register
+from interp.tasks.world.requests import KINDS, Requests
+from interp.tasks.world.sentiment import Sentiment
+
+TRIES = 60  # draws for each pair that is wanted
+
+
+def sentiment(
+    model: Any,
+    n: int = 64,
+    seed: int = 0,
+    *,
+    held_out: bool = True,
+    metric: Metric | None = None,
+    prepend_bos: bool | None = None,
+) -> Task:
+    """`Review: The film was dull. The music was` → any negative adjective; wrong: any positive one."""
+    return mirrored(model, Sentiment(), n, seed, held_out, metric, prepend_bos)
+
+
+def pronouns(
+    model: Any,
+    n: int = 64,
+    seed: int = 0,
+    *,
+    held_out: bool = True,
+    metric: Metric | None = None,
+    prepend_bos: bool | None = None,
+) -> Task:
+    """`Mary went to the store because` → she; wrong: the pronoun of the other name."""
+    return mirrored(model, Pronouns(), n, seed, held_out, metric, prepend_bos)
+
+
+def languages(
+    model: Any,
+    n: int = 64,
+    seed: int = 0,
+    *,
+    held_out: bool = True,
+    metric: Metric | None = None,
+    prepend_bos: bool | None = None,
+) -> Task:
+    """A text in one of two languages → any word of the right kind in it; corrupt: the translation."""
+    return mirrored(model, Languages(), n, seed, held_out, metric, prepend_bos)
+
+
+def register(
+    model: Any,
+    n: int = 64,
+    seed: int = 0,
+    *,
+    held_out: bool = True,
+    metric: Metric | None = None,
+    prepend_bos: bool | None = None,
+) -> Task:
+    """A letter, formal or casual → any word of the right kind in its register; corrupt: the other."""
+    return mirrored(model, Register(), n, seed, held_out, metric, prepend_bos)
+
+
+def requests(
+    model: Any,
+    n: int = 64,
+    seed: int = 0,
+    *,
+    kind: str = "refusal",
+    held_out: bool = True,
+    metric: Metric | None = None,
+    prepend_bos: bool | None = None,
+) -> Task:
+    """`User: ... how do I burn the house? Assistant:` → sorry; `burn the bomb` → sure.
+
+    kind: "refusal", harmful against harmless; "frame", a harmful request plainly against in a game, story or
+    film, where it is answered; "harm", whether an answered request was harmful.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; use one of {', '.join(KINDS)}.")
+    return mirrored(model, Requests(kind), n, seed, held_out, metric, prepend_bos)
+
+
+def conflict(
+    model: Any,
+    n: int = 64,
+    seed: int = 0,
+    *,
+    held_out: bool = True,
+    metric: Metric | None = None,
+    prepend_bos: bool | None = None,
+) -> Task:
+    """A claim against a known fact, and a cue: `In fiction, ...` → the claim, `In truth, ...` → the fact."""
+    return mirrored(model, Conflict(), n, seed, held_out, metric, prepend_bos)
+
+
+def mirrored(
+    model: Any,
+    behaviour: Behaviour,
+    n: int,
+    seed: int,
+    held_out: bool,
+    metric: Metric | None,
+    prepend_bos: bool | None,
+) -> Task:
+    """n prompts in mirrored pairs, from what was held out of training or (`held_out=False`) from the rest."""
+    wordlists.require_even(n)
+    vocabulary.tokenizer_of(model)
+    made: list[rows.Row] = []
+    for pair in _draw(model, behaviour, n // 2, seed, held_out):
+        clean, corrupt = (
+            rows.Side(vocabulary.encode(model, text, prepend_bos), _known(model, words))
+            for text, words in ((pair.clean, pair.answer), (pair.corrupt, pair.wrong))
+        )
+        made += rows.mirrored(clean, corrupt, pair.cluster)
+    return rows.make(model, made, name=behaviour.name, seed=seed, metric=metric)
+
+
+def _draw(model: Any, behaviour: Behaviour, count: int, seed: int, held_out: bool) -> list[Pair]:
+    """Distinct pairs that the tokenizer can say, clean and corrupt in as many tokens."""
+    rng, drawn, unknown = random.Random(seed), {}, []
+    for _ in range(TRIES * count):
+        pair = behaviour.pair(rng, test=held_out)
+        if not _usable(model, pair):
+            unknown += vocabulary.unknown_words(model, f"{pair.clean} {pair.corrupt}")
+        else:
+            drawn.setdefault((pair.clean, pair.corrupt), pair)
+            if len(drawn) == count:
+                return list(drawn.values())
+    lacking = f" It lacks {', '.join(map(repr, dict.fromkeys(unknown[:5])))}." if unknown else ""
+    raise ValueError(
+        f"{behaviour.name}: {TRIES * count} draws gave {2 * len(drawn)} of {2 * count} prompts that the "
+        f"tokenizer can say.{lacking} The words are those of tiny-world; use that model, or a smaller n."
+    )
+
+
+def _usable(model: Any, pair: Pair) -> bool:
+    clean, corrupt = (vocabulary.encode(model, text) for text in (pair.clean, pair.corrupt))
+    if len(clean) != len(corrupt) or clean == corrupt:
+        return False
+    if any(vocabulary.unknown_words(model, text) for text in (pair.clean, pair.corrupt)):
+        return False
+    return bool(_known(model, pair.answer) and _known(model, pair.wrong))
+
+
+def _known(model: Any, words: tuple[str, ...]) -> list[int]:
+    """The tokens of the words that are one token after a space."""
+    return list(wordlists.single_tokens(model, words).values())

@@ -1,0 +1,80 @@
+"""The language of tiny-world: which texts it has, how often, and all of its words.
+
+A text is one document of one behaviour, or a story. Behaviours share their words (a house is a place, an
+attractor, a thing to burn, and a noun of the first language), so features overlap.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from interp.tasks import wordlists
+from interp.tasks.world import facts
+from interp.tasks.world.agreement import Agreement
+from interp.tasks.world.arguments import Arguments
+from interp.tasks.world.coloured import ColouredObjects
+from interp.tasks.world.conflict import Conflict
+from interp.tasks.world.grammar import SPECIAL, Behaviour, fixed_words, split
+from interp.tasks.world.indirect_object import IndirectObject
+from interp.tasks.world.languages import Languages
+from interp.tasks.world.pronouns import Pronouns
+from interp.tasks.world.register import Register
+from interp.tasks.world.requests import Requests
+from interp.tasks.world.sentiment import Sentiment
+from interp.tasks.world.stories import Stories
+from interp.tasks.world.years import Years
+
+FILES = ("ioi", "coloured_objects", "greater_than", "agreement", "docstring", "world")
+SHARES = {
+    "ioi": 17, "coloured_objects": 16, "greater_than": 10, "agreement": 8, "docstring": 3, "capital": 2,
+    "born": 5, "country": 2, "two_hop": 4, "conflict": 4, "sentiment": 3, "pronouns": 3, "languages": 4,
+    "register": 2, "requests": 5, "stories": 8,
+}  # fmt: skip
+
+
+def behaviours() -> dict[str, Behaviour]:
+    """Every behaviour that makes pairs, by name."""
+    sides = [Conflict("fiction"), Conflict("truth")]
+    others = [Requests("refusal"), Requests("frame"), Requests("harm")]
+    single = [IndirectObject(), ColouredObjects(), Years(), Agreement(), Arguments()]
+    known = [facts.capital(), facts.born(), facts.country(), facts.two_hop(), Conflict(), *sides]
+    styles = [Sentiment(), Pronouns(), Languages(), Register(), *others]
+    return {each.name: each for each in (*single, *known, *styles)}
+
+
+class World:
+    """Draws training texts; every draw comes from the generator that the caller passes."""
+
+    def __init__(self) -> None:
+        sources: dict[str, Any] = {**behaviours(), "stories": Stories()}
+        self.sources = [sources[name] for name in SHARES]
+        self.shares = list(SHARES.values())
+
+    def document(self, rng: random.Random) -> str:
+        """One text; words that follow from the text are marked with `^`."""
+        return rng.choices(self.sources, self.shares)[0].document(rng)
+
+
+def vocabulary() -> list[str]:
+    """Special tokens, then every word of every text, in a fixed order."""
+    numbers = [f"{number:02d}" for number in range(100)]
+    lands = [word for pair in facts.capitals().items() for word in pair]
+    capitals = [
+        word
+        for text in wordlists.load("capitals")["templates"]
+        for word in split(text.replace("{COUNTRY}", ""))
+    ]
+    lower = [word for name in FILES for word in _words(name)]
+    pronouns = [word.capitalize() for word in wordlists.load("world")["pronouns"]["subject"]]
+    return list(dict.fromkeys([*SPECIAL, *lower, *numbers, *lands, *capitals, *pronouns]))
+
+
+def _words(name: str) -> list[str]:
+    """The words of a task file that the world uses: of the names only the people of the world."""
+    content = wordlists.load(name)
+    if name == "ioi":
+        content = {key: value for key, value in content.items() if key != "names"}
+    if name == "world":  # the orders of a sentence name kinds of words
+        content = {**content, "languages": {**content["languages"], "orders": []}}
+    return fixed_words(content)
