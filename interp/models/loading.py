@@ -1,6 +1,7 @@
 """`load`: one entry for every place that a model can come from.
 
-1. the name of a bundled model (`tiny-ioi`): a folder in our own format, never the network;
+1. the name of a model of the package, never the network: a trained one (`tiny-ioi`) is a folder in our own
+   format, a hand-built one (`reverse`) is made from the weights in `interp/models/handmade`;
 2. a folder in our own format: config.json with the fields of a HookedTransformerConfig,
    model.safetensors with the state dict of a HookedTransformer, and a tokenizer if there is one;
 3. a folder in the hub's own format (`save_pretrained` of transformers writes it);
@@ -19,8 +20,9 @@ from typing import Any
 
 import torch
 
-from interp.models import bundled, hub, named, own
+from interp.models import bundled, handmade, hub, named, own
 from interp.models.configuration import is_own, read_config
+from interp.models.handmade.build import build as build_handmade
 from interp.models.named import ModelNotReachable as ModelNotReachable
 
 Model = Any  # HookedTransformer | TransformerBridge: neither class exists in every release
@@ -33,7 +35,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     **flags: Any,
 ) -> Model:
-    """A TransformerLens model in eval mode, by bundled name, folder, or TransformerLens name.
+    """A TransformerLens model in eval mode, by the package's name, folder, or TransformerLens name.
 
     `flags` are TransformerLens's own: `fold_ln`, `center_writing_weights`, `center_unembed`,
     `fold_value_biases`, `refactor_factored_attn_matrices`, `default_prepend_bos`; with a TransformerLens
@@ -42,8 +44,11 @@ def load(
     Raises ValueError for a bad argument or file, ModelNotReachable when a download fails.
     """
     where, kind = _device(device), _dtype(dtype)
-    folder = bundled.folder_of(str(name)) or _folder(name)
+    by_hand = str(name) in handmade.NAMES
+    folder = None if by_hand else bundled.folder_of(str(name)) or _folder(name)
     with torch.random.fork_rng(devices=[]):  # models are made with random weights before they are filled
+        if by_hand:
+            return build_handmade(str(name), where, kind, flags).eval()
         if folder is None:
             return named.load_name(str(name), where, kind, flags).eval()
         config = read_config(folder)
