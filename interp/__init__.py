@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from interp import circuits as circuits
     from interp import models as models
     from interp import names as names
     from interp import patching as patching
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from interp.patching import plan as plan
     from interp.tasks import Task as Task
 
-_SUBMODULES = ("models", "names", "patching", "plot", "report", "stats", "tasks")
+_SUBMODULES = ("circuits", "models", "names", "patching", "plot", "report", "stats", "tasks")
 _FUNCTIONS = {
     "load": "interp.models",
     "patch": "interp.patching",
@@ -34,6 +35,7 @@ _FUNCTIONS = {
 __all__ = [
     "Task",
     "__version__",
+    "circuits",
     "load",
     "models",
     "names",
