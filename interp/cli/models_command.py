@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Iterable
 
-from interp.models.bundled import available
-from interp.models.files import data_dir
+from interp.models.bundled import Card, available
 
 OTHERS = """\
 Others:
@@ -15,18 +14,18 @@ Others:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the bundled models with their parameters and accuracy."""
-    print("Bundled, offline:")
-    for card in available():
-        print(f"  {card.name:<12} {card.parameters:>10,} parameters  {card.description}")
-        for line in _accuracy(card.name):
-            print(f"  {'':<12} {line}")
+    """Print the models of the package with their parameters and what they can do."""
+    cards = available()
+    print("Trained, in the package:")
+    _list(card for card in cards if card.where == "bundled")
+    print("Hand-built, with a known circuit (interp.models.handmade):")
+    _list(card for card in cards if card.where == "handmade")
     print(OTHERS)
 
 
-def _accuracy(name: str) -> list[str]:
-    """What the card says of held-out prompts."""
-    figures = json.loads((data_dir() / name / "card.json").read_text(encoding="utf-8")).get("figures", {})
-    shown = {"ioi_answer_above_wrong": "IOI", "copying_argmax": "copying"}
-    parts = [f"{words} {figures[key]:.2%}" for key, words in shown.items() if key in figures]
-    return [f"right on held-out prompts: {', '.join(parts)}"] if parts else []
+def _list(cards: Iterable[Card]) -> None:
+    for card in cards:
+        print(f"  {card.name:<12} {card.parameters:>10,} parameters  {card.description}")
+        if card.where == "bundled":
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in card.tasks.items())
+            print(f"  {'':<12} right on: {shares}")

@@ -55,13 +55,20 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         "--task",
         required=True,
         metavar="NAME|FILE",
-        help="ioi, induction, greater_than, or a file of prompts (.jsonl, .csv)",
+        help="a task family (interp tasks lists them), or a file of prompts (.jsonl, .csv)",
     )
     group.add_argument(
         "--template",
         type=int,
         metavar="N",
-        help="ioi: all prompts from one template, so that positions line up (for sweeps by position)",
+        help="all prompts from one template, so that positions line up (for sweeps by position)",
+    )
+    group.add_argument(
+        "--option",
+        type=_option,
+        action="append",
+        metavar="NAME=VALUE",
+        help="an option of the task family, such as relation=two_hop for facts; may be given several times",
     )
     group.add_argument(
         "--site",
@@ -123,6 +130,15 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 def _names(text: str) -> list[str]:
     """`a,b` as a list; blanks around the names do not count."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _option(text: str) -> tuple[str, str | int | bool]:
+    """`name=value`; numbers, `true` and `false` as such."""
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    named = {"true": True, "false": False}
+    return name, int(value) if value.lstrip("-").isdigit() else named.get(value, value)
 
 
 def _cells(text: str) -> list[str | list[str]]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
 _GIB = 2**30
 _DEFAULT_PROMPTS = 64
+_OWN = ("model", "n", "seed", "metric", "words")  # not given by --option
 
 
 def run(args: argparse.Namespace) -> None:
@@ -29,7 +33,9 @@ def run(args: argparse.Namespace) -> None:
     if args.plan:
         return
     print("; ".join(str(task.check(model)).splitlines()[:2]))  # its notes come as warnings
-    result = interp.patch(model, task, store=args.store, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)  # the check has warned of it
+        result = interp.patch(model, task, store=args.store, **options)
     folder = args.out or Path("out") / default_name(args)
     print(save(result, folder / "result.nc"))
     print(write_page([result], folder / "report.html", f"{args.model}, {task.name}"))
@@ -42,10 +48,8 @@ def make_task(model: Any, args: argparse.Namespace) -> Task:
     known = families()
     if args.task in known:
         n = _DEFAULT_PROMPTS if args.n is None else args.n
-        form = {} if args.template is None else {"template": args.template}
-        if form and args.task != "ioi":
-            raise ValueError(f"--template goes with --task ioi; {args.task} has no templates to choose from.")
-        return known[args.task].build(model, n=n, seed=args.seed, **form)
+        build = known[args.task].build
+        return build(model, n=n, seed=args.seed, **family_options(args, build))
     if Path(args.task).suffix.lower() not in (".jsonl", ".csv"):
         raise ValueError(
             f"unknown task {args.task!r}{hint(args.task, known)} Families: {', '.join(known)}; "
@@ -57,6 +61,20 @@ def make_task(model: Any, args: argparse.Namespace) -> Task:
     if not 1 <= args.n <= len(task):
         raise ValueError(f"--n is {args.n}, but {args.task} has {len(task)} prompts. Use 1 to {len(task)}.")
     return task[: args.n]
+
+
+def family_options(args: argparse.Namespace, build: Callable[..., Task]) -> dict[str, Any]:
+    """--template and every --option NAME=VALUE, if the family has an option of that name."""
+    given = dict(args.option or ())
+    if args.template is not None:
+        given["template"] = args.template
+    has = [name for name in inspect.signature(build).parameters if name not in _OWN]
+    for name in given:
+        if name not in has:
+            raise ValueError(
+                f"--task {args.task} has no option {name!r}. It has: {', '.join(has) or 'none'}."
+            )
+    return given
 
 
 def sweep_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -89,7 +107,8 @@ def make_metrics(names: list[str] | None) -> list[Metric] | None:
 
 
 def default_name(args: argparse.Namespace) -> str:
-    """MODEL-TASK-SITE, without what a file name should not hold."""
+    """MODEL-TASK-OPTIONS-SITE, without what a file name should not hold."""
     site = "_".join(args.site) if args.site else "cells"
-    parts = [Path(args.model).name, Path(args.task).stem, site]
+    options = [str(value) for _, value in args.option or ()]
+    parts = [Path(args.model).name, Path(args.task).stem, *options, site]
     return "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in parts)

@@ -1,8 +1,10 @@
-"""`interp tasks`: the task families, and the form of a file of prompts."""
+"""`interp tasks`: the task families, how the models do on them, and the form of a file of prompts."""
 
 from __future__ import annotations
 
 import argparse
+
+from interp.models.bundled import available
 
 FILE_FORM = """\
 A file of prompts (.jsonl, or .csv with the same keys), one pair a line:
@@ -10,9 +12,12 @@ A file of prompts (.jsonl, or .csv with the same keys), one pair a line:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print every family with its description."""
+    """Print every family with its description and the accuracy of each model that has been measured on it."""
     from interp.tasks import families
 
+    cards = available()
     for name, family in families().items():
-        print(f"{name:<14} {family.description}")
+        print(f"{name:<16} {family.description}")
+        shares = [f"{card.name} {card.tasks[name]:.1%}" for card in cards if name in card.tasks]
+        print(f"{'':<16} right: {', '.join(shares) or 'not measured'}")
     print(FILE_FORM)

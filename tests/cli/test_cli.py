@@ -15,6 +15,7 @@ import xarray as xr
 import interp
 from interp.cli import main
 from interp.cli.files import read
+from interp.models import available
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "tiny-ioi"
@@ -40,13 +41,45 @@ def test_models_lists_the_bundled_ones(capsys: pytest.CaptureFixture[str]) -> No
     (line,) = [line for line in out if line.split()[:1] == [MODEL]]
     card = json.loads((ROOT / "data" / MODEL / "card.json").read_text(encoding="utf-8"))
     assert f"{card['parameters']:,} parameters" in line
-    assert f"IOI {card['figures']['ioi_answer_above_wrong']:.2%}" in "\n".join(out)
+    assert f"ioi {card['tasks']['ioi']:.1%}" in out[out.index(line) + 1]
+    named = {line.split()[0] for line in out if "parameters" in line}
+    assert named == {card.name for card in available()}
 
 
 def test_tasks_lists_every_family(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "tasks")
     assert status == 0
-    assert {line.split()[0] for line in out} >= set(interp.tasks.families())
+    families = interp.tasks.families()
+    assert {line.split()[0] for line in out} >= set(families)
+    for card in available():
+        for name, share in card.tasks.items():
+            (at,) = [i for i, line in enumerate(out) if line.split()[0] == name]
+            assert f"{card.name} {share:.1%}" in out[at + 1]
+
+
+def test_a_task_takes_its_options(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    command = (
+        "patch",
+        "tiny-world",
+        "--task",
+        "facts",
+        "--option",
+        "relation=two_hop",
+        "--site",
+        "z",
+        "--n",
+        "8",
+    )
+    status, out, err = run(capsys, *command)
+    assert status == 0, err
+    assert out[-2] == "out/tiny-world-facts-two_hop-z/result.nc"
+    assert read(folder / out[-2]).attrs["task"] == "facts two_hop"
+    status, _, err = run(capsys, *command[:4], "--option", "kind=x", "--site", "z")
+    assert status == 2
+    assert "--task facts has no option 'kind'. It has: relation, template, prepend_bos." in err[-1]
+    with pytest.raises(SystemExit):
+        run(capsys, *command[:4], "--option", "relation", "--site", "z")
+    assert "'relation' is not NAME=VALUE" in capsys.readouterr().err
 
 
 def test_patch_writes_what_the_library_returns(capsys: pytest.CaptureFixture[str], folder: Path) -> None:

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.models.train.language import SPECIAL, Language
+from interp.models.train.language import Language
+from interp.tasks.world.grammar import SPECIAL
 
 PAD, BOS, EOS = (SPECIAL.index(token) for token in ("<pad>", "<bos>", "<eos>"))
 LAST_WORD = 5.0

@@ -1,27 +1,12 @@
-"""The files of a trained model: config, weights, tokenizer, and the card in JSON and in words."""
+"""The card of tiny-ioi, as data and in words."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from interp.models.train import network, tokenizer
+from interp.models.train import export, network
 from interp.models.train.batches import LAST_WORD
-from interp.models.train.language import HELD_OUT_ONE_IN, Language
-
-
-def write(folder: Path, card: dict[str, Any], parameters: network.Parameters, sizes: network.Sizes) -> None:
-    """Write the model's folder; existing files of these names are replaced."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", network.hooked_config(sizes, card["name"]))
-    _write_json(folder / "card.json", card)
-    save_file(network.hooked_state(parameters), folder / "model.safetensors")
-    (folder / "model.safetensors").chmod(0o644)
-    tokenizer.save(Language(card["training"]["seed"]).vocabulary(), folder, sizes.n_ctx)
-    (folder / "README.md").write_text(_readme(card), encoding="utf-8")
+from interp.models.train.language import HELD_OUT_ONE_IN
 
 
 def card(
@@ -32,14 +17,13 @@ def card(
     training: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything that is to be known of the model."""
-    count = sum(value.numel() for value in network.hooked_state(parameters).values())
     return {
         "name": name,
         "description": (
             f"{sizes.n_layers} layers, {sizes.n_heads} heads, width {sizes.d_model}; word-level; trained on "
             "indirect-object sentences, later years, and repeated random words"
         ),
-        "parameters": count,
+        "parameters": export.count(parameters),
         "licence": "MIT",
         "sizes": {key: getattr(sizes, key) for key in sizes.__dataclass_fields__},
         "held_out": f"one pair of names in {HELD_OUT_ONE_IN}, by a hash; random sequences are always fresh",
@@ -48,7 +32,8 @@ def card(
     }
 
 
-def _readme(card: dict[str, Any]) -> str:
+def readme(card: dict[str, Any]) -> str:
+    """The card in words."""
     figures, training, table = card["figures"], card["training"], _table(card["figures"])
     return f"""# {card["name"]}
 
@@ -93,7 +78,3 @@ def _table(figures: dict[str, Any]) -> str:
         ("greater-than: p(later years) − p(other years)", figures["greater_than_probability_difference"]),
     ]
     return "\n".join(f"| {what} | {value:.4f} |" for what, value in rows)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from interp.models.files import data_dir
+from interp.tasks.world.grammar import SPECIAL, split
 
-SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 THIRD_PERSON = 0.06
 HELD_OUT_ONE_IN = 8
 PLAIN = (
@@ -46,11 +46,6 @@ class Prompt:
     words: tuple[str, ...]
     answer: str
     wrong: str
-
-
-def split(text: str) -> list[str]:
-    """Words and punctuation marks, as the tokenizer splits them."""
-    return re.findall(r"\w+|[^\w\s]+", text)
 
 
 def held_out(first: str, second: str, seed: int) -> bool:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from interp.models.train.language import SPECIAL
+from interp.tasks.world.grammar import SPECIAL
 
 
 def save(words: list[str], folder: Path, longest: int) -> None:

@@ -12,7 +12,7 @@ from model_folders import SIZES, TOKENS, random_state, write
 
 import interp
 from interp.models.train import __main__ as command
-from interp.models.train import evaluate, export, network, optimise
+from interp.models.train import evaluate, ioi_card, network, optimise
 from interp.models.train.batches import Batch
 from interp.models.train.language import Language
 
@@ -75,13 +75,15 @@ def test_the_command_writes_a_folder_that_loads(tmp_path: Path, capsys: pytest.C
     found = evaluate.figures(model, Language(0))
     assert found["text_loss"] == pytest.approx(card["figures"]["text_loss"], abs=1e-5)
     assert "step     1" in capsys.readouterr().out
+    assert set(card["tasks"]) == {"ioi", "induction", "greater_than"}
+    assert all(0 < share < 1 for share in card["tasks"].values())
     assert f"{card['figures']['text_loss']:.4f}" in (tmp_path / "README.md").read_text()
 
 
 def test_the_card_counts_the_parameters() -> None:
     language = Language(0)
     sizes = network.Sizes(d_vocab=len(language.vocabulary()))
-    card = export.card("x", sizes, network.initial(sizes, 0), {}, {})
+    card = ioi_card.card("x", sizes, network.initial(sizes, 0), {}, {})
     assert (
         card["parameters"]
         == 12 * 3 * 64**2 + 3 * (9 + 4) * 64 + 2 * 64 + (2 * 64 + 1) * sizes.d_vocab + 48 * 64
