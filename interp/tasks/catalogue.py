@@ -34,7 +34,7 @@ def families() -> dict[str, Family]:
         ),
         "coloured_objects": Family(
             coloured_objects,
-            "colours: ... a red book, a blue key and a green hat. The colour of the key is → blue",
+            "colours: ... the book red, the key blue and the hat green. What colour is the key? It is → blue",
         ),
         "agreement": Family(agreement, "agreement: The kings near the house → are, were, have"),
         "docstring": Family(

@@ -1,8 +1,8 @@
 """Coloured objects (after Merullo et al. 2023, arXiv:2310.08744): the colour of one of three objects.
 
-`Mary has a red book, a blue key and a green hat. The colour of the key is` → blue. The answer is the colour
-of the object asked for. Corrupt: another of the three is asked for; its colour is the wrong answer. Each
-place in the list is asked for equally often.
+`Mary painted the book red, the key blue and the hat green. What colour is the key? It is` → blue. The answer
+is the colour of the object asked for. Corrupt: another of the three is asked for; its colour is the wrong
+answer. The three places in the list take turns.
 
 Prompts 2i and 2i + 1 are mirrored: the corrupt prompt of one is the clean prompt of the other. The cluster
 of a prompt is its template, or its mirrored pair where all prompts have one template.

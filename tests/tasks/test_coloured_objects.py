@@ -1,4 +1,4 @@
-"""Coloured objects: the answer is the colour said beside the object asked for."""
+"""Coloured objects: the answer is the colour said after the object asked for."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def said(model: Any, task: Task, i: int, side: str) -> list[str]:
 
 
 def read(words: list[str]) -> tuple[list[str], list[str], str]:
-    """Three colours, the objects that follow them, and the object asked for, said after them."""
+    """Three colours, the objects before them, and the object asked for, said after them."""
     at = [i for i, word in enumerate(words) if word in COLOURS]
-    asked = [word for word in words[at[2] + 2 :] if word in OBJECTS]
+    asked = [word for word in words[at[2] + 1 :] if word in OBJECTS]
     assert len(asked) == 1
-    return [words[i] for i in at], [words[i + 1] for i in at], asked[0]
+    return [words[i] for i in at], [words[i - 1] for i in at], asked[0]
 
 
 def test_answer_and_wrong_answer_by_reading_the_prompt(model: Any) -> None:
-    task = coloured_objects(model, n=48, seed=0)
+    task = coloured_objects(model, n=36, seed=0)
     places = Counter()
-    for i in range(48):
+    for i in range(36):
         colours, objects, asked = read(said(model, task, i, "clean"))
         assert (colours, objects) == read(said(model, task, i, "corrupt"))[:2]
         other = read(said(model, task, i, "corrupt"))[2]
@@ -48,7 +48,7 @@ def test_answer_and_wrong_answer_by_reading_the_prompt(model: Any) -> None:
         given = (model.tokenizer.decode([int(token)]).strip() for token in (task.answer[i], task.wrong[i]))
         assert tuple(given) == answers
         places[objects.index(asked)] += 1
-    assert places == {0: 16, 1: 16, 2: 16}
+    assert places == {0: 12, 1: 12, 2: 12}
 
 
 def test_clean_and_corrupt_differ_in_the_object_asked_for(model: Any) -> None:
@@ -57,13 +57,13 @@ def test_clean_and_corrupt_differ_in_the_object_asked_for(model: Any) -> None:
 
 
 def test_templates_whose_slots_have_no_words_are_left_out(tmp_path: Path) -> None:
-    """Without names, the templates that begin with one; without the objects, none is left."""
-    names = set(wordlists.load("ioi")["names"])
-    nameless = build_words([word for word in bundled_words() if word not in names], tmp_path)
-    task = coloured_objects(nameless, n=8)
+    """Without places, the template that names one."""
+    places = set(LISTS["places"])
+    nowhere = build_words([word for word in bundled_words() if word not in places], tmp_path)
+    task = coloured_objects(nowhere, n=8)
     assert set(task.template) == {"coloured_objects 0", "coloured_objects 2"}
     with pytest.raises(ValueError, match="template 1 is not usable with this tokenizer; these are: 0, 2"):
-        coloured_objects(nameless, n=8, template=1)
+        coloured_objects(nowhere, n=8, template=1)
 
 
 def test_too_few_colours(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_too_few_colours(tmp_path: Path) -> None:
 
 
 def test_the_prompts_that_there_are(tmp_path: Path) -> None:
-    """One template, three colours and objects: 36 scenes, each a mirrored pair."""
-    known = re.findall(r"\S+", "On the table there is a red book , blue key and green hat . The colour of")
+    """One template and name, three colours and objects: 36 scenes, each a mirrored pair."""
+    known = re.findall(r"\S+", "Mary painted the book red , key blue and hat green . Yes")
     small = build_words(known, tmp_path)
     task = coloured_objects(small, n=72, seed=0)
     assert len({tuple(row) for row in task.clean.tolist()}) == 72

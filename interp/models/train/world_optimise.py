@@ -26,10 +26,10 @@ from interp.tasks.world.world import World, vocabulary
 class Schedule:
     """How long and how fast."""
 
-    steps: int = 4400
-    rows: int = 144
-    copying_rows: int = 18
-    muon_rate: float = 2.5e-3
+    steps: int = 3400
+    rows: int = 136
+    copying_rows: int = 24
+    muon_rate: float = 3e-3
     adam_rate: float = 3e-3
     weight_decay: float = 0.05
     warmup: int = 100

@@ -11,11 +11,9 @@ from interp.tasks import wordlists
 from interp.tasks.world.grammar import Pair, held_out
 from interp.tasks.world.names import cast
 
-LISTS = 0.5  # share of documents that list the colours instead of asking
-
 
 class ColouredObjects:
-    """`... a red book, a blue key and a green hat. The colour of the key is` → blue."""
+    """`Mary painted the book red, the key blue and the hat green. What colour is the key? It is` → blue."""
 
     name = "coloured_objects"
     description = "the colour of one of three objects"
@@ -25,20 +23,17 @@ class ColouredObjects:
         self.templates: list[str] = words["templates"]
         self.colours: list[str] = words["colours"]
         self.objects: list[str] = words["objects"]
-        self.opening: str = wordlists.load("world")["colour_list"]
         self.cast = cast()
 
     def document(self, rng: random.Random) -> str:
-        """Two of the three are asked for, or the colours of all three are listed in another order."""
+        """Two of the three are asked for, one after the other."""
         colours, objects = self._draw(rng, test=False)
         name, place = rng.choice(self.cast.people), rng.choice(self.cast.places)
-        template, order = rng.choice(self.templates), rng.sample(range(3), 3)
-        if rng.random() < LISTS:
-            statement = self._fill(template, colours, objects, name, place, 0).split(". ")[0]
-            listed = ", ".join(f"{objects[i]} ^{colours[i]}" for i in order)
-            return f"{statement}. {self.opening} {listed}."
-        asked = (self._fill(template, colours, objects, name, place, i) + f" ^{colours[i]}." for i in order)
-        first, second, _ = asked
+        template = rng.choice(self.templates)
+        first, second = (
+            self._fill(template, colours, objects, name, place, i) + f" ^{colours[i]}."
+            for i in rng.sample(range(3), 2)
+        )
         return f"{first} {second.split('. ', 1)[1]}"
 
     def pair(self, rng: random.Random, test: bool) -> Pair:
