@@ -39,7 +39,7 @@ def train(folder: Path, steps: int, seed: int) -> None:
 
 def write(folder: Path, parameters: network.Parameters, training: dict[str, Any]) -> None:
     """Evaluate on what was held out, and write the folder."""
-    found = world_evaluate.figures(lambda tokens: network.logits(parameters, tokens))
+    found = world_evaluate.figures(lambda tokens: network.logits(parameters, tokens), training["prompts"])
     sizes, words = world_optimise.sizes(), vocabulary()
     card = world_card.card(NAME, sizes, parameters, found, training)
     export.write(folder, card, world_card.readme(card), words, parameters, sizes)
