@@ -64,20 +64,42 @@ def finish(attn: Attention, x: Tensor, pos: Tensor, norm: Norm | None) -> Tensor
     return x if attn.rotary is None else attn.rotary(x, pos)
 
 
+def turned(attn: Attention, x: Tensor) -> Tensor:
+    """Whole runs x [run, pos, head, d_head] under the rotation alone."""
+    if attn.rotary is None:
+        return x
+    pos = torch.arange(x.shape[1], device=x.device).repeat(x.shape[0])
+    return attn.rotary(x.flatten(0, 1), pos).view(x.shape)
+
+
+def finish_runs(attn: Attention, x: Tensor, norm: Norm | None) -> Tensor:
+    """`finish` of whole runs: x [run, pos, head, d_head]."""
+    pos = torch.arange(x.shape[1], device=x.device).repeat(x.shape[0])
+    return finish(attn, x.flatten(0, 1), pos, norm).view(x.shape)
+
+
 def value(attn: Attention, v: Tensor) -> Tensor:
     return v if attn.clip is None else v.clamp(-attn.clip, attn.clip)
 
 
-def scores(attn: Attention, q: Tensor, k: Tensor, query_pos: Tensor) -> Tensor:
-    """Masked attention scores of q [run, query, head, d_head] on k [run, key, kv head, d_head]."""
+def products(attn: Attention, q: Tensor, k: Tensor) -> Tensor:
+    """q [run, query, head, d_head] · k [run, key, kv head, d_head] / scale: [run, head, query, key]."""
     m, kv = q.shape[1], k.shape[2]
     q = rearrange(q, "run query (kv share) d -> run kv (share query) d", kv=kv)
     k = rearrange(k, "run key kv d -> run kv d key")
-    out = rearrange(q @ k, "run kv (share query) key -> run (kv share) query key", query=m) / attn.scale
+    return rearrange(q @ k, "run kv (share query) key -> run (kv share) query key", query=m) / attn.scale
+
+
+def scores(attn: Attention, q: Tensor, k: Tensor, query_pos: Tensor) -> Tensor:
+    """Masked attention scores of q [run, query, head, d_head] on k [run, key, kv head, d_head].
+
+    `query_pos` is [query], or [run, 1, query] where the queries of each run stand elsewhere.
+    """
+    out = products(attn, q, k)
     if attn.soft_cap > 0:
         out = attn.soft_cap * torch.tanh(out / attn.soft_cap)
-    key_pos = torch.arange(k.shape[-1], device=q.device)
-    gap = query_pos[:, None] - key_pos[None, :]  # [query, key]
+    key_pos = torch.arange(k.shape[1], device=q.device)
+    gap = query_pos[..., None] - key_pos  # [query, key], or [run, 1, query, key]
     if attn.alibi is not None:
         out = out - (attn.alibi[:, None, None] * gap.clamp(min=0)).to(out.dtype)
     hidden = gap < 0 if attn.window is None else (gap < 0) | (gap >= attn.window)

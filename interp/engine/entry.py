@@ -25,7 +25,7 @@ from interp.engine import block as B
 from interp.engine.capture import Capture
 from interp.engine.cells import Cells
 from interp.models.anatomy import Anatomy
-from interp.models.weights import MLP, Block, Norm
+from interp.models.weights import MLP, Block
 from interp.sites import STREAM_SITES
 
 _AFTER_ATTENTION = ("q", "k", "v", "pattern", "z", "attn_out", "resid_mid")
@@ -172,14 +172,9 @@ def _z_table(block: Block, saved: Capture, site: str, layer: int, where: int) ->
         new = kept
     patched[site] = new
     pos = torch.arange(new.shape[1], device=new.device)
-    q = _finish_runs(block, patched["q"], pos, attn.q_norm)
-    k = _finish_runs(block, patched["k"], pos, attn.k_norm)
+    q = B.finish_runs(attn, patched["q"], attn.q_norm)
+    k = B.finish_runs(attn, patched["k"], attn.k_norm)
     return B.attend(attn, q, k, past.v, pos)[1] - saved.base["z", layer]
-
-
-def _finish_runs(block: Block, x: Tensor, pos: Tensor, norm: Norm | None) -> Tensor:
-    rows = B.finish(block.attn, x.flatten(0, 1), pos.repeat(x.shape[0]), norm)
-    return rows.view(x.shape)
 
 
 def _only(x: Tensor, where: int, dim: int) -> Tensor:

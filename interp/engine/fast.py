@@ -21,7 +21,7 @@ from interp.engine.cells import Cells
 from interp.engine.items import Items, live_items
 from interp.engine.layout import Layout
 from interp.engine.memory import Budget
-from interp.engine.readout import Readout, Reads
+from interp.engine.readout import Readout, Reads, clean_right
 from interp.engine.runs import Runs
 from interp.engine.wavefront import Wavefront
 from interp.models.weights import Weights
@@ -35,6 +35,11 @@ class Outcome:
     patched: np.ndarray
     base: np.ndarray
     source: np.ndarray
+
+    @property
+    def change(self) -> np.ndarray:
+        """patched - base: [cell, prompt, metric]."""
+        return self.patched - self.base
 
 
 class Prepared:
@@ -60,6 +65,10 @@ class Prepared:
         score = self.readout.score
         self.base = score(self.base_logits, self.clean_logits, every).cpu().numpy()
         self.source = score(source_logits, self.clean_logits, every).cpu().numpy()
+
+    def clean_right(self) -> np.ndarray:
+        """1.0 where the clean run prefers the answers, else 0.0: [prompt]."""
+        return clean_right(self.clean_logits, self.runs, self.readout.answer, self.readout.wrong)
 
     def live(self, cells: Cells) -> Items:
         """The counterfactual runs that have to be computed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from interp.engine import block as B
 from interp.engine.runs import Runs
 from interp.models.weights import Weights
+from interp.tasks.check import right
 from interp.tasks.metrics import Metric, Reading
 
 
@@ -59,6 +61,50 @@ def evaluate(metric: Metric, reading: Reading) -> Float[Tensor, "item"]:
     return value.double()
 
 
+def widened(logits: Tensor) -> Tensor:
+    """Float32 or better."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def clean_right(clean: Tensor, runs: Runs, answer: Tensor, wrong: Tensor) -> np.ndarray:
+    """1.0 where the clean run prefers the answers, else 0.0. Their logits are read for every metric.
+
+    `clean` is [prompt, column] or [prompt, pos, column]; answers are indices into its columns.
+    """
+    if clean.ndim == 3:
+        clean = clean[torch.arange(len(runs), device=clean.device), runs.positions]
+    return right(widened(clean), answer, wrong).double().cpu().numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The metrics of runs of the model itself, from all of its logits."""
+
+    reads: Reads
+
+    def pick(self, logits: Float[Tensor, "prompt pos vocab"]) -> Tensor:
+        """The rows that are read, float32 or better: [prompt, vocab], or all: [prompt, pos, vocab]."""
+        if not self.reads.everywhere:
+            logits = logits[torch.arange(len(logits), device=logits.device), self.reads.runs.positions]
+        return widened(logits)
+
+    def __call__(self, picked: Tensor, clean: Tensor) -> Float[Tensor, "prompt metric"]:
+        """Every metric in float64, differentiable in `picked`; `clean` is the picked clean run."""
+        readings = [(metric, self.reading(metric, picked, clean)) for metric in self.reads.metrics]
+        return torch.stack([evaluate(*pair) for pair in readings], -1)
+
+    def reading(self, metric: Metric, picked: Tensor, clean: Tensor) -> Reading:
+        """What one metric sees."""
+        runs = self.reads.runs
+        if self.reads.everywhere and metric.reads_positions == "answer":
+            prompt = torch.arange(len(runs), device=picked.device)
+            picked, clean = picked[prompt, runs.positions], clean[prompt, runs.positions]
+        return Reading(picked, clean, runs.answer, runs.wrong, runs.clean, runs.lengths)
+
+    def clean_right(self, clean: Tensor) -> np.ndarray:
+        return clean_right(clean, self.reads.runs, self.reads.runs.answer, self.reads.runs.wrong)
+
+
 class Readout:
     """Final norm, the columns read of the unembedding, and the metrics."""
 
@@ -75,7 +121,7 @@ class Readout:
         out = x @ self.W_U if self.b_U is None else torch.addmm(self.b_U, x, self.W_U)
         cap = self.weights.soft_cap
         out = cap * torch.tanh(out / cap) if cap > 0 else out
-        return out if out.dtype == torch.float64 else out.float()
+        return widened(out)
 
     def whole_runs(self, stream: Float[Tensor, "prompt pos d_model"]) -> Tensor:
         """Logits of unpatched runs at the positions read: [prompt, column] or [prompt, pos, column]."""

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from interp.engine.cells import SITES, Cells
 from interp.engine.fast import Outcome
-from interp.engine.readout import evaluate
+from interp.engine.readout import Reads, Scores
 from interp.engine.runs import Runs
 from interp.models.anatomy import Model, anatomy, logits
 from interp.models.hooks import patch_hooks
 from interp.sites import AXES, hook_name
-from interp.tasks.metrics import Metric, Reading
+from interp.tasks.metrics import Metric
 
 Hooks = list[tuple[str, Callable[..., Any]]]
 
@@ -30,11 +30,11 @@ class Reference:
     """Base and source runs of some prompts through the model itself, ready for any cells of the sites."""
 
     def __init__(self, model: Model, runs: Runs, sites: tuple[str, ...], metrics: tuple[Metric, ...]) -> None:
-        self.model, self.runs, self.metrics = model, runs, metrics
+        self.model, self.runs, self.scores = model, runs, Scores(Reads(runs, metrics))
         base_noise, source_noise = runs.noises()
         n_layers = anatomy(model).n_layers
         places = [(site, layer) for layer in range(n_layers) for site in sites]
-        check = [_finite_hook(layer) for layer in range(n_layers)]
+        check = finite_hooks(n_layers)
         self.source_activations: dict[tuple[str, int], Tensor] = {}
         keep = [(hook_name(*place), partial(self._keep, place)) for place in places]
         source = self._forward(runs.source, check + keep, source_noise)
@@ -53,19 +53,15 @@ class Reference:
         if noise is not None:
             hooks = [*hooks, ("hook_embed", lambda tensor, hook: tensor + noise)]
         with self.model.hooks(fwd_hooks=hooks):
-            return logits(self.model, tokens)
+            return self.scores.pick(logits(self.model, tokens))
 
-    def _score(self, out: Tensor) -> np.ndarray:
-        """Every metric of full logits [prompt, pos, vocab]: [prompt, metric]."""
-        runs = self.runs
-        wide, clean = (x if x.dtype == torch.float64 else x.float() for x in (out, self.clean))
-        prompt = torch.arange(len(runs), device=out.device)
-        values = []
-        for metric in self.metrics:
-            at = (prompt, runs.positions) if metric.reads_positions == "answer" else (slice(None),)
-            reading = Reading(wide[at], clean[at], runs.answer, runs.wrong, runs.clean, runs.lengths)
-            values.append(evaluate(metric, reading))
-        return torch.stack(values, -1).cpu().numpy()
+    def clean_right(self) -> np.ndarray:
+        """1.0 where the clean run prefers the answers, else 0.0: [prompt]."""
+        return self.scores.clean_right(self.clean)
+
+    def _score(self, picked: Tensor) -> np.ndarray:
+        """Every metric of the logits that are read: [prompt, metric]."""
+        return self.scores(picked, self.clean).cpu().numpy()
 
     def run(self, cells: Cells, tick: Callable[[int], object] = lambda n: None) -> Outcome:
         """Metrics of every cell on every prompt, one forward pass a cell."""
@@ -85,6 +81,11 @@ class Reference:
         }
         where = (slice(None), *(one[axis] for axis in AXES[site]))
         return patch_hooks(self.model, site, layer, where, self.source_activations[site, layer])
+
+
+def finite_hooks(n_layers: int) -> Hooks:
+    """Hooks that raise ValueError at the first value of the stream that is not finite."""
+    return [_finite_hook(layer) for layer in range(n_layers)]
 
 
 def _finite_hook(layer: int) -> tuple[str, Callable[..., Tensor]]:

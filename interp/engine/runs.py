@@ -24,7 +24,7 @@ class Runs:
     source: Int[Tensor, "prompt pos"]
     clean_is_base: bool
     answer: Int[Tensor, "prompt k"]
-    wrong: Int[Tensor, "prompt k"]
+    wrong: Int[Tensor, "prompt j"]
     positions: Int[Tensor, "prompt"]
     lengths: Int[Tensor, "prompt"]
     noise: Float[Tensor, "prompt pos d_model"] | None = None  # added to the corrupt run's embeddings
@@ -53,6 +53,14 @@ class Runs:
         if self.noise is not None:
             differ = differ | (self.noise != 0).any(-1)
         return torch.where(differ.any(1), differ.int().argmax(1), self.n_pos)
+
+    def outside_inference(self) -> Runs:
+        """The same runs in tensors that a graph can hold, also where the task was made in inference mode."""
+        names = ("base", "source", "answer", "wrong", "positions", "lengths", "noise")
+        parts = {name: getattr(self, name) for name in names}
+        with torch.inference_mode(False):
+            copies = {k: p.clone() for k, p in parts.items() if p is not None and p.is_inference()}
+        return replace(self, **copies)
 
     def take(self, index: slice | Tensor) -> Runs:
         """The same runs for some of the prompts."""

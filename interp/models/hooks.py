@@ -31,6 +31,15 @@ def patch_hooks(model: Model, site: str, layer: int, where: Where, source: Tenso
     return [(hook_name(site, layer), put)]
 
 
+def slope_hook(model: Model, site: str, layer: int) -> str:
+    """The hook point at which the slope in a site is read.
+
+    On a bridge `hook_resid_mid` lies on the MLP's branch alone; the slope in the stream is that in what
+    attention adds to it.
+    """
+    return hook_name("attn_out" if site == "resid_mid" and is_bridge(model) else site, layer)
+
+
 def is_bridge(model: Model) -> bool:
     """Whether the model is a TransformerBridge."""
     return type(model).__name__ == "TransformerBridge"

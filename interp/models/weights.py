@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp.models.anatomy import WHOLE_QK_NORM, Model, has_hooks
+from interp.models.anatomy import POST_NORM, WHOLE_QK_NORM, Model, has_hooks
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -153,25 +153,59 @@ def unsupported(model: Model) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
+def attentions(model: Model) -> tuple[Attention, ...]:
+    """The weights of attention alone, which a model may have in the expected form without the rest."""
+    rotary = _rotary(model)
+    return tuple(_attention(block.attn, model.cfg, rotary) for block in model.blocks)
+
+
+def stream_norms(model: Model) -> list[tuple[torch.nn.Module, Norm]]:
+    """The modules of all norms that the stream passes, after the embedding, with what they compute."""
+    cfg = model.cfg
+    if cfg.normalization_type is None:
+        return []
+    names = ("ln1", "ln1_post", "ln2", "ln2_post")
+    found: list[Any] = [getattr(block, name, None) for block in model.blocks for name in names]
+    norms = [(module, _norm(module, cfg)) for module in found]
+    norms.append((model.ln_final, final_norm(model)))
+    return [(module, norm) for module, norm in norms if norm is not None]
+
+
+def attn_out_norm(model: Model, block: Any) -> Norm | None:
+    """The norm of what a block's attention writes, if there is one."""
+    if model.cfg.normalization_type is None:
+        return None
+    return _norm(getattr(block, "ln1" if _post_norm(model.cfg) else "ln1_post", None), model.cfg)
+
+
+def final_norm(model: Model) -> Norm | None:
+    """The norm before the unembedding."""
+    cfg = model.cfg
+    return None if cfg.normalization_type is None else _norm(model.ln_final, cfg, rms=bool(cfg.final_rms))
+
+
+def _rotary(model: Model) -> Rotary | None:
+    return _bridge_rotary(model) if model.cfg.positional_embedding_type == "rotary" else None
+
+
 def _post_norm(cfg: Any) -> bool:
     """OLMo 2 and 3 norm what a sublayer writes and not what it reads."""
-    return cfg.original_architecture in ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
+    return cfg.original_architecture in POST_NORM
 
 
 def weights(model: Model) -> Weights:
     """References to a model's weights; raises AttributeError where the model lacks an expected part."""
     cfg = model.cfg
-    rotary = _bridge_rotary(model) if cfg.positional_embedding_type == "rotary" else None
+    rotary = _rotary(model)
     blocks = tuple(_block(model, block, rotary) for block in model.blocks)
     standard = cfg.positional_embedding_type == "standard"
     embed_norm = getattr(model.embed, "ln", None) if getattr(cfg, "post_embedding_ln", False) else None
-    kind = cfg.normalization_type
     return Weights(
         W_E=model.W_E,
         W_pos=_position_table(model) if standard else None,
         embed_norm=_norm(embed_norm, cfg),
         blocks=blocks,
-        final_norm=_norm(model.ln_final, cfg, rms=cfg.final_rms) if kind is not None else None,
+        final_norm=final_norm(model),
         W_U=model.W_U,
         b_U=getattr(model, "b_U", None),
         soft_cap=_cap(cfg, "output_logits_soft_cap"),
@@ -212,7 +246,7 @@ def _block(model: Model, block: Any, rotary: Rotary | None) -> Block:
         attn=_attention(block.attn, cfg, rotary),
         mlp=None if cfg.attn_only else _mlp(block.mlp, cfg, *mlp_norms),
         attn_norm=None if post else norm["ln1"],
-        attn_out_norm=norm["ln1" if post else "ln1_post"],
+        attn_out_norm=attn_out_norm(model, block),
         parallel=bool(getattr(cfg, "parallel_attn_mlp", False)),
     )
 
@@ -273,6 +307,6 @@ def _bridge_rotary(model: Model) -> Rotary | None:
         return None
     inner = getattr(module, "_original_component", module)
     pos = torch.arange(model.cfg.n_ctx, device=model.W_E.device)[None]
-    with torch.inference_mode():
+    with torch.no_grad():
         cos, sin = inner(model.W_E[:1, None], pos)  # each [1, n_ctx, rotary_dim]
     return Rotary(sin[0].clone(), cos[0].clone(), adjacent=False)

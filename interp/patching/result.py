@@ -36,10 +36,7 @@ def signs(metrics: Sequence[Metric], direction: str) -> np.ndarray:
 
 
 def dataset(
-    value: np.ndarray,
-    clean: np.ndarray,
-    corrupt: np.ndarray,
-    variance: np.ndarray | None,
+    arrays: dict[str, np.ndarray],
     *,
     request: Request,
     facts: Anatomy,
@@ -47,12 +44,11 @@ def dataset(
     metrics: Sequence[Metric],
     attrs: dict[str, Any],
 ) -> xr.Dataset:
-    """A result from effects [prompt, site, ..., metric] and baselines [prompt, metric]."""
-    dims, _ = sizes(request, len(task), len(metrics))
-    variables = {"value": (dims, value), "clean": (("prompt", "metric"), clean)}
-    variables["corrupt"] = (("prompt", "metric"), corrupt)
-    if variance is not None:
-        variables["draw_variance"] = (dims, variance)
+    """A result from its arrays: effects `value` (and `draw_variance`) [prompt, site, ..., metric], baselines
+    `clean` and `corrupt` [prompt, metric], and `clean_right` [prompt]."""
+    cells, _ = sizes(request, len(task), len(metrics))
+    dims = {"clean": ("prompt", "metric"), "corrupt": ("prompt", "metric"), "clean_right": ("prompt",)}
+    variables = {name: (dims.get(name, cells), array) for name, array in arrays.items()}
     out = xr.Dataset(variables, coords=_coords(request, facts, task, metrics), attrs=attrs)
     out = out if request.several else out.squeeze("site", drop=True)
     out = out if len(metrics) > 1 else out.squeeze("metric", drop=True)
@@ -110,11 +106,12 @@ def provenance(
     metrics: Sequence[Metric],
     direction: str,
     corruption: Corruption,
+    method: str,
     engine: str,
 ) -> dict[str, Any]:
     """What a result says of itself: strings and numbers only, so that every file format keeps them."""
     attrs: dict[str, Any] = {
-        "method": "patch",
+        "method": method,
         "site": ", ".join(request.all_sites),
         "direction": direction,
         "model": facts.name,

@@ -27,6 +27,7 @@ from interp.patching.corruption import Corruption
 from interp.patching.job import prepare
 from interp.patching.work import run
 from interp.tasks import Task
+from interp.tasks.check import warn_unsolved
 from interp.tasks.metrics import Metric
 
 
@@ -70,18 +71,22 @@ def patch(
     progress: one bar, counting counterfactual runs.
 
     Returns a Dataset: `value`, the effect in units of the metric, with dims prompt, (site,) the dims of `by`,
-    (metric); `clean` and `corrupt`, the raw metric of both runs by prompt. For metrics where lower is better
-    (KL, Rank, Loss) the effect's sign is turned, so that positive always helps.
+    (metric); `clean` and `corrupt`, the raw metric of both runs by prompt; `clean_right`, 1 where the clean
+    run gives the answers more probability than the wrong answers (whatever the metric), else 0. For metrics
+    where lower is better (KL, Rank, Loss) the effect's sign is turned, so that positive always helps.
 
     Cost: two forwards per prompt, and for each cell that can matter the layers after it at the positions
     after it (`interp.plan` counts); engine "reference" one forward per cell and prompt.
-    Raises ValueError for anything wrong with the request, before the first forward pass.
+    Raises ValueError for anything wrong with the request, before the first forward pass. Warns
+    `UnsolvedTask`, with the accuracy, when fewer than half of the clean runs are right.
     """
     options = {"by": by, "cells": cells, "window": window, "neurons": neurons, "metrics": metrics}
     with torch.inference_mode():
         job = prepare(model, task, site, direction, corruption, batch_size, memory, **options)
         engine = choose(model, job.runs, job.request.table, job.metrics, job.budget, engine)
-        return run(job, engine, store, progress)
+        result = run(job, engine, store, progress)
+    warn_unsolved(float(result["clean_right"].mean()))
+    return result
 
 
 def plan(

@@ -16,6 +16,7 @@ from interp.models.fingerprint import model_fingerprint
 from interp.models.weights import weights
 from interp.patching import result
 from interp.patching.job import Job
+from interp.patching.sheet import Sheet
 from interp.patching.store import Store, open_store
 
 
@@ -56,42 +57,34 @@ def _units(job: Job, engine: str, stored: bool) -> Iterator[Unit]:
 def run(job: Job, engine: str, store: str | Path | None, progress: bool) -> xr.Dataset:
     units = list(_units(job, engine, store is not None))
     facts, task, request = job.budget.facts, job.task, job.request
-    attrs = result.provenance(request, facts, task, job.metrics, job.direction, job.corruption, engine)
-    _, shape = result.sizes(request, len(task), len(job.metrics))
-    baseline = (len(task), len(job.metrics))
-    arrays = {"value": np.full(shape, np.nan), "clean": np.full(baseline, np.nan)}
-    arrays["corrupt"] = np.full(baseline, np.nan)
-    if job.draws > 1:
-        arrays["draw_variance"] = np.full(shape, np.nan)
-
-    def build() -> xr.Dataset:
-        return result.dataset(
-            arrays["value"], arrays["clean"], arrays["corrupt"], arrays.get("draw_variance"),
-            request=request, facts=facts, task=task, metrics=job.metrics, attrs=attrs,
-        )  # fmt: skip
-
-    opened = None if store is None else _open(store, job, build(), units, attrs)
+    attrs = result.provenance(
+        request, facts, task, job.metrics, job.direction, job.corruption, "patch", engine
+    )
+    sheet = Sheet(job, attrs)
+    opened = None if store is None else _open(store, job, sheet.dataset(), units, attrs)
     todo = units if opened is None else [unit for unit in units if not opened.done[unit.number]]
     total = sum((u.prompts.stop - u.prompts.start) * job.draws * len(u.cells) for u in todo)
     with tqdm(total=total, disable=not progress, desc="patch", unit="run") as bar:
-        for unit, outcome in _outcomes(job, engine, todo, bar):
-            parts = _parts(job, unit, outcome)
-            for name, (region, values) in parts.items():
-                arrays[name][region] = values
+        for unit, outcome, right in _outcomes(job, engine, todo, bar):
+            parts = sheet.fill(unit.prompts, unit.site, unit.first, outcome, right)
             if opened is not None:
-                opened.write(unit.number, _squeezed(job, parts))
-    return build() if opened is None else opened.load()
+                opened.write(unit.number, sheet.squeezed(parts))
+    return sheet.dataset() if opened is None else opened.load()
 
 
-def _outcomes(job: Job, engine: str, units: list[Unit], bar: tqdm) -> Iterator[tuple[Unit, Outcome]]:
+def _outcomes(
+    job: Job, engine: str, units: list[Unit], bar: tqdm
+) -> Iterator[tuple[Unit, Outcome, np.ndarray]]:
     """Run units in order; base and source runs are made once for each block of prompts."""
-    start, ready = -1, None
+    start, ready, right = -1, None, np.empty(0)
     for unit in units:
         cells = job.request.cells[unit.site]
         if ready is None or start != unit.prompts.start:
             start, ready = unit.prompts.start, None  # the old one is freed before the new one is made
             ready = _ready(job, engine, unit.prompts)
-        yield unit, ready.run(cells if len(unit.cells) == len(cells) else cells.take(unit.cells), bar.update)
+            right = ready.clean_right()[:: job.draws]  # the clean run is the same in every draw
+        some = cells if len(unit.cells) == len(cells) else cells.take(unit.cells)
+        yield unit, ready.run(some, bar.update), right
 
 
 def _ready(job: Job, engine: str, prompts: slice) -> Prepared | Reference:
@@ -102,43 +95,11 @@ def _ready(job: Job, engine: str, prompts: slice) -> Prepared | Reference:
     return Reference(job.model, some, sites, job.metrics)
 
 
-def _parts(job: Job, unit: Unit, outcome: Outcome) -> dict[str, tuple[tuple, np.ndarray]]:
-    """Arrays of a unit and the regions they fill, with draws averaged."""
-    n = unit.prompts.stop - unit.prompts.start
-    by_draw = (outcome.patched - outcome.base).transpose(1, 0, 2)  # [prompt draw, cell, metric]
-    by_draw = by_draw * result.signs(job.metrics, job.direction)
-    lengths = [len(job.request.coords[unit.site][dim]) for dim in job.request.by[1:]]
-    shape = (n, job.draws, unit.first.stop - unit.first.start, *lengths, len(job.metrics))
-    effects = by_draw.reshape(shape)
-    region = (unit.prompts, unit.site, unit.first, *(slice(0, length) for length in lengths))
-    clean, corrupt = (
-        (outcome.base, outcome.source) if job.runs.clean_is_base else (outcome.source, outcome.base)
-    )
-    mean = lambda raw: raw.reshape(n, job.draws, -1).mean(1)  # noqa: E731
-    parts = {
-        "value": (region, effects.mean(1)),
-        "clean": ((unit.prompts,), mean(clean)),
-        "corrupt": ((unit.prompts,), mean(corrupt)),
-    }
-    if job.draws > 1:
-        parts["draw_variance"] = (region, effects.var(1, ddof=1))
-    return parts
-
-
-def _squeezed(job: Job, parts: dict[str, tuple[tuple, np.ndarray]]) -> dict[str, tuple[tuple, np.ndarray]]:
-    """The same parts in the dims of the dataset, which drops a lone site and a lone metric."""
-    out = {}
-    for name, (region, values) in parts.items():
-        if name not in ("clean", "corrupt") and not job.request.several:
-            region = (region[0], *region[2:])
-        out[name] = (region, values if len(job.metrics) > 1 else values[..., 0])
-    return out
-
-
 def _open(store: str | Path, job: Job, template: xr.Dataset, units: list[Unit], attrs: dict) -> Store:
     identity = {k: v for k, v in attrs.items() if k not in ("versions", "convention", "seed", "model")}
     identity["dims"] = ", ".join(job.request.by)
     identity["cells"] = [[str(v) for v in c.tolist()] for c in job.request.coords[0].values()]
+    identity["variables"] = sorted(map(str, template.data_vars))
     identity["model_fingerprint"] = model_fingerprint(job.model)
     block = units[0].prompts.stop
     return open_store(

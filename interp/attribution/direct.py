@@ -1,0 +1,227 @@
+"""Direct logit attribution: what every component writes straight into the logit difference.
+
+1. Run the prompts; keep at the position of the answer what every component writes to the stream.
+2. Freeze the scale of the final norm at its value in this run. The norm is then linear, and so is the way
+   from the stream to the logits.
+3. Each component's write times that map is its share. Shares and biases add up to the logit difference.
+
+This is the relevance of the final stream with its norm frozen (the LN-rule): the special case of relevance
+that is an identity and not an estimate. It sees the direct path only, not what later components make of a
+write.
+
+Elhage et al. 2021 (a mathematical framework), nostalgebraist 2020 (logit lens).
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.models.anatomy import Anatomy, Model, anatomy, logits
+from interp.models.weights import Attention, Norm, attentions, attn_out_norm, final_norm
+from interp.patching.request import check_model
+from interp.patching.result import versions
+from interp.sites import hook_name
+from interp.tasks import Task
+
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-2}
+
+
+def direct(
+    model: Model, task: Task, *, run: str = "clean", heads: bool = True, batch_size: int = 32
+) -> xr.Dataset:
+    """Share of every component in the logit difference of a run.
+
+    run: "clean" or "corrupt". heads: attention head by head, else one component a layer. batch_size: prompts
+    at once.
+
+    Returns a Dataset: `value` [prompt, component] in logits, positive where the component favours the answer;
+    `total` [prompt], the logit difference (mean of the answers' logits minus mean of the wrong answers'),
+    which is the sum over components. Components: "embed" (token and position), "L0H0"... and "L0.b_O"
+    (attention's bias), or "L0.attn_out" for both, "MLP0"..., and "bias" (of the final norm and the
+    unembedding). `layer` and `head` are coordinates along them, -1 where there is none. Under an output soft
+    cap the logits are those before it.
+
+    Cost: one forward for every prompt. Raises ValueError where the components do not add up: the model then
+    has a step between stream and logits that is not known here.
+    """
+    facts = anatomy(model)
+    check_model(model, facts, task)
+    if run not in ("clean", "corrupt"):
+        raise ValueError(f"run {run!r} is not 'clean' or 'corrupt'.")
+    if run == "corrupt" and not task.has_corrupt:
+        raise ValueError("the task has no corrupt prompts. Use run='clean'.")
+    with torch.no_grad():
+        parts = [
+            _shares(model, facts, task[rows.tolist()], run, heads)
+            for rows in torch.arange(len(task)).split(batch_size)
+        ]
+    values, totals = (torch.cat(column).double().cpu().numpy() for column in zip(*parts))
+    return _dataset(facts, task, run, heads, values, totals)
+
+
+def _shares(model: Model, facts: Anatomy, task: Task, run: str, heads: bool) -> tuple[Tensor, Tensor]:
+    """Shares [prompt, component] and the logit difference [prompt] of some prompts."""
+    rows = torch.arange(len(task), device=facts.device)
+    kept: dict[tuple[str, int], Tensor] = {}
+    last = facts.n_layers - 1
+    writes = [("mlp_out", layer) for layer in range(last + 1) if not facts.attn_only]
+    writes += [("z" if heads else "attn_out", layer) for layer in range(last + 1)]
+    places = [("resid_pre", 0), *writes, ("resid_post", last)]
+    hooks = [(hook_name(*place), partial(_keep, kept, place, rows, task.positions)) for place in places]
+    with model.hooks(fwd_hooks=hooks):
+        out = logits(model, getattr(task, run))[rows, task.positions]
+    toward, bias = _toward(model, task)
+    read = _Frozen(final_norm(model), kept["resid_post", last])
+    attns = attentions(model) if heads else ()
+    columns = [read(kept["resid_pre", 0])[:, None]]
+    for layer in range(last + 1):
+        if heads:
+            columns.append(read(_by_head(model, layer, attns[layer], kept["z", layer])))
+        else:
+            columns.append(read(kept["attn_out", layer])[:, None])
+        if not facts.attn_only:
+            columns.append(read(kept["mlp_out", layer])[:, None])
+    shares = torch.cat(columns, 1) @ toward[:, :, None]  # [prompt, component, 1]
+    norm = final_norm(model)
+    if norm is not None and norm.bias is not None:
+        bias = bias + toward @ norm.bias.to(toward)
+    shares = torch.cat((shares[..., 0], bias[:, None]), 1)
+    total = shares.sum(1)
+    _check(model, total, _difference(out, task), shares)
+    return shares, total
+
+
+def _keep(
+    kept: dict[tuple[str, int], Tensor],
+    place: tuple[str, int],
+    rows: Tensor,
+    positions: Tensor,
+    tensor: Tensor,
+    hook: Any,
+) -> Tensor:
+    kept[place] = tensor[rows, positions]
+    return tensor
+
+
+def _toward(model: Model, task: Task) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, "prompt"]]:
+    """The direction of the logit difference in the normed stream, and the unembedding's bias along it."""
+    weight, b_U = _wide(model.W_U.T), getattr(model, "b_U", None)  # [vocab, d_model]
+    bias = weight.new_zeros(len(weight)) if b_U is None else _wide(b_U)
+    toward, along = weight.new_zeros(len(task), weight.shape[1]), bias.new_zeros(len(task))
+    for ids, sign in ((task.answers, 1.0), (task.wrongs, -1.0)):
+        real = (ids >= 0).to(weight.dtype) / (ids >= 0).sum(1, keepdim=True)  # [prompt, k]
+        toward += sign * (weight[ids.clamp(min=0)] * real[..., None]).sum(1)
+        along += sign * (bias[ids.clamp(min=0)] * real).sum(1)
+    return toward, along
+
+
+def _by_head(model: Model, layer: int, attn: Attention, z: Float[Tensor, "prompt head d_head"]) -> Tensor:
+    """What every head writes to the stream, then the attention's bias: [prompt, head + 1, d_model]."""
+    norm = attn_out_norm(model, model.blocks[layer])
+    writes = torch.einsum("phd,hdm->phm", _wide(z), _wide(attn.W_O))
+    bias = writes.new_zeros(writes.shape[2]) if attn.b_O is None else _wide(attn.b_O)
+    writes = torch.cat((writes, bias.expand(len(z), 1, -1)), 1)
+    if norm is None:
+        return writes
+    out = _Frozen(norm, writes.sum(1))(writes)
+    if norm.bias is not None:
+        out[:, -1] += norm.bias
+    return out
+
+
+class _Frozen:
+    """A norm with its scale held at the value it has for one stream [prompt, d_model]; without its bias."""
+
+    def __init__(self, norm: Norm | None, stream: Tensor) -> None:
+        self.norm = norm
+        if norm is not None:
+            x = _centred(norm, _wide(stream))
+            self.scale = (x.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt()  # [prompt, 1]
+
+    def __call__(self, write: Tensor) -> Tensor:
+        """write [prompt, ..., d_model]."""
+        write = _wide(write)
+        if self.norm is None:
+            return write
+        scale = self.scale if write.ndim == 2 else self.scale[:, None]
+        out = _centred(self.norm, write) / scale
+        return out if self.norm.gain is None else out * self.norm.gain
+
+
+def _centred(norm: Norm, x: Tensor) -> Tensor:
+    return x - x.mean(-1, keepdim=True) if norm.centred else x
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _difference(out: Float[Tensor, "prompt vocab"], task: Task) -> Float[Tensor, "prompt"]:
+    """Of the answers' and the wrong answers' mean logits."""
+    means = []
+    for ids in (task.answers, task.wrongs):
+        values = _wide(out).gather(1, ids.clamp(min=0)).masked_fill(ids < 0, 0.0)
+        means.append(values.sum(1) / (ids >= 0).sum(1))
+    return means[0] - means[1]
+
+
+def _check(model: Model, total: Tensor, measured: Tensor, shares: Tensor) -> None:
+    if (getattr(model.cfg, "output_logits_soft_cap", None) or -1.0) > 0:
+        return  # the model's logits are after the cap
+    gap = float((total - measured).abs().max())
+    tolerance = _TOLERANCE.get(next(model.parameters()).dtype, 0.1)
+    if not gap <= tolerance * (1 + float(shares.abs().max())):
+        raise ValueError(
+            f"the components add up to a logit difference that is off by {gap:.2g}: the model has a step "
+            "between stream and logits that is not known here. Use interp.attribute."
+        )
+
+
+def _names(facts: Anatomy, heads: bool) -> list[tuple[str, int, int]]:
+    """(name, layer, head) of every component, in order."""
+    out = [("embed", -1, -1)]
+    for layer in range(facts.n_layers):
+        if heads:
+            out += [(f"L{layer}H{head}", layer, head) for head in range(facts.n_heads)]
+        out.append((f"L{layer}.b_O" if heads else f"L{layer}.attn_out", layer, -1))
+        if not facts.attn_only:
+            out.append((f"MLP{layer}", layer, -1))
+    return [*out, ("bias", -1, -1)]
+
+
+def _dataset(
+    facts: Anatomy, task: Task, run: str, heads: bool, values: np.ndarray, totals: np.ndarray
+) -> xr.Dataset:
+    names, layers, numbers = zip(*_names(facts, heads))
+    attrs = {
+        "method": "direct",
+        "run": run,
+        "model": facts.name,
+        "task": task.name,
+        "task_fingerprint": task.fingerprint(),
+        "metric": "logit_diff",
+        "unit": "logits",
+        "better": "higher",
+        "seed": -1 if task.seed is None else task.seed,
+        "versions": json.dumps(versions()),
+        "convention": "share of the logit difference through the final norm frozen at its value in this run; "
+        "positive: the component favours the answer",
+    }
+    coords = {
+        "prompt": np.arange(len(task)),
+        "component": np.array(names, dtype=object),
+        "layer": ("component", np.array(layers)),
+        "head": ("component", np.array(numbers)),
+        "template": ("prompt", np.array(task.template, dtype=object)),
+    }
+    return xr.Dataset(
+        {"value": (("prompt", "component"), values), "total": (("prompt",), totals)}, coords, attrs
+    )

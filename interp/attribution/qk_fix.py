@@ -1,0 +1,125 @@
+"""The QK fix of AtP*: for queries and keys, the exact change of the pattern times the pattern's slope.
+
+The softmax saturates: where a head attends to one token with weight near 1, the slope of the pattern in its
+scores is near 0 and a first-order estimate of a query or key vanishes, however much patching it would move
+the pattern. So the change of the pattern is computed exactly, and only what comes after it is linearised:
+
+    estimate = Σ_dst Σ_src (pattern(patched) - pattern(base)) · d metric / d pattern
+
+1. A query changes one row of the pattern: softmax again.
+2. A key at p changes one score of every row, by Δ. With p the weight on it,
+   logit p' = logit p + Δ, and the other weights are scaled by (1 - p') / (1 - p): no softmax for every key.
+3. A cell that covers all positions patches all keys at once: softmax again.
+
+Base queries meet patched keys and the other way round, never patched with patched.
+Kramár et al. 2024, AtP*, section 3.2.1 (2403.00745).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.attribution.scoring import Scoring
+from interp.attribution.tables import Place, with_totals
+
+
+@dataclass(frozen=True, eq=False)
+class QueryFix:
+    """Estimates for the queries of a layer from the slope in its pattern."""
+
+    layer: int
+    change: Float[Tensor, "prompt head dst src"]  # of the pattern
+
+    @property
+    def place(self) -> Place:
+        return ("q", self.layer)
+
+    @property
+    def needs(self) -> Place:
+        return ("pattern", self.layer)
+
+    def table(self, slope: Tensor) -> Tensor:
+        by_query = (self.change * slope).sum(-1)  # [prompt, head, dst]
+        return with_totals(by_query.transpose(1, 2).double())
+
+
+@dataclass(frozen=True, eq=False)
+class KeyFix:
+    """Estimates for the keys of a layer: one position alone, and all together."""
+
+    layer: int
+    kv: int
+    scores: Float[Tensor, "prompt head dst src"]  # of the base run
+    moved: Float[Tensor, "prompt head dst src"]  # base queries on source keys
+
+    @property
+    def place(self) -> Place:
+        return ("k", self.layer)
+
+    @property
+    def needs(self) -> Place:
+        return ("pattern", self.layer)
+
+    def table(self, slope: Tensor) -> Tensor:
+        alone = key_effects(self.scores, self.moved, slope).sum(2)  # [prompt, head, src]
+        change = self.moved.softmax(-1) - self.scores.softmax(-1)
+        together = (change * slope).sum((2, 3))[..., None]  # [prompt, head, 1]
+        both = torch.cat((alone, together), -1).unflatten(1, (self.kv, -1)).sum(2)  # [prompt, kv, src + 1]
+        return with_totals(both.transpose(1, 2).double(), dims=(2,))
+
+
+def key_effects(
+    scores: Float[Tensor, "*row src"], moved: Float[Tensor, "*row src"], slope: Float[Tensor, "*row src"]
+) -> Float[Tensor, "*row src"]:
+    """Σ_src' Δpattern · slope of each row when the score of one key alone becomes `moved`, by key."""
+    logit, others = _against_others(scores, slope)
+    pattern, delta = scores.softmax(-1), moved - scores
+    delta = delta.masked_fill(torch.isinf(scores), 0.0)  # hidden keys: -inf in both
+    after = torch.sigmoid(logit + delta)
+    effect = (after - pattern) * slope + (pattern - after) * others
+    return torch.where((delta == 0) | torch.isinf(logit), 0.0, effect)
+
+
+def _against_others(scores: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every key: the logit of its weight, and the mean slope of the other keys by their weights.
+
+    For all keys but the heaviest, 1 - p is at least a half and can be divided by. The heaviest is left out
+    of a softmax of its own, so that its rivals are resolved even when its weight rounds to 1.
+    """
+    pattern, heaviest = scores.softmax(-1), scores.argmax(-1, keepdim=True)
+    total = (pattern * slope).sum(-1, keepdim=True)
+    left = (1 - pattern).clamp(min=torch.finfo(pattern.dtype).tiny)
+    others = (total - pattern * slope) / left
+    logit = scores.log_softmax(-1) - torch.log(left)
+    rivals = scores.scatter(-1, heaviest, -torch.inf)
+    lone = torch.isinf(rivals).all(
+        -1, keepdim=True
+    )  # a row with a single key: its weight is 1, whatever its score
+    rivals = rivals.masked_fill(lone, 0.0)
+    mean = (rivals.softmax(-1) * slope).sum(-1, keepdim=True)
+    own = scores.gather(-1, heaviest) - rivals.logsumexp(-1, keepdim=True)
+    own = own.masked_fill(lone, torch.inf)
+    return logit.scatter(-1, heaviest, own), others.scatter(-1, heaviest, mean)
+
+
+def fixes(
+    scoring: Scoring,
+    sites: set[str],
+    base: dict[str, Tensor],
+    source: dict[str, Tensor],
+) -> list[QueryFix | KeyFix]:
+    """The terms of one layer for the sites asked, from q, k (both runs) and the base pattern."""
+    scoring.check(base["q"], base["k"], base["pattern"])
+    scores = scoring.scores(base["q"], base["k"])
+    found: list[QueryFix | KeyFix] = []
+    if "q" in sites:
+        change = scoring.scores(source["q"], base["k"]).softmax(-1) - scores.softmax(-1)
+        found.append(QueryFix(scoring.layer, change))
+    if "k" in sites:
+        moved = scoring.scores(base["q"], source["k"])
+        found.append(KeyFix(scoring.layer, base["k"].shape[2], scores, moved))
+    return found

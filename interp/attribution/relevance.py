@@ -1,0 +1,217 @@
+"""Relevance of the tokens and components of one prompt: which of them the metric comes from.
+
+1. Run the prompt once under relevance rules (RelP's by default), keeping the stream before the first block,
+   what every head and MLP writes, and the biases.
+2. One backward gives the coefficient of each of them; relevance is the value times its coefficient, summed.
+
+Positive means that it raises the metric. Relevance is conserved under RelP's rules: for a metric that is
+linear in the logits,
+
+    metric = Σ_pos tokens + biases,
+
+and the attribute `residual` says by how much that fails here (rules switched off, a clamp, a metric that is
+not linear). The same relevance passes through heads and MLPs on its way, layer after layer: theirs is not
+added to that of the tokens, and not to one another's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.attribution.capture import Recording, autograd_on, record
+from interp.attribution.rules import Rules, relevance_rules, rules_for
+from interp.models.anatomy import Anatomy, Model, anatomy
+from interp.patching.result import versions
+from interp.sites import hook_name
+from interp.tasks import vocabulary
+
+Logits = Float[Tensor, "pos vocab"]
+Target = Callable[[Logits], Tensor] | str | int | tuple[str | int, str | int]
+
+
+def relevance(
+    model: Model,
+    tokens: Int[Tensor, "pos"] | Int[Tensor, "1 pos"] | str,
+    metric: Target,
+    *,
+    rules: Rules | None = None,
+) -> xr.Dataset:
+    """Relevance of one prompt's tokens and of the model's components for a metric.
+
+    tokens: the prompt, as a string or as token ids. metric: a token (its logit after the prompt), a pair of
+    tokens (the first one's logit minus the second's), strings or ids; or a function from the logits [pos,
+    vocab] to a number. rules: those of `rules_for`; RelP's by default.
+
+    Returns a Dataset in units of the metric: `tokens` [pos], the relevance of the stream before the first
+    block, with the coordinate `token`; `value` [component], the relevance of "embed" (all of `tokens`),
+    heads "L0H0"..., MLPs "MLP0"... and "biases". Draw them with `plot.tokens(r.token.values, r.tokens)` and
+    `plot.bars(r)`. Attributes: `total`, the metric; `residual`, total - embed - biases.
+
+    Cost: one forward, one backward. Raises ValueError for more than one prompt, a word that is not one token,
+    a metric without a gradient, and as `relevance_rules` does.
+    """
+    facts = anatomy(model)
+    chosen = rules_for("relp") if rules is None else rules
+    row = _row(model, facts, tokens)
+    measure, name, unit = _measure(model, facts, metric)
+    biases = _biases(model)
+    with autograd_on(), _differentiable(biases), relevance_rules(model, chosen):
+        recording = record(model, row, _taps(facts), before=[(hook_name("resid_pre", 0), _cut)])
+        value = measure(recording.logits[0])
+        found = _scores(recording, biases, value)
+    residual = float(value.detach()) - float(found["embed"].sum()) - float(found["biases"])
+    attrs = {
+        "method": "relevance",
+        "rules": repr(chosen),
+        "model": facts.name,
+        "metric": name,
+        "unit": unit,
+        "better": "higher",
+        "total": float(value.detach()),
+        "residual": residual,
+        "versions": json.dumps(versions()),
+        "convention": "relevance = value · coefficient; positive: it raises the metric. tokens and biases "
+        "add up to the metric; heads and MLPs carry the same relevance on its way",
+    }
+    return _dataset(model, facts, row, found, attrs)
+
+
+def _row(model: Model, facts: Anatomy, tokens: Tensor | str) -> Int[Tensor, "1 pos"]:
+    if isinstance(tokens, str):
+        ids = vocabulary.encode(model, tokens)
+        tokens = torch.tensor(ids, device=facts.device, dtype=torch.long)
+    row = tokens if tokens.ndim == 2 else tokens[None]
+    if row.shape[0] != 1 or row.shape[1] == 0:
+        raise ValueError(
+            f"relevance takes one prompt; tokens have shape {tuple(tokens.shape)}. Give one row."
+        )
+    return row.to(facts.device)
+
+
+def _measure(model: Model, facts: Anatomy, metric: Target) -> tuple[Callable[[Logits], Tensor], str, str]:
+    """The metric as a function of the logits, its name and unit."""
+    if callable(metric):
+        return _checked(metric), getattr(metric, "__name__", "custom"), ""
+    words = metric if isinstance(metric, tuple) else (metric,)
+    if len(words) not in (1, 2):
+        raise ValueError(f"metric has {len(words)} tokens; give one, or a pair (answer, wrong).")
+    ids = [_token(model, facts, word) for word in words]
+
+    def difference(logits: Logits) -> Tensor:
+        last = logits[-1]
+        return last[ids[0]] - last[ids[1]] if len(ids) == 2 else last[ids[0]]
+
+    return difference, " minus ".join(f"logit of {word!r}" for word in words), "logits"
+
+
+def _checked(metric: Callable[[Logits], Tensor]) -> Callable[[Logits], Tensor]:
+    def measure(logits: Logits) -> Tensor:
+        value = metric(logits)
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+            raise ValueError(
+                "the metric must be one number with a gradient in the logits; it returned "
+                f"{tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__}. "
+                "Counts and argmax have none."
+            )
+        return value.reshape(())
+
+    return measure
+
+
+def _token(model: Model, facts: Anatomy, word: str | int) -> int:
+    if isinstance(word, str):
+        found = vocabulary.continuation(model, word)
+        if found is None:
+            raise ValueError(f"{word!r} is not one token of this model (a leading space often is missing).")
+        return found
+    if not 0 <= word < facts.d_vocab:
+        raise ValueError(f"token {word} is not one of the model's {facts.d_vocab}.")
+    return word
+
+
+def _cut(stream: Tensor, hook: Any) -> Tensor:
+    """The stream before the first block, cut off from the embedding: biases before it belong to `tokens`."""
+    return stream.detach()
+
+
+def _taps(facts: Anatomy) -> dict[str, str]:
+    taps = {"embed": hook_name("resid_pre", 0)}
+    for layer in range(facts.n_layers):
+        taps[f"L{layer}"] = hook_name("z", layer)
+        if not facts.attn_only:
+            taps[f"MLP{layer}"] = hook_name("mlp_out", layer)
+    return taps
+
+
+def _biases(model: Model) -> list[Tensor]:
+    """What the model adds: parameters named b, b_..., _b_... or bias, and float buffers (a bridge's b_U)."""
+    every = [*model.named_parameters(), *model.named_buffers()]
+    named = {id(x): (name.rpartition(".")[2], x) for name, x in every if x.is_floating_point()}
+    return [x for last, x in named.values() if last in ("b", "bias") or last.startswith(("b_", "_b_"))]
+
+
+@contextmanager
+def _differentiable(tensors: list[Tensor]) -> Iterator[None]:
+    """Frozen ones too; their flags are put back."""
+    before = [tensor.requires_grad for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.requires_grad_(True)
+        yield
+    finally:
+        for tensor, flag in zip(tensors, before):
+            tensor.requires_grad_(flag)
+
+
+def _scores(recording: Recording, biases: list[Tensor], value: Float[Tensor, ""]) -> dict[str, Tensor]:
+    """Value times coefficient, in float64: by position for "embed", by head for "L0", else one number."""
+    names = list(recording.tensors)
+    inputs = [*recording.tensors.values(), *biases]
+    found = torch.autograd.grad(value, inputs, allow_unused=True)
+    shares = [_share(x, slope) for x, slope in zip(inputs, found)]
+    scores = dict(zip(names, shares))
+    out = {"embed": scores.pop("embed").sum((0, 2))}
+    for name, share in scores.items():
+        out[name] = share.sum() if name.startswith("MLP") else share.sum((0, 1, 3))
+    out["biases"] = sum((share.sum() for share in shares[len(names) :]), torch.zeros((), dtype=torch.float64))
+    return out
+
+
+def _share(x: Tensor, slope: Tensor | None) -> Tensor:
+    """Nothing depends on some of them (a query's bias under the AH-rule): they have no relevance."""
+    x = x.detach().double()
+    return torch.zeros_like(x) if slope is None else x * slope.double()
+
+
+def _dataset(
+    model: Model, facts: Anatomy, row: Int[Tensor, "1 pos"], found: dict[str, Tensor], attrs: dict[str, Any]
+) -> xr.Dataset:
+    names, values = [], []
+    for name, score in found.items():
+        several = name.startswith("L") and score.ndim == 1
+        names += [f"{name}H{head}" for head in range(len(score))] if several else [name]
+        values += score.cpu().tolist() if several else [float(score.sum())]
+    lengths = torch.tensor([row.shape[1]])
+    if vocabulary.has_tokenizer(model):
+        labels = vocabulary.strings(model, row.cpu(), lengths)[0]
+    else:
+        labels = tuple(str(token) for token in row[0].tolist())
+    coords = {
+        "pos": np.arange(row.shape[1]),
+        "token": ("pos", np.array(labels, dtype=object)),
+        "component": np.array(names, dtype=object),
+    }
+    variables = {
+        "value": (("component",), np.array(values)),
+        "tokens": (("pos",), found["embed"].cpu().numpy()),
+    }
+    return xr.Dataset(variables, coords, attrs)

@@ -1,0 +1,128 @@
+"""Hooks that give an unmodified model two-point slopes, its values unchanged.
+
+`watch` runs with the source and keeps what the slopes need of it; `attached` runs with the base, and every
+norm, activation and attention then hands on its own value with the slope between both runs.
+
+Hooks that replace a tensor stand before the taps, those that keep one (`gates`) behind them: a bridge gives
+every hook a view of its own, and a slope only reaches a tap that lies on the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.attribution.capture import Hook
+from interp.attribution.scoring import scorings
+from interp.attribution.secant_attention import Pair, pattern_path, z_path
+from interp.attribution.two_point import change, chord, norm_change
+from interp.models.anatomy import Anatomy, Model
+from interp.models.mlps import MLPPoints, mlp_points
+from interp.models.weights import ACTIVATIONS, Norm, stream_norms
+from interp.sites import hook_name
+
+_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
+_HEADS = ("q", "k", "v")
+
+
+class TwoRuns:
+    """The source run's values, and the hooks that use them in the base run."""
+
+    def __init__(self, model: Model, facts: Anatomy) -> None:
+        self.model, self.facts = model, facts
+        self.mlps = mlp_points(model)
+        self.norms = stream_norms(model)
+        self.scorings = scorings(model, facts)
+        self.source: dict[Any, Tensor] = {}
+        self.here: dict[Any, Tensor] = {}  # the base run's, in the graph
+        self.norm_inputs: dict[int, list[Tensor]] = {}
+        self.residual = 0.0
+        self._heads = [(name, layer) for layer in range(facts.n_layers) for name in _HEADS]
+        self._inner = [(mlp.pre, ("pre", mlp.layer)) for mlp in self.mlps]
+        self._inner += [(mlp.linear, ("linear", mlp.layer)) for mlp in self.mlps if mlp.linear is not None]
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Keep the source run's values; run it without a graph."""
+        points = [(hook_name(*key), key) for key in self._heads] + self._inner
+        with ExitStack() as stack:
+            for number, (module, _) in enumerate(self.norms):
+                self.norm_inputs[number] = []
+                stack.callback(module.register_forward_hook(partial(self._watch_norm, number)).remove)
+            hooks = [(name, partial(_keep, self.source, key)) for name, key in points]
+            stack.enter_context(self.model.hooks(fwd_hooks=hooks))
+            yield
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Two-point slopes in every step of the base run."""
+        with ExitStack() as stack:
+            for number, (module, norm) in enumerate(self.norms):
+                calls = iter(self.norm_inputs[number])
+                hook = partial(self._norm, norm, calls)
+                stack.callback(module.register_forward_hook(hook).remove)
+            hooks: list[Hook] = [(name, partial(_keep, self.here, key)) for name, key in self._inner]
+            for layer in range(self.facts.n_layers):
+                hooks.append((hook_name("pattern", layer), partial(self._pattern, layer)))
+                hooks.append((hook_name("z", layer), partial(self._z, layer)))
+            hooks += [(mlp.post, partial(self._post, mlp)) for mlp in self.mlps]
+            stack.enter_context(self.model.hooks(fwd_hooks=hooks))
+            yield
+
+    @property
+    def gates(self) -> list[Hook]:
+        """Hooks behind the taps: what attention reads further on."""
+        keys = [*self._heads, *(("pattern", layer) for layer in range(self.facts.n_layers))]
+        return [(hook_name(*key), partial(_keep, self.here, key)) for key in keys]
+
+    def _watch_norm(self, number: int, module: Any, inputs: tuple, output: Tensor) -> None:
+        self.norm_inputs[number].append(inputs[0].detach())
+
+    def _norm(
+        self, norm: Norm, calls: Iterator[Tensor], module: Any, inputs: tuple, output: Tensor
+    ) -> Tensor:
+        x = inputs[0]
+        with torch.no_grad():
+            gap = float((norm(x).to(output.dtype) - output).abs().max())
+            size = 1 + float(output.abs().max())
+        if not gap <= _TOLERANCE.get(output.dtype, 0.1) * size:
+            raise ValueError(
+                f"a {type(module).__name__} of the model computes something else than its weights say (by "
+                f"{gap:.2g}). Use a method that needs only slopes (atp, ig, relp)."
+            )
+        return output.detach() + norm_change(norm, x, next(calls)).to(output.dtype)
+
+    def _pattern(self, layer: int, tensor: Tensor, hook: Any) -> Tensor:
+        q, k = (self._pair(name, layer) for name in ("q", "k"))
+        out, residual = pattern_path(self.scorings[layer], q, k, tensor)
+        with torch.no_grad():
+            self.source["pattern", layer] = self.scorings[layer].scores(q.x1, k.x1).softmax(-1)
+        self.residual = max(self.residual, residual)
+        return out
+
+    def _z(self, layer: int, tensor: Tensor, hook: Any) -> Tensor:
+        return z_path(self.scorings[layer].attn, self._pair("pattern", layer), self._pair("v", layer), tensor)
+
+    def _post(self, mlp: MLPPoints, tensor: Tensor, hook: Any) -> Tensor:
+        act: Callable[[Tensor], Tensor] = ACTIVATIONS[self.model.cfg.act_fn]
+        gate = self._pair("pre", mlp.layer)
+        delta = chord(act, gate.x, gate.x1) * change(gate.x)
+        if mlp.linear is None:
+            return tensor.detach() + delta
+        up = self._pair("linear", mlp.layer)
+        with torch.no_grad():
+            mean = (act(gate.x) + act(gate.x1)) / 2
+        return tensor.detach() + up.mean * delta + mean * change(up.x)
+
+    def _pair(self, name: str, layer: int) -> Pair:
+        return Pair(self.here[name, layer], self.source[name, layer])
+
+
+def _keep(kept: dict[Any, Tensor], key: Any, tensor: Tensor, hook: Any) -> Tensor:
+    kept[key] = tensor if torch.is_grad_enabled() else tensor.detach()
+    return tensor

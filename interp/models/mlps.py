@@ -1,0 +1,91 @@
+"""The hook points inside MLPs, which differ between HookedTransformer and TransformerBridge and with the MLP.
+
+| model             | before the activation | linear factor   | after      | inner bias |
+|-------------------|-----------------------|-----------------|------------|------------|
+| plain             | hook_pre              |                 | hook_post  |            |
+| plain, solu_ln    | hook_pre              |                 | hook_mid   |            |
+| gated             | hook_pre              | hook_pre_linear | hook_post  | b_in (*)   |
+| expert of a MoE   | hook_gate             | hook_pre        | hook_post  |            |
+
+(*) HookedTransformer adds b_in to the product of both factors; a bridge has it inside the linear factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from interp.models.anatomy import Model
+from interp.models.hooks import is_bridge
+
+
+@dataclass(frozen=True, eq=False)
+class MLPPoints:
+    """One MLP, or one expert: post = act(pre) · linear + bias, without linear and bias if it is plain."""
+
+    module: str
+    layer: int
+    pre: str
+    linear: str | None
+    post: str
+    bias: Tensor | None = None
+    is_expert: bool = False
+
+
+def mlp_points(model: Model) -> list[MLPPoints]:
+    """The MLPs of a model, experts one by one. ValueError for one whose insides have no hook points."""
+    return [mlp for layer, block in enumerate(model.blocks) for mlp in _of_block(model, layer, block)]
+
+
+def router_points(model: Model) -> list[tuple[int, str]]:
+    """(layer, hook point) of the weights by which experts are mixed."""
+    names = [(layer, f"blocks.{layer}.mlp.hook_expert_weights") for layer in range(model.cfg.n_layers)]
+    return [(layer, name) for layer, name in names if name in model.hook_dict]
+
+
+def _of_block(model: Model, layer: int, block: Any) -> Iterator[MLPPoints]:
+    mlp = getattr(block, "mlp", None)
+    if mlp is None:
+        return
+    module = f"blocks.{layer}.mlp"
+    if _is_mixture(mlp):
+        if type(mlp).__name__ != "MoE":
+            raise ValueError(
+                f"{module} is a {type(mlp).__name__}, a mixture of experts whose insides TransformerLens "
+                "does not expose in a known form. Use identity=False, half=False, or method=\"atp\"."
+            )
+        for number in range(len(mlp.experts)):
+            name = f"{module}.experts.{number}"
+            yield MLPPoints(
+                name, layer, f"{name}.hook_gate", f"{name}.hook_pre", f"{name}.hook_post", is_expert=True
+            )
+        return
+    before_norm = getattr(mlp, "hook_mid", None) is not None  # solu_ln: norm within the MLP
+    linear, bias = f"{module}.hook_pre_linear", None
+    gated = linear in model.hook_dict and not before_norm
+    if gated and not is_bridge(model):
+        bias = getattr(mlp, "b_in", None)
+    found = MLPPoints(
+        module,
+        layer,
+        f"{module}.hook_pre",
+        linear if gated else None,
+        f"{module}.{'hook_mid' if before_norm else 'hook_post'}",
+        bias,
+    )
+    missing = [name for name in (found.pre, found.post) if name not in model.hook_dict]
+    if missing:
+        raise ValueError(
+            f"{module} ({type(mlp).__name__}) has no hook point {missing[0]}: its activation cannot be "
+            "reached. Use identity=False, half=False, or a method without rules (atp)."
+        )
+    yield found
+
+
+def _is_mixture(mlp: Any) -> bool:
+    """Whether it is a mixture of experts; a bridge's MoE can be an ordinary MLP on some layers."""
+    names = {kind.__name__ for kind in type(mlp).__mro__}
+    return bool(names & {"MoE", "GptOssMoE"}) or ("MoEBridge" in names and not mlp.bound_dense)

@@ -1,0 +1,111 @@
+"""Passes through the model, counted: estimates cost a few, whatever the number of sites and cells."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import small
+from cases import QUIET, task
+
+from interp.attribution import attribute, direct, gradients
+from interp.attribution.capture import Recording
+from interp.attribution.memory import prompt_bytes
+from interp.models.anatomy import anatomy
+from interp.patching import Gaussian
+from interp.tasks import LogitDiff, LogProb
+
+EVERY = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "v", "post", "pattern"]
+
+
+@contextmanager
+def counted(model, monkeypatch):
+    """Forwards, by what the embedding is asked for; backwards, by whole sets of slopes."""
+    count = {"forward": 0, "backward": 0}
+    original = Recording.slopes
+
+    def asked(module, inputs, output):
+        count["forward"] += 1
+
+    def slopes(recording, *args, **options):
+        count["backward"] += 1
+        return original(recording, *args, **options)
+
+    handle = model.embed.register_forward_hook(asked)
+    monkeypatch.setattr(Recording, "slopes", slopes)
+    try:
+        yield count
+    finally:
+        handle.remove()
+        monkeypatch.setattr(Recording, "slopes", original)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small.model()
+
+
+@pytest.mark.parametrize("sites", [["z"], EVERY])
+@pytest.mark.parametrize(
+    ("method", "options", "forwards", "backwards"),
+    [
+        ("atp", {}, 2, 1),
+        ("relp", {}, 2, 1),
+        ("attnlrp", {}, 2, 1),
+        ("gim", {}, 2, 1),
+        ("secant", {}, 2, 1),
+        ("ig", {"steps": 5}, 7, 5),
+        ("ig", {"steps": 2, "rule": "gauss"}, 4, 2),
+        ("atp*", {"grad_drop": False}, 2, 1),
+        ("atp*", {}, 2, 3),
+    ],
+)
+def test_passes(model, monkeypatch, sites, method, options, forwards, backwards):
+    for metrics in ([LogitDiff()], [LogitDiff(), LogProb()]):
+        with counted(model, monkeypatch) as count:
+            found = attribute(
+                model, task(), sites, "layer", method=method, metrics=metrics, **options, **QUIET
+            )
+        assert count == {"forward": forwards, "backward": backwards * len(metrics)}
+        assert found.attrs["forwards"] == forwards
+        assert found.attrs["backwards"] == backwards * len(metrics)
+        assert (abs(found["value"]).max() > 1e-3).all()
+
+
+def test_blocks_of_prompts_multiply_the_passes(model, monkeypatch):
+    for batch_size, blocks in ((None, 1), (6, 1), (4, 2), (1, 6)):
+        with counted(model, monkeypatch) as count:
+            attribute(model, task(), EVERY, "layer", batch_size=batch_size, **QUIET)
+        assert count == {"forward": 2 * blocks, "backward": blocks}
+
+
+def test_memory_bounds_the_prompts_in_flight(model, monkeypatch):
+    """A budget for two prompts makes blocks of two; one for none still runs, one prompt at a time."""
+    each = prompt_bytes(anatomy(model), 8, 9, ("z",), 1, 1)
+    for budget, blocks in ((2 * each, 3), (each - 1, 6), (6 * each, 1)):
+        with counted(model, monkeypatch) as count:
+            attribute(model, task(), "z", memory=budget, **QUIET)
+        assert count["forward"] == 2 * blocks
+
+
+def test_draws_stay_together(model, monkeypatch):
+    with counted(model, monkeypatch) as count:
+        found = attribute(model, task(), "z", corruption=Gaussian(draws=3), batch_size=6, **QUIET)
+    assert count == {"forward": 6, "backward": 3}
+    assert found.attrs["draws"] == 3
+    assert (found["draw_variance"] > 0).all()
+
+
+def test_direct_and_gradients(model, monkeypatch):
+    with counted(model, monkeypatch) as count:
+        direct(model, task(), batch_size=4)
+        assert count == {"forward": 2, "backward": 0}
+        gradients(model, task().clean, ["blocks.1.hook_resid_post"], lambda out: out[:, -1, 3])
+        assert count == {"forward": 3, "backward": 1}
+
+
+def test_progress_counts_passes(model, capsys):
+    attribute(model, task(), "z", method="ig", steps=3, batch_size=3, progress=True)
+    assert "16/16" in capsys.readouterr().err  # two blocks of 2 + 3 forwards and 3 backwards
+    attribute(model, task(), "z", **QUIET)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,444 @@
+"""Rules on unmodified models: the slopes of each, what is refused, and that the model is left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import architectures
+import pytest
+import small
+import torch
+from architectures import build, grid
+from relevances import MOE, OFF, metric
+from torch import Tensor
+
+from interp.attribution import gradients
+from interp.attribution.gates import gate
+from interp.attribution.rules import Rules, relevance_rules, rules_for
+from interp.models.anatomy import anatomy
+from interp.sites import hook_name
+
+TOKENS = architectures.tokens()[0]
+CONFIGS = dict(grid())
+PLAIN = "LN-gelu_new-plain-serial-mha-learned"
+GATED = "RMS-silu-gated-parallel-gqa-rotary"
+STREAM = "blocks.0.hook_resid_pre"
+ATTENTION = {"n_layers": 1, "attn_only": True, "d_mlp": None, "act_fn": None, "normalization_type": None}
+PRE, LINEAR, POST = (f"blocks.1.mlp.{name}" for name in ("hook_pre", "hook_pre_linear", "hook_post"))
+
+
+def slope(model: Any, point: str = STREAM, rules: Rules | None = None) -> Tensor:
+    return gradients(model, TOKENS, [point], metric, rules=rules)[2][point]
+
+
+def slope_within(model: Any, point: str = STREAM) -> Tensor:
+    """With whatever hooks and rules the model has at the moment."""
+    return slope(model, point)
+
+
+def attached(model: Any) -> list[tuple[str, int]]:
+    """Every hook that torch would call, by module, in order."""
+    return [
+        (f"{name}.{kind}", key)
+        for name, module in model.named_modules()
+        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        for key in getattr(module, kind)
+    ]
+
+
+# What each family does, against the same by hand
+
+
+def test_half_alone_halves_both_factors() -> None:
+    model = build(CONFIGS[GATED])
+    names = [PRE, LINEAR]
+    true = gradients(model, TOKENS, names, lambda out: out.sum(), rules=OFF)[2]
+    half = gradients(model, TOKENS, names, lambda out: out.sum(), rules=Rules(False, False, False, True))[2]
+    last = "blocks.2.mlp.hook_pre"  # nothing but the norm and the unembedding comes after
+    for rules, factor in ((OFF, 1.0), (Rules(False, False, False, True), 0.5)):
+        found = slope(model, last, rules)
+        torch.testing.assert_close(found, factor * slope(model, last), rtol=1e-12, atol=1e-14)
+    assert float((half[PRE] - true[PRE]).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_identity_on_a_gated_mlp(half: bool) -> None:
+    """Slope gate(g) · u · h in g and act(g) · h in u, times the slope behind; 1 in the inner bias."""
+    model = build(CONFIGS[GATED])
+    rules = Rules(half=half)
+    names = [PRE, LINEAR, POST]
+    _, values, slopes = gradients(model, TOKENS, names, metric, rules=rules)
+    h = 0.5 if half else 1.0
+    c = gate("silu", values[PRE])
+    torch.testing.assert_close(slopes[PRE], h * c * values[LINEAR] * slopes[POST])
+    torch.testing.assert_close(slopes[LINEAR], h * c * values[PRE] * slopes[POST])
+    with relevance_rules(model, rules):
+        bias = torch.autograd.grad(metric(model(TOKENS)).sum(), model.blocks[1].mlp.b_in)[0]
+    torch.testing.assert_close(bias, slopes[POST].sum((0, 1)))
+
+
+def test_identity_on_a_plain_mlp() -> None:
+    model = build(CONFIGS[PLAIN])
+    _, values, slopes = gradients(model, TOKENS, [PRE, POST], metric, rules=Rules())
+    torch.testing.assert_close(slopes[PRE], gate("gelu_new", values[PRE]) * slopes[POST])
+
+
+def test_ln_keeps_the_centring() -> None:
+    """Slope of a norm with a constant scale: (g - mean g) · w / σ, g the slope behind."""
+    model = build({"normalization_type": "LN"})
+    names = ["blocks.2.hook_resid_post", "ln_final.hook_scale"]
+    _, values, slopes = gradients(model, TOKENS, names, metric, rules=Rules(True, False, False, False))
+    weight = torch.autograd.grad(metric(logits := model(TOKENS)).sum(), logits)[0]
+    behind = weight @ model.W_U.T * model.ln_final.w / values[names[1]]
+    torch.testing.assert_close(slopes[names[0]], behind - behind.mean(-1, keepdim=True))
+
+
+@pytest.mark.parametrize(("site", "factor"), [("q", 0.25), ("k", 0.25), ("v", 0.5), ("pattern", 0.5)])
+def test_qkv_shares_the_products_of_attention(site: str, factor: float) -> None:
+    model = build(ATTENTION)
+    rules = Rules(ln=False, identity=False, ah=False, half=False, qkv=True)
+    point = hook_name(site, 0)
+    torch.testing.assert_close(
+        slope(model, point, rules), factor * slope(model, point), rtol=1e-12, atol=1e-14
+    )
+    assert float(slope(model, point).abs().max()) > 1e-6
+
+
+def test_temperature_is_that_of_softmaxs_slope() -> None:
+    """(diag p - p pᵀ) g with p = softmax(scores / 2) and g the true slope in the pattern."""
+    model = build(ATTENTION)
+    rules = Rules(ln=False, identity=False, ah=False, half=False, temperature=2.0)
+    names = ["blocks.0.attn.hook_attn_scores", "blocks.0.attn.hook_pattern"]
+    _, values, slopes = gradients(model, TOKENS, names, metric, rules=rules)
+    p, g = (values[names[0]] / 2).softmax(-1), slopes[names[1]]
+    torch.testing.assert_close(g, slope(model, names[1]))
+    torch.testing.assert_close(slopes[names[0]], p * (g - (p * g).sum(-1, keepdim=True)))
+    assert float((slopes[names[0]] - slope(model, names[0])).abs().max()) > 1e-3
+
+
+def test_ah_holds_the_pattern() -> None:
+    model = build(CONFIGS[PLAIN])
+    with pytest.raises(ValueError, match=r"no gradient reaches blocks.1.attn.hook_q.*ah=False"):
+        slope(model, hook_name("q", 1), Rules())
+    assert float(slope(model, hook_name("q", 1), Rules(ah=False)).abs().max()) > 1e-6
+    assert float(slope(model, hook_name("pattern", 1), Rules()).abs().max()) > 1e-6
+
+
+@pytest.mark.parametrize("method", ["relp", "attnlrp", "gim"])
+@pytest.mark.parametrize("name", [PLAIN, GATED])
+def test_every_site_has_a_slope_or_raises(name: str, method: str) -> None:
+    model = build(CONFIGS[name])
+    dead = ("q", "k") if method == "relp" else ()
+    names = [hook_name(site, 1) for site in anatomy(model).sites() if site not in dead]
+    slopes = gradients(model, TOKENS, names, metric, rules=rules_for(method))[2]
+    assert all(float(slopes[name].abs().max()) > 1e-6 for name in names)
+    for site in dead:
+        with pytest.raises(ValueError, match=f"no gradient reaches blocks.1.attn.hook_{site}"):
+            slope(model, hook_name(site, 1), rules_for(method))
+
+
+def test_methods() -> None:
+    assert rules_for("relp") == Rules()
+    assert rules_for("relp", ah=False) == Rules(ah=False)
+    assert rules_for("attnlrp") == Rules(ah=False, qkv=True)
+    assert rules_for("gim", half=False) == Rules(
+        identity=False, ah=False, half=False, qkv=True, temperature=2.0
+    )
+
+
+# The report, and what is refused
+
+
+def test_report_lists_the_modules() -> None:
+    with relevance_rules(build(CONFIGS[GATED])) as report:
+        pass
+    norms = [f"blocks.{layer}.{norm}" for layer in range(3) for norm in ("ln1", "ln2")]
+    assert sorted(report["ln"]) == sorted([*norms, "ln_final"])
+    assert report["identity"] == report["half"] == tuple(f"blocks.{layer}.mlp" for layer in range(3))
+    assert report["ah"] == tuple(f"blocks.{layer}.attn" for layer in range(3))
+    assert report["qkv"] == ()
+    assert "half: 3 modules: blocks.0.mlp" in str(report)
+    with pytest.raises(KeyError, match="ln2"):
+        report["ln2"]
+
+
+def test_families_that_the_model_lacks_are_skipped_by_default() -> None:
+    with relevance_rules(build({**ATTENTION})) as report:
+        assert set(report.touched) == {"ah"}
+    assert report.skipped["ln"] == "the model has no norms"
+    assert "half: none, the model has no gated MLP" in str(report)
+
+
+@pytest.mark.parametrize(("family", "config"), [("half", {}), ("ln", ATTENTION), ("identity", ATTENTION)])
+def test_a_family_that_is_asked_for_must_match(family: str, config: dict[str, Any]) -> None:
+    with (
+        pytest.raises(ValueError, match=f"{family}=True matches no module"),
+        relevance_rules(build(config), **{family: True}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("point", "family"),
+    [
+        ("hook_scale", "ln"),
+        ("blocks.1.attn.hook_pattern", "ah"),
+        ("blocks.1.mlp.hook_post", "identity"),
+        ("blocks.1.mlp.hook_pre", "half"),
+    ],
+)
+def test_hook_points_that_are_missing_are_an_error_by_default(point: str, family: str) -> None:
+    """The architecture has the part: to skip it in silence would give another method's numbers."""
+    model = build(CONFIGS[GATED])
+    for name in [name for name in model.hook_dict if name.endswith(point)]:
+        del model.hook_dict[name]
+    with pytest.raises(ValueError, match=f"{family}=False"), relevance_rules(model):
+        pass
+    assert not attached(model)
+
+
+@pytest.mark.parametrize(
+    ("switches", "words"),
+    [
+        ({"ah": True, "qkv": True}, "Use ah=False"),
+        ({"temperature": 2.0}, "Use ah=False"),
+        ({"ah": False, "temperature": 0.0}, "temperature is 0.0"),
+        ({"ln": "yes"}, "ln is 'yes'"),
+        ({"lN": True}, "does not know lN="),
+    ],
+)
+def test_switches_that_do_not_fit(switches: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        rules_for("relp", **switches)
+
+
+def test_unknown_methods_and_doubled_arguments() -> None:
+    with pytest.raises(ValueError, match="did you mean 'relp'"):
+        rules_for("rel")
+    model = small.model()
+    with pytest.raises(ValueError, match="not both"), relevance_rules(model, Rules(), ln=True):
+        pass
+    with (
+        pytest.raises(ValueError, match="expected a TransformerLens model"),
+        relevance_rules(torch.nn.Linear(1, 1)),
+    ):
+        pass
+
+
+def test_an_unknown_activation_is_an_error_and_not_a_skip() -> None:
+    model = build({})
+    model.cfg.act_fn = "xielu"
+    with pytest.raises(ValueError, match=r"'xielu' is not known"), relevance_rules(model):
+        pass
+    with relevance_rules(model, identity=False) as report:
+        assert report["ln"]
+
+
+def test_a_config_that_names_another_activation_is_found_at_the_first_pass() -> None:
+    model = build(CONFIGS[PLAIN])
+    model.cfg.act_fn = "silu"
+    with relevance_rules(model), pytest.raises(ValueError, match=r"does not compute activation 'silu'"):
+        model(TOKENS)
+    assert not attached(model)
+
+
+def test_a_mixture_without_hook_points_inside() -> None:
+    config = MOE | {"original_architecture": "GptOssForCausalLM"}
+    with (
+        pytest.raises(ValueError, match=r"GptOssMoE.*identity=False, half=False"),
+        relevance_rules(build(config)),
+    ):
+        pass
+
+
+def test_compiled_and_checkpointed_models() -> None:
+    model = build({})
+    model.blocks[1]._compiled_call_impl = model.blocks[1]._call_impl  # what .compile() sets
+    with pytest.raises(ValueError, match="compiled"), relevance_rules(model):
+        pass
+    model.blocks[1]._compiled_call_impl = None
+    model.blocks[1].gradient_checkpointing = True
+    with pytest.raises(ValueError, match="checkpointing"), relevance_rules(model):
+        pass
+
+
+def test_a_pass_that_goes_around_a_rule_is_an_error() -> None:
+    model = build({})
+    with relevance_rules(model):
+        model.reset_hooks()
+        with pytest.raises(ValueError, match=r"did not go by blocks\.0"):
+            model(TOKENS)
+    assert not attached(model)
+
+
+def test_a_bridge_that_reports_its_pattern_too_late() -> None:
+    model = small.bridge("gpt2")
+    z = torch.zeros(1, 2, 24, dtype=torch.float64)
+    with relevance_rules(model), pytest.raises(ValueError, match="comes after attention"):
+        model.hook_dict["blocks.0.attn.hook_z"](z)
+
+
+def test_a_bridge_out_of_compatibility_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small.bridge("gpt2")
+    monkeypatch.setattr(model, "compatibility_mode", False)
+    with pytest.raises(ValueError, match="enable_compatibility_mode"), relevance_rules(model):
+        pass
+
+
+# With other hooks, nested, and left as found
+
+
+def doubled(tensor: Tensor, hook: Any) -> Tensor:
+    return 2 * tensor
+
+
+def zeroed(tensor: Tensor, hook: Any) -> Tensor:
+    return 0.0 * tensor
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_rules_use_what_a_users_hook_made_of_an_input(inside: bool) -> None:
+    """Pre-activations doubled by the user: the gate is that of the doubled ones, and so is the value."""
+    model = build(CONFIGS[PLAIN])
+    hooks: list[tuple[str, Callable[..., Tensor]]] = [(PRE, doubled)]
+    if inside:
+        with relevance_rules(model), model.hooks(fwd_hooks=hooks):
+            _, values, slopes = gradients(model, TOKENS, [PRE, POST], metric)
+    else:
+        with model.hooks(fwd_hooks=hooks), relevance_rules(model):
+            _, values, slopes = gradients(model, TOKENS, [PRE, POST], metric)
+    torch.testing.assert_close(values[POST], gate("gelu_new", values[PRE]) * values[PRE])
+    torch.testing.assert_close(slopes[PRE], gate("gelu_new", values[PRE]) * slopes[POST])
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(("point", "spoiler"), [(POST, zeroed), (hook_name("z", 1), zeroed), (POST, doubled)])
+def test_a_users_hook_keeps_its_own_slope(point: str, spoiler: Callable[..., Tensor], inside: bool) -> None:
+    """What the user ablates lets no relevance through, in whatever order hooks and rules were attached."""
+    model = build(CONFIGS[PLAIN])
+    before = {POST: PRE, hook_name("z", 1): hook_name("v", 1)}[point]
+    if inside:
+        with relevance_rules(model), model.hooks(fwd_hooks=[(point, spoiler)]):
+            found = slope_within(model, before)
+            behind = slope_within(model, point)
+    else:
+        with model.hooks(fwd_hooks=[(point, spoiler)]), relevance_rules(model):
+            found = slope_within(model, before)
+            behind = slope_within(model, point)
+    if spoiler is zeroed:
+        assert float(behind.abs().max()) > 1e-6
+        assert not found.any()
+    else:
+        values = gradients(model, TOKENS, [PRE], metric)[1]
+        torch.testing.assert_close(found, 2 * gate("gelu_new", values[PRE]) * behind)
+
+
+def test_nested_rules_do_not_add_up() -> None:
+    """The innermost set holds alone, the outer one again after it."""
+    model = build(CONFIGS[GATED])
+    sets = {name: rules_for(name) for name in ("relp", "attnlrp", "gim")}
+    alone = {name: slope(model, STREAM, rules) for name, rules in sets.items()}
+    assert float((alone["relp"] - alone["attnlrp"]).abs().max()) > 1e-3
+    for outer in sets:
+        for inner in sets:
+            with relevance_rules(model, sets[outer]):
+                with relevance_rules(model, sets[inner]):
+                    assert torch.equal(slope_within(model), alone[inner]), (outer, inner)
+                assert torch.equal(slope_within(model), alone[outer]), (outer, inner)
+    with relevance_rules(model), relevance_rules(model, OFF):
+        torch.testing.assert_close(slope_within(model), slope(build(CONFIGS[GATED])))
+
+
+def test_a_second_model_is_left_alone() -> None:
+    first, second = build(CONFIGS[PLAIN]), build(CONFIGS[PLAIN])
+    true = slope(second)
+    with relevance_rules(first):
+        assert torch.equal(slope_within(second), true)
+        assert not torch.equal(slope_within(first), true)
+        with relevance_rules(second, ah=False):
+            assert torch.equal(slope_within(first), slope(build(CONFIGS[PLAIN]), STREAM, Rules()))
+    assert torch.equal(slope(first), true)
+
+
+class Broken(Exception):
+    pass
+
+
+def broken_body(model: Any, rules: Rules) -> None:
+    with relevance_rules(model, rules):
+        slope_within(model)
+        raise Broken
+
+
+def broken_pass(model: Any, rules: Rules) -> None:
+    def fail(tensor: Tensor, hook: Any) -> None:
+        raise Broken
+
+    with relevance_rules(model, rules), model.hooks(fwd_hooks=[(POST, fail)]):
+        slope_within(model)
+
+
+@pytest.mark.parametrize("broken", [broken_body, broken_pass])
+@pytest.mark.parametrize("method", ["relp", "attnlrp", "gim"])
+def test_the_model_is_left_as_it_was(method: str, broken: Callable[[Any, Rules], None]) -> None:
+    """Hooks, their order, grad fields, flags and slopes; after an error in the body or within a pass."""
+    model = build(CONFIGS[GATED])
+    seen: list[str] = []
+
+    def look(tensor: Tensor, hook: Any) -> None:
+        seen.append(hook.name)
+
+    for point in (PRE, POST, "blocks.1.attn.hook_pattern", "ln_final.hook_scale"):
+        model.hook_dict[point].add_hook(look)
+    model.blocks[0].mlp.W_in.requires_grad_(False)
+    true, order = slope(model), list(seen)
+    before, flags = attached(model), [p.requires_grad for p in model.parameters()]
+    with pytest.raises(Broken):
+        broken(model, rules_for(method))
+    seen.clear()
+    assert attached(model) == before
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert all(p.grad is None for p in model.parameters())
+    assert not model.training
+    assert torch.equal(slope(model), true)
+    assert seen == order
+    assert len(order) == 4
+
+
+def test_a_bridge_is_left_as_it_was(recwarn: pytest.WarningsRecorder) -> None:
+    model = small.bridge("llama")
+    true = slope(model)  # the bridge attaches hooks of its own at its first pass
+    before = attached(model)
+    with relevance_rules(model) as report:
+        found = slope_within(model)
+    assert report["half"] == tuple(f"blocks.{layer}.mlp" for layer in range(3))
+    assert float((found - true).abs().max()) > 1e-3
+    assert attached(model) == before
+    torch.testing.assert_close(slope(model), true, rtol=0, atol=0)
+    assert not [str(warning.message) for warning in recwarn.list]
+
+
+def test_passes_without_gradients_are_plain() -> None:
+    model = build(CONFIGS[GATED])
+    with relevance_rules(model), torch.no_grad():
+        out = model(TOKENS)
+    assert not out.requires_grad
+    assert torch.equal(out, model(TOKENS).detach())
+
+
+@pytest.mark.parametrize("method", ["relp", "attnlrp", "gim"])
+def test_bfloat16(method: str) -> None:
+    """Bit-identical and finite, and near the slopes in float64."""
+    model = build(CONFIGS[GATED])
+    exact = slope(model, STREAM, rules_for(method))
+    weights = model.state_dict()
+    model = build(CONFIGS[GATED] | {"dtype": torch.bfloat16})
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        plain = model(TOKENS)
+    with relevance_rules(model, rules_for(method)):
+        assert torch.equal(model(TOKENS).detach(), plain)
+    found = slope(model, STREAM, rules_for(method)).double()
+    assert found.isfinite().all()
+    assert float((found - exact).norm() / exact.norm()) < 0.1
