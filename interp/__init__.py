@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from interp import attribution as attribution
     from interp import circuits as circuits
     from interp import models as models
     from interp import names as names
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
     from interp import report as report
     from interp import stats as stats
     from interp import tasks as tasks
+    from interp.attribution import attribute as attribute
     from interp.models import load as load
     from interp.patching import patch as patch
     from interp.patching import plan as plan
     from interp.tasks import Task as Task
 
-_SUBMODULES = ("circuits", "models", "names", "patching", "plot", "report", "stats", "tasks")
+_SUBMODULES = ("attribution", "circuits", "models", "names", "patching", "plot", "report", "stats", "tasks")
 _FUNCTIONS = {
+    "attribute": "interp.attribution",
     "load": "interp.models",
     "patch": "interp.patching",
     "plan": "interp.patching",
@@ -35,6 +38,8 @@ _FUNCTIONS = {
 __all__ = [
     "Task",
     "__version__",
+    "attribute",
+    "attribution",
     "circuits",
     "load",
     "models",

@@ -1,4 +1,4 @@
-"""The command line: `interp demo | models | tasks | patch | report`, the verbs of the library.
+"""The command line: `interp demo | models | tasks | patch | attribute | report`, the verbs of the library.
 
 Results go to standard output, progress and errors to standard error. Exit status: 0, 2 for a user's mistake
 (one line says which), 130 when interrupted.

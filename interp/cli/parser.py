@@ -7,13 +7,20 @@ from pathlib import Path
 
 from interp import __version__
 
-_DESCRIPTION = "Exact activation patching on TransformerLens models: results, intervals and pictures."
+_DESCRIPTION = (
+    "Exact activation patching on TransformerLens models, and estimates of it: results and pictures."
+)
 _PATCH_EXAMPLES = """\
 examples:
   interp patch tiny-ioi --task ioi --site z
   interp patch tiny-ioi --task ioi --site resid_pre,attn_out,mlp_out --direction noise
   interp patch gpt2 --task ioi --site z --by layer,pos,head --store run.zarr
   interp patch tiny-ioi --task ioi --cells L1H0,L2H3.q,L0H1+L0H2
+"""
+_ATTRIBUTE_EXAMPLES = """\
+examples:
+  interp attribute tiny-ioi --task ioi --site z --compare exact
+  interp attribute tiny-world --task agreement --site mlp_out --method atp,relp,secant --compare exact
 """
 
 
@@ -27,6 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser("models", help="list the bundled models, and how to name others")
     commands.add_parser("tasks", help="list the task families, and the form of a file of prompts")
     _add_patch(commands)
+    _add_attribute(commands)
     _add_report(commands)
     return parser
 
@@ -46,8 +54,38 @@ def _add_patch(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     patch.add_argument("model", help="bundled model, TransformerLens name (gpt2), or folder")
-    _add_what(patch.add_argument_group("what to measure"))
-    _add_how(patch.add_argument_group("how to run"))
+    what, how = patch.add_argument_group("what to measure"), patch.add_argument_group("how to run")
+    _add_what(what)
+    what.add_argument("--window", type=int, default=1, help="layers patched at once (default 1)")
+    _add_how(how)
+    how.add_argument("--engine", default="auto", metavar="NAME", help="auto (default), fast, reference")
+    how.add_argument(
+        "--store", type=Path, help="zarr folder written during the run; the same command resumes"
+    )
+    how.add_argument("--plan", action="store_true", help="print what the run would cost, and stop")
+
+
+def _add_attribute(commands: argparse._SubParsersAction) -> None:
+    attribute = commands.add_parser(
+        "attribute",
+        help="estimate every cell from a few passes, and compare the estimate with exact patching",
+        epilog=_ATTRIBUTE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    attribute.add_argument("model", help="bundled model, TransformerLens name (gpt2), or folder")
+    what = attribute.add_argument_group("what to measure")
+    what.add_argument(
+        "--method",
+        type=_names,
+        default=["relp"],
+        metavar="NAME[,NAME]",
+        help="atp, ig, atp*, relp (default), attnlrp, gim, secant; several are compared",
+    )
+    what.add_argument("--compare", choices=("exact",), help="patch exactly too, and show how they agree")
+    what.add_argument("--steps", type=int, metavar="M", help="ig: points on the path (default 8)")
+    what.add_argument("--rule", choices=("midpoint", "gauss", "left"), help="ig: where the points lie")
+    _add_what(what)
+    _add_how(attribute.add_argument_group("how to run"))
 
 
 def _add_what(group: argparse._ArgumentGroup) -> None:
@@ -97,29 +135,29 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--corruption", default="tokens", metavar="NAME", help="tokens (default), gaussian, zero, mean"
     )
-    group.add_argument("--window", type=int, default=1, help="layers patched at once (default 1)")
     group.add_argument("--n", type=int, help="prompts (default 64; a file: all)")
     group.add_argument("--seed", type=int, default=0, help="of the prompts that are drawn (default 0)")
 
 
 def _add_how(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--engine", default="auto", metavar="NAME", help="auto (default), fast, reference")
     group.add_argument("--batch-size", type=int, metavar="RUNS", help="runs at once (default: what fits)")
     group.add_argument(
         "--memory", type=float, default=2.0, metavar="GIB", help="GiB above the model's own (default 2)"
     )
     group.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     group.add_argument(
-        "--store", type=Path, help="zarr folder written during the run; the same command resumes"
+        "--out", type=Path, help="folder to write (default: below out, by model, task and site)"
     )
-    group.add_argument("--plan", action="store_true", help="print what the run would cost, and stop")
-    group.add_argument("--out", type=Path, help="folder to write (default out/MODEL-TASK-SITE)")
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
     report = commands.add_parser("report", help="one self-contained HTML page from results")
     report.add_argument(
-        "results", nargs="+", type=Path, metavar="RESULT.nc", help="files that interp patch wrote"
+        "results",
+        nargs="+",
+        type=Path,
+        metavar="RESULT.nc",
+        help="files that interp patch or attribute wrote",
     )
     report.add_argument(
         "--out", type=Path, default=Path("out/report.html"), help="page to write (default out/report.html)"

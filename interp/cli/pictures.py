@@ -20,13 +20,17 @@ def figures(result: xr.Dataset) -> list[go.Figure]:
     """For each metric a heatmap, where the dims have one, and the largest cells as bars."""
     interval = _LEVEL if result.sizes["prompt"] > 1 else None  # one prompt has no interval
     dims = tuple(str(dim) for dim in result["value"].dims if dim not in ("prompt", "site", "metric"))
-    names = [str(name) for name in result["metric"].values] if "metric" in result.dims else [None]
     drawn: list[go.Figure] = []
-    for metric in names:
+    for metric in metric_names(result):
         if dims in _HEATMAPS:
             drawn.append(_HEATMAPS[dims](result, interval=interval, metric=metric))
         drawn.append(plot.bars(result, interval=interval, metric=metric))
     return drawn
+
+
+def metric_names(result: xr.Dataset) -> list[str | None]:
+    """The metrics to draw; None stands for the only one."""
+    return [str(name) for name in result["metric"].values] if "metric" in result.dims else [None]
 
 
 def heading(result: xr.Dataset) -> str:

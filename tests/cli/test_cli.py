@@ -57,6 +57,25 @@ def test_tasks_lists_every_family(capsys: pytest.CaptureFixture[str]) -> None:
             assert f"{card.name} {share:.1%}" in out[at + 1]
 
 
+def test_attribute_compares_methods_with_exact_patching(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    command = ("attribute", MODEL, "--task", "ioi", "--site", "z", "--method", "atp,relp", "--n", "8")
+    status, out, err = run(capsys, *command, "--compare", "exact")
+    assert status == 0, err
+    assert [Path(line).name for line in out[-4:]] == ["atp.nc", "relp.nc", "exact.nc", "report.html"]
+    atp, relp, exact = (read(folder / line) for line in out[-4:-1])
+    assert [found.attrs["method"] for found in (atp, relp, exact)] == ["atp", "relp", "patch"]
+    assert interp.stats.agreement(atp, exact)["pearson"][0] > 0.9
+    page = (folder / out[-1]).read_text(encoding="utf-8")
+    assert page.count("Agreement with exact patching on logit_diff") == 2
+    status, out, err = run(capsys, *command)
+    assert [Path(line).name for line in out[-3:]] == ["atp.nc", "relp.nc", "report.html"]
+    status, _, err = run(capsys, "attribute", MODEL, "--task", "ioi", "--site", "z", "--method", "magic")
+    assert status == 2
+    assert "magic" in err[-1]
+
+
 def test_a_task_takes_its_options(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     command = (
         "patch",
