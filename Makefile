@@ -7,7 +7,8 @@ VENV_TL4 := .venv-tl4
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_TL4 := $(VENV_TL4)/installed
-TL4_TESTS := tests/engine tests/tasks tests/patching tests/models
+TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution
+TWO_AT_ONCE := --numprocesses=2 --dist=loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -16,8 +17,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(INSTALLED)
 	$(BIN)/interp demo
 
+test test-tl4: export OMP_NUM_THREADS := 1
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO_AT_ONCE)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -29,7 +32,7 @@ bench: $(INSTALLED)
 
 # The engine on TransformerLens 4, which has only TransformerBridge.
 test-tl4: $(INSTALLED_TL4)
-	$(VENV_TL4)/bin/python -m pytest $(TL4_TESTS)
+	$(VENV_TL4)/bin/python -m pytest $(TWO_AT_ONCE) $(TL4_TESTS)
 
 notebooks: $(INSTALLED)
 	$(BIN)/python notebooks/build.py

@@ -35,12 +35,12 @@ from interp.sites import hook_name
 from interp.tasks import vocabulary
 
 Logits = Float[Tensor, "pos vocab"]
-Target = Callable[[Logits], Tensor] | str | int | tuple[str | int, str | int]
+Target = Callable[[Logits], Tensor] | str | int | tuple[str | int, ...]
 
 
 def relevance(
     model: Model,
-    tokens: Int[Tensor, "pos"] | Int[Tensor, "1 pos"] | str,
+    tokens: Int[Tensor, "pos"] | Int[Tensor, "prompt pos"] | str,
     metric: Target,
     *,
     rules: Rules | None = None,

@@ -14,6 +14,7 @@ from interp.plot.top import at, labels, top_cells
 
 _BAR, _RIGHT, _WIDTH = 24, 32, 720
 _LONGEST_NAME = 40
+_WHAT = {"relevance": "relevance", "direct": "direct effect"}  # by method; all others give effects
 
 
 def bars(
@@ -42,8 +43,16 @@ def bars(
         showlegend=False,
     )
     fig = go.Figure(trace)
-    _dress(fig, cells, names, title or f"The {len(indices)} largest effects")
+    _dress(fig, cells, names, title or _heading(cells, len(indices)))
     return fig
+
+
+def _what(cells: Drawn) -> str:
+    return _WHAT.get(str(cells.attrs.get("method")), "effect")
+
+
+def _heading(cells: Drawn, n: int) -> str:
+    return f"The {n} largest {_what(cells)}s"
 
 
 def _short(name: str) -> str:
@@ -76,4 +85,4 @@ def _dress(fig: go.Figure, cells: Drawn, names: list[str], title: str) -> None:
         autorange="reversed",
     )
     grid = {"showgrid": True, "gridcolor": "#eceff3", "zeroline": True, "zerolinecolor": theme.MUTED}
-    fig.update_xaxes(title_text=f"effect ({escape(cells.unit)})", zerolinewidth=1, **grid)
+    fig.update_xaxes(title_text=f"{_what(cells)} ({escape(cells.unit)})", zerolinewidth=1, **grid)

@@ -64,8 +64,9 @@ def _is_scalar(value: xr.DataArray, dim: str) -> bool:
 
 
 def _name(at: dict, attrs: dict) -> str:
-    if "cell" in at:
-        return str(at["cell"])
+    for named in ("cell", "component"):
+        if named in at:
+            return str(at[named])
     site = str(at.get("site", attrs.get("site", "")))
     if site not in AXES or "layer" not in at:
         return ", ".join(f"{dim} {index}" for dim, index in at.items())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import xarray as xr
 
 from interp.plot import theme
 from interp.plot.labels import number, visible
@@ -46,7 +47,10 @@ class TokenStrip:
 
 
 def tokens(
-    labels: Sequence[str], values: Sequence[float] | np.ndarray, title: str = "", unit: str = ""
+    labels: Sequence[str] | np.ndarray,
+    values: Sequence[float] | np.ndarray | xr.DataArray,
+    title: str = "",
+    unit: str = "",
 ) -> TokenStrip:
     """Tokens coloured by their values: blue positive, red negative, white at 0, NaN left uncoloured."""
     flat = np.asarray(values, dtype=np.float32)

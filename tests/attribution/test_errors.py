@@ -99,7 +99,7 @@ def test_checkpointed_models(model, no_forward):
         with pytest.raises(ValueError, match="activation checkpointing"):
             attribute(model, task(), "z", **QUIET)
     finally:
-        del model.blocks[0].gradient_checkpointing
+        model.blocks[0].gradient_checkpointing = False  # a bridge hands it on, and cannot delete it
 
 
 def test_train_mode(model, no_forward):
@@ -148,7 +148,9 @@ def test_a_site_that_no_gradient_reaches(model):
 
 
 def test_a_hook_point_that_the_pass_does_not_go_by(model):
-    with pytest.raises(ValueError, match=r"did not go through blocks\.1\.attn\.hook_result"):
+    """4.x refuses it by itself."""
+    refusals = r"did not go through blocks\.1\.attn\.hook_result|use_attn_result is False"
+    with pytest.raises(ValueError, match=refusals):
         gradients(model, task().clean, ["blocks.1.attn.hook_result"], lambda out: out[:, -1, 3])
 
 

@@ -1,4 +1,4 @@
-"""RelP is exact patching in the frozen-coefficient surrogate, for a patch of any size: rules, hooks, scores."""
+"""RelP is exact patching in the frozen-coefficient surrogate, whatever the patch: rules, hooks, scores."""
 
 from __future__ import annotations
 
