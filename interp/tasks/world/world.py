@@ -27,7 +27,7 @@ from interp.tasks.world.years import Years
 
 FILES = ("ioi", "coloured_objects", "greater_than", "agreement", "docstring", "world")
 SHARES = {
-    "ioi": 15, "coloured_objects": 18, "greater_than": 10, "agreement": 8, "docstring": 3, "capital": 2,
+    "ioi": 13, "coloured_objects": 12, "greater_than": 20, "agreement": 8, "docstring": 3, "capital": 2,
     "born": 5, "country": 2, "two_hop": 4, "conflict": 5, "sentiment": 3, "pronouns": 3, "languages": 4,
     "register": 2, "requests": 5, "stories": 8,
 }  # fmt: skip
