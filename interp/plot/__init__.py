@@ -5,6 +5,8 @@ Effects are drawn on red to blue, centred on 0: blue is positive (the component 
 
 from interp.plot.agreement import agreement as agreement
 from interp.plot.bars import bars as bars
+from interp.plot.circuit import circuit as circuit
+from interp.plot.curve import curve as curve
 from interp.plot.export import save_html as save_html
 from interp.plot.export import save_png as save_png
 from interp.plot.heads import heads as heads
@@ -12,4 +14,15 @@ from interp.plot.positions import positions as positions
 from interp.plot.tokens import TokenStrip as TokenStrip
 from interp.plot.tokens import tokens as tokens
 
-__all__ = ["TokenStrip", "agreement", "bars", "heads", "positions", "save_html", "save_png", "tokens"]
+__all__ = [
+    "TokenStrip",
+    "agreement",
+    "bars",
+    "circuit",
+    "curve",
+    "heads",
+    "positions",
+    "save_html",
+    "save_png",
+    "tokens",
+]

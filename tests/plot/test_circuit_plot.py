@@ -1,0 +1,96 @@
+"""Pictures of circuits: every edge is there once, nodes stand by layer, many edges are drawn together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from interp import plot
+from interp.circuits import Circuit, Graph
+from interp.plot.circuit_layout import Edge, curved, label, places, row
+
+GRAPH = Graph(3, 4)
+EDGES = ["input->a0.h1<v>", "a0.h1->a2.h0<q>", "a0.h1->m1", "m1->a2.h0<k>", "a2.h0->logits", "m1->logits"]
+
+
+def scored() -> Circuit:
+    circuit = Circuit.from_edges(GRAPH, EDGES, name="small")
+    scores = torch.full(circuit.mask.shape, float("nan"), dtype=torch.float64)
+    for i, edge in enumerate(EDGES):
+        scores[GRAPH.edge(edge)] = (i + 1.0) * (-1) ** (edge == "m1->logits")
+    return Circuit(GRAPH, circuit.mask, scores, name="small")
+
+
+def texts(figure) -> list[str]:
+    return [text for trace in figure.data for text in np.atleast_1d(trace.hovertext) if text is not None]
+
+
+def test_every_edge_is_drawn_and_told() -> None:
+    figure = plot.circuit(scored())
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    assert sum(sum(x is None for x in trace.x) for trace in lines) == len(EDGES)
+    told = {text for text in texts(figure) if "→" in text}
+    assert told == {
+        "input → L0H1.v<br>score +1", "L0H1 → L2H0.q<br>score +2", "L0H1 → MLP1<br>score +3",
+        "MLP1 → L2H0.k<br>score +4", "L2H0 → logits<br>score +5", "MLP1 → logits<br>score −6",
+    }  # fmt: skip
+    nodes = next(trace for trace in figure.data if trace.mode == "markers+text")
+    assert set(nodes.text) == {"input", "L0H1", "MLP1", "L2H0", "logits"}
+    assert {trace.name for trace in lines} == {"query", "key", "value", "MLP, logits"}
+    assert [trace.line.dash for trace in lines].count("dot") == 1
+    assert len({trace.line.width for trace in lines}) > 1
+    assert {trace.name for trace in plot.circuit(scored(), colour="sign").data if trace.mode == "lines"} == {
+        "helps",
+        "hurts",
+    }
+
+
+def test_nodes_stand_by_layer() -> None:
+    at = places(Edge(*edge.partition("<")[0].split("->"), "", 1.0, "") for edge in EDGES)
+    heights = {node: y for node, (_, y) in at.items()}
+    order = sorted(heights, key=lambda node: row(node))
+    assert [heights[node] for node in order] == sorted(heights.values())
+    assert len(set(at.values())) == len(at)
+    assert at["m1"][0] > max(x for node, (x, _) in at.items() if node != "m1")
+
+
+def test_lines_end_at_their_nodes() -> None:
+    x, y = curved((0.0, 0.0), (2.0, 3.0), 0.7)
+    assert (x[0], y[0]) == (0.0, 0.0)
+    assert (x[-1], y[-1]) == pytest.approx((2.0, 3.0))
+    assert all(np.diff(y) > 0)
+
+
+def test_many_edges_are_drawn_by_layer() -> None:
+    whole = Circuit(GRAPH, GRAPH.allowed, name="whole")
+    figure = plot.circuit(whole)
+    assert GRAPH.n_edges > 200
+    nodes = next(trace for trace in figure.data if trace.mode == "markers+text")
+    assert set(nodes.text) == {
+        "input",
+        "logits",
+        *(f"L{i} heads" for i in range(3)),
+        *(f"MLP{i}" for i in range(3)),
+    }
+    told = {text for text in texts(figure) if "→" in text}
+    assert "L0 heads → L1 heads<br>48 edges" in told
+    counts = [int(text.split("<br>")[1].split()[0]) for text in told]
+    assert sum(counts) == GRAPH.n_edges
+    assert "together" in figure.layout.title.subtitle.text
+    assert "together" not in plot.circuit(whole, most=10_000).layout.title.subtitle.text
+
+
+def test_labels_and_bad_input() -> None:
+    assert [label(node) for node in ("a9.h6", "m5", "input", "a3.all")] == [
+        "L9H6",
+        "MLP5",
+        "input",
+        "L3 heads",
+    ]
+    with pytest.raises(ValueError, match="not a node's name"):
+        row("x7")
+    with pytest.raises(ValueError, match="no edge to draw"):
+        plot.circuit(scored() - scored())
+    with pytest.raises(ValueError, match="colour is 'kind'"):
+        plot.circuit(scored(), colour="kind")
