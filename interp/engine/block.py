@@ -95,10 +95,13 @@ def scores(attn: Attention, q: Tensor, k: Tensor, query_pos: Tensor) -> Tensor:
 
     `query_pos` is [query], or [run, 1, query] where the queries of each run stand elsewhere.
     """
-    out = products(attn, q, k)
-    if attn.soft_cap > 0:
-        out = attn.soft_cap * torch.tanh(out / attn.soft_cap)
-    key_pos = torch.arange(k.shape[1], device=q.device)
+    return masked(attn, products(attn, q, k), query_pos)
+
+
+def masked(attn: Attention, products: Tensor, query_pos: Tensor) -> Tensor:
+    """From q · k / scale [run, head, query, key] to attention scores: cap, position bias, mask."""
+    out = attn.soft_cap * torch.tanh(products / attn.soft_cap) if attn.soft_cap > 0 else products
+    key_pos = torch.arange(out.shape[-1], device=out.device)
     gap = query_pos[..., None] - key_pos  # [query, key], or [run, 1, query, key]
     if attn.alibi is not None:
         out = out - (attn.alibi[:, None, None] * gap.clamp(min=0)).to(out.dtype)

@@ -17,6 +17,7 @@ from interp.sites import AXES
 
 Model = Any  # HookedTransformer | TransformerBridge: neither class exists in every release
 
+POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")  # these norm what a sublayer writes, not what it reads
 WHOLE_QK_NORM = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
 
 
@@ -36,6 +37,7 @@ class Anatomy:
     parallel: bool
     causal: bool
     whole_qk_norm: bool  # queries and keys of all heads are normed together (OLMo)
+    post_norm: bool  # a norm stands between what a sublayer writes and the stream (Gemma 2 and 3, OLMo 2)
     dtype: torch.dtype
     device: torch.device
     name: str
@@ -84,10 +86,20 @@ def anatomy(model: Model) -> Anatomy:
         parallel=bool(getattr(cfg, "parallel_attn_mlp", False)),
         causal=getattr(cfg, "attention_dir", "causal") == "causal",
         whole_qk_norm=getattr(cfg, "original_architecture", None) in WHOLE_QK_NORM,
+        post_norm=_norms_its_writes(model),
         dtype=parameter.dtype,
         device=parameter.device,
         name=str(cfg.model_name),
     )
+
+
+def _norms_its_writes(model: Model) -> bool:
+    """Whether some block norms what its attention or MLP adds to the stream."""
+    if model.cfg.normalization_type is None:
+        return False
+    if getattr(model.cfg, "original_architecture", None) in POST_NORM:
+        return True
+    return any(hasattr(block, name) for block in model.blocks for name in ("ln1_post", "ln2_post"))
 
 
 def logits(model: Model, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos vocab"]:

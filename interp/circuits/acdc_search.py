@@ -1,0 +1,144 @@
+"""The decisions of ACDC, and how they are guessed ahead.
+
+`Search` knows nothing of models. It proposes rows, each a mask in which one more edge is cut and every
+earlier edge is as it is guessed to be decided; it is told their losses; it takes the decisions that these
+prove, which are those up to the first wrong guess, and no others. So the decisions are the sequential ones
+whatever the guesses were.
+
+Guesses: cut, unless an edge is expected to be kept. After a wrong guess, the rows behind it, which prove
+nothing, still tell about how much each of their edges adds to the loss: the next guesses come from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import nan
+
+import numpy as np
+
+from interp.circuits.graph import Graph
+
+ORDERS = ("late", "early")
+TIE = 1e-6
+_SMALLEST = 8
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An edge is cut if the loss grows by less than the threshold (`absolute`: changes by less)."""
+
+    threshold: float
+    absolute: bool = False
+
+    def size(self, increase: float) -> float:
+        return abs(increase) if self.absolute else increase
+
+    def cuts(self, increase: float) -> bool:
+        return self.size(increase) < self.threshold
+
+    def tie(self, increase: float) -> bool:
+        """Whether rounding could have decided."""
+        return abs(self.size(increase) - self.threshold) <= TIE
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """Edges in order, and the rows that decide them; an edge of a dead reader has no row (-1)."""
+
+    first: int  # number of the first edge in the order
+    rows: list[int]  # by edge
+    guesses: list[bool]  # by edge: kept
+    masks: np.ndarray  # [row, writer, reader]
+
+
+def edge_order(graph: Graph, order: str) -> np.ndarray:
+    """(writer, reader) of every edge as they are decided: readers from the logits back to the first layer;
+    within a reader the writers from the last ("late") or from the first ("early")."""
+    if order not in ORDERS:
+        raise ValueError(f"order {order!r} is not one of {', '.join(ORDERS)}.")
+    step = -1 if order == "late" else 1
+    columns = graph.allowed.numpy()
+    edges = [
+        (writer, reader)
+        for reader in reversed(range(columns.shape[1]))
+        for writer in np.flatnonzero(columns[:, reader])[::step].tolist()
+    ]
+    return np.array(edges)
+
+
+class Search:
+    """Where a search stands. `mask` is what is kept so far; `increase` is NaN for edges of dead readers."""
+
+    def __init__(self, graph: Graph, order: str, rule: Rule, loss: float, size: int, limit: int) -> None:
+        self.graph, self.rule, self.limit = graph, rule, limit
+        self.order_name, self.order = order, edge_order(graph, order)  # [edge, 2]
+        self.mask = graph.allowed.numpy().copy()
+        self.expected = np.zeros_like(self.mask)  # to be kept
+        self.increase = np.full(len(self.order), nan)
+        self.at, self.loss, self.size = 0, loss, min(size, limit)
+        owners = graph.owners.numpy()  # [reader, node]
+        self._writers = [np.flatnonzero(row[:-1]) for row in owners]  # nodes of a reader; none for the logits
+
+    @property
+    def done(self) -> bool:
+        return self.at == len(self.order)
+
+    @property
+    def kept(self) -> int:
+        """Edges kept among those decided."""
+        return int(self.mask.sum()) - (len(self.order) - self.at)
+
+    def propose(self) -> Proposal:
+        """The next edges, up to `size` rows."""
+        mask, out = self.mask.copy(), self.mask.sum(1)
+        rows: list[int] = []
+        guesses: list[bool] = []
+        masks: list[np.ndarray] = []
+        for writer, reader in self.order[self.at :].tolist():
+            nodes = self._writers[reader]
+            dead = len(nodes) > 0 and not out[nodes].any()
+            if not dead and len(masks) == self.size:
+                break
+            keep = bool(self.expected[writer, reader]) and not dead
+            mask[writer, reader] = False
+            rows.append(-1 if dead else len(masks))
+            guesses.append(keep)
+            if not dead:
+                masks.append(mask.copy())
+            mask[writer, reader] = keep
+            out[writer] -= not keep
+        stacked = np.stack(masks) if masks else np.empty((0, *mask.shape), bool)
+        return Proposal(self.at, rows, guesses, stacked)
+
+    def take(self, proposal: Proposal, losses: Sequence[float]) -> None:
+        """Decide what the losses of the proposal's rows prove; guess again from the others."""
+        for number, (row, guess) in enumerate(zip(proposal.rows, proposal.guesses)):
+            before = self.loss
+            if self.decide(None if row < 0 else losses[row]) != guess:
+                self._guess_again(proposal, losses, number + 1, before if guess else losses[row])
+                self.size = max(_SMALLEST, self.size // 2)
+                return
+        self.size = min(self.limit, 2 * self.size)
+
+    def decide(self, loss: float | None) -> bool:
+        """Decide the next edge from the loss with it cut (None: its reader is dead); whether it is kept."""
+        writer, reader = self.order[self.at]
+        keep = False
+        if loss is not None:
+            self.increase[self.at] = loss - self.loss
+            keep = not self.rule.cuts(loss - self.loss)
+            self.loss = self.loss if keep else loss
+        self.mask[writer, reader] = keep
+        self.expected[writer, reader] = False
+        self.at += 1
+        return keep
+
+    def _guess_again(self, proposal: Proposal, losses: Sequence[float], first: int, before: float) -> None:
+        """From the rows behind a wrong guess, each against the row that it continues."""
+        for number in range(first, len(proposal.rows)):
+            row = proposal.rows[number]
+            if row >= 0:
+                writer, reader = self.order[proposal.first + number]
+                self.expected[writer, reader] = not self.rule.cuts(losses[row] - before)
+                before = before if proposal.guesses[number] else losses[row]

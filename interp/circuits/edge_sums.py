@@ -1,0 +1,93 @@
+"""Scores of all edges from one run's slopes: what cutting an edge changes, times the slope in its reader's input.
+
+Writers and readers meet a block of positions at a time, so that what is held beside the run stays small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.circuits.edge_passes import Passed
+from interp.circuits.edge_readers import readers
+from interp.circuits.edge_writes import differences
+from interp.circuits.spans import Spans
+from interp.engine.runs import Runs
+from interp.models.weights import Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """How edges of some prompts are scored. `at_once`: positions; `by_pos`: keep them apart; `kind`: of slopes
+    through norms."""
+
+    weights: Weights
+    spans: Spans
+    runs: Runs
+    constants: Tensor | None
+    stop: int  # one past the last position that any metric reads
+    at_once: int
+    by_pos: bool
+    kind: str = "gradient"
+
+    def zeros(self) -> Float[Tensor, "prompt *pos writer reader"]:
+        graph = self.spans.graph
+        pos = (self.runs.n_pos,) if self.by_pos else ()
+        shape = (len(self.runs), *pos, len(graph.writers), len(graph.readers))
+        return torch.zeros(shape, dtype=torch.float64, device=self.runs.base.device)
+
+    @torch.no_grad()
+    def add(
+        self,
+        out: Float[Tensor, "prompt *pos writer reader"],
+        base: Passed,
+        source: Passed,
+        run: Passed,
+        weight: float = 1.0,
+        rows: slice = slice(None),
+    ) -> None:
+        """Add weight · (what the source has in place of a writer − what the base run has) · slope of `run`.
+
+        rows: the writers that are scored, consecutive.
+        """
+        first = self.runs.first_change()
+        other = source if self.kind == "secant" else None
+        for span in self._blocks(first):
+            change = differences(
+                self.weights, self.spans, base, source, self.constants, first, span, rows
+            )  # [writer, prompt, pos, d_model]
+            for part in readers(self.weights, self.spans, run, self.kind, other, span):
+                some = slice(*rows.indices(part.n_writers)[:2])
+                if some.start >= some.stop:
+                    continue
+                if self.by_pos:
+                    found = weight * products_by_pos(change[some], part.slope)
+                    out[:, span, some, part.index] += found
+                else:
+                    out[:, some, part.index] += weight * products(change[some], part.slope)
+
+    def _blocks(self, first: Tensor) -> Iterator[slice]:
+        """The positions where anything changes that can matter, some at a time."""
+        for start in range(int(first.min()), self.stop, self.at_once):
+            yield slice(start, min(start + self.at_once, self.stop))
+
+
+def products(
+    change: Float[Tensor, "writer prompt pos d"], slope: Float[Tensor, "reader prompt pos d"]
+) -> Float[Tensor, "prompt writer reader"]:
+    """Summed over positions."""
+    left = change.flatten(2).transpose(0, 1)  # [prompt, writer, pos d]
+    return torch.bmm(left, slope.flatten(2).permute(1, 2, 0))
+
+
+def products_by_pos(
+    change: Float[Tensor, "writer prompt pos d"], slope: Float[Tensor, "reader prompt pos d"]
+) -> Float[Tensor, "prompt pos writer reader"]:
+    """Position by position."""
+    left = change.flatten(1, 2).transpose(0, 1)  # [prompt pos, writer, d]
+    right = slope.flatten(1, 2).permute(1, 2, 0)  # [prompt pos, d, reader]
+    return torch.bmm(left, right).unflatten(0, change.shape[1:3])

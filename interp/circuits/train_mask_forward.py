@@ -1,0 +1,95 @@
+"""The model with soft edges, differentiable in the mask and in the constants of learned ablation.
+
+Reader v sees  x_v = resid − Σ_u (1 − m_uv) (a_u − a_u(alt)),  before the norm, with any m from 0 to 1. At m = 0
+or 1 it is `circuits.run`. Every node is computed at every position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.circuits.ablation import head_writes
+from interp.circuits.spans import Spans
+from interp.engine import block as B
+from interp.engine.readout import Readout
+from interp.engine.runs import Runs
+from interp.models.weights import Block, Norm, Weights
+
+Mask = Float[Tensor, "some writer any"]  # some: prompts, or 1 for all; any: readers, or 1 for all of them
+
+
+@dataclass(frozen=True, eq=False)
+class Soft:
+    """Some prompts; `alt`: what cut writers write instead, [writer, prompt, pos, d_model] or with 1 for either."""
+
+    weights: Weights
+    spans: Spans
+    runs: Runs
+    readout: Readout
+    alt: Float[Tensor, "writer some any d_model"]
+
+    def logits(self, mask: Mask) -> Tensor:
+        """At the positions and columns that the metric reads."""
+        spans, cut = self.spans, 1 - mask
+        stream = self.weights.embed(self.runs.base)  # [prompt, pos, d_model]
+        gaps = [self._gap(stream[None], slice(0, 1))]
+        for layer, block in enumerate(self.weights.blocks):
+            heads = self._heads(layer, block, cut, stream, gaps)
+            after = stream + heads.sum(0) + (0 if block.attn.b_O is None else block.attn.b_O)
+            written = [*gaps, self._gap(heads, spans.heads(layer))]
+            if block.mlp is not None:
+                sees = (stream, gaps) if block.parallel else (after, written)
+                reader, writer = spans.mlp_reader(layer), spans.mlp(layer)
+                x = inputs(cut, slice(reader, reader + 1), *sees)[0]
+                hidden = B.mlp_hidden(block.mlp, B.normed(block.mlp.norm, x.flatten(0, 1)))
+                out = B.mlp_write(block.mlp, hidden).view(x.shape)
+                after, written = after + out, [*written, self._gap(out[None], slice(writer, writer + 1))]
+            stream, gaps = after, written
+        return self.readout.whole_runs(inputs(cut, slice(spans.logits, spans.logits + 1), stream, gaps)[0])
+
+    def score(self, logits: Tensor, clean: Tensor) -> Float[Tensor, "prompt"]:
+        """The metric of each prompt, float64."""
+        prompt = torch.arange(len(self.runs), device=logits.device)
+        return self.readout.score(logits, clean, prompt)[:, 0]
+
+    def _gap(self, now: Tensor, rows: slice) -> Tensor:
+        """What writers write now beyond what they would be replaced by: [writer, prompt, pos, d_model]."""
+        return now - self.alt[rows]
+
+    def _heads(self, layer: int, block: Block, cut: Tensor, stream: Tensor, gaps: Sequence[Tensor]) -> Tensor:
+        attn, made = block.attn, {}
+        parts: dict[str, tuple[Tensor, Tensor | None, Norm | None]] = {
+            "q": (attn.W_Q, attn.b_Q, attn.q_norm),
+            "k": (attn.W_K, attn.b_K, attn.k_norm),
+            "v": (attn.W_V, attn.b_V, None),
+        }
+        for part, (W, b, norm) in parts.items():
+            x = inputs(cut, self.spans.part(layer, part), stream, gaps)  # [head or 1, prompt, pos, d_model]
+            x = B.normed(block.attn_norm, x).flatten(1, 2).expand(len(W), -1, -1)
+            x = (torch.bmm(x, W) if b is None else torch.baddbmm(b[:, None], x, W)).transpose(0, 1)
+            x = x.unflatten(0, stream.shape[:2])  # [prompt, pos, head, d_head]
+            made[part] = B.value(attn, x) if part == "v" else B.finish_runs(attn, x, norm)
+        pos = torch.arange(stream.shape[1], device=stream.device)
+        return head_writes(attn.W_O, B.attend(attn, made["q"], made["k"], made["v"], pos)[1])
+
+
+def inputs(
+    cut: Mask, readers: slice, stream: Float[Tensor, "prompt pos d_model"], gaps: Sequence[Tensor]
+) -> Float[Tensor, "reader prompt pos d_model"]:
+    """What some readers see; one row for all of them where the mask does not tell them apart."""
+    cut = cut if cut.shape[-1] == 1 else cut[..., readers]
+    x, first = stream[None], 0
+    for gap in gaps:  # [writer, prompt, pos, d_model]
+        share = cut[:, first : first + len(gap)].transpose(1, 2).to(gap)  # [prompt or 1, reader, writer]
+        if len(share) == 1:
+            change = (share[0] @ gap.flatten(1)).unflatten(1, gap.shape[1:])
+        else:
+            change = torch.bmm(share, gap.flatten(2).transpose(0, 1)).transpose(0, 1)
+            change = change.unflatten(2, gap.shape[2:])
+        x, first = x - change, first + len(gap)
+    return x
