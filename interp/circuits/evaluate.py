@@ -73,30 +73,32 @@ def evaluate(
     tried = [_inner(circuit) if minimality else [] for circuit in given]
     runs = _requests(graph, masks, drawn, tried)
     values = _measure(job, torch.cat([part.flatten(0, -masks.ndim) for part in runs]), progress)
-    whole, empty, kept, rest, cut, left, fewer = _split(values, [len(part) for part in runs])
+    parts = _split(values, [len(part) for part in runs])
     attrs = recipe(job, task, direction, "evaluate") | {"level": level, "seed": seed}
-    found = faithfulness(kept.T, whole[0], empty[0], attrs, task.template, level=level, seed=seed)
-    gap = float((whole[0] - empty[0]).mean())
-    n = len(given)
-    incomplete = np.abs(cut.mean(1) - left.mean(1)).reshape(n, subsets) / abs(gap)
+    whole, empty, kept = parts[0][0], parts[1][0], parts[2]
+    found = faithfulness(kept.T, whole, empty, attrs, task.template, level=level, seed=seed)
     divergence = _measure(prepare(model, task, ablation, direction, KL(), memory), masks, progress)
-    return (
-        found.assign(
-            {
-                "without": (("circuit",), (rest - empty).mean(1) / gap),
-                "kl": (("circuit", "prompt"), divergence),
-                "incompleteness": (("circuit", "subset"), incomplete),
-                "minimality": (("circuit", "node"), _minimality(graph, kept, fewer, tried, gap)),
-                "value": (("circuit", "prompt"), kept),
-                "complement": (("circuit", "prompt"), rest),
-                "clean": (("prompt",), whole[0]),
-                "empty": (("prompt",), empty[0]),
-                **_counts(given),
-            }
-        )
-        .assign_coords(_coords(given, graph, task))
-        .assign_attrs(attrs)
-    )
+    more = {**_measures(graph, parts, subsets, tried), **_counts(given)}
+    found = found.assign({**more, "kl": (("circuit", "prompt"), divergence)})
+    return found.assign_coords(_coords(given, graph, task)).assign_attrs(attrs)
+
+
+def _measures(
+    graph: Graph, parts: list[np.ndarray], subsets: int, tried: list[list[str]]
+) -> dict[str, tuple]:
+    """What follows from the metric of the runs of `_requests`, each [circuit, prompt]."""
+    whole, empty, kept, rest, cut, left, fewer = parts
+    gap = float((whole[0] - empty[0]).mean())
+    incomplete = np.abs(cut.mean(1) - left.mean(1)).reshape(len(kept), subsets) / abs(gap)
+    return {
+        "without": (("circuit",), (rest - empty).mean(1) / gap),
+        "incompleteness": (("circuit", "subset"), incomplete),
+        "minimality": (("circuit", "node"), _minimality(graph, kept, fewer, tried, gap)),
+        "value": (("circuit", "prompt"), kept),
+        "complement": (("circuit", "prompt"), rest),
+        "clean": (("prompt",), whole[0]),
+        "empty": (("prompt",), empty[0]),
+    }
 
 
 def without(mask: Bool[Tensor, "*pos writer reader"], graph: Graph, nodes: Sequence[str]) -> Tensor:

@@ -60,14 +60,9 @@ def hypothesis_tests(
     mask = masks_of(circuit, graph, task)[0]
     _check(circuit, graph, draws, alpha)
     job = prepare(model, task, ablation, direction, the_metric(metric, task.metric), memory)
-    rng = np.random.default_rng(seed)
-    cut = [_less(mask, edge) for edge in mask.nonzero().tolist()]
-    inflated = [random_paths(graph, int(mask.sum()) + 1, rng, start=mask) for _ in range(draws)]
-    less = [_less(more, rng.choice((more & ~mask).nonzero().numpy()).tolist()) for more in inflated]
-    every = torch.stack([mask, graph.allowed & ~mask, *cut, *inflated, *less])
-    values, whole, _ = measured(job, every, progress)
-    kept, rest, columns = values[:, 0], values[:, 1], values[:, 2:]
-    ones, bigger, smaller = np.split(columns, [len(cut), len(cut) + draws], axis=1)
+    values, whole, _ = measured(job, _masks(graph, mask, draws, np.random.default_rng(seed)), progress)
+    kept, rest = values[:, 0], values[:, 1]
+    ones, bigger, smaller = np.split(values[:, 2:], [circuit.n_edges, circuit.n_edges + draws], axis=1)
     effect = np.abs(kept[:, None] - ones).mean(0)
     p_edge = hypothesis.minimality(effect, np.abs(bigger - smaller).mean(0), share)
     statistic, p = zip(
@@ -75,19 +70,21 @@ def hypothesis_tests(
         hypothesis.independence(rest, whole, seed=seed),
         (float((p_edge >= alpha).mean()), float(p_edge.min())),
     )
-    attrs = recipe(job, task, direction, "hypothesis tests")
+    variables = {"statistic": ("test", np.array(statistic)), "p": ("test", np.array(p))}
+    variables |= {"rejected": ("test", np.array(p) < alpha)}
+    variables |= {"effect": ("edge", effect), "p_edge": ("edge", p_edge)}
+    coords = {"test": ["equivalence", "independence", "minimality"], "edge": _names(graph, mask)}
+    attrs = recipe(job, task, direction, "hypothesis tests") | {"circuit": circuit.name}
     attrs |= {"alpha": alpha, "tolerance": tolerance, "share": share, "draws": draws, "seed": seed}
-    return xr.Dataset(
-        {
-            "statistic": ("test", np.array(statistic)),
-            "p": ("test", np.array(p)),
-            "rejected": ("test", np.array(p) < alpha),
-            "effect": ("edge", effect),
-            "p_edge": ("edge", p_edge),
-        },
-        {"test": ["equivalence", "independence", "minimality"], "edge": _names(graph, mask)},
-        attrs | {"circuit": circuit.name},
-    )
+    return xr.Dataset(variables, coords, attrs)
+
+
+def _masks(graph: Graph, mask: Tensor, draws: int, rng: np.random.Generator) -> Tensor:
+    """The circuit, its complement, it less each edge; it with random paths, and those less an edge of them."""
+    cut = [_less(mask, edge) for edge in mask.nonzero().tolist()]
+    inflated = [random_paths(graph, int(mask.sum()) + 1, rng, start=mask) for _ in range(draws)]
+    less = [_less(more, rng.choice((more & ~mask).nonzero().numpy()).tolist()) for more in inflated]
+    return torch.stack([mask, graph.allowed & ~mask, *cut, *inflated, *less])
 
 
 def _less(mask: Tensor, edge: list[int]) -> Tensor:
