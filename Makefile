@@ -7,7 +7,7 @@ VENV_TL4 := .venv-tl4
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_TL4 := $(VENV_TL4)/installed
-TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution
+TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

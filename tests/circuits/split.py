@@ -17,7 +17,7 @@ from interp.tasks import Task
 
 
 def scores(model: Any, task: Task, ablation: str = "resample") -> np.ndarray:
-    """(what u writes − what it is replaced by) · d logit difference / d what v sees: [prompt, writer, reader]."""
+    """(what u writes − its replacement) · d logit difference / d what v sees: [prompt, writer, reader]."""
     graph = Graph.of(model)
     replaced = naive.replacements(model, task, ablation)
     out = np.full((len(task), len(graph.writers), len(graph.readers)), np.nan)

@@ -1,4 +1,4 @@
-"""Node scores: sums of edge scores, slopes in the stream, and exact effects of cutting a node's every edge."""
+"""Node scores: sums of edge scores, slopes in the stream, and exact effects of cutting every edge."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import architectures
 import pytest
 import small
 import torch
@@ -72,3 +73,11 @@ def test_fingerprint_tells_models_apart():
 def test_something_else_is_refused():
     with pytest.raises(ValueError, match="expected a TransformerLens model"):
         anatomy(torch.nn.Linear(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("post-norm", True), ("sandwich-norm", True), ("final-rms", False)]
+)
+def test_a_norm_between_a_write_and_the_stream(name: str, expected: bool) -> None:
+    model = architectures.build(dict(architectures.extras())[name])
+    assert anatomy(model).post_norm is expected
