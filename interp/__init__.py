@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from interp.patching import plan as plan
     from interp.tasks import Task as Task
 
-_SUBMODULES = ("attribution", "circuits", "models", "names", "patching", "plot", "report", "stats", "tasks")
+_SUBMODULES = (
+    "attribution", "circuits", "models", "names", "patching", "plot", "report", "stats", "steering", "tasks",
+)  # fmt: skip
 _FUNCTIONS = {
     "attribute": "interp.attribution",
     "load": "interp.models",

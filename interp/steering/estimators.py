@@ -1,0 +1,146 @@
+"""Directions from two sets of activations: pure functions, [n, d] and [m, d] to [d].
+
+Sign: from the negative class to the positive one. Scale: `mean_difference` and `weighted_mean` have the gap
+between the class means; `pca`, `lda` and `logistic` are unit vectors. All are computed in float64.
+
+| function        | direction                                                   | source               |
+|-----------------|-------------------------------------------------------------|----------------------|
+| mean_difference | mean of positive − mean of negative                         | CAA, 2312.06681      |
+| weighted_mean   | the same with a weight on each prompt                       |                      |
+| pca             | first singular vector of paired differences, not centred    | 2310.01405           |
+| lda             | (pooled covariance + ridge)⁻¹ · mean difference             | Fisher 1936          |
+| logistic        | weights of a logistic probe with an L2 penalty              |                      |
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Positive = Float[Tensor, "n d"]
+Negative = Float[Tensor, "m d"]
+Vector = Float[Tensor, "d"]
+
+
+def mean_difference(positive: Positive, negative: Negative) -> Vector:
+    """Mean of the positive activations minus mean of the negative: the direction of CAA (2312.06681)."""
+    _check(positive, negative)
+    return positive.double().mean(0) - negative.double().mean(0)
+
+
+def weighted_mean(
+    positive: Positive,
+    negative: Negative,
+    positive_weights: Float[Tensor, "n"] | None = None,
+    negative_weights: Float[Tensor, "m"] | None = None,
+) -> Vector:
+    """Difference of weighted means. Weights (a judge's score, a label's probability) are 0 or more."""
+    _check(positive, negative)
+    sides = ((positive, positive_weights, "positive"), (negative, negative_weights, "negative"))
+    up, down = (_weighted(rows, weight, name) for rows, weight, name in sides)
+    return up - down
+
+
+def pca(positive: Positive, negative: Negative) -> Vector:
+    """First singular vector of positive − negative, row by row (representation engineering, 2310.01405).
+
+    The differences are not centred: centring would take out their mean, which is the direction sought. The
+    sign is that of the mean difference. Unit length. Raises ValueError for sets of different size.
+    """
+    _check(positive, negative)
+    require_pairs(len(positive), len(negative))
+    difference = positive.double() - negative.double()
+    first = torch.linalg.svd(difference, full_matrices=False)[2][0]
+    return _signed(first, positive, negative)
+
+
+def lda(positive: Positive, negative: Negative, ridge: float | int = 1e-2) -> Vector:
+    """Fisher's discriminant: the mean difference, divided by the pooled covariance within the classes.
+
+    ridge: times the mean variance, added to every variance. Unit length. Separates the classes better than
+    the mean difference when the noise has a shape; points less along it, so it steers less far.
+    """
+    _check(positive, negative)
+    centred = torch.cat(
+        (positive.double() - positive.double().mean(0), negative.double() - negative.double().mean(0))
+    )
+    d, freedom = centred.shape[1], max(1, len(centred) - 2)
+    variance = centred.square().sum() / freedom / d
+    if float(variance) == 0.0:
+        return _unit(mean_difference(positive, negative))
+    covariance = centred.T @ centred / freedom + ridge * variance * torch.eye(
+        d, dtype=torch.float64, device=centred.device
+    )
+    return _unit(torch.linalg.solve(covariance, mean_difference(positive, negative)))
+
+
+def logistic(positive: Positive, negative: Negative, l2: float | int = 1e-3, steps: int = 200) -> Vector:
+    """Weights of a logistic probe, by L-BFGS from zero (deterministic). Unit length.
+
+    l2: penalty on the squared weights, in units where the activations have variance 1.
+    """
+    _check(positive, negative)
+    return _unit(logistic_probe(positive, negative, l2, steps)[0])
+
+
+def logistic_probe(
+    positive: Positive, negative: Negative, l2: float | int = 1e-3, steps: int = 200
+) -> tuple[Vector, Float[Tensor, ""]]:
+    """Weights and bias of a logistic probe on the raw activations: sigmoid(h · w + b) = P(positive)."""
+    rows = torch.cat((positive, negative)).double()
+    label = torch.cat((torch.ones(len(positive)), torch.zeros(len(negative)))).double().to(rows.device)
+    middle, scale = rows.mean(0), rows.std(0).square().mean().sqrt().clamp(min=1e-12)
+    rows = (rows - middle) / scale
+    with torch.inference_mode(False), torch.enable_grad():
+        rows, label = rows.detach().clone(), label.clone()
+        w = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device, requires_grad=True)
+        b = torch.zeros((), dtype=torch.float64, device=rows.device, requires_grad=True)
+        optimiser = torch.optim.LBFGS([w, b], max_iter=steps, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimiser.zero_grad()
+            value = torch.nn.functional.binary_cross_entropy_with_logits(rows @ w + b, label) + l2 * (w @ w)
+            value.backward()
+            return value
+
+        optimiser.step(loss)
+    w, b = w.detach() / scale, b.detach()
+    return w, b - middle @ w
+
+
+def require_pairs(n: int, m: int) -> None:
+    """Paired methods compare row i with row i."""
+    if n != m:
+        raise ValueError(
+            f"there are {n} positive and {m} negative prompts, and this method pairs them. Give as many of "
+            "each, or use mean_difference."
+        )
+
+
+def _check(positive: Tensor, negative: Tensor) -> None:
+    for name, rows in (("positive", positive), ("negative", negative)):
+        if not len(rows):
+            raise ValueError(f"the {name} class is empty. Give at least one prompt of each class.")
+    if positive.shape[1] != negative.shape[1]:
+        raise ValueError(
+            f"the classes have widths {positive.shape[1]} and {negative.shape[1]}; take both from one place."
+        )
+
+
+def _weighted(rows: Tensor, weight: Tensor | None, name: str) -> Tensor:
+    if weight is None:
+        return rows.double().mean(0)
+    weight = weight.to(rows.device, torch.float64)
+    if bool((weight < 0).any()) or float(weight.sum()) <= 0 or not bool(torch.isfinite(weight).all()):
+        raise ValueError(f"the {name} weights must be finite, 0 or more, and not all 0.")
+    return (weight[:, None] * rows.double()).sum(0) / weight.sum()
+
+
+def _signed(vector: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    along = mean_difference(positive, negative) @ vector
+    return -vector if float(along) < 0 else vector
+
+
+def _unit(vector: Tensor) -> Tensor:
+    return vector / vector.norm().clamp(min=1e-30)

@@ -1,0 +1,120 @@
+"""Interventions folded into weights: the runs of hooks, and exact undo."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from interp import steering
+from interp.models.anatomy import anatomy, logits
+
+PLACES = (
+    "L1.resid_pre",
+    "L0.resid_pre",
+    "L1.resid_mid",
+    "L1.resid_post",
+    "L1.attn_out",
+    "L1.mlp_out",
+    "L1H2",
+    "L1.post",
+)
+
+
+def run(model, tokens, *interventions):
+    with torch.no_grad(), steering.steer(model, *interventions):
+        return logits(model, tokens)
+
+
+def biased(model) -> bool:
+    return getattr(model.blocks[0].attn, "b_O", None) is not None
+
+
+def width(name: str) -> int:
+    return 6 if "H" in name else 40 if name == "L1.post" else 24
+
+
+def compare(model, ids, interventions, within):
+    base, hooked = run(model, ids), run(model, ids, interventions)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    with steering.bake(model, interventions):
+        torch.testing.assert_close(run(model, ids), hooked, rtol=0, atol=within)
+    assert (hooked - base).abs().max() > 1e-3
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    assert torch.equal(run(model, ids), base)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_baked_additions_are_the_hooked_ones(toy, ids, draw, within, name):
+    made = steering.add(steering.Direction.from_tensor(draw(width(name)), name), 2.0)
+    if not biased(toy) and name != "L0.resid_pre":
+        with pytest.raises(ValueError, match="nothing writes a bias"):
+            steering.bake(toy, made)
+        return
+    compare(toy, ids, made, within)
+
+
+@pytest.mark.parametrize("name", ["L0.resid_pre", "L1.attn_out", "L1.mlp_out", "L1H2", "L1.post"])
+def test_baked_ablations_are_the_hooked_ones(toy, ids, draw, within, name):
+    d = steering.Direction.from_tensor(draw(2, width(name)), name)
+    compare(toy, ids, steering.ablate(d, 0.8), within)
+
+
+def test_other_affine_edits(toy, ids, draw, within):
+    one, two = (steering.Direction.from_tensor(draw(24), "L1.mlp_out") for _ in range(2))
+    made = [
+        steering.rotate(one, two, 0.8),
+        steering.scale_units("L1.z", [0, 2], 0.3),
+        steering.scale_units("L0.post", [1, 2], 3.0),
+    ]
+    compare(toy, ids, made, within)
+    if biased(toy):
+        more = [
+            steering.clamp(one, 1.5),
+            steering.affine("L2.attn_out", 1 + 0.1 * draw(24), draw(24), 0.7),
+            steering.set_units("L1.z", [0, 2], 0.5),
+            steering.set_units("L0.post", [1, 2], 3.0),
+        ]
+        compare(toy, ids, more, within)
+
+
+def test_baking_twice_and_undoing_in_turn(model, ids, draw):
+    base = run(model, ids)
+    one = steering.add(steering.Direction.from_tensor(draw(24), "L1.resid_pre"), 2.0)
+    two = steering.add(steering.Direction.from_tensor(draw(24), "L1.resid_pre"), -1.0)
+    first = steering.bake(model, one)
+    kept = run(model, ids)
+    second = steering.bake(model, two)
+    assert not torch.equal(run(model, ids), kept)
+    second.undo()
+    assert torch.equal(run(model, ids), kept)
+    first.undo()
+    first.undo()
+    assert torch.equal(run(model, ids), base)
+
+
+def test_generation_of_a_baked_model_is_that_of_hooks(model, ids, draw):
+    made = steering.add(steering.Direction.from_tensor(draw(24), "L1.resid_pre"), 8.0)
+    hooked = steering.generate(model, ids, made, max_new_tokens=8)
+    with steering.bake(model, made):
+        assert torch.equal(steering.generate(model, ids, max_new_tokens=8), hooked)
+
+
+def test_what_cannot_be_baked(model, ids, draw):
+    d = steering.Direction.from_tensor(draw(24), "L1.resid_pre")
+    w = steering.Direction.from_tensor(draw(24), "L1.mlp_out")
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    good = steering.add(d, 1.0)
+    for bad, match in (
+        (steering.add(d, 1.0, when=steering.generated), "depends on position"),
+        (steering.add(d, 1.0, gate=steering.rows(torch.ones(4))), "gate"),
+        (steering.add(d, torch.ones(4)), "row"),
+        (steering.ablate(d), "several layers write"),
+        (steering.clamp(w, 1.0, bound="min"), "not affine"),
+        (steering.to_angle(w, steering.Direction.from_tensor(draw(24), "L1.mlp_out"), 1.0), "not affine"),
+        (steering.add(steering.Direction.from_tensor(draw(6), "L1H2.q")), "no weight writes"),
+        (steering.Intervention("L1.mlp_out", lambda h: h), "cannot be baked"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            steering.bake(model, good, bad)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    assert anatomy(model).n_layers == 3

@@ -1,0 +1,116 @@
+"""Generation: what is steered does not depend on the cache or on padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from interp import steering
+from interp.steering.decoder import Decoder
+from interp.steering.generate import left_padded
+from interp.steering.prompts import read
+
+WHENS = {
+    "everywhere": steering.everywhere,
+    "prompt_only": steering.prompt_only,
+    "generated": steering.generated,
+    "at(3)": steering.at(3),
+    "at(-1)": steering.at(-1),
+    "window": steering.window(1, 3),
+}
+SITES = ("L1.resid_pre", "L0.mlp_out", "L1H2", "L1.resid_post")
+
+
+def made(site: str, when: steering.When, draw) -> tuple:
+    vector = draw(6 if "H" in site else 24)
+    return steering.add(steering.Direction.from_tensor(vector, site), 3.0, when=when)
+
+
+def forced(model, tokens, ends, interventions, use_cache, mask=None):
+    """Logits [row, step, vocab] before each of the given tokens is appended."""
+    rows = read(model, tokens, mask)
+    decoder = Decoder(model, *left_padded(rows, 0), use_cache)
+    steps = []
+    with torch.no_grad(), steering.steer(model, *interventions, prompt_length=rows.lengths):
+        for column in ends.T:
+            steps.append(decoder.logits())
+            decoder.append(column)
+    return torch.stack(steps, 1)
+
+
+@pytest.mark.parametrize("when", WHENS)
+def test_a_cache_changes_nothing(toy, ids, draw, within, when):
+    ends = ids.flip(0, 1)[:, :4]
+    plain = forced(toy, ids, ends, (), use_cache=True)
+    for site in SITES:
+        steered = made(site, WHENS[when], draw)
+        cached, whole = (forced(toy, ids, ends, steered, use_cache) for use_cache in (True, False))
+        torch.testing.assert_close(cached, whole, rtol=0, atol=within)
+        assert (cached - plain).abs().amax((0, 2)).max() > 0.01
+
+
+def test_what_each_set_of_positions_first_changes(model, ids, draw):
+    """everywhere, prompt_only and generated change the first new token; at(n) changes none before it."""
+    ends = ids[:, :4]
+    plain = forced(model, ids, ends, (), True)
+    first = {}
+    for name, when in {**WHENS, "at(7)": steering.at(7), "window(8)": steering.window(8, None)}.items():
+        change = (forced(model, ids, ends, made("L1.resid_pre", when, draw), True) - plain).abs().amax((0, 2))
+        first[name] = int((change > 1e-9).int().argmax())
+        assert change.max() > 1e-3
+    assert first == dict.fromkeys(WHENS, 0) | {"at(7)": 2, "window(8)": 3}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_rows_are_those_rows_alone(toy, ids, draw, within, side):
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    columns = slice(0, 2) if side == "left" else slice(-2, None)
+    mask[0, columns] = False
+    ends = ids[:, :3]
+    for when in WHENS.values():
+        steered = made("L1.resid_pre", when, draw)
+        together = forced(toy, ids, ends, steered, True, mask)
+        for row in range(2):
+            alone = forced(toy, ids[row, mask[row]][None], ends[row, None], steered, False)
+            torch.testing.assert_close(together[row, None], alone, rtol=0, atol=within)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_without_interventions_it_is_greedy_decoding(toy, ids, use_cache):
+    """Also with learned positions and no tokenizer, where HookedTransformer.generate goes wrong."""
+    tokens = ids
+    with torch.no_grad():
+        for _ in range(6):
+            tokens = torch.cat((tokens, toy(tokens)[:, -1].argmax(-1, keepdim=True)), 1)
+    assert torch.equal(steering.generate(toy, ids, max_new_tokens=6, use_cache=use_cache), tokens)
+
+
+def test_padding_stays_where_it_was(model, ids):
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[0, :2] = False
+    left = steering.generate(model, ids, mask=mask, max_new_tokens=4, pad=0)
+    right = steering.generate(model, [ids[0, 2:].tolist(), *ids[1:].tolist()], max_new_tokens=4, pad=0)
+    assert (left[0, :2] == 0).all()
+    assert (right[0, -2:] == 0).all()
+    assert torch.equal(left[0, 2:], right[0, :-2])
+    assert torch.equal(left[1:], right[1:])
+
+
+def test_draws_are_reproducible_and_stops_end_a_row(model, ids):
+    state = torch.get_rng_state()
+    hot = [steering.generate(model, ids, max_new_tokens=8, temperature=2.0, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(hot[0], hot[1])
+    assert not torch.equal(hot[0], hot[2])
+    assert torch.equal(torch.get_rng_state(), state)
+    greedy = steering.generate(model, ids, max_new_tokens=6)
+    assert torch.equal(steering.generate(model, ids, max_new_tokens=6, temperature=2.0, top_k=1), greedy)
+    stop = int(greedy[0, 7])
+    stopped = steering.generate(model, ids[:1], max_new_tokens=6, stop=[stop], pad=1)
+    end = 6 + int((greedy[0, 6:] == stop).int().argmax())
+    assert torch.equal(stopped[0], greedy[0, : end + 1])
+
+
+def test_the_longest_run_fits_the_context(model, ids):
+    assert steering.generate(model, ids, max_new_tokens=11).shape == (4, 17)
+    with pytest.raises(ValueError, match="context of 17"):
+        steering.generate(model, ids, max_new_tokens=12)

@@ -1,0 +1,215 @@
+"""Sweeps against runs one by one, and what is read from them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from interp import steering
+from interp.models.anatomy import logits
+from interp.steering.suffix import Suffix, Whole, runner
+from interp.steering.sweep import _reads
+from interp.tasks import KL, Loss, Task
+from interp.tasks.metrics import LogitDiff
+
+STEPS = [-2.0, 0.0, 1.0, 3.0]
+
+
+@pytest.fixture
+def answers(ids):
+    return ids[:, 0], ids[:, 1]
+
+
+@pytest.fixture
+def directions(toy, ids):
+    return steering.mean_difference(toy, ids[:2], ids[2:], layer=[0, 1, 2])
+
+
+def test_a_sweep_is_the_runs_one_by_one(toy, ids, answers, directions, within):
+    answer, wrong = answers
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    metrics = [LogitDiff(), KL(), steering.Entropy(), Loss()]
+    found = steering.sweep(toy, directions, ids, STEPS, metrics, answer=answer, wrong=wrong)
+    assert found["value"].dims == ("layer", "coefficient", "prompt", "metric")
+    with torch.no_grad():
+        clean = logits(toy, ids)[:, -1].log_softmax(-1)
+    for part in directions.split():
+        for step in STEPS:
+            with torch.no_grad(), steering.steer(toy, steering.add(part, step)):
+                whole = logits(toy, ids)
+            log = whole[:, -1].log_softmax(-1)
+            entropy = -(log.exp() * log).sum(-1)
+            kl = (clean.exp() * (clean - log)).sum(-1)
+            loss = torch.nn.functional.cross_entropy(
+                whole[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+            )
+            difference = whole[:, -1].gather(1, answer[:, None]) - whole[:, -1].gather(1, wrong[:, None])
+            wanted = torch.stack((difference[:, 0], kl, entropy, loss.view(4, -1).mean(1)), -1)
+            got = found["value"].sel(layer=part.layer, coefficient=step).values
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=100 * within)
+    zero = found["value"].sel(coefficient=0.0)
+    np.testing.assert_allclose(zero, found["base"].expand_dims(layer=3), rtol=0, atol=100 * within)
+    assert abs(found["value"].sel(coefficient=0.0, metric="kl")).max() < 100 * within
+    assert mask.all()
+
+
+def test_both_runners_agree_under_every_when_and_site(toy, ids, draw, within):
+    ragged = [ids[0, :4].tolist(), ids[1].tolist(), ids[2, :5].tolist()]
+    reads = _reads(toy, ragged, None, None, [steering.Entropy(), Loss()])
+    for name in (
+        "L1.resid_pre",
+        "L1.resid_mid",
+        "L1H2",
+        "L1.post",
+        "L2.mlp_out",
+        "L1.attn_out",
+        "L0.resid_post",
+    ):
+        width = 6 if "H" in name else 40 if name.endswith("post") and "resid" not in name else 24
+        d = steering.Direction.from_tensor(draw(width), name)
+        for when in (
+            steering.everywhere,
+            steering.at(-1),
+            steering.window(1, 3),
+            steering.tokens(int(ids[0, 2])),
+        ):
+            made = [each.check(toy) for each in steering.add(d, 2.0, when=when)]
+            rows = torch.tensor([2, 0, 0, 1])
+            fast, whole = Suffix(toy, reads, {0, 1, 2}).run(rows, made), Whole(toy, reads).run(rows, made)
+            for row in range(4):
+                n = int(reads.runs.lengths[rows[row]])
+                torch.testing.assert_close(fast[row, :n], whole[row, :n], rtol=0, atol=100 * within)
+
+
+def test_models_that_the_engine_cannot_run_are_swept_under_hooks(model, ids, monkeypatch):
+    d = steering.mean_difference(model, ids[:2], ids[2:], layer=[1, 2])
+    fast = steering.sweep(model, d, ids, STEPS)
+    monkeypatch.setattr("interp.steering.suffix.unsupported", lambda model: "a test says so")
+    assert isinstance(runner(model, _reads(model, ids, None, None, [KL()]), {1}, {"resid_pre"}), Whole)
+    slow = steering.sweep(model, d, ids, STEPS)
+    np.testing.assert_allclose(fast["value"], slow["value"], rtol=0, atol=1e-9)
+    assert float(abs(fast["value"]).max()) > 0.01
+
+
+def test_a_planted_unembedding_direction_raises_the_logit_difference_of_every_prompt(model, ids, answers):
+    """Steering along W_U[answer] − W_U[wrong], without a norm, has that slope exactly."""
+    import architectures
+
+    model = (
+        architectures.build({"normalization_type": None}) if architectures.has_hooked_transformer() else model
+    )
+    a, b = 5, 7
+    vector = (model.W_U[:, a] - model.W_U[:, b]).detach()
+    d = steering.Direction.from_tensor(vector, "L2.resid_post")
+    answer, wrong = torch.full((4,), a), torch.full((4,), b)
+    found = steering.sweep(model, d, ids, STEPS, [LogitDiff()], answer=answer, wrong=wrong)
+    steps = found["value"].sel(layer=2).diff("coefficient")
+    assert float(steps.min()) > 0
+    slopes = steering.steerability(found)
+    if architectures.has_hooked_transformer():
+        np.testing.assert_allclose(slopes["slope"], (vector @ vector).item(), rtol=1e-9)
+        assert float(slopes["sd"].max()) < 1e-9
+    assert float(slopes["wrong"].max()) == 0.0
+    assert abs(slopes["slope_random"]).max() < slopes["slope"].min()
+
+
+def test_the_half_of_the_prompts_whose_answers_are_turned_is_steered_the_wrong_way(model, ids):
+    vector = (model.W_U[:, 5] - model.W_U[:, 7]).detach()
+    d = steering.Direction.from_tensor(vector, "L2.resid_post")
+    answer, wrong = torch.tensor([5, 5, 7, 7]), torch.tensor([7, 7, 5, 5])
+    found = steering.sweep(model, d, ids, [-1.0, 0.0, 1.0], [LogitDiff()], answer=answer, wrong=wrong)
+    slopes = steering.steerability(found)
+    assert slopes["wrong"].item() == 0.5
+    assert (slopes["slope"].values[0] > 0).tolist() == [True, True, False, False]
+
+
+def test_metrics_where_lower_is_better_turn_the_slope(model, ids):
+    d = steering.mean_difference(model, ids[:2], ids[2:], layer=1)
+    found = steering.sweep(model, d, ids, [0.0, 1.0], [steering.Entropy()])
+    change = found["value"].isel(coefficient=1) - found["value"].isel(coefficient=0)
+    np.testing.assert_allclose(steering.steerability(found)["slope"], -change)
+
+
+def test_controls_have_equal_norm_and_other_directions(model, ids):
+    from interp.steering.controls import controls
+
+    d = steering.mean_difference(model, ids[:2], ids[2:], layer=[1, 2])
+    made = controls(d.split(), seed=0)
+    assert set(made) == {"random", "shuffled"}
+    for members in made.values():
+        for part, control in zip(d.split(), members):
+            assert control.vector.norm().item() == pytest.approx(part.vector.norm().item())
+            assert abs(control.cosine(part).item()) < 0.999
+    bare = steering.Direction.from_tensor(d.at("L1.resid_pre").vector, "L1.resid_pre")
+    assert set(controls([bare], seed=0)) == {"random"}
+
+
+def test_a_task_neutral_text_judges_and_attributes(model, ids, answers):
+    answer, wrong = answers
+    task = Task.from_tokens(clean=ids, corrupt=ids.flip(0), answer=answer, wrong=wrong)
+    d = steering.mean_difference(model, ids[:2], ids[2:], layer=1)
+    neutral = ids[:3].flip(1)
+    found = steering.sweep(
+        model, d, task, [0.0, 2.0], neutral=neutral, max_new_tokens=5,
+        judges={"repetition": steering.repetition, "first": lambda new: new[:, 0].double()},
+    )  # fmt: skip
+    assert list(found["metric"].values) == ["logit_diff", "kl"]
+    assert found.sizes["neutral_prompt"] == 3
+    plain = steering.sweep(model, d, neutral, [0.0, 2.0], [Loss()])["value"]
+    np.testing.assert_allclose(found["neutral_loss"], plain, rtol=0, atol=1e-12)
+    made = steering.generate(model, ids, steering.add(d, 2.0), max_new_tokens=5)[:, 6:]
+    assert found["first"].sel(layer=1, coefficient=2.0).values.tolist() == made[:, 0].tolist()
+    np.testing.assert_allclose(found["repetition"].sel(layer=1, coefficient=2.0), steering.repetition(made))
+    assert {"seed", "versions", "when", "convention", "model"} <= set(found.attrs)
+    assert found["in_norms"].sel(layer=1, coefficient=2.0).item() == pytest.approx(
+        2 * d.vector.norm().item() / d.norms[d.place]
+    )
+
+
+def test_repetition_counts_what_came_before():
+    rows = torch.tensor([[1, 2, 1, 2, 1, 2], [1, 2, 3, 4, 5, 6]])
+    assert steering.repetition(rows).tolist() == [1 - 2 / 5, 0.0]
+
+
+def test_selection_is_held_out_and_keeps_its_limits(model, ids):
+    d = steering.mean_difference(model, ids[:2], ids[2:], layer=[0, 1, 2])
+    answer, wrong = torch.full((4,), 5), torch.full((4,), 7)
+    found = steering.sweep(model, d, ids, STEPS, [LogitDiff(), KL()], answer=answer, wrong=wrong)
+    best = steering.select(found, "logit_diff", kl_limit=0.5)
+    kl = found["value"].sel(metric="kl", layer=best["layer"], coefficient=best["coefficient"])
+    rows = np.random.default_rng(0).permutation(4)
+    assert float(kl.values[np.sort(rows[2:])].mean()) <= 0.5
+    assert best["kl"] == pytest.approx(float(kl.values[np.sort(rows[:2])].mean()))
+    assert {"effect", "effect_random", "effect_shuffled"} <= set(best)
+    assert steering.select(found, "logit_diff", kl_limit=1e9, last_layer=0)["layer"] == 0
+    with pytest.raises(ValueError, match="no setting"):
+        steering.select(found.sel(coefficient=[3.0]), "logit_diff", kl_limit=1e-9)
+    numbers = steering.summary(found)["value"]
+    np.testing.assert_allclose(numbers.sel(statistic="mean"), found["value"].mean("prompt"))
+    assert bool(
+        (
+            numbers.sel(statistic="p95", metric="kl") >= numbers.sel(statistic="mean", metric="kl") - 1e-12
+        ).all()
+    )
+
+
+@pytest.mark.parametrize("target", [0.01, 0.3])
+def test_calibration_gives_the_kl_within_one_percent(toy, ids, target):
+    d = steering.mean_difference(toy, ids[:2], ids[2:], layer=1)
+    for sign in (1, -1):
+        found = steering.calibrate(toy, d, ids, target, sign=sign)
+        assert math.copysign(1, found.coefficient) == sign
+        run = steering.sweep(toy, d, ids, [found.coefficient], [KL()], with_controls=False)
+        assert float(run["value"].mean()) == pytest.approx(target, rel=0.01)
+        assert found.kl == pytest.approx(target, rel=0.01)
+
+
+def test_a_kl_that_no_coefficient_reaches_is_an_error(model, ids):
+    d = steering.mean_difference(model, ids[:2], ids[2:], layer=1)
+    with pytest.raises(ValueError, match="the largest KL"):
+        steering.calibrate(model, d, ids, 1e6)
+    with pytest.raises(ValueError, match="above 0"):
+        steering.calibrate(model, d, ids, 0.0)
