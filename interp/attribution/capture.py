@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.attribution.checks import check_model
+from interp.attribution.rules import Rules, relevance_rules
 from interp.models.anatomy import Model, logits
 
 Hook = tuple[str, Callable[..., Tensor]]
@@ -114,14 +116,17 @@ def gradients(
     hook_names: Sequence[str],
     metric_fn: Callable[[Tensor], Tensor],
     *,
-    rules: Any = None,
+    rules: Rules | None = None,
     embeddings: Float[Tensor, "prompt pos d_model"] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """The metric, activations and gradients (of its sum) at hook points, by name.
 
     metric_fn: from logits [prompt, pos, vocab] to a tensor, usually one number a prompt. rules: see
     `interp.attribution.relevance_rules`. Cost: one forward, one backward. Everything returned is detached.
+    Raises ValueError for a model that is compiled or checkpoints activations, for a hook point that the pass
+    does not go by, and for one that no gradient reaches.
     """
+    check_model(model)
     with autograd_on():
         with ruled(model, rules):
             recording = record(model, tokens, {name: name for name in hook_names}, embeddings=embeddings)
@@ -139,10 +144,8 @@ def _leaf(embeddings: Tensor | None) -> Callable[..., Tensor]:
     return hook
 
 
-def ruled(model: Model, rules: Any) -> AbstractContextManager[Any]:
+def ruled(model: Model, rules: Rules | None) -> AbstractContextManager[Any]:
     """The model under relevance rules, or as it is for None."""
     if rules is None:
         return nullcontext()
-    from interp.attribution.rules import relevance_rules
-
     return relevance_rules(model, rules)

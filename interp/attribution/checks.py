@@ -29,7 +29,7 @@ def check_model(model: Model) -> None:
         if kind == "CheckpointWrapper" or getattr(module, "gradient_checkpointing", False) is True:
             raise ValueError(
                 "the model uses activation checkpointing, which runs hooks a second time in the backward "
-                "pass. Switch it off (model.gradient_checkpointing_disable(), or load the model without it)."
+                "pass. Switch it off, or load the model without it."
             )
 
 

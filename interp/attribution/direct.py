@@ -24,6 +24,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.attribution.checks import check_model as check_hooks
 from interp.models.anatomy import Anatomy, Model, anatomy, logits
 from interp.models.weights import Attention, Norm, attentions, attn_out_norm, final_norm
 from interp.patching.request import check_model
@@ -49,10 +50,11 @@ def direct(
     unembedding). `layer` and `head` are coordinates along them, -1 where there is none. Under an output soft
     cap the logits are those before it.
 
-    Cost: one forward for every prompt. Raises ValueError where the components do not add up: the model then
-    has a step between stream and logits that is not known here.
+    Cost: one forward for every prompt. Raises ValueError for a compiled model, and where the components do
+    not add up: the model then has a step between stream and logits that is not known here.
     """
     facts = anatomy(model)
+    check_hooks(model)
     check_model(model, facts, task)
     if run not in ("clean", "corrupt"):
         raise ValueError(f"run {run!r} is not 'clean' or 'corrupt'.")

@@ -8,6 +8,9 @@ The coefficient is the mean slope over runs whose embeddings are base + α (sour
 | gauss    | Gauss-Legendre nodes | falls faster than any power of m where the metric is smooth |
 | left     | k / m, k from 0      | O(1/m): the sum in published code, which omits the far end  |
 
+The straight path is that of the embeddings alone, so estimates add up to the metric's gap at the first cut of
+the stream, as the number of points grows, and at later cuts only nearly.
+
 For parity with EAP-IG (2403.17806): noise, rule="left". Sundararajan et al. 2017 (1703.01365).
 """
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interp.attribution import integrated
+from interp.attribution.rule_set import Rules, rules_for
 from interp.sites import hint
 
 STEPS = 8
@@ -30,7 +31,7 @@ class Method:
     """What all methods answer. `one_sided`: the coefficient is read off the base run alone."""
 
     name: str = "atp"
-    rules: Any = None
+    rules: Rules | None = None
     one_sided: bool = True
 
     def cost(self, n_layers: int) -> tuple[int, int]:
@@ -101,8 +102,6 @@ def parse(name: str, steps: int | None, rule: str | None, switches: Mapping[str,
     if name != "ig" and (steps is not None or rule is not None):
         raise ValueError(f"steps= and rule= belong to method='ig'; the method is {name!r}.")
     if name in RELEVANCE:
-        from interp.attribution.rules import rules_for
-
         return Method(name, rules=rules_for(name, **switches))
     known = ("qk_fix", "grad_drop") if name == "atp*" else ()
     wrong = [switch for switch in switches if switch not in known]

@@ -7,13 +7,12 @@ if the architecture has the part and its hook points are missing, that is a Valu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from interp.attribution.gates import check_activation
 from interp.attribution.rule_hooks import Activation, RuleHook, SoftMax, capped, constant, halved
-from interp.attribution.rule_report import Report
+from interp.attribution.rule_set import Rules
 from interp.models.anatomy import Model
 from interp.models.mlps import MLPPoints, mlp_points, router_points
 
@@ -35,9 +34,34 @@ class Placed:
 Places = list[Placed]
 
 
-def place(model: Model, rules: Any) -> tuple[Places, Report]:
+@dataclass(frozen=True)
+class Report:
+    """Modules by family of rules, and why a family touched none. `print(report)` lists both."""
+
+    touched: Mapping[str, tuple[str, ...]]
+    skipped: Mapping[str, str]
+
+    def __getitem__(self, family: str) -> tuple[str, ...]:
+        """The modules that a family touched; none for one that was skipped."""
+        if family not in self.touched and family not in self.skipped:
+            raise KeyError(f"{family!r} is no family of rules; there are {', '.join(self._families)}.")
+        return self.touched.get(family, ())
+
+    @property
+    def _families(self) -> tuple[str, ...]:
+        return (*self.touched, *self.skipped)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{family}: {len(modules)} modules: {', '.join(modules)}"
+            for family, modules in self.touched.items()
+        ]
+        return "\n".join([*lines, *(f"{family}: none, {reason}" for family, reason in self.skipped.items())])
+
+
+def place(model: Model, rules: Rules) -> tuple[Places, Report]:
     """Every rule of the set at its place, and the report. No forward pass."""
-    finders: dict[str, Callable[[Model, Any], tuple[Places, str]]] = {
+    finders: dict[str, Callable[[Model, Rules], tuple[Places, str]]] = {
         "ln": _norms,
         "half": _products,  # before identity, which reads the halved factors
         "identity": _activations,
@@ -64,7 +88,7 @@ def place(model: Model, rules: Any) -> tuple[Places, Report]:
     return places, Report(touched, skipped)
 
 
-def _norms(model: Model, rules: Any) -> tuple[Places, str]:
+def _norms(model: Model, rules: Rules) -> tuple[Places, str]:
     points = {id(point): name for name, point in model.hook_dict.items() if name.endswith("hook_scale")}
     if not points and model.cfg.normalization_type is not None:
         raise ValueError(
@@ -78,7 +102,7 @@ def _norms(model: Model, rules: Any) -> tuple[Places, str]:
     return found, "the model has no norms"
 
 
-def _activations(model: Model, rules: Any) -> tuple[Places, str]:
+def _activations(model: Model, rules: Rules) -> tuple[Places, str]:
     found: Places = []
     for mlp in mlp_points(model):
         check_activation(model.cfg.act_fn)
@@ -94,14 +118,14 @@ def _activations(model: Model, rules: Any) -> tuple[Places, str]:
     return found, "the model has no MLP and no soft cap on its logits"
 
 
-def _patterns(model: Model, rules: Any) -> tuple[Places, str]:
+def _patterns(model: Model, rules: Rules) -> tuple[Places, str]:
     names = _attention(model, "hook_pattern", "ah")
     return [
         Placed(RuleHook(f"{module}.hook_pattern", constant), module, layer=layer) for layer, module in names
     ], "the model has no attention"
 
 
-def _products(model: Model, rules: Any) -> tuple[Places, str]:
+def _products(model: Model, rules: Rules) -> tuple[Places, str]:
     found: Places = []
     for mlp in mlp_points(model):
         found += _factors(mlp)
@@ -119,7 +143,7 @@ def _factors(mlp: MLPPoints) -> Places:
     ]
 
 
-def _attention_products(model: Model, rules: Any) -> tuple[Places, str]:
+def _attention_products(model: Model, rules: Rules) -> tuple[Places, str]:
     found = [
         Placed(RuleHook(f"{module}.{point}", halved), module, last=True, layer=layer)
         for point in ("hook_q", "hook_k", "hook_v", "hook_pattern")
@@ -128,7 +152,7 @@ def _attention_products(model: Model, rules: Any) -> tuple[Places, str]:
     return found, "the model has no attention"
 
 
-def _softmaxes(model: Model, rules: Any) -> tuple[Places, str]:
+def _softmaxes(model: Model, rules: Rules) -> tuple[Places, str]:
     found: Places = []
     _attention(model, "hook_attn_scores", "temperature")
     for layer, module in _attention(model, "hook_pattern", "temperature"):

@@ -57,7 +57,7 @@ def _wake(hook: RuleHook) -> None:
     hook.asleep -= 1
 
 
-def _attach(point: Any, one: Placed) -> Callable[[], None]:
+def _attach(point: Any, one: Placed) -> Callable[[], object]:
     """Add the rule to a hook point; the function returned takes it away."""
     if not one.last:
         point.add_hook(one.hook, prepend=True)

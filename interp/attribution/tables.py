@@ -17,7 +17,6 @@ from interp.engine.cells import Cells
 from interp.sites import AXES, SITES, STREAM_SITES
 
 Place = tuple[str, int]  # site, layer
-Table = Tensor
 
 
 def with_totals(x: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:

@@ -55,7 +55,7 @@ def _of_block(model: Model, layer: int, block: Any) -> Iterator[MLPPoints]:
         if type(mlp).__name__ != "MoE":
             raise ValueError(
                 f"{module} is a {type(mlp).__name__}, a mixture of experts whose insides TransformerLens "
-                "does not expose in a known form. Use identity=False, half=False, or method=\"atp\"."
+                'does not expose in a known form. Use identity=False, half=False, or method="atp".'
             )
         for number in range(len(mlp.experts)):
             name = f"{module}.experts.{number}"

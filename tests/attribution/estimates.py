@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import architectures
@@ -9,17 +10,27 @@ import numpy as np
 import torch
 from sides import model_of as model_of
 
-from interp.models.anatomy import anatomy, logits
+from interp.models.anatomy import logits
 from interp.models.hooks import is_bridge
 from interp.sites import AXES, hook_name
 from interp.tasks import Task
 
-# Spread over the product of the grid, then over its extras.
-NAMES = [
-    name
-    for number, (name, _) in enumerate(architectures.grid())
-    if (number % 23 == 3 if number < 120 else number % 2 == 0)
-]
+
+def covering(strength: int) -> list[str]:
+    """Architectures of the grid's product in which every `strength` of its factors meet in all combinations,
+    and then all that are beside the product."""
+    names = [name for name, _ in architectures.grid()]
+    parts = {name: tuple(enumerate(name.split("-"))) for name in names}
+    met = {
+        name: set(itertools.combinations(parts[name], strength)) for name in names if len(parts[name]) == 6
+    }
+    missing, chosen = set().union(*met.values()), []
+    while missing:
+        chosen.append(max(met, key=lambda name: len(met[name] & missing)))
+        missing -= met[chosen[-1]]
+    return chosen + [name for name in names if name not in met]
+
+
 FEW = [
     "LN-gelu_new-plain-serial-gqa-rotary",
     "RMS-silu-gated-parallel-mha-learned",
@@ -76,18 +87,9 @@ def finite_difference(
     into = name
     if site == "resid_mid" and is_bridge(model):
         into = hook_name("attn_out", cell["layer"])
-    ends = [
+    up, down = (
         logit_difference(model, task, base, [(into, lambda tensor, hook, s=s: tensor + s * only)])
         for s in (step, -step)
-    ]
-    slope = (ends[0] - ends[1]) / (2 * step)
+    )
+    slope = (up - down) / (2 * step)
     return slope if direction == "denoise" else -slope
-
-
-def some_cells(
-    model: Any, site: str, by: tuple[str, ...], n: int, seed: int, n_pos: int
-) -> list[dict[str, int]]:
-    """Random cells of a grid."""
-    facts, rng = anatomy(model), np.random.default_rng(seed)
-    sizes = {"layer": facts.n_layers} | {axis: facts.size(site, axis, n_pos) for axis in AXES[site]}
-    return [{dim: int(rng.integers(sizes[dim])) for dim in by} for _ in range(n)]

@@ -47,20 +47,30 @@ class Frozen:
     def _block(self, x: Tensor, layer: int, block: Any, patch: Callable[[str, Tensor], Tensor]) -> Tensor:
         name = f"blocks.{layer}"
         x = patch("resid_pre", x)
-        normed = self._norm(x, f"{name}.ln1", block.ln1)
-        attn_out = self._attention(normed, f"{name}.attn", block.attn, patch)
-        attn_out = patch("attn_out", self._after(attn_out, f"{name}.ln1_post", block))
+        attn_out = self._attention(
+            self._before(x, f"{name}.ln1", block.ln1), f"{name}.attn", block.attn, patch
+        )
+        attn_out = patch("attn_out", self._after(attn_out, f"{name}.ln1", block))
         if self.cfg.attn_only:
             return patch("resid_post", x + attn_out)
         if self.cfg.parallel_attn_mlp:
             read, before = x, x + attn_out
         else:
             read = before = patch("resid_mid", x + attn_out)
-        mlp_out = self._mlp(self._norm(read, f"{name}.ln2", block.ln2), f"{name}.mlp", block.mlp, patch)
-        mlp_out = patch("mlp_out", self._after(mlp_out, f"{name}.ln2_post", block))
+        mlp_out = self._mlp(self._before(read, f"{name}.ln2", block.ln2), f"{name}.mlp", block.mlp, patch)
+        mlp_out = patch("mlp_out", self._after(mlp_out, f"{name}.ln2", block))
         return patch("resid_post", before + mlp_out)
 
+    @property
+    def _post_norm(self) -> bool:
+        return self.cfg.original_architecture == "Olmo2ForCausalLM"
+
+    def _before(self, x: Tensor, name: str, norm: Any) -> Tensor:
+        return x if self._post_norm else self._norm(x, name, norm)
+
     def _after(self, x: Tensor, name: str, block: Any) -> Tensor:
+        """The norm of what a sublayer writes, where there is one."""
+        name = name if self._post_norm else f"{name}_post"
         norm = getattr(block, name.split(".")[-1], None)
         return x if norm is None else self._norm(x, name, norm)
 

@@ -6,13 +6,18 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import architectures
 import torch
 from torch import Tensor
 
+from interp.attribution import gradients
 from interp.attribution.rules import Rules, relevance_rules
 
 MOE = {"num_experts": 4, "experts_per_token": 2, "gated_mlp": True, "act_fn": "silu"}
 OFF = Rules(ln=False, identity=False, ah=False, half=False)
+PRE, LINEAR, POST = (f"blocks.1.mlp.{name}" for name in ("hook_pre", "hook_pre_linear", "hook_post"))
+STREAM = "blocks.0.hook_resid_pre"
+TOKENS = architectures.tokens()[0]
 ORDER = ("ln1", "attn", "ln1_post", "ln2", "mlp", "ln2_post")
 
 
@@ -87,3 +92,17 @@ def gaps(
         downstream = sum(float((b * slopes[n]).sum()) for n, b in biases.items() if place(n) >= first)
         out[name] = abs(total - float((values[name] * slopes[name]).sum()) - downstream)
     return out, max(1.0, abs(total))
+
+
+def slope(model: Any, point: str = STREAM, rules: Rules | None = None) -> Tensor:
+    return gradients(model, TOKENS, [point], metric, rules=rules)[2][point]
+
+
+def attached(model: Any) -> list[tuple[str, int]]:
+    """Every hook that torch would call, by module, in order."""
+    return [
+        (f"{name}.{kind}", key)
+        for name, module in model.named_modules()
+        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        for key in getattr(module, kind)
+    ]

@@ -1,42 +1,30 @@
-"""Attribution patching: the first-order change, in the shape of exact patching."""
+"""`attribute`: the shape of exact patching, batches, metrics, cells; the caller and the model undisturbed."""
 
 from __future__ import annotations
 
+import architectures
 import numpy as np
 import pytest
 import small
 import torch
 import xarray as xr
 from cases import QUIET, task
-from estimates import FEW, NAMES, finite_difference, linear_toy, model_of, some_cells
+from estimates import FEW, finite_difference, model_of
 from sides import grids
 
 import interp
 from interp.attribution import attribute, gradients
 from interp.models.anatomy import anatomy
-from interp.patching import Gaussian
 from interp.sites import AXES
 from interp.tasks import KL, Custom, LogitDiff, LogProb, Loss
 
 SITES = tuple(AXES)
-LINEAR = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "v", "post")
-DIRECTIONS = ["denoise", "noise"]
+METHODS = ("atp", "ig", "atp*", "relp", "attnlrp", "gim", "secant")
 
 
 @pytest.fixture(scope="module")
 def model():
     return small.model()
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("site", LINEAR)
-def test_linear_model_is_estimated_exactly(site, direction):
-    model = linear_toy()
-    for by in grids(site)[:2]:
-        exact = interp.patch(model, task(), site, by, direction=direction, **QUIET)["value"]
-        estimate = attribute(model, task(), site, by, direction=direction, **QUIET)["value"]
-        assert float(abs(exact).max()) > 0.1
-        np.testing.assert_allclose(estimate, exact, rtol=0, atol=1e-12 * float(abs(exact).max()))
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -60,55 +48,20 @@ def test_shape_and_labels_are_those_of_patching(model, site):
         assert abs(estimate - exact)["value"].max() > 1e-6  # they subtract, and are not the same
 
 
-@pytest.mark.parametrize("name", FEW)
-def test_every_site_against_finite_differences(name):
-    direction = DIRECTIONS[FEW.index(name) % 2]
-    _against_finite_differences(model_of(name), direction, step=1e-6, tolerance=1e-6)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("on", ["hooked", "bridge"])
+def test_every_site_has_estimates_or_raises(on, method):
+    model = model_of(FEW[1]) if on == "hooked" else small.bridge("gpt2")
+    dead = ("q", "k") if method == "relp" else ()  # nothing flows through them with the pattern constant
+    sites = [site for site in anatomy(model).sites() if site not in dead]
+    found = attribute(model, task(n=2), sites, "layer", method=method, **QUIET)["value"]
+    assert (abs(found).max("prompt") > 1e-7).all()
+    for site in dead:
+        with pytest.raises(ValueError, match=f"no gradient reaches blocks.*{site}"):
+            attribute(model, task(n=2), site, method=method, **QUIET)
 
 
-@pytest.mark.parametrize(
-    ("family", "direction"), [("gpt2", "denoise"), ("llama", "denoise"), ("neox", "noise")]
-)
-def test_every_site_of_a_bridge_against_finite_differences(family, direction):
-    single = family == "llama"  # its norms compute in float32
-    _against_finite_differences(
-        small.bridge(family), direction, step=3e-3 if single else 1e-6, tolerance=3e-3 if single else 1e-6
-    )
-
-
-def _against_finite_differences(model, direction, step, tolerance):
-    pairs = task(n=2)
-    for number, site in enumerate(anatomy(model).sites()):
-        by = grids(site)[number % 2]
-        estimate = attribute(model, pairs, site, by, direction=direction, **QUIET)["value"]
-        size = float(abs(estimate).max())
-        assert size > 1e-4, site
-        for cell in some_cells(model, site, by, 3, number, 9):
-            slope = finite_difference(model, pairs, site, cell, direction, step)
-            np.testing.assert_allclose(
-                estimate.sel(cell), slope, rtol=0, atol=tolerance * max(size, 1), err_msg=f"{site} {cell}"
-            )
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_error_is_second_order_in_the_change(name):
-    """Half the noise on the embeddings, a quarter of the error against patching (kinks of ReLU aside)."""
-    model = model_of(name)
-    sites = anatomy(model).sites()
-    errors = []
-    for sigma in (2e-4, 1e-4):
-        options = {"by": "layer", "corruption": Gaussian(sigma=sigma, draws=1), **QUIET}
-        exact = interp.patch(model, task(n=2), sites, **options)["value"]
-        estimate = attribute(model, task(n=2), sites, **options)["value"]
-        errors.append(abs(estimate - exact).max(("prompt", "layer")).values)
-        assert (errors[-1] < 0.05 * abs(exact).max(("prompt", "layer")).values + 1e-12).all()
-    above_rounding = errors[0] > 1e-11
-    ratio = (errors[0] / errors[1])[above_rounding]
-    assert above_rounding.sum() >= 6
-    assert "relu" in name or ((ratio > 3) & (ratio < 5.5)).all(), dict(zip(sites, ratio))
-
-
-@pytest.mark.parametrize("method", ["atp", "ig", "atp*", "secant"])
+@pytest.mark.parametrize("method", ["atp", "ig", "atp*", "gim", "secant"])
 def test_batched_equals_each_prompt_alone(model, method):
     """Prompts of different lengths, read at positions of their own, in batches and one by one."""
     full = task()
@@ -153,16 +106,6 @@ def test_lower_is_better_turns_the_sign(model):
     values = attribute(model, task(), "z", metrics=[up, down], **QUIET)["value"]
     np.testing.assert_allclose(values.sel(metric="up"), values.sel(metric="down"), atol=1e-14)
     assert abs(values).max() > 1e-3
-
-
-@pytest.mark.parametrize("corruption", ["zero", "mean"])
-def test_ablations_of_a_linear_model(corruption):
-    model = linear_toy()
-    for site in ("z", "mlp_out"):
-        exact = interp.patch(model, task(), site, "layer", corruption=corruption, **QUIET)["value"]
-        estimate = attribute(model, task(), site, "layer", corruption=corruption, **QUIET)["value"]
-        np.testing.assert_allclose(estimate, exact, atol=1e-11 * float(abs(exact).max()))
-        assert abs(exact).max() > 0.1
 
 
 def test_listed_cells_are_the_cells_of_the_grid(model):
@@ -221,6 +164,19 @@ def test_node_score_is_the_sum_of_its_outgoing_edges(name):
                 edges += torch.einsum("nphm,npsm->nh", writes, slope).detach()
         np.testing.assert_allclose(edges, node[:, layer], atol=1e-11)
     assert np.abs(node).max() > 0.01
+
+
+@pytest.mark.filterwarnings("ignore:secant estimates miss:UserWarning")  # in bfloat16 they do, and say so
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 0.9999), (torch.bfloat16, 0.9)])
+def test_low_precision_agrees(method, dtype, least):
+    """Finite, and correlated over the cells with the same in float64."""
+    wide = model_of(FEW[1])
+    low = architectures.build(dict(architectures.grid())[FEW[1]] | {"dtype": dtype})
+    low.load_state_dict({name: t.to(dtype) for name, t in wide.state_dict().items()})
+    values = [attribute(model, task(), "z", method=method, **QUIET)["value"].values for model in (wide, low)]
+    assert np.isfinite(values[1]).all()
+    assert np.corrcoef(*(v.ravel() for v in values))[0, 1] > least
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])

@@ -11,7 +11,7 @@ from cases import QUIET, task
 from estimates import model_of
 
 import interp
-from interp.attribution import attribute, gradients
+from interp.attribution import attribute, direct, gradients, relevance
 from interp.tasks import KL, Custom, LogitDiff, Rank
 
 
@@ -77,8 +77,14 @@ def test_compiled_models(model, no_forward):
         if compiled is model:
             model.compile()
         try:
-            with pytest.raises(ValueError, match="the model is compiled"):
-                attribute(compiled, task(), "z", **QUIET)
+            for call in (
+                lambda m: attribute(m, task(), "z", **QUIET),
+                lambda m: direct(m, task()),
+                lambda m: relevance(m, task().clean[0], 3),
+                lambda m: gradients(m, task().clean, ["hook_embed"], lambda out: out.sum()),
+            ):
+                with pytest.raises(ValueError, match="the model is compiled"):
+                    call(compiled)
         finally:
             model._compiled_call_impl = None
 
@@ -100,6 +106,18 @@ def test_checkpointed_models(model, no_forward):
             attribute(model, task(), "z", **QUIET)
     finally:
         model.blocks[0].gradient_checkpointing = False  # a bridge hands it on, and cannot delete it
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_:FutureWarning")  # transformers 5 has a new name
+def test_checkpointing_of_hugging_face():
+    bridge = small.bridge("llama")
+    bridge.original_model.gradient_checkpointing_enable()
+    try:
+        with pytest.raises(ValueError, match="activation checkpointing"):
+            attribute(bridge, task(), "z", **QUIET)
+    finally:
+        bridge.original_model.gradient_checkpointing_disable()
+    assert abs(attribute(bridge, task(), "z", **QUIET)["value"]).max() > 1e-3
 
 
 def test_train_mode(model, no_forward):

@@ -63,8 +63,8 @@ def test_error_falls_as_the_rule_says(model):
         total = found["value"].sel(layer=0).sum("pos")
         return abs(total - (found["clean"] - found["corrupt"])).values
 
-    assert np.median(error("midpoint", 40) / error("midpoint", 80)) == pytest.approx(4, rel=0.25)
-    assert np.median(error("left", 40) / error("left", 80)) == pytest.approx(2, rel=0.25)
+    assert np.median(error("midpoint", 16) / error("midpoint", 32)) == pytest.approx(4, rel=0.25)
+    assert np.median(error("left", 16) / error("left", 32)) == pytest.approx(2, rel=0.25)
 
 
 def test_both_directions_agree(model):
