@@ -1,4 +1,4 @@
-"""The command line: `interp demo | models | tasks | patch | attribute | report`, the verbs of the library.
+"""The command line: `interp demo | models | tasks | patch | attribute | circuit | report`.
 
 Results go to standard output, progress and errors to standard error. Exit status: 0, 2 for a user's mistake
 (one line says which), 130 when interrupted.
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("error", error)
         return 2
     except KeyboardInterrupt:
-        _say("stopped", "interrupted. With --store the same command resumes where it was.")
+        _say("stopped", "interrupted. What --store wrote, the same command resumes; acdc with --resume.")
         return 130
     return 0
 

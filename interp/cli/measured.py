@@ -82,9 +82,9 @@ def make_metrics(names: list[str] | None) -> list[Metric] | None:
     return [METRICS[name]() for name in names] if names else None
 
 
-def default_name(args: argparse.Namespace) -> str:
-    """MODEL-TASK-OPTIONS-SITE, without what a file name should not hold."""
-    site = "_".join(args.site) if args.site else "cells"
+def default_name(args: argparse.Namespace, last: str | None = None) -> str:
+    """MODEL-TASK-OPTIONS-SITE (or `last` in place of the site), without what a file name should not hold."""
+    site = last or ("_".join(args.site) if args.site else "cells")
     options = [str(value) for _, value in args.option or ()]
     parts = [Path(args.model).name, Path(args.task).stem, *options, site]
     return "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in parts)

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from interp import __version__
 
-_DESCRIPTION = (
-    "Exact activation patching on TransformerLens models, and estimates of it: results and pictures."
-)
+_DESCRIPTION = "Exact activation patching on TransformerLens models, estimates of it, and circuits."
 _PATCH_EXAMPLES = """\
 examples:
   interp patch tiny-ioi --task ioi --site z
@@ -22,6 +20,13 @@ examples:
   interp attribute tiny-ioi --task ioi --site z --compare exact
   interp attribute tiny-world --task agreement --site mlp_out --method atp,relp,secant --compare exact
 """
+_CIRCUIT_EXAMPLES = """\
+examples:
+  interp circuit tiny-ioi --task ioi --method eap-ig --edges 30
+  interp circuit tiny-ioi --task ioi --method acdc --threshold 0.01
+  interp circuit gpt2 --task ioi --method acdc --threshold 0.05 --n 10 --out out/ioi --resume
+"""
+_EDGE_METHODS = ("acdc", "eap", "eap-ig", "relp", "secant", "exact", "flow-routes")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -35,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser("tasks", help="list the task families, and the form of a file of prompts")
     _add_patch(commands)
     _add_attribute(commands)
+    _add_circuit(commands)
     _add_report(commands)
     return parser
 
@@ -88,7 +94,38 @@ def _add_attribute(commands: argparse._SubParsersAction) -> None:
     _add_how(attribute.add_argument_group("how to run"))
 
 
-def _add_what(group: argparse._ArgumentGroup) -> None:
+def _add_circuit(commands: argparse._SubParsersAction) -> None:
+    circuit = commands.add_parser(
+        "circuit",
+        help="find a circuit, measure how faithful it is on other prompts, and draw it",
+        epilog=_CIRCUIT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    circuit.add_argument("model", help="bundled model, TransformerLens name (gpt2), or folder")
+    what, how = circuit.add_argument_group("what to find"), circuit.add_argument_group("how to run")
+    what.add_argument("--method", choices=_EDGE_METHODS, default="eap-ig", help="default eap-ig")
+    what.add_argument("--edges", type=int, metavar="N", help="keep the N best edges (not for acdc)")
+    what.add_argument(
+        "--threshold", type=float, help="acdc: what an edge must be worth; others: the least score"
+    )
+    what.add_argument(
+        "--absolute",
+        action=argparse.BooleanOptionalAction,
+        help="count edges that hurt like edges that help (default: no for acdc, yes for scores)",
+    )
+    what.add_argument(
+        "--ablation", choices=("resample", "zero", "mean"), default="resample", help="default resample"
+    )
+    what.add_argument("--metric", metavar="NAME", help="default: the task's own; for the search of acdc, kl")
+    _add_task(what)
+    _add_prompts(what)
+    how.add_argument("--resume", action="store_true", help="acdc: go on with the run in the folder")
+    _add_memory(how)
+    how.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    how.add_argument("--out", type=Path, help="folder to write (default: below out, by model and task)")
+
+
+def _add_task(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--task",
         required=True,
@@ -108,6 +145,10 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         metavar="NAME=VALUE",
         help="an option of the task family, such as relation=two_hop for facts; may be given several times",
     )
+
+
+def _add_what(group: argparse._ArgumentGroup) -> None:
+    _add_task(group)
     group.add_argument(
         "--site",
         type=_names,
@@ -135,18 +176,26 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--corruption", default="tokens", metavar="NAME", help="tokens (default), gaussian, zero, mean"
     )
+    _add_prompts(group)
+
+
+def _add_prompts(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--n", type=int, help="prompts (default 64; a file: all)")
     group.add_argument("--seed", type=int, default=0, help="of the prompts that are drawn (default 0)")
 
 
 def _add_how(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--batch-size", type=int, metavar="RUNS", help="runs at once (default: what fits)")
-    group.add_argument(
-        "--memory", type=float, default=2.0, metavar="GIB", help="GiB above the model's own (default 2)"
-    )
+    _add_memory(group)
     group.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     group.add_argument(
         "--out", type=Path, help="folder to write (default: below out, by model, task and site)"
+    )
+
+
+def _add_memory(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--memory", type=float, default=2.0, metavar="GIB", help="GiB above the model's own (default 2)"
     )
 
 

@@ -13,6 +13,7 @@ import xarray as xr
 from interp.atomic import write_text
 from interp.plot.tokens import TokenStrip
 from interp.report.blocks import figure, heading, paragraph, strip
+from interp.report.circuits import circuit_tables
 from interp.report.comparison import Comparison, comparison_tables
 from interp.report.provenance import footer
 from interp.report.style import CSS
@@ -22,9 +23,9 @@ from interp.report.tables import result_table
 def write(items: Sequence[Any], path: str | Path, title: str = "Report", cdn: bool = False) -> Path:
     """Write the page and return its path. It needs no network, unless `cdn` is set.
 
-    items: plotly Figures, or (Figure, "caption"); results (Datasets) and Comparisons, shown as tables;
-    strings, shown as paragraphs; ("heading", "text"); TokenStrips. Text is shown as it is: no HTML, no
-    Markdown.
+    items: plotly Figures, or (Figure, "caption"); results and evaluations of circuits (Datasets) and
+    Comparisons, shown as tables; strings, shown as paragraphs; ("heading", "text"); TokenStrips. Text is
+    shown as it is: no HTML, no Markdown.
     """
     blocks = [_block(item, number, cdn, items) for number, item in enumerate(items)]
     results = [item for item in items if isinstance(item, xr.Dataset)]
@@ -44,7 +45,7 @@ def _block(item: Any, number: int, cdn: bool, items: Sequence[Any]) -> str:
     if isinstance(item, TokenStrip):
         return strip(item)
     if isinstance(item, xr.Dataset):
-        return result_table(item)
+        return circuit_tables(item) if item.attrs.get("method") == "evaluate" else result_table(item)
     if isinstance(item, Comparison):
         return comparison_tables(item)
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):

@@ -10,7 +10,7 @@ import xarray as xr
 
 _FACTS = (
     "method", "model", "task", "task_fingerprint", "site", "direction", "metric", "corruption", "window",
-    "engine", "seed",
+    "engine", "ablation", "granularity", "seed",
 )  # fmt: skip
 
 
