@@ -15,7 +15,7 @@ import interp
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
-NAMES = ["patching"]
+NAMES = ["estimators", "patching"]
 LARGEST = 500_000
 
 
@@ -73,3 +73,42 @@ def test_what_the_text_of_patching_says_of_tiny_ioi() -> None:
     alone, both = interp.patch(model, task, cells=names, progress=False)["value"].mean("prompt").values
     assert both == pytest.approx(alone, rel=0.02)
     assert float(z[2, second]) > 0.1 * alone
+
+
+def test_what_the_text_of_estimators_says_of_tiny_world() -> None:
+    """atp sees about half of the stream and is right for neurons; secant the other way round."""
+    model = interp.load("tiny-world")
+    task = interp.tasks.ioi(model, n=32, seed=0, template=0)
+    error: dict[str, list[float]] = {}
+    for sites in (("resid_pre", "attn_out", "mlp_out"), "post"):
+        options = {"neurons": range(0, 512, 8), "progress": False} if sites == "post" else {"progress": False}
+        exact = interp.patch(model, task, sites, **options)
+        for name in ("atp", "ig", "relp", "secant"):
+            estimate = interp.attribute(model, task, sites, method=name, **options)
+            found = interp.stats.agreement(estimate, exact).sel(cells="all")
+            error.setdefault(name, []).append(float(found["relative_l1"]))
+            if name == "atp" and sites != "post":
+                assert 0.4 < float(found["slope"]) < 0.65
+                assert 0.4 < error["atp"][0] < 0.5
+    stream, neurons = ({name: both[i] for name, both in error.items()} for i in (0, 1))
+    assert sorted(stream, key=stream.__getitem__) == ["secant", "ig", "relp", "atp"]
+    assert sorted(neurons, key=neurons.__getitem__) == ["atp", "relp", "ig", "secant"]
+    assert neurons["secant"] > 3 * neurons["atp"]
+
+
+def test_what_the_text_of_estimators_says_of_the_screen() -> None:
+    from interp.attribution import screen
+
+    model = interp.load("tiny-world")
+    task = interp.tasks.facts(model, n=32, seed=0)
+    axes = ("layer", "pos", "head")
+    found = screen(model, task, "z", 48, by=axes, method="relp", ah=False, progress=False)
+    exact = interp.patch(model, task, "z", by=axes, progress=False)["value"].mean("prompt")
+    assert exact.size == 320
+    assert found.attrs["sampled"] == 12
+    assert (
+        found.attrs["above_in_sample"]
+        == 0
+        < found.attrs["above"]
+        == int((abs(exact) >= found.attrs["threshold"]).sum())
+    )

@@ -1,4 +1,4 @@
-"""Edge attribution by integrated gradients (Hanna et al. 2403.17806; variants as in its code and MIB 2504.13151).
+"""Edge attribution by integrated gradients (Hanna et al. 2403.17806), in the variants of its published code.
 
 | variant         | slopes are averaged over                                                              |
 |-----------------|---------------------------------------------------------------------------------------|

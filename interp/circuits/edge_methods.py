@@ -1,4 +1,4 @@
-"""The methods that score edges, with their settings. A wrong combination is a ValueError before anything runs.
+"""The methods that score edges, with their settings. A wrong combination is a ValueError at once.
 
 | name        | coefficient of the reader's input                                | forwards | backwards |
 |-------------|------------------------------------------------------------------|----------|-----------|
@@ -59,6 +59,13 @@ class EdgeMethod:
         return self.name == "secant" or self.variant in ("inputs", "clean-corrupted")
 
     @property
+    def norms(self) -> str:
+        """The kind of slopes through norms, see `edge_norms`."""
+        if self.rules is not None and self.rules.ln is not False:
+            return "frozen"
+        return "secant" if self.name == "secant" else "gradient"
+
+    @property
     def base_only(self) -> bool:
         """Whether all slopes are those of the base run."""
         return self.name in ("eap", "relp")
@@ -110,7 +117,7 @@ def _integrated(variant: str = "inputs", steps: int | None = None, rule: str | N
 def check_method(
     method: EdgeMethod, model: Model, metric: Metric, ablation: Ablation, direction: str
 ) -> None:
-    """Raise ValueError for a metric without a useful slope, or a method that needs two runs where there is one."""
+    """Raise ValueError for a metric without a useful slope, or a method that needs a second run."""
     if not metric.differentiable:
         raise ValueError(
             f"metric {metric.name!r} has no gradient (it counts), and method {method.name!r} needs one. "
@@ -127,6 +134,11 @@ def check_method(
         raise ValueError(
             f"method {which} works between two runs, and ablation {ablation.kind!r} has only one. "
             "Use ablation='resample', or eap, relp or eap-ig with variant='activations'."
+        )
+    if method.variant == "activations" and ablation.kind == "learned":
+        raise ValueError(
+            "variant 'activations' moves what heads and MLPs compute, and constants stand for what they write. "
+            "Use eap, relp, or ablation='resample', 'zero' or 'mean'."
         )
     if method.name == "secant" and (reason := unsupported(model)):
         raise ValueError(f"method 'secant' has to know every step of the model, and does not: {reason}.")

@@ -35,7 +35,7 @@ INPUT: Place = ("resid_pre", 0)
 
 @dataclass(frozen=True, eq=False)
 class Passed:
-    """A run: the logits that are read, activations, and slopes by (part, layer); a part without is missing."""
+    """A run: the logits that are read, activations, and slopes by (part, layer) where there are any."""
 
     picked: Tensor
     values: Values
@@ -95,20 +95,24 @@ class EdgePasses:
         with ruled(self.model, rules), nullcontext() if two is None else two.attached():
             recording = record(self.model, tokens, self._taps(), before=before, gates=gates)
         self.tick(1)
-        picked, notes = self.scores.pick(recording.logits), {}
+        picked = self.scores.pick(recording.logits)
         clean = picked.detach() if clean is None else clean
-        if two is None:
+        tensors, notes = dict(recording.tensors), {}
+        if two is None or other is None:
             value = self.scores(picked, clean)
         else:
-            cap = float(getattr(self.model.cfg, "output_logits_soft_cap", None) or -1.0)
-            value, left = metric_path(lambda x: self.scores(x, clean), picked, other, cap)
+            value, left = self._two_point(picked, clean, other)
             notes = {"softmax_residual": two.residual, "metric_residual": left}
-        tensors = dict(recording.tensors)
-        if two is not None:  # what the two-point activation reads
+            # what the two-point activation reads, which on a bridge is not what a later hook sees
             tensors |= {key: two.here[key] for key in tensors if key[0] in ("pre", "linear")}
         slopes = _slopes(value, tensors)
         self.tick(1)
         return Passed(picked.detach(), kept, slopes, notes)
+
+    def _two_point(self, picked: Tensor, clean: Tensor, other: Tensor) -> tuple[Tensor, float]:
+        """The metric with slopes between two runs' logits, and the residual."""
+        cap = float(getattr(self.model.cfg, "output_logits_soft_cap", None) or -1.0)
+        return metric_path(lambda x: self.scores(x, clean), picked, other, cap)
 
     def measure(self, picked: Tensor, clean: Tensor) -> Tensor:
         """The metric, float64: [prompt]."""

@@ -1,7 +1,7 @@
 """The slope of the metric in what every reader sees of the stream, before the norm, layer by layer.
 
-From the slope g_q in a head's query, the slope in the normed input is W_Q g_q; the norm's own slope then takes
-it back to the stream (`edge_norms.py`). Keys and values likewise, MLPs through W_in and W_gate. Under
+From the slope g_q in a head's query, the slope in the normed input is W_Q g_q; the norm's own slope then
+takes it back to the stream (`edge_norms.py`). Keys and values likewise, MLPs through W_in and W_gate. Under
 grouped-query attention a key or value is one reader, and its slope the sum over the heads that use it.
 """
 

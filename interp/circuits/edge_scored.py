@@ -1,4 +1,4 @@
-"""Scores as a Dataset: that of edges, with an axis of positions where they are kept apart, and that of nodes."""
+"""Scores as Datasets: of edges, with an axis of positions where these are kept apart, and of nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of all edges from one run's slopes: what cutting an edge changes, times the slope in its reader's input.
+"""Scores of all edges from one run: what a cut brings to its reader, times the slope in what the reader sees.
 
 Writers and readers meet a block of positions at a time, so that what is held beside the run stays small.
 """
@@ -22,8 +22,10 @@ from interp.models.weights import Weights
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """How edges of some prompts are scored. `at_once`: positions; `by_pos`: keep them apart; `kind`: of slopes
-    through norms."""
+    """How edges of some prompts are scored.
+
+    at_once: positions. by_pos: keep positions apart. kind: of slopes through norms, see `edge_norms`.
+    """
 
     weights: Weights
     spans: Spans

@@ -75,8 +75,9 @@ def check_writes(weights: Weights, run: Passed, name: str) -> None:
         gap = float(((found - out).abs() / (1 + out.abs())).max())
         if not gap <= _TOLERANCE.get(block.attn.W_O.dtype, 0.1):
             raise ValueError(
-                f"the edges of {name} cannot be scored: in layer {layer} the heads and the bias do not add up to "
-                f"what attention writes (they differ by {gap:.2g} of its size). Its architecture is not supported."
+                f"the edges of {name} cannot be scored: in layer {layer} the heads and the bias do not add "
+                f"up to what attention writes (they differ by {gap:.2g} of its size). Its architecture is "
+                "not supported."
             )
 
 

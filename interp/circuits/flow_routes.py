@@ -4,9 +4,10 @@ For a reader whose input is x, before the norm, and a writer that adds a to it,
 
     importance = max(0, ‖x‖₁ − ‖x − a‖₁)
 
-divided by its sum over the writers before the reader. One clean run; no corruption, no metric, no sign: a score
-is a share, 0 to 1, the mean over the positions that can reach what the metric reads (for `logits` over the
-positions that it does read). Queries, keys and values of a layer see the same stream and have the same shares.
+divided by its sum over the writers before the reader. One clean run; no corruption, no metric, no sign: a
+score is a share, 0 to 1, the mean over the positions that can reach what the metric reads (for `logits` over
+the positions that it does read). Queries, keys and values of a layer see the same stream and have the same
+shares.
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
 """Gates: random numbers from 0 to 1, differentiable in a parameter θ that says how open they are.
 
-| gate          | a sample                                                                    | open with probability |
-|---------------|-----------------------------------------------------------------------------|-----------------------|
-| hard-concrete | clamp(σ((log u − log(1 − u) + θ) / β) (r − l) + l, 0, 1), u uniform          | σ(θ − β log(−l / r))   |
-| uniform       | with p = σ(θ): uniform with probability p (1 − p), else 1 or 0, mean p       | p                     |
+| gate          | a sample                                                      | open with probability |
+|---------------|---------------------------------------------------------------|-----------------------|
+| hard-concrete | clamp(σ((logit(u) + θ) / β) (r − l) + l, 0, 1), u uniform      | σ(θ − β log(−l / r))   |
+| uniform       | uniform with probability p (1 − p), else 1 or 0; mean p = σ(θ) | p                     |
 
-Hard concrete: Louizos et al. 2018 (1712.01312), as in subnetwork probing (Cao et al. 2021) and edge pruning (Bhaskar
-et al. 2406.16778), β = 2/3, l = −0.1, r = 1.1. Uniform gradient sampling: Li & Janson 2024 (2409.09951). There the
-slope of the loss in an edge's share m, averaged over uniform m, is the difference that the edge makes between 0 and
-1, which is the slope of the expected loss in p; dividing by the probability p (1 − p) of a uniform sample and
-multiplying by dp/dθ = p (1 − p) leaves the slope in m itself, for samples that are uniform, and 0 for others.
+Hard concrete: Louizos et al. 2018 (1712.01312), as in subnetwork probing (Cao et al. 2021) and edge pruning
+(Bhaskar et al. 2406.16778), β = 2/3, l = −0.1, r = 1.1.
+
+Uniform gradient sampling: Li & Janson 2024 (2409.09951). The slope of the loss in a share m, averaged over
+uniform m, is the loss at 1 minus the loss at 0, and that is the slope of the expected loss in p. Only uniform
+samples tell of it: dividing by their probability p (1 − p), and multiplying by dp/dθ = p (1 − p), leaves the
+slope in m for samples that are uniform, and 0 for others.
 """
 
 from __future__ import annotations

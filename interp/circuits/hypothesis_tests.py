@@ -80,7 +80,7 @@ def hypothesis_tests(
 
 
 def _masks(graph: Graph, mask: Tensor, draws: int, rng: np.random.Generator) -> Tensor:
-    """The circuit, its complement, it less each edge; it with random paths, and those less an edge of them."""
+    """The circuit, its complement, it less each edge; with random paths added, and those less an edge."""
     cut = [_less(mask, edge) for edge in mask.nonzero().tolist()]
     inflated = [random_paths(graph, int(mask.sum()) + 1, rng, start=mask) for _ in range(draws)]
     less = [_less(more, rng.choice((more & ~mask).nonzero().numpy()).tolist()) for more in inflated]

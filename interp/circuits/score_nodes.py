@@ -1,8 +1,8 @@
 """A score for every writer: what cutting all of its edges does to the metric, measured or estimated.
 
 Estimates are first order, so a node's score is the sum of the scores of the edges out of it (for "eap" the
-change of the writer's output times the slope of the metric in the stream after it). "exact" cuts all edges out
-of the node at once, which is not the sum of their exact effects.
+change of the writer's output times the slope of the metric in the stream after it). "exact" cuts all edges
+out of the node at once, which is not the sum of their exact effects.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def score_nodes(
 ) -> xr.Dataset:
     """The effect of every writer on the metric; arguments as for `score_edges`.
 
-    Returns a Dataset: `value` with dims prompt, (pos,) writer; `clean` and `corrupt`. Positive: the node helps.
+    Returns a Dataset: `value` with dims prompt, (pos,) writer; `clean` and `corrupt`. Positive: it helps.
     """
     if method == "exact" and not positions:
         edge_methods.parse(method, options)

@@ -12,7 +12,7 @@ def graph_of(scores: xr.Dataset) -> Graph:
     """The graph. Raises ValueError for something that is not a result about all edges of a graph."""
     if "value" not in scores or not {"writer", "reader"} <= set(scores["value"].dims):
         raise ValueError(
-            f"expected scores with dims writer and reader, got {list(scores.sizes)}. Use circuits.score_edges."
+            f"expected scores with dims writer and reader, got {list(scores.sizes)}. Use score_edges."
         )
     writers, readers = ([str(name) for name in scores[dim].values] for dim in ("writer", "reader"))
     heads = sum(name.startswith("a0.") for name in writers)
@@ -26,8 +26,8 @@ def graph_of(scores: xr.Dataset) -> Graph:
     graph = Graph(layers, heads, shared, attn_only=not mlps, parallel=mlps and _parallel(scores))
     if list(graph.writers) != writers or list(graph.readers) != readers:
         raise ValueError(
-            f"the scores are of {len(writers)} writers and {len(readers)} readers, and a model of {graph} has "
-            f"{len(graph.writers)} and {len(graph.readers)}. Select from scores of all edges, in their order."
+            f"the scores are of {len(writers)} writers and {len(readers)} readers, and a model of {graph} "
+            f"has {len(graph.writers)} and {len(graph.readers)}. Select from scores of all edges, in order."
         )
     return graph
 

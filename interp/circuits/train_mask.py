@@ -1,9 +1,10 @@
 """Circuits by training a mask: a gate for every edge or every node, opened and closed by gradient descent.
 
-1. A gate has a parameter θ (`hard_concrete.py`). Each step draws the gates of a batch of prompts, each prompt its
-   own, and runs the model with soft edges (`train_mask_forward.py`).
-2. The loss is the metric's mean (KL from the clean run by default) plus λ₁ (t − s) + λ₂ (t − s)², where s is the
-   expected share of cut edges, t the share asked for, growing from 0 over the first half; θ goes down, λ up.
+1. A gate has a parameter θ (`hard_concrete.py`). Each step draws gates for a batch of prompts, each prompt
+   its own, and runs the model with soft edges (`train_mask_forward.py`).
+2. The loss is the metric's mean (KL from the clean run by default) plus λ₁ (t − s) + λ₂ (t − s)², where s is
+   the expected share of cut edges and t the share asked for, which grows from 0 over the first half. θ
+   follows the slope down, λ up.
 3. The circuit is the edges with the highest θ, exactly as many as asked for; its scores are θ.
 
 | settings                                        | known as                                               |
@@ -100,13 +101,13 @@ def train_mask(
     ablation: what a cut edge carries: "resample", "zero", "mean", constants [writer, d_model], or "learned".
     metric: what to keep, KL by default; any metric with a gradient. The clean prompts are run.
     steps, batch_size, learning_rate (of the gates), penalty_rate (of λ): of the training.
-    store: a file that the state is saved to every 25 steps; the same call after a kill resumes from it and ends
-        the same (with `resume=False` a file that exists is refused). One that holds another run is refused.
+    store: a file that the state is saved to every 25 steps; the same call after a kill resumes from it and
+        ends the same (with `resume=False` a file that exists is refused). One of another run is refused.
 
-    Returns a Circuit with θ as scores, and `constants` [writer, d_model] if they were learned. The same seed gives
-    the same circuit on the same machine.
+    Returns a Circuit with θ as scores, and `constants` [writer, d_model] if they were learned. The same seed
+    gives the same circuit on the same machine.
 
-    Cost: a step is two forwards of the batch, one forward and backward in which every reader has its own input.
+    Cost: a step is two forwards of the batch, and a forward and backward in which every reader has its input.
     Raises ValueError for anything wrong with the request, before the first forward pass.
     """
     rates = {"learning_rate": float(learning_rate), "penalty_rate": float(penalty_rate)}

@@ -12,11 +12,12 @@ from interp.circuits.edge_writes import check_writes, written
 from interp.circuits.job import Job
 from interp.circuits.train_mask_forward import Soft
 from interp.engine.readout import Readout, Reads
+from interp.engine.runs import Runs
 from interp.models.anatomy import Model
 
 
 class Batches:
-    """The prompts of a job, drawn without replacement round by round. A step's batch depends on its number."""
+    """The prompts of a job, drawn without replacement, round by round; steps are drawn by their number."""
 
     def __init__(self, model: Model, job: Job, size: int, seed: int) -> None:
         self.model, self.job, self.seed = model, job, seed
@@ -44,7 +45,7 @@ class Batches:
 
     @torch.no_grad()
     def mean_writes(self) -> Float[Tensor, "writer d_model"]:
-        """What each writer writes in the corrupt run, the mean over prompts and positions, padding left out."""
+        """What each writer writes in the corrupt run: the mean over prompts and real positions."""
         total, count = torch.zeros(()), 0
         for start in range(0, len(self.job.runs), self.size):
             runs = self.job.runs.take(slice(start, start + self.size))
@@ -55,7 +56,7 @@ class Batches:
             count += int(real.sum())
         return total / count
 
-    def _passes(self, runs: object) -> EdgePasses:
+    def _passes(self, runs: Runs) -> EdgePasses:
         return EdgePasses(self.model, self.job.budget.facts, runs, self.job.metric, lambda passes: None)
 
     def _prompts(self, step: int) -> np.ndarray:
@@ -66,3 +67,6 @@ class Batches:
             [np.random.default_rng((self.seed, number, 2)).permutation(n) for number in rounds]
         )
         return np.sort(order[first - rounds.start * n :][: self.size])
+
+    def _round(self, number: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, number, 2)).permutation(len(self.job.runs))

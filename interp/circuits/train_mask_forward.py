@@ -1,7 +1,7 @@
 """The model with soft edges, differentiable in the mask and in the constants of learned ablation.
 
-Reader v sees  x_v = resid − Σ_u (1 − m_uv) (a_u − a_u(alt)),  before the norm, with any m from 0 to 1. At m = 0
-or 1 it is `circuits.run`. Every node is computed at every position.
+Reader v sees  x_v = resid − Σ_u (1 − m_uv) (a_u − a_u(alt)),  before the norm, with any m from 0 to 1. At
+m = 0 or 1 it is `circuits.run`. Every node is computed at every position.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Mask = Float[Tensor, "some writer any"]  # some: prompts, or 1 for all; any: rea
 
 @dataclass(frozen=True, eq=False)
 class Soft:
-    """Some prompts; `alt`: what cut writers write instead, [writer, prompt, pos, d_model] or with 1 for either."""
+    """Some prompts; `alt`: what cut writers write instead, the same everywhere where it has 1 for an axis."""
 
     weights: Weights
     spans: Spans

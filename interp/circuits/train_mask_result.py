@@ -78,7 +78,7 @@ def _of_edges(graph: Graph, kept: Tensor, theta: Tensor) -> tuple[Tensor, Tensor
 
 
 def _of_nodes(graph: Graph, kept: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """All edges between kept nodes. An edge's score is the lower θ of its ends; those of input and logits are inf."""
+    """All edges between kept nodes; an edge's score is the lower θ of its ends, where they have one."""
     always = torch.tensor([True])
     nodes = torch.cat((always, kept, always))
     height = torch.cat((torch.tensor([math.inf]), theta, torch.tensor([math.inf]))).double()

@@ -44,13 +44,9 @@ class State:
         """All gates nearly open, no penalty."""
         edges = settings.granularity == "edges"
         size = graph.n_edges if edges else len(graph.writers) - 1
-        theta = torch.full((size,), gates.START[settings.gate], dtype=torch.float64)
-        return cls(
-            theta.requires_grad_(),
-            torch.zeros(2, dtype=torch.float64).requires_grad_(),
-            _leaf(constants),
-            edges,
-        )
+        theta = torch.full((size,), gates.START[settings.gate])
+        learned = None if constants is None else _leaf(constants)
+        return cls(_leaf(theta), _leaf(torch.zeros(2)), learned, edges)
 
     def mask(self, graph: Graph, drawn: Float[Tensor, "sample gate"]) -> Float[Tensor, "sample writer any"]:
         """Gates as a mask: of edges, or of writers for all of their readers; the input is always there."""
@@ -94,7 +90,7 @@ class State:
     def take(self, tensors: dict[str, Tensor]) -> None:
         """Go on from saved tensors."""
         self.theta, self.penalties = _leaf(tensors["theta"]), _leaf(tensors["penalties"])
-        self.constants = _leaf(tensors.get("constants"))
+        self.constants = _leaf(tensors["constants"]) if "constants" in tensors else None
         self.losses, self.step = tensors["losses"].tolist(), len(tensors["losses"])
         names = {name.split(".")[0] for name in tensors if "." in name}
         self.moments = {name: (tensors[f"{name}.0"], tensors[f"{name}.1"]) for name in names}
@@ -164,9 +160,10 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             return told, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{path} exists and is not a store of train_mask ({error}). Choose another path; nothing was changed."
+            f"{path} exists and is not a store of train_mask ({error}). Choose another path; nothing was "
+            "changed."
         ) from error
 
 
-def _leaf(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().double().clone().requires_grad_()
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().double().clone().requires_grad_()

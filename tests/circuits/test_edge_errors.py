@@ -28,6 +28,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"metric": KL()}, "its slope is 0"),
     ({"ablation": "median"}, "is not one of resample"),
     ({"ablation": torch.zeros(3, 4)}, "the constants are"),
+    ({"method": "eap-ig", "variant": "activations", "ablation": torch.zeros(16, 24)}, "constants stand for"),
     ({"ablation": "zero", "direction": "denoise"}, "denois"),
     ({"direction": "sideways"}, "is not one of"),
     ({"batch_size": 0}, "at least 1"),

@@ -103,7 +103,7 @@ def test_in_a_linear_model_every_method_gives_the_exact_effects(method: str, opt
 def test_small_corruptions_leave_a_second_order_error(
     name: str, method: str, options: dict[str, Any]
 ) -> None:
-    """Halving the distance of both prompts' embeddings quarters the error. (relp is no slope of the model.)"""
+    """Halving the distance of both embeddings quarters the error. (relp is no slope of the model.)"""
     model, clean = model_of(name), architectures.tokens(1, 1, 5)[0]
     spare = next(token for token in range(1, architectures.VOCAB) if token not in clean)
     corrupt = clean.clone()

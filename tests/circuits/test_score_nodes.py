@@ -6,6 +6,7 @@ import architectures
 import masks as M
 import numpy as np
 import pytest
+import small
 from test_score_edges import FEW, model_of
 
 import interp
@@ -27,6 +28,19 @@ def test_a_node_is_the_sum_of_its_edges_and_its_attribution(name: str, method: s
     for layer in range(model.cfg.n_layers):
         found = nodes.sel(writer=[f"a{layer}.h{head}" for head in range(4)])
         np.testing.assert_allclose(found, heads.sel(layer=layer), atol=1e-9)
+    assert float(abs(nodes).max()) > 1e-2
+
+
+@pytest.mark.parametrize("family", small.FAMILIES)
+@pytest.mark.parametrize("method", ["relp", "secant"])
+def test_on_bridges_too(family: str, method: str) -> None:
+    """The edges out of a head add up to its attribution. A bridge's norms compute in float32."""
+    model, task = small.bridge(family), M.task()
+    nodes = score_nodes(model, task, method)["value"]
+    heads = interp.attribute(model, task, "z", method=method, direction="noise", progress=False)["value"]
+    for layer in range(3):
+        found = nodes.sel(writer=[f"a{layer}.h{head}" for head in range(4)])
+        np.testing.assert_allclose(found, heads.sel(layer=layer), atol=2e-5)
     assert float(abs(nodes).max()) > 1e-2
 
 

@@ -13,7 +13,7 @@ from test_score_edges import FEW, model_of
 
 import interp
 from interp import circuits
-from interp.circuits import train_mask_state
+from interp.circuits import Circuit, train_mask_state
 from interp.circuits.job import prepare
 from interp.circuits.train_mask_data import Batches
 from interp.models.handmade import truth
@@ -63,7 +63,7 @@ def test_the_edges_of_a_hand_built_model_are_found(gate: str) -> None:
         model, task, 1 - len(edges) / n_edges, gate=gate, steps=150, batch_size=16, progress=False
     )
     assert set(found.edges()) == edges
-    assert found.provenance["metric_last"] < found.losses[0] + 1
+    assert min(found.losses[-20:]) < 0.1
 
 
 def test_it_finds_a_better_circuit_than_chance_and_than_scores() -> None:
@@ -122,11 +122,17 @@ def test_every_prompt_has_its_turn() -> None:
     assert sorted(seen[:4] + seen[4:]) == sorted([*range(5), *range(5)])
 
 
+def theta(circuit: Circuit) -> torch.Tensor:
+    """Scores, 0 where there is no edge."""
+    assert circuit.scores is not None
+    return circuit.scores.nan_to_num()
+
+
 def test_the_seed_decides_the_circuit() -> None:
     model, task = model_of(FEW[0]), M.task(4)
     one, two, other = (circuits.train_mask(model, task, 0.5, seed=seed, **QUICK) for seed in (0, 0, 1))
-    assert torch.equal(one.scores.nan_to_num(), two.scores.nan_to_num())
-    assert not torch.equal(one.scores.nan_to_num(), other.scores.nan_to_num())
+    assert torch.equal(theta(one), theta(two))
+    assert not torch.equal(theta(one), theta(other))
 
 
 def test_a_killed_run_resumes_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +151,9 @@ def test_a_killed_run_resumes_and_ends_the_same(tmp_path: Path, monkeypatch: pyt
         circuits.train_mask(model, task, 0.5, store=store, **options)
     monkeypatch.undo()
     resumed = circuits.train_mask(model, task, 0.5, store=store, **options)
-    assert torch.equal(resumed.scores.nan_to_num(), whole.scores.nan_to_num())
+    assert torch.equal(theta(resumed), theta(whole))
+    assert resumed.constants is not None
+    assert whole.constants is not None
     assert torch.equal(resumed.constants, whole.constants)
     assert resumed.losses == whole.losses
     content = store.read_bytes()
