@@ -5,7 +5,7 @@
 1. All edges of a model of GPT-2 small's shape with random weights, against two bare forwards and one backward
    of the same prompts (see attribution.py): time, and peak memory above what was there before.
 2. The same on a TransformerBridge, against `attribution_patch` with edges of TransformerLens 4, in a process
-   of its own (circuits_eap_peer.py), where there is that release; the peer's scores are summed over positions.
+   of its own (circuits_eap_peer.py), where there is that release. Its scores are summed over positions.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from interp import plot as plot
     from interp import report as report
     from interp import stats as stats
+    from interp import steering as steering
     from interp import tasks as tasks
     from interp.attribution import attribute as attribute
     from interp.models import load as load

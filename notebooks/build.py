@@ -23,7 +23,7 @@ from interp import plot
 
 HERE = Path(__file__).resolve().parent
 PLOTLY = "application/vnd.plotly.v1+json"
-LARGEST = 500_000  # bytes of an .ipynb
+LARGEST = 750_000  # bytes of an .ipynb
 
 
 def main() -> None:

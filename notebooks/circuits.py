@@ -54,7 +54,7 @@ for method in ("exact", "eap", "eap-ig", "secant"):
 # %% [markdown]
 # **What to see.** `exact` finds them all (rank AUROC 1), and so do the methods that look at the whole way from
 # the clean to the corrupt run. One gradient at the clean run does not: four of the six edges have a slope of
-# exactly 0 there, although cutting any of them ruins the answer. The three areas differ even for the same
+# 0 there, although cutting any of them ruins the answer. The three areas differ even for the same
 # ranking, since they join the points of the curve in different ways: say which one you report.
 #
 # ## Scores of every edge

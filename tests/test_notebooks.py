@@ -15,8 +15,8 @@ import interp
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
-NAMES = ["estimators", "patching"]
-LARGEST = 500_000
+NAMES = ["circuits", "estimators", "patching"]
+LARGEST = 750_000
 
 
 def cells(notebook: Any) -> list[tuple[str, str]]:
@@ -81,7 +81,8 @@ def test_what_the_text_of_estimators_says_of_tiny_world() -> None:
     task = interp.tasks.ioi(model, n=32, seed=0, template=0)
     error: dict[str, list[float]] = {}
     for sites in (("resid_pre", "attn_out", "mlp_out"), "post"):
-        options = {"neurons": range(0, 512, 8), "progress": False} if sites == "post" else {"progress": False}
+        options: dict[str, Any] = {"progress": False}
+        options |= {"neurons": range(0, 512, 8)} if sites == "post" else {}
         exact = interp.patch(model, task, sites, **options)
         for name in ("atp", "ig", "relp", "secant"):
             estimate = interp.attribute(model, task, sites, method=name, **options)
@@ -112,3 +113,29 @@ def test_what_the_text_of_estimators_says_of_the_screen() -> None:
         < found.attrs["above"]
         == int((abs(exact) >= found.attrs["threshold"]).sum())
     )
+
+
+def test_what_the_text_of_circuits_says() -> None:
+    """Four of six edges of `reverse` have no slope; ACDC's circuit is inside the larger one, and good."""
+    from interp import circuits
+    from interp.circuits.ranking import mean_scores
+    from interp.tasks.handmade import some_inputs
+
+    reverse = interp.load("reverse")
+    truth = circuits.known("reverse", ablation="resample")
+    slopes = circuits.score_edges(reverse, some_inputs("reverse", reverse, n=32), "eap")
+    values = mean_scores(slopes, truth.graph)[truth.mask.numpy()]
+    assert len(values) == 6 and (abs(values) < 1e-30).sum() == 4
+    model = interp.load("tiny-ioi")
+    task, fresh = (interp.tasks.ioi(model, n=32, seed=seed) for seed in (0, 1))
+    scores = circuits.score_edges(model, task, method="eap-ig")
+    larger = circuits.prune(circuits.top(scores, 40))
+    small = circuits.acdc(model, task, threshold=0.03, progress=False)
+    assert (small - larger).n_edges == 0 < small.n_edges
+    chosen = [small, circuits.prune(circuits.top(scores, small.n_edges)), larger]
+    found = circuits.evaluate(model, fresh, chosen, subsets=0, minimality=False)
+    acdc, best, more = found["faithfulness"].values
+    assert acdc > best + 0.05 and more > 0.95
+    assert found["kl"].mean("prompt")[0] < 0.5 * found["kl"].mean("prompt")[1]
+    rejected = circuits.hypothesis_tests(model, fresh, larger)["rejected"]
+    assert bool(rejected.sel(test="independence"))

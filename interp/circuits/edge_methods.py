@@ -137,8 +137,8 @@ def check_method(
         )
     if method.variant == "activations" and ablation.kind == "learned":
         raise ValueError(
-            "variant 'activations' moves what heads and MLPs compute, and constants stand for what they write. "
-            "Use eap, relp, or ablation='resample', 'zero' or 'mean'."
+            "variant 'activations' moves what heads and MLPs compute, and constants stand for what they "
+            "write. Use eap, relp, or ablation='resample', 'zero' or 'mean'."
         )
     if method.name == "secant" and (reason := unsupported(model)):
         raise ValueError(f"method 'secant' has to know every step of the model, and does not: {reason}.")

@@ -142,10 +142,11 @@ def _repeated(x: Tensor, n: int) -> Tensor:
 
 def _by_mlp(base: Base, layer: int, gaps: Tensor) -> Float[Tensor, "writer 1 prompt pos d_model"]:
     """What the MLP writes beyond the base run when it sees one gap."""
-    block = base.weights.blocks[layer]
+    mlp = base.weights.blocks[layer].mlp
+    assert mlp is not None
     x = base.stream(layer, True) + gaps
-    hidden = B.mlp_hidden(block.mlp, B.normed(block.mlp.norm, x.flatten(0, 2)))
-    return (B.mlp_write(block.mlp, hidden).view(x.shape) - base.full.mlp[layer])[:, None]
+    hidden = B.mlp_hidden(mlp, B.normed(mlp.norm, x.flatten(0, 2)))
+    return (B.mlp_write(mlp, hidden).view(x.shape) - base.full.mlp[layer])[:, None]
 
 
 def _metrics(

@@ -205,7 +205,9 @@ class Forward:
 
 def _of_heads(new: New, which: np.ndarray) -> New:
     """The new keys or values that some heads use, `which` by head."""
-    mine = np.flatnonzero(np.isin(which, new[0])) if new is not None else []
-    if new is None or not len(mine):
+    if new is None:
+        return None
+    mine = np.flatnonzero(np.isin(which, new[0]))
+    if not len(mine):
         return None
     return mine, new[1][..., np.searchsorted(new[0], which[mine]), :]

@@ -38,7 +38,7 @@ def reach(spans: Spans, kept: np.ndarray, differs: np.ndarray, everywhere: bool,
     if not lazy:
         every = np.ones((len(kept), kept.shape[2]), bool)
         return Reach(WHOLE * every[0], np.full(kept.shape[1], WHOLE), every)
-    need_readers, need_writers = _needed(spans, kept.any(0), everywhere)
+    need_readers, need_writers = _needed(spans, np.asarray(kept.any(0)), everywhere)
     readers, writers = _changed(spans, kept, differs)
     return Reach(need_readers * readers.any(0), need_writers * writers.any(0), readers)
 
@@ -46,7 +46,7 @@ def reach(spans: Spans, kept: np.ndarray, differs: np.ndarray, everywhere: bool,
 def _changed(spans: Spans, kept: np.ndarray, differs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """By circuit: [circuit, reader] and [circuit, writer]."""
     graph = spans.graph
-    readers, writers = differs.any(1), np.zeros(kept.shape[:2], bool)
+    readers, writers = np.asarray(differs.any(1)), np.zeros(kept.shape[:2], bool)
 
     def arrive(where: slice) -> None:
         some = np.flatnonzero(writers.any(0))

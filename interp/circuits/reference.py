@@ -94,10 +94,12 @@ class Reference:
             x = (torch.bmm(x, W) if b is None else torch.baddbmm(b[:, None], x, W)).transpose(0, 1)
             x = x.unflatten(0, stream.shape[:2])  # [prompt, pos, head, d_head]
             made.append(B.value(attn, x) if part == "v" else B.finish_runs(attn, x, norm))
-        z = B.attend(attn, *made, torch.arange(stream.shape[1], device=stream.device))[1]
+        q, k, v = made
+        z = B.attend(attn, q, k, v, torch.arange(stream.shape[1], device=stream.device))[1]
         return head_writes(attn.W_O, z)
 
     def _mlp(self, block: Block, x: Tensor) -> Tensor:
+        assert block.mlp is not None
         hidden = B.mlp_hidden(block.mlp, B.normed(block.mlp.norm, x.flatten(0, 1)))
         return B.mlp_write(block.mlp, hidden).view(x.shape)
 

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(
             f"{args.method} keeps no edge that leads from the input to the logits: {_more(args)}"
         )
-    measure = {"ablation": args.ablation, "memory": options["memory"]}
+    measure: dict[str, Any] = {"ablation": args.ablation, "memory": options["memory"]}
     measure["metric"] = make_metrics([args.metric])[0] if args.metric else None
     result = circuits.evaluate(model, fresh, found, **measure)
     random = circuits.random_baseline(model, fresh, found.n_edges, draws=_DRAWS, **measure)

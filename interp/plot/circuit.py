@@ -29,10 +29,17 @@ _BEND = 0.32
 class Drawable(Protocol):
     """What the picture needs of `interp.circuits.Circuit`."""
 
-    graph: Any
-    scores: Any
-    name: str
-    n_edges: int
+    @property
+    def graph(self) -> Any: ...
+
+    @property
+    def scores(self) -> Any: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def n_edges(self) -> int: ...
 
     def edges(self) -> list[str]: ...
 
