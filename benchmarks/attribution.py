@@ -8,7 +8,8 @@
    difference, and its gradient in the token embeddings alone, which costs no gradient of a weight.
    (`.backward()`, which differentiates the weights too, is timed beside it.)
 2. A whole (layer, pos) grid of three sites by `relp` against `attribution_patch` of TransformerLens 4, which
-   scores its nodes: in a process of its own (attribution_peer.py), where there is that release.
+   scores its nodes: in a process of its own (attribution_peer.py), where there is that release. The peer too
+   makes two forwards and one backward, but prompt by prompt, so batching is all that can be gained.
 3. Passes counted: `ig` with m steps costs m backwards, whatever the number of sites.
 """
 

@@ -151,7 +151,7 @@ def main() -> None:
 def _write(rows: list[Row], device: str) -> None:
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    versions = {"torch": torch.__version__, "transformer-lens": patching._version("transformer-lens")}
+    versions = f"torch {torch.__version__}, transformer-lens {patching._version('transformer-lens')}"
     where = f"{patching._device(device)}, {torch.get_num_threads()} threads, {versions}, float32"
     (folder / f"circuits-{device}.json").write_text(json.dumps({"where": where, "rows": rows}, indent=1))
     text = f"# Circuits\n\n{where}.\n\n{table.table(COLUMNS, rows)}\n"

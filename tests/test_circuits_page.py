@@ -21,7 +21,8 @@ TRAINED = [name for name, case in DONE.items() if case["kind"] == "trained"]
 def tables() -> Any:
     path = ROOT / "benchmarks" / "circuit_study_tables.py"
     spec = importlib.util.spec_from_file_location("circuit_study_tables", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

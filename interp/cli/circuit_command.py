@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
             f"{args.method} keeps no edge that leads from the input to the logits: {_more(args)}"
         )
     measure: dict[str, Any] = {"ablation": args.ablation, "memory": options["memory"]}
-    measure["metric"] = make_metrics([args.metric])[0] if args.metric else None
+    measure["metric"] = options["metric"]
     result = circuits.evaluate(model, fresh, found, **measure)
     random = circuits.random_baseline(model, fresh, found.n_edges, draws=_DRAWS, **measure)
     curve = None if scores is None else circuits.curve(model, fresh, scores, **measure)
