@@ -14,7 +14,7 @@ from interp.attribution.scoring import Scoring
 from interp.attribution.softmax_path import SoftmaxPath, plan
 from interp.attribution.two_point import change, chord, norm_change
 from interp.engine import block as B
-from interp.models.weights import Attention, Norm
+from interp.models.parts import Attention, Norm
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,8 @@ from interp.attribution.secant_attention import Pair, pattern_path, z_path
 from interp.attribution.two_point import change, chord, norm_change
 from interp.models.anatomy import Anatomy, Model
 from interp.models.mlps import MLPPoints, mlp_points
-from interp.models.weights import ACTIVATIONS, Norm, stream_norms
+from interp.models.parts import Norm
+from interp.models.weights import ACTIVATIONS, stream_norms
 from interp.sites import hook_name
 
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.weights import Norm
+from interp.models.parts import Norm
 
 Elementwise = Callable[[Tensor], Tensor]
 

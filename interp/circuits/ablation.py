@@ -25,7 +25,8 @@ from interp.circuits.graph import Graph
 from interp.engine.capture import Capture, capture
 from interp.engine.runs import Runs
 from interp.models.anatomy import Model, anatomy
-from interp.models.weights import Weights, weights
+from interp.models.parts import Weights
+from interp.models.weights import weights
 from interp.patching.corruption import Corruption, Mean, Tokens, Zero, direction_of, make_runs
 from interp.tasks import Task
 

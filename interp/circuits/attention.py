@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine import block as B
-from interp.models.weights import Attention
+from interp.models.parts import Attention
 
 New = (
     tuple[np.ndarray, Tensor] | None

@@ -16,7 +16,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.weights import Norm
+from interp.models.parts import Norm
 
 KINDS = ("gradient", "frozen", "secant")
 

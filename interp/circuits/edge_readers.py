@@ -18,7 +18,7 @@ from interp.circuits.edge_norms import pull_back
 from interp.circuits.edge_passes import Passed
 from interp.circuits.edge_writes import wide
 from interp.circuits.spans import Spans
-from interp.models.weights import MLP, Norm, Weights
+from interp.models.parts import MLP, Norm, Weights
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from interp.circuits.edge_readers import readers
 from interp.circuits.edge_writes import differences
 from interp.circuits.spans import Spans
 from interp.engine.runs import Runs
-from interp.models.weights import Weights
+from interp.models.parts import Weights
 
 
 @dataclass(frozen=True, eq=False)

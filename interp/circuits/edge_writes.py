@@ -14,7 +14,7 @@ from torch import Tensor
 from interp.circuits.ablation import head_writes
 from interp.circuits.edge_passes import INPUT, Passed, Place
 from interp.circuits.spans import Spans
-from interp.models.weights import Weights
+from interp.models.parts import Weights
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 3e-4}  # norms inside a bridge compute in float32
 

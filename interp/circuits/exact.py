@@ -13,6 +13,7 @@ the sign turned for metrics where lower is better. Positive: what the clean run 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from interp.engine import block as B
 from interp.engine.items import Items
 from interp.engine.memory import DEFAULT_BUDGET
 from interp.models.anatomy import Model
+from interp.models.parts import MLP
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
 
@@ -142,8 +144,7 @@ def _repeated(x: Tensor, n: int) -> Tensor:
 
 def _by_mlp(base: Base, layer: int, gaps: Tensor) -> Float[Tensor, "writer 1 prompt pos d_model"]:
     """What the MLP writes beyond the base run when it sees one gap."""
-    mlp = base.weights.blocks[layer].mlp
-    assert mlp is not None
+    mlp = cast(MLP, base.weights.blocks[layer].mlp)
     x = base.stream(layer, True) + gaps
     hidden = B.mlp_hidden(mlp, B.normed(mlp.norm, x.flatten(0, 2)))
     return (B.mlp_write(mlp, hidden).view(x.shape) - base.full.mlp[layer])[:, None]

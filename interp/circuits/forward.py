@@ -26,7 +26,7 @@ from interp.circuits.changes import Changes, Rows
 from interp.circuits.reach import FINAL, WHOLE, Reach
 from interp.circuits.state import Base, State
 from interp.engine import block as B
-from interp.models.weights import Attention, Block, Norm
+from interp.models.parts import Attention, Block, Norm
 
 
 class Forward:

@@ -6,6 +6,7 @@ The readable statement of what `run` and `acdc` compute, and what they are measu
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from interp.circuits.spans import Spans
 from interp.engine import block as B
 from interp.engine.readout import Readout, Reads
 from interp.models.anatomy import Model
-from interp.models.weights import Block, weights
+from interp.models.parts import MLP, Block
+from interp.models.weights import weights
 from interp.patching.corruption import Tokens, make_runs
 from interp.tasks import Task
 from interp.tasks.metrics import KL, Metric
@@ -99,9 +101,9 @@ class Reference:
         return head_writes(attn.W_O, z)
 
     def _mlp(self, block: Block, x: Tensor) -> Tensor:
-        assert block.mlp is not None
-        hidden = B.mlp_hidden(block.mlp, B.normed(block.mlp.norm, x.flatten(0, 1)))
-        return B.mlp_write(block.mlp, hidden).view(x.shape)
+        mlp = cast(MLP, block.mlp)
+        hidden = B.mlp_hidden(mlp, B.normed(mlp.norm, x.flatten(0, 1)))
+        return B.mlp_write(mlp, hidden).view(x.shape)
 
 
 def acdc_one_by_one(

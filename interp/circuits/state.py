@@ -23,7 +23,7 @@ from interp.engine import block as B
 from interp.engine.capture import Capture, capture
 from interp.engine.readout import Readout, Reads
 from interp.engine.runs import Runs
-from interp.models.weights import Weights
+from interp.models.parts import Weights
 from interp.tasks.metrics import Metric
 
 _ELEMENTS = 2**20  # of logits that a metric sees at once: more would leave the processor's cache

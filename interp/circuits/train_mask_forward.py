@@ -18,7 +18,7 @@ from interp.circuits.spans import Spans
 from interp.engine import block as B
 from interp.engine.readout import Readout
 from interp.engine.runs import Runs
-from interp.models.weights import Block, Norm, Weights
+from interp.models.parts import Block, Norm, Weights
 
 Mask = Float[Tensor, "some writer any"]  # some: prompts, or 1 for all; any: readers, or 1 for all of them
 

@@ -18,7 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from interp.models.weights import MLP, Attention, Block, Norm
+from interp.models.parts import MLP, Attention, Block, Norm
 
 Tap = Callable[..., Tensor]
 

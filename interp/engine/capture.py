@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.engine import block as B
 from interp.engine.runs import Runs
-from interp.models.weights import Block, Weights
+from interp.models.parts import Block, Weights
 
 _ALSO = {"q": ("k", "v", "z"), "k": ("q", "v", "z"), "v": ("pattern", "z"), "pattern": ("z",)}
 

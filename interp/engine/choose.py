@@ -19,7 +19,8 @@ from interp.engine.reference import Reference
 from interp.engine.runs import Runs
 from interp.models.anatomy import Model
 from interp.models.hooks import is_bridge
-from interp.models.weights import Weights, unsupported, weights
+from interp.models.parts import Weights
+from interp.models.weights import unsupported, weights
 from interp.tasks.metrics import Metric
 
 ENGINES = ("auto", "fast", "reference")

@@ -24,7 +24,7 @@ from interp.engine.memory import Budget
 from interp.engine.readout import Readout, Reads, clean_right
 from interp.engine.runs import Runs
 from interp.engine.wavefront import Wavefront
-from interp.models.weights import Weights
+from interp.models.parts import Weights
 from interp.tasks.metrics import Metric
 
 

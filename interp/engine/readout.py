@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.engine import block as B
 from interp.engine.runs import Runs
-from interp.models.weights import Weights
+from interp.models.parts import Weights
 from interp.tasks.check import right
 from interp.tasks.metrics import Metric, Reading
 

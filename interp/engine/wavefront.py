@@ -20,7 +20,7 @@ from interp.engine.capture import Capture
 from interp.engine.cells import SITES, Cells
 from interp.engine.layout import Layout
 from interp.engine.overrides import Overrides
-from interp.models.weights import Block, Weights
+from interp.models.parts import Block, Weights
 
 
 class Wavefront:

@@ -1,14 +1,13 @@
 """A model's weights as the fast engine reads them: references, never copies.
 
 `weights(model)` looks through HookedTransformer or TransformerBridge and returns plain tensors in
-TransformerLens's shapes, plus the few functions (norm, activation, rotary) that turn them into a forward
-pass. `unsupported(model)` says why the fast engine cannot be used on a model, or None.
+TransformerLens's shapes (interp.models.parts).
+`unsupported(model)` says why the fast engine cannot be used on a model, or None.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interp.models.anatomy import POST_NORM, WHOLE_QK_NORM, Model, has_hooks
+from interp.models.parts import MLP, Attention, Block, Norm, Rotary, Weights
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -26,108 +26,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swish": F.silu,
     "relu": F.relu,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Norm:
-    """LayerNorm (`centred`) or RMSNorm, with or without gain and bias; computed in float32 or better."""
-
-    centred: bool
-    eps: float
-    gain: Tensor | None
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        shape = x.shape[-1:]
-        if x.dtype in (torch.float32, torch.float64):
-            return self._normalise(x, shape, self.gain, self.bias)
-        out = self._normalise(x.float(), shape, None, None).to(x.dtype)
-        out = out if self.gain is None else out * self.gain
-        return out if self.bias is None else out + self.bias
-
-    def _normalise(self, x: Tensor, shape: torch.Size, gain: Tensor | None, bias: Tensor | None) -> Tensor:
-        if self.centred:
-            return F.layer_norm(x, shape, gain, bias, self.eps)
-        return F.rms_norm(x, shape, gain, self.eps)
-
-
-@dataclass(frozen=True, eq=False)
-class Rotary:
-    sin: Tensor  # [position, rotary_dim]
-    cos: Tensor
-    adjacent: bool  # pairs (0, 1), (2, 3), ... as in GPT-J; otherwise (i, i + rotary_dim / 2)
-
-    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
-        """Rotate x [row, head, d_head] whose rows stand at absolute positions `pos` [row]."""
-        dim = self.sin.shape[-1]
-        sin, cos = self.sin[pos][:, None], self.cos[pos][:, None]  # [row, 1, rotary_dim]
-        turned = x[..., :dim]
-        if self.adjacent:
-            flipped = torch.stack((-turned[..., 1::2], turned[..., ::2]), -1).flatten(-2)
-        else:
-            flipped = torch.cat((-turned[..., dim // 2 :], turned[..., : dim // 2]), -1)
-        return torch.cat((turned * cos + flipped * sin, x[..., dim:]), -1)
-
-
-@dataclass(frozen=True, eq=False)
-class Attention:
-    W_Q: Tensor  # [head, d_model, d_head]
-    W_K: Tensor  # [kv head, d_model, d_head]
-    W_V: Tensor
-    W_O: Tensor  # [head, d_head, d_model]
-    b_Q: Tensor | None
-    b_K: Tensor | None
-    b_V: Tensor | None
-    b_O: Tensor | None
-    scale: float
-    soft_cap: float
-    clip: float | None
-    window: int | None  # local attention: keys further back than this are masked
-    q_norm: Norm | None
-    k_norm: Norm | None
-    whole_norm: bool  # these norms stand on all heads' vectors together
-    rotary: Rotary | None
-    alibi: Tensor | None  # slopes, [head]
-
-
-@dataclass(frozen=True, eq=False)
-class MLP:
-    W_in: Tensor  # [d_model, d_mlp]
-    W_gate: Tensor | None
-    W_out: Tensor  # [d_mlp, d_model]
-    b_in: Tensor | None
-    b_out: Tensor | None
-    act: Callable[[Tensor], Tensor]
-    norm: Norm | None  # of what it reads
-    out_norm: Norm | None  # of what it writes
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    attn: Attention
-    mlp: MLP | None
-    attn_norm: Norm | None  # before attention
-    attn_out_norm: Norm | None  # after attention, before the stream
-    parallel: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Weights:
-    W_E: Tensor
-    W_pos: Tensor | None
-    embed_norm: Norm | None
-    blocks: tuple[Block, ...]
-    final_norm: Norm | None
-    W_U: Tensor  # [d_model, vocab]
-    b_U: Tensor | None
-    soft_cap: float
-
-    def embed(self, tokens: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The stream before the first block: [prompt, pos, d_model]; noise is added to the embedding."""
-        x = self.W_E[tokens]
-        x = x if self.embed_norm is None else self.embed_norm(x)
-        x = x if noise is None else x + noise
-        return x if self.W_pos is None else x + self.W_pos[: tokens.shape[1]]
 
 
 def unsupported(model: Model) -> str | None:

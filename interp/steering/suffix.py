@@ -20,7 +20,8 @@ from torch import Tensor
 from interp.engine import block as B
 from interp.engine.readout import Readout, Reads, widened
 from interp.models.anatomy import Model, logits
-from interp.models.weights import Weights, unsupported, weights
+from interp.models.parts import Weights
+from interp.models.weights import unsupported, weights
 from interp.steering.frame import Clock
 from interp.steering.intervention import Intervention
 from interp.steering.steer import steer

@@ -16,7 +16,7 @@ from interp.attribution.secant_metric import metric_path
 from interp.attribution.softmax_path import SoftmaxPath, mean_jacobian, plan
 from interp.attribution.two_point import chord, norm_change
 from interp.models.anatomy import anatomy
-from interp.models.weights import Norm
+from interp.models.parts import Norm
 from interp.tasks import KL, LogitDiff, LogProb, Loss, Prob
 
 CUTS = ("resid_pre", "resid_mid", "resid_post")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from interp.attribution.two_point import norm_change
 from interp.circuits.edge_norms import pull_back
-from interp.models.weights import Norm
+from interp.models.parts import Norm
 
 
 def numbers(*shape: int, seed: int) -> Tensor:
