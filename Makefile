@@ -7,7 +7,7 @@ VENV_TL4 := .venv-tl4
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_TL4 := $(VENV_TL4)/installed
-TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits
+TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits tests/steering tests/probes
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from interp import names as names
     from interp import patching as patching
     from interp import plot as plot
+    from interp import probes as probes
     from interp import report as report
     from interp import stats as stats
     from interp import steering as steering
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from interp.tasks import Task as Task
 
 _SUBMODULES = (
-    "attribution", "circuits", "models", "names", "patching", "plot", "report", "stats", "steering", "tasks",
+    "attribution", "circuits", "models", "names", "patching", "plot", "probes", "report", "stats", "steering",
+    "tasks",
 )  # fmt: skip
 _FUNCTIONS = {
     "attribute": "interp.attribution",
@@ -51,8 +53,10 @@ __all__ = [
     "patching",
     "plan",
     "plot",
+    "probes",
     "report",
     "stats",
+    "steering",
     "tasks",
 ]
 

@@ -1,4 +1,4 @@
-"""The command line: `interp demo | models | tasks | patch | attribute | circuit | report`.
+"""The command line: `interp demo | models | tasks | patch | attribute | circuit | steer | report`.
 
 Results go to standard output, progress and errors to standard error. Exit status: 0, 2 for a user's mistake
 (one line says which), 130 when interrupted.

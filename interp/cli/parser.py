@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from interp import __version__
+from interp.cli.steer_parser import add_steer
 
-_DESCRIPTION = "Exact activation patching on TransformerLens models, estimates of it, and circuits."
+_DESCRIPTION = "Exact activation patching on TransformerLens models, estimates of it, circuits, and steering."
 _PATCH_EXAMPLES = """\
 examples:
   interp patch tiny-ioi --task ioi --site z
@@ -41,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_patch(commands)
     _add_attribute(commands)
     _add_circuit(commands)
+    add_steer(commands)
     _add_report(commands)
     return parser
 

@@ -11,6 +11,8 @@ from interp.plot.export import save_html as save_html
 from interp.plot.export import save_png as save_png
 from interp.plot.heads import heads as heads
 from interp.plot.positions import positions as positions
+from interp.plot.probes import probes as probes
+from interp.plot.steering import steering as steering
 from interp.plot.tokens import TokenStrip as TokenStrip
 from interp.plot.tokens import tokens as tokens
 
@@ -22,7 +24,9 @@ __all__ = [
     "curve",
     "heads",
     "positions",
+    "probes",
     "save_html",
     "save_png",
+    "steering",
     "tokens",
 ]

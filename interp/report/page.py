@@ -15,16 +15,26 @@ from interp.plot.tokens import TokenStrip
 from interp.report.blocks import figure, heading, paragraph, strip
 from interp.report.circuits import circuit_tables
 from interp.report.comparison import Comparison, comparison_tables
+from interp.report.generations import generations_tables
+from interp.report.probes import probe_table
 from interp.report.provenance import footer
+from interp.report.steering import sweep_table
 from interp.report.style import CSS
 from interp.report.tables import result_table
+
+_TABLES = {  # by the method of a result; all others are results of interp.patch and its estimates
+    "evaluate": circuit_tables,
+    "generations": generations_tables,
+    "probe": probe_table,
+    "sweep": sweep_table,
+}
 
 
 def write(items: Sequence[Any], path: str | Path, title: str = "Report", cdn: bool = False) -> Path:
     """Write the page and return its path. It needs no network, unless `cdn` is set.
 
-    items: plotly Figures, or (Figure, "caption"); results and evaluations of circuits (Datasets) and
-    Comparisons, shown as tables; strings, shown as paragraphs; ("heading", "text"); TokenStrips. Text is
+    items: plotly Figures, or (Figure, "caption"); results of every kind (Datasets) and Comparisons, shown
+    as tables; strings, shown as paragraphs; ("heading", "text"); TokenStrips. Text is
     shown as it is: no HTML, no Markdown.
     """
     blocks = [_block(item, number, cdn, items) for number, item in enumerate(items)]
@@ -45,7 +55,7 @@ def _block(item: Any, number: int, cdn: bool, items: Sequence[Any]) -> str:
     if isinstance(item, TokenStrip):
         return strip(item)
     if isinstance(item, xr.Dataset):
-        return circuit_tables(item) if item.attrs.get("method") == "evaluate" else result_table(item)
+        return _TABLES.get(str(item.attrs.get("method")), result_table)(item)
     if isinstance(item, Comparison):
         return comparison_tables(item)
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):

@@ -19,6 +19,8 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
 th, td { padding: 4px 20px 4px 0; border-bottom: 1px solid #e4e7eb; text-align: right; white-space: pre; }
 th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; }
+table.texts td, table.texts th { text-align: left; vertical-align: top; white-space: normal;
+  min-width: 10em; max-width: 24em; }
 .note { color: #5f6b7a; font-size: 14px; margin-top: 4px; }
 footer { margin-top: 56px; border-top: 1px solid #d5dae1; color: #5f6b7a; font-size: 13px; }
 footer h2 { font-size: 15px; color: #1f2933; margin: 16px 0 4px; }

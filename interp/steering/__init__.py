@@ -47,6 +47,7 @@ from interp.steering.optimise import optimise as optimise
 from interp.steering.places import writers as writers
 from interp.steering.prompt_pair import prompt_pair as prompt_pair
 from interp.steering.read_positions import before as before
+from interp.steering.side_by_side import side_by_side as side_by_side
 from interp.steering.steer import steer as steer
 from interp.steering.steerability import select as select
 from interp.steering.steerability import steerability as steerability
@@ -63,10 +64,10 @@ from interp.steering.when import window as window
 
 __all__ = [
     "Baked", "Calibration", "Direction", "Entropy", "Gate", "Intervention", "When", "ablate", "activations",
-    "add", "affine", "at", "bake", "before", "calibrate", "clamp", "class_means", "controller", "cosine_gate",
-    "estimators", "everywhere", "extract", "generate", "generated", "gradient", "inject", "kmeans", "lda",
-    "learn", "logistic", "mask", "mean_difference", "null_cosines", "optimise", "pca", "probe_gate",
-    "prompt_only", "prompt_pair", "repetition", "rotate", "rows", "sae_delta", "scale_units", "score_bias",
-    "select", "selectors", "set_units", "steer", "steerability", "summary", "sweep", "texts", "to_angle",
-    "tokens", "top_tokens", "weighted_mean", "window", "writers",
+    "add", "affine", "at", "bake", "before", "calibrate", "clamp", "class_means", "controller",
+    "cosine_gate", "estimators", "everywhere", "extract", "generate", "generated", "gradient", "inject",
+    "kmeans", "lda", "learn", "logistic", "mask", "mean_difference", "null_cosines", "optimise", "pca",
+    "probe_gate", "prompt_only", "prompt_pair", "repetition", "rotate", "rows", "sae_delta", "scale_units",
+    "score_bias", "select", "selectors", "set_units", "side_by_side", "steer", "steerability", "summary",
+    "sweep", "texts", "to_angle", "tokens", "top_tokens", "weighted_mean", "window", "writers",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ from interp.steering.activations import activations
 from interp.steering.direction import Direction
 from interp.steering.places import Layers, places
 from interp.steering.prompts import read
-from interp.steering.read_positions import Positions
+from interp.steering.read_positions import Positions, weights
 
 Estimator = Callable[[Tensor, Tensor], Tensor]
 
@@ -112,6 +112,8 @@ def extract(
     up, down = read(model, positive, what="positive"), read(model, negative, what="negative")
     if paired:
         estimators.require_pairs(len(up), len(down))
+    for prompts in (up, down):
+        weights(pos, prompts)
     above, below = (activations(model, prompts, wanted, pos, batch_size=batch_size) for prompts in (up, down))
     generator = torch.Generator().manual_seed(seed)
     flips = shuffle(len(above[wanted[0]]), len(below[wanted[0]]), paired, generator, balanced=True)

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from interp.models.anatomy import Model
 from interp.tasks import vocabulary
+from interp.tasks.prompts import unknown_words
+from interp.tasks.validate import require
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,8 @@ def _from_rows(model: Model, data: Any, what: str) -> Prompts:
         got = "no prompts" if isinstance(data, Sequence) else f"a {type(data).__name__}"
         raise ValueError(f"{what}: got {got}. Give strings, token ids [prompt, pos], or a Task.")
     texts = tuple(data) if all(isinstance(each, str) for each in data) else None
+    if texts is not None:
+        require(unknown_words(model, what, texts))
     rows = data if texts is None else [vocabulary.encode(model, text) for text in texts]
     rows = [torch.as_tensor(row, dtype=torch.long).flatten() for row in rows]
     lengths = torch.tensor([len(row) for row in rows])

@@ -23,7 +23,7 @@ def tokenize(
     """The arguments of `Task.from_tokens` for these strings: ids on the model's device, and labels."""
     vocabulary.tokenizer_of(model)
     _require_counts(clean=clean, corrupt=corrupt, answer=answer, wrong=wrong)
-    require(_unknown(model, "clean", clean) + _unknown(model, "corrupt", corrupt or ()))
+    require(unknown_words(model, "clean", clean) + unknown_words(model, "corrupt", corrupt or ()))
     rows = [vocabulary.encode(model, text, prepend_bos) for text in clean]
     others = None if corrupt is None else [vocabulary.encode(model, text, prepend_bos) for text in corrupt]
     return from_ids(
@@ -103,7 +103,8 @@ def _token_problem(model: Any, place: str, subject: str, text: str, what: str) -
     return f"{subject} {text!r} is {len(ids)} tokens ({pieces}); {what} must be one token. {advice}"
 
 
-def _unknown(model: Any, field: str, texts: Sequence[str]) -> list[str]:
+def unknown_words(model: Any, field: str, texts: Sequence[str]) -> list[str]:
+    """A sentence for every word of the texts that is not in the vocabulary, with the nearest that are."""
     return [
         _unknown_problem(model, f"prompt {i}, {field}", word)
         for i, text in enumerate(texts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import interp
 from interp import steering
 from interp.steering import Direction
 
@@ -24,6 +25,12 @@ def silent(model):
 def steered(model, made):
     with steering.steer(model, made):
         model(torch.zeros(1, 3, dtype=torch.long))
+
+
+def test_a_word_outside_the_vocabulary_names_its_neighbours() -> None:
+    world = interp.load("tiny-world")
+    with pytest.raises(ValueError, match=r"prompt 1, prompts: 'smesh' is not in the vocabulary .* 'smash'"):
+        steering.generate(world, ["how do I smash", "how do I smesh"], max_new_tokens=1)
 
 
 def test_extraction(silent, ids):
