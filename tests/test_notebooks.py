@@ -15,7 +15,7 @@ import interp
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
-NAMES = ["circuits", "estimators", "patching"]
+NAMES = ["circuits", "estimators", "patching", "steering"]
 LARGEST = 750_000
 
 
@@ -141,3 +141,45 @@ def test_what_the_text_of_circuits_says() -> None:
     assert found["kl"].mean("prompt")[0] < 0.5 * found["kl"].mean("prompt")[1]
     rejected = circuits.hypothesis_tests(model, fresh, larger)["rejected"]
     assert bool(rejected.sel(test="independence"))
+
+
+def test_what_the_text_of_steering_says() -> None:
+    """Sentiment is steered at layer 3, cached or not; lda moves little; ablation ends refusal."""
+    from interp import probes, steering
+    from interp.models.anatomy import anatomy
+    from interp.tasks import KL, LogitDiff
+
+    model = interp.load("tiny-world")
+
+    def sides(family: str, word: str, n: int, seed: int, held_out: bool) -> list[Any]:
+        task = getattr(interp.tasks, family)(model, n=n, seed=seed, held_out=held_out)
+        of_word = (task.answers == model.to_single_token(word)).any(1)
+        return [task[rows.nonzero().flatten()] for rows in (of_word, ~of_word)]
+
+    up, down = sides("sentiment", "wonderful", 96, 0, held_out=False)
+    bright, dull = sides("sentiment", "wonderful", 48, 1, held_out=True)
+    found, _ = probes.fit(model, up, down, layer=[0, 3], held_out=(bright, dull), draws=1)
+    assert found["accuracy"].values.tolist() == [0.5, 1.0]
+    effects = {}
+    for make in (steering.mean_difference, steering.lda):
+        part = make(model, up, down, layer=3)
+        c = steering.calibrate(model, part, dull, 0.2).coefficient
+        swept = steering.sweep(model, part, dull, [c], [LogitDiff()], with_controls=False)
+        effects[part.method] = float((swept["base"] - swept["value"]).mean())  # towards the good words
+    assert effects["mean_difference"] > 5 > 2 > effects["lda"]
+    edit = steering.add(steering.mean_difference(model, up, down, layer=3), 2.0, when=steering.generated)
+    cached, uncached = (
+        steering.generate(model, dull[:8], edit, max_new_tokens=16, use_cache=use) for use in (True, False)
+    )
+    assert (cached == uncached).all()
+    assert (cached != steering.generate(model, dull[:8], max_new_tokens=16)).any()
+
+    refusal = steering.mean_difference(model, *sides("requests", "sorry", 96, 0, held_out=False), layer=3)
+    refused = sides("requests", "sorry", 48, 1, held_out=True)[0]
+    places = steering.writers(anatomy(model))
+    removed = steering.sweep(
+        model, refusal, refused, [0.0, 1.0], [LogitDiff(), KL()],
+        intervene=lambda part, share: steering.ablate(part.spread(places), share),
+    ).sel(metric="logit_diff", coefficient=1.0)  # fmt: skip
+    assert bool((removed["value"] < 0).all())
+    assert bool((removed["random"] > 0).all())
