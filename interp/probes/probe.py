@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from interp.models.anatomy import Model, anatomy
 from interp.names import Place
@@ -51,9 +53,7 @@ class Probes:
         prompts: strings, token ids or a Task. Cost: one forward pass as far as the last place. Raises
         ValueError for another model. The model is left as found.
         """
-        name = anatomy(model).name
-        if name != self.model:
-            raise ValueError(f"the probes were trained on {self.model!r}, this is {name!r}. Train them here.")
+        self.check(model)
         wanted = tuple(dict.fromkeys(replace(where, head=None) for where in self.places))
         read = readings(model, prompts, wanted, self.pos, batch_size=batch_size)
         logits, probabilities = [], []
@@ -70,6 +70,43 @@ class Probes:
             coords={"place": names, "prompt": np.arange(len(logits[0]))},
             attrs={"method": "probe scores", "model": self.model, "agg": self.agg},
         )
+
+    def check(self, model: Model) -> Probes:
+        """The probes themselves; ValueError when they are of another model. No forward pass."""
+        name = anatomy(model).name
+        if name != self.model:
+            raise ValueError(f"the probes were trained on {self.model!r}, this is {name!r}. Train them here.")
+        return self
+
+    def judge(self, model: Model) -> Callable[[Tensor], Tensor]:
+        """A judge for `steering.sweep`: token ids [prompt, pos] to probabilities [prompt], positive class.
+
+        The probability of the concept in what a steered model wrote, read by the model unsteered:
+        `sweep(..., judges={"concept": probes.at(place).judge(model)})`. ValueError for several places.
+        """
+        self.check(model)
+        if len(self.weights) != 1:
+            names = ", ".join(map(str, self.places))
+            raise ValueError(f"a judge reads at one place, these are at {names}. Choose one with .at(...).")
+
+        def probability(tokens: Tensor) -> Tensor:
+            return torch.from_numpy(self.score(model, tokens)["probability"].values[0])
+
+        return probability
+
+    def save(self, path: str | Path) -> Path:
+        """Write the weights as safetensors, all else as JSON in its header. See `probe_file`."""
+        from interp.probes.probe_file import save
+
+        return save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path, model: Model | None = None) -> Probes:
+        """Read a file of `save`; with `model`, ValueError unless the probes are of it."""
+        from interp.probes.probe_file import load
+
+        found = cls(**load(Path(path)))
+        return found if model is None else found.check(model)
 
     def direction(self) -> Direction:
         """The normals of linear probes (agg "mean") as a direction, towards the positive class."""

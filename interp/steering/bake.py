@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from interp.models.anatomy import Model, anatomy
-from interp.steering.edits import Ablate, Add, Clamp, Edit
+from interp.steering.edits import Ablate, Add, Affine, Clamp, Edit
 from interp.steering.intervention import Intervention, flat
 from interp.steering.places import width
 from interp.steering.unit_edits import ScaleUnits, SetUnits
 
-_SYMMETRIC = (Add, Ablate, Clamp, ScaleUnits, SetUnits)  # linear parts that are their own transpose
+_SYMMETRIC = (Add, Ablate, Affine, Clamp, ScaleUnits, SetUnits)  # linear parts that are their own transpose
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from interp.steering.activations import activations
 from interp.steering.direction import Direction
 from interp.steering.places import Layers, places
 from interp.steering.prompts import read
-from interp.steering.read_positions import Positions
+from interp.steering.read_positions import Positions, weights
 
 
 def class_means(
@@ -30,32 +30,66 @@ def class_means(
     site: str = "resid_pre",
     head: int | None = None,
     pos: Positions = "last",
+    seed: int = 0,
     batch_size: int = 32,
 ) -> dict[str, Direction]:
     """For each class, its mean activation minus the mean of the other classes' means, by place.
 
-    With two classes these are the mean difference and its negative. Cost: a forward pass of each prompt as
-    far as the last layer. Raises ValueError for fewer than two classes or an empty one.
+    With two classes these are the mean difference and its negative. Each direction carries that of shuffled
+    labels (see `dealt`), drawn by `seed`. Cost: a forward pass of each prompt as far as the last layer.
+    Raises ValueError, before it, for fewer than two classes, an empty one, a position outside a prompt.
     """
     if len(classes) < 2:
         raise ValueError(f"class_means needs two classes or more, got {len(classes)}.")
     wanted = places(anatomy(model), layer, site, head)
     data = {name: read(model, prompts, what=f"class {name!r}") for name, prompts in classes.items()}
+    for prompts in data.values():
+        weights(pos, prompts)
     rows = {n: activations(model, p, wanted, pos, batch_size=batch_size) for n, p in data.items()}
-    means = {n: {w: found[w].double().flatten(1).mean(0) for w in wanted} for n, found in rows.items()}
-    out = {}
-    for name in classes:
-        others = [means[other] for other in classes if other != name]
-        vectors = {w: means[name][w] - torch.stack([o[w] for o in others]).mean(0) for w in wanted}
-        out[name] = Direction(
-            vectors={w: v.to(rows[name][w].dtype) for w, v in vectors.items()},
+    labels = [name for name, found in rows.items() for _ in range(len(found[wanted[0]]))]
+    drawn = dealt(labels, torch.Generator().manual_seed(seed))
+    every = {w: torch.cat([found[w].flatten(1) for found in rows.values()]) for w in wanted}
+    true, shuffled = ({w: _differences(every[w], each) for w in wanted} for each in (labels, drawn))
+    return {
+        name: Direction(
+            vectors={w: true[w][name] for w in wanted},
+            shuffled={w: shuffled[w][name] for w in wanted},
             model=anatomy(model).name,
             method=f"class_means: {name}",
             positions=pos if isinstance(pos, str) else repr(pos),
             norms={w: rows[name][w].flatten(1).double().norm(dim=1).median().item() for w in wanted},
             data=data[name].data_hash(),
+            seed=seed,
         )
-    return out
+        for name in classes
+    }
+
+
+def dealt(labels: Sequence[str], generator: torch.Generator) -> list[str]:
+    """Shuffled labels of which every class gets its share of the rows of every class.
+
+    Labels drawn freely would by chance go with the old ones, and the control would be a weak treatment.
+    """
+    order = {name: i for i, name in enumerate(dict.fromkeys(labels))}
+    rows = torch.randperm(len(labels), generator=generator).tolist()
+    rows.sort(key=lambda i: order[labels[i]])  # stable: random within a class
+    deck = []
+    for name in order:
+        n = labels.count(name)
+        at = (torch.arange(n) + torch.rand(n, generator=generator)) / n
+        deck += [(where, name) for where in at.tolist()]
+    found = dict(zip(rows, (name for _, name in sorted(deck))))
+    return [found[i] for i in range(len(labels))]
+
+
+def _differences(rows: Float[Tensor, "row d"], labels: Sequence[str]) -> dict[str, Float[Tensor, "d"]]:
+    """Mean of the rows of each class − mean of the other classes' means; summed in float64."""
+    means = {
+        name: rows[torch.tensor([each == name for each in labels], device=rows.device)].double().mean(0)
+        for name in dict.fromkeys(labels)
+    }
+    total = torch.stack(list(means.values())).sum(0)
+    return {name: (mean - (total - mean) / (len(means) - 1)).to(rows.dtype) for name, mean in means.items()}
 
 
 def kmeans(

@@ -35,6 +35,11 @@ def save(direction: Direction, path: Path) -> Path:
 
 def load(path: Path) -> Direction:
     """Read a file of `save`. ValueError for a file that is missing, damaged, or something else."""
+    return _direction(*contents(path, FORMAT, "direction", "Direction.save"))
+
+
+def contents(path: Path, form: str, key: str, writer: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a file of the format and what its header holds at the key."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -45,11 +50,9 @@ def load(path: Path) -> Direction:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or is damaged: {error}.") from None
-    if found.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {found.get('format')!r}, expected {FORMAT!r}. Use Direction.save."
-        )
-    return _direction(tensors, json.loads(found["direction"]))
+    if found.get("format") != form:
+        raise ValueError(f"{path} has format {found.get('format')!r}, expected {form!r}. Use {writer}.")
+    return tensors, json.loads(found[key])
 
 
 def _direction(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> Direction:

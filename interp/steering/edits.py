@@ -146,11 +146,14 @@ class Affine(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Inject(Edit):
-    """h + coefficient · vectors[p − start] at positions p from `start` on (ActAdd, 2308.10248)."""
+    """h + coefficient · vectors[p − start] at positions p from `start` on (ActAdd, 2308.10248).
+
+    start "mid" centres the vectors in each prompt, "back" ends them at its last token.
+    """
 
     vectors: Float[Tensor, "pos d"]
     coefficient: float | int = 1.0
-    start: int = 0
+    start: int | str = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", self.vectors.shape[-1])
@@ -159,11 +162,18 @@ class Inject(Edit):
         raise ValueError("inject adds by position, so it needs a running pass: use it in steer or generate.")
 
     def at(self, h: Tensor, frame: Frame) -> Tensor:
-        index = frame.positions - self.start  # [row, pos]
+        index = frame.positions - self._first(frame)  # [row, pos]
         inside = (index >= 0) & (index < len(self.vectors))
         step = self.coefficient * self.vectors.to(h)[index.clamp(0, len(self.vectors) - 1)]  # [row, pos, d]
         step = step * inside.unsqueeze(-1)
         return h + step.reshape(*step.shape[:2], *(1,) * (h.ndim - 3), step.shape[-1])
+
+    def _first(self, frame: Frame) -> int | Tensor:
+        """The position of the first vector, by row [row, 1] where it depends on the prompt's length."""
+        n = len(self.vectors)
+        if isinstance(self.start, int):
+            return self.start
+        return frame.lengths // 2 - n // 2 if self.start == "mid" else frame.lengths - n
 
 
 def orthonormal(vectors: Float[Tensor, "k d"]) -> Float[Tensor, "rank d"]:

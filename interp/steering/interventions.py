@@ -137,18 +137,21 @@ def to_angle(
     return _each(direction, lambda v, w: ToAngle(v, w, angle), when, gate, other)
 
 
-def inject(direction: Direction, coefficient: Number = 1.0, *, start: int = 0, gate: AnyGate = None) -> Made:
+def inject(
+    direction: Direction, coefficient: Number = 1.0, *, start: int | str = 0, gate: AnyGate = None
+) -> Made:
     """h + coefficient · the vector of each position, from position `start` on (ActAdd, 2308.10248).
 
-    For directions of layout "positions", as `prompt_pair` makes them.
+    For directions of layout "positions", as `prompt_pair` makes them. start: a position, "mid" (the vectors
+    centred in each prompt) or "back" (the last vector at its last token); where a prompt is shorter than the
+    vectors, those that fall outside it are left out.
     """
     finite("coefficient", coefficient)
     if direction.layout != "positions":
         raise ValueError(
             f"inject needs a direction by position, this has layout {direction.layout!r}. Use add."
         )
-    if start < 0:
-        raise ValueError(f"start is {start}; positions count from the first real token, 0.")
+    allowed_start(start)
     return _each(direction, lambda v: Inject(v, coefficient, start), everywhere, gate, layout="positions")
 
 
@@ -222,6 +225,14 @@ def score_bias(
     chosen = None if heads is None else tuple(heads)
     edit = ScoreBias(source, math.log(factor))
     return (Intervention(Place("pattern", layer), edit, when, None, chosen),)
+
+
+def allowed_start(start: int | str) -> None:
+    """ValueError unless `inject` can start there."""
+    if start not in ("mid", "back") and (isinstance(start, str) or start < 0):
+        raise ValueError(
+            f"start is {start!r}; use a position counted from the first real token, 0, or 'mid' or 'back'."
+        )
 
 
 def finite(name: str, value: Any) -> None:

@@ -72,7 +72,7 @@ def sweep(
     length of what is added, in median norms of the stream there. Cost: see `suffix`. Raises ValueError before
     any pass. The model is left as found.
     """
-    steps = list(coefficients)
+    steps = [float(each) for each in coefficients]
     finite("coefficients", torch.tensor(steps, dtype=torch.float64))
     parts = _by_layer(model, directions, steps)
     reads = _reads(model, prompts, answer, wrong, metrics)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import architectures
 import numpy as np
 import pytest
@@ -156,6 +158,49 @@ def test_mistakes_are_refused_before_any_pass(planted, prompts, monkeypatch, opt
     monkeypatch.setattr(type(planted), "forward", lambda *a, **k: pytest.fail("a pass was made"))
     with pytest.raises(ValueError, match=message):
         probes.fit(planted, *prompts, **options)
+
+
+@pytest.mark.parametrize(("agg", "pos"), [("mean", 2), ("mean", (1, 4)), ("attention", "all")])
+def test_saved_probes_score_as_they_did(planted, prompts, tmp_path, agg: str, pos: Any) -> None:
+    _, made = probes.fit(planted, *prompts, layer=[0, 2], agg=agg, pos=pos, draws=1)
+    found = probes.Probes.load(made.save(tmp_path / "made.safetensors"), planted)
+    assert found.places == made.places
+    assert found.score(planted, prompts[0]).identical(made.score(planted, prompts[0]))
+    assert float(made.score(planted, prompts[0])["probability"].std()) > 0.01
+    with pytest.raises(ValueError, match="trained on"):
+        probes.Probes.load(tmp_path / "made.safetensors", interp.load("tiny-world"))
+
+
+def test_files_of_something_else_and_positions_that_no_file_holds(planted, prompts, tmp_path) -> None:
+    path = steering.mean_difference(planted, *prompts, layer=1).save(tmp_path / "d.safetensors")
+    with pytest.raises(ValueError, match=r"'interp-direction-1', expected 'interp-probes-1'"):
+        probes.Probes.load(path)
+    with pytest.raises(ValueError, match="there is no file"):
+        probes.Probes.load(tmp_path / "none")
+    _, made = probes.fit(planted, *prompts, layer=1, pos=lambda tokens, lengths: lengths - 1, draws=1)
+    with pytest.raises(ValueError, match="no file can hold"):
+        made.save(path)
+    assert steering.Direction.load(path).layer == 1
+
+
+def test_a_probe_judges_what_a_steered_model_writes() -> None:
+    """Its probability of praise rises with the coefficient; it is the score of the text that was written."""
+    world = interp.load("tiny-world")
+    task = interp.tasks.sentiment(world, n=48, seed=0, held_out=False)
+    good = (task.answers == world.to_single_token(" wonderful")).any(1)
+    up, down = task[good.nonzero().flatten()], task[(~good).nonzero().flatten()]
+    _, probe = probes.fit(world, up, down, layer=3, agg="attention", pos="all", draws=1)
+    d = steering.mean_difference(world, up, down, layer=3)
+    found = steering.sweep(
+        world, d, down, [0, 2], judges={"praise": probe.judge(world)}, max_new_tokens=8, with_controls=False
+    )
+    written = steering.generate(world, down, steering.add(d, 2), max_new_tokens=8)
+    again = probe.score(world, written[:, down.clean.shape[1] :])["probability"].values[0]
+    np.testing.assert_array_equal(found["praise"].values[0, 1], again)
+    assert float(found["praise"][0, 1].mean()) > float(found["praise"][0, 0].mean()) + 0.2
+    two = probes.fit(world, up, down, layer=[2, 3], draws=1)[1]
+    with pytest.raises(ValueError, match="at one place"):
+        two.judge(world)
 
 
 def test_three_prompts_are_too_few_to_split(planted, prompts) -> None:

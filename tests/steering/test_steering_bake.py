@@ -7,6 +7,7 @@ import torch
 
 from interp import steering
 from interp.models.anatomy import anatomy, logits
+from interp.steering import methods
 
 PLACES = (
     "L1.resid_pre",
@@ -75,6 +76,15 @@ def test_other_affine_edits(toy, ids, draw, within):
             steering.set_units("L0.post", [1, 2], 3.0),
         ]
         compare(toy, ids, more, within)
+
+
+def test_methods_that_scale_units_bake(toy, ids, within):
+    """AurA at every neuron, and AUSteer's dimensions of mlp_out and of one head."""
+    experts = methods.expert_units(toy, ids[:2], ids[2:], layer=[0, 2])
+    compare(toy, ids, experts.damp(0.8), within)
+    dims = methods.austeer(toy, ids[:2], ids[2:], ["L1.mlp_out", "L1H2"], k=12)
+    assert len(dims.index) == 2
+    compare(toy, ids, dims.scale(1.5), within)
 
 
 def test_baking_twice_and_undoing_in_turn(model, ids, draw):

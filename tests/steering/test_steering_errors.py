@@ -49,6 +49,7 @@ def test_extraction(silent, ids):
         (lambda m: steering.activations(m, ids, "L1.resid_pre@2"), "names a position"),
         (lambda m: steering.activations(m, ids, "L1.resid_pre", mask=ids[:, :2] > 0), "mask has shape"),
         (lambda m: steering.class_means(m, {"a": ids}, layer=1), "two classes or more"),
+        (lambda m: steering.class_means(m, {"a": ids, "b": ids}, layer=1, pos=40), "position 40"),
         (lambda m: steering.prompt_pair(m, ids, ids, layer=1), "compares two prompts"),
     ):
         with pytest.raises(ValueError, match=match):

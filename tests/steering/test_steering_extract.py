@@ -243,6 +243,15 @@ def test_directions_of_classes(model, ids):
     three = steering.class_means(model, {"a": ids[:1], "b": ids[1:2], "c": ids[2:]}, layer=1)
     total = sum(d.vector for d in three.values())
     torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=1e-9)
+    before = [d.shuffled[d.place] for d in three.values()]
+    torch.testing.assert_close(sum(before), torch.zeros_like(total), rtol=0, atol=1e-9)
+    assert min(v.norm() for v in before) > 0.1
+    again = steering.class_means(model, {"a": ids[:2], "b": ids[2:]}, layer=1, seed=3)
+    assert torch.equal(again["a"].vector, two["a"].vector)
+    halves = [(ids[[i, j]], ids[[k, m]]) for i, j, k, m in ((0, 2, 1, 3), (0, 3, 1, 2))]  # one of each class
+    chance = [steering.mean_difference(model, *each, layer=1).vector for each in halves]
+    drawn = again["a"].shuffled[again["a"].place]
+    assert min((drawn - sign * v).abs().max() for v in chance for sign in (1, -1)) < 1e-12
     clusters, label = steering.kmeans(model, ids, 2, layer=1)
     assert len(clusters) == 2
     assert label.shape == (4,)

@@ -4,6 +4,7 @@
 2. Take the activations of both at the place; their difference has one vector for each position.
 3. Add coefficient · difference to the first positions of the prompt that is steered:
    h[p] + c · (h₊[p] − h₋[p]) for p < tokens of the pair. What is generated is not edited.
+   Or to its middle, or to its end; or to some coordinates of the stream only.
 
 Sign: a positive coefficient goes from `negative` to `positive`. Units: those of the activations.
 """
@@ -13,8 +14,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from interp.models.anatomy import Model
-from interp.steering.interventions import Made, finite, inject
+from interp.steering.interventions import Made, allowed_start, finite, inject
 from interp.steering.places import Layers
 from interp.steering.prompt_pair import prompt_pair
 from interp.steering.when import prompt_only
@@ -28,15 +32,17 @@ def actadd(
     coefficient: float | int = 1.0,
     *,
     site: str = "resid_pre",
-    start: int = 0,
+    start: int | str = 0,
+    coordinates: slice | None = None,
     pad: int | None = None,
 ) -> Made:
     """Interventions that add the difference of two prompts to the front of a prompt, for `steer`, `generate`.
 
     positive, negative: a string, or ids [pos], each. layer: one, several, or None for all. start: where in
-    the steered prompt the first vector is added. pad: the id that fills the shorter prompt (default: a space
-    where the vocabulary has one, else the padding token). A prompt shorter than the pair takes its first
-    vectors only. `steering.prompt_pair` gives the vectors themselves.
+    the steered prompt the first vector is added: a position, "mid" or "back" (see `inject`). coordinates: the
+    slice of the vectors that is added; None for all. pad: the id that fills the shorter prompt (default: a
+    space where the vocabulary has one, else the padding token). A prompt shorter than the pair takes those
+    vectors that fall inside it. `steering.prompt_pair` gives the vectors themselves.
 
     Both prompts begin with the same token where the model prepends one: the vector there is 0. Coefficient 0
     changes nothing, equal prompts give vectors of 0, and exchanging the prompts turns the sign.
@@ -46,7 +52,17 @@ def actadd(
     not have. Paper: 2308.10248.
     """
     finite("coefficient", coefficient)
-    if start < 0:
-        raise ValueError(f"start is {start}; positions count from the first real token, 0.")
+    allowed_start(start)
     pair = prompt_pair(model, positive, negative, layer=layer, site=site, pad=pad)
+    if coordinates is not None:
+        pair = replace(pair, vectors={where: _kept(v, coordinates) for where, v in pair.vectors.items()})
     return tuple(replace(each, when=prompt_only) for each in inject(pair, coefficient, start=start))
+
+
+def _kept(vectors: Tensor, coordinates: slice) -> Tensor:
+    """The vectors [pos, d] with all coordinates but these at 0. ValueError where none is left."""
+    out = torch.zeros_like(vectors)
+    out[:, coordinates] = vectors[:, coordinates]
+    if not out[:, coordinates].numel():
+        raise ValueError(f"coordinates {coordinates} select none of the {vectors.shape[-1]} of the stream.")
+    return out

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from interp.models.anatomy import Model, anatomy
 from interp.steering.activations import activations
+from interp.steering.classes import dealt
 from interp.steering.direction import Direction
 from interp.steering.places import Layers, places
 from interp.steering.prompts import read
@@ -55,9 +56,9 @@ def style_vectors(
     if pos == "all":
         raise ValueError("pos is 'all', which gives rows without a label; use 'mean' or one position.")
     rows = activations(model, data, wanted, pos, batch_size=batch_size)
-    dealt = _dealt(styles, torch.Generator().manual_seed(seed))
+    drawn_styles = dealt(styles, torch.Generator().manual_seed(seed))
     true = {w: style_differences(rows[w].flatten(1), styles) for w in wanted}
-    drawn = {w: style_differences(rows[w].flatten(1), dealt) for w in wanted}
+    drawn = {w: style_differences(rows[w].flatten(1), drawn_styles) for w in wanted}
     label = hashlib.sha256(f"{data.data_hash()}{list(styles)}".encode()).hexdigest()
     return {
         style: Direction(
@@ -85,22 +86,6 @@ def style_differences(rows: Float[Tensor, "text d"], styles: Sequence[str]) -> d
         own = torch.tensor([each == style for each in styles], device=rows.device)
         found[style] = wide[own].mean(0) - wide[~own].mean(0)
     return found
-
-
-def _dealt(styles: Sequence[str], generator: torch.Generator) -> list[str]:
-    """Shuffled labels of which every style gets its share of the texts of every style.
-
-    Labels drawn freely would by chance go with the old ones, and the control would be a weak treatment.
-    """
-    texts = torch.randperm(len(styles), generator=generator).tolist()
-    texts.sort(key=lambda i: styles.index(styles[i]))  # stable: random within a style
-    deck = []
-    for style in dict.fromkeys(styles):
-        n = styles.count(style)
-        at = (torch.arange(n) + torch.rand(n, generator=generator)) / n
-        deck += [(where, style) for where in at.tolist()]
-    found = dict(zip(texts, (style for _, style in sorted(deck))))
-    return [found[i] for i in range(len(styles))]
 
 
 def _check(n: int, styles: Sequence[str]) -> None:

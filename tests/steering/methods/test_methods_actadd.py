@@ -59,6 +59,40 @@ def test_the_shorter_prompt_is_padded_on_the_right_and_start_moves_the_vectors(m
     assert torch.equal(change[1][:, :2], torch.zeros_like(change[1][:, :2]))
 
 
+@pytest.mark.parametrize(("start", "first"), [("mid", 2), ("back", 3)])
+def test_the_vectors_are_centred_in_a_prompt_or_end_with_it(model, ids, start, first):
+    """Three vectors in prompts of 6 tokens start at 2 or 3; beside padding the row's own length counts."""
+    made = methods.actadd(model, ids[0, :3], ids[1, :3], 1, start=start)
+    same = methods.actadd(model, ids[0, :3], ids[1, :3], 1, start=first)
+    tokens = ids[:, :6]
+    moved = stream(model, tokens, 1, made) - stream(model, tokens, 1)
+    assert torch.equal(moved, stream(model, tokens, 1, same) - stream(model, tokens, 1))
+    assert (moved.norm(dim=-1) > 0.1).tolist() == [[first <= p < first + 3 for p in range(6)]] * 4
+    alone = [steering.generate(model, row[None, :n], made, max_new_tokens=4) for row, n in zip(ids, (4, 6))]
+    padded = steering.generate(model, [ids[0, :4], ids[1, :6]], made, max_new_tokens=4)
+    for row, one, n in zip(padded, alone, (4, 6)):
+        assert torch.equal(row[: n + 4], one[0])
+
+
+def test_a_prompt_shorter_than_the_pair_takes_the_last_vectors_at_its_end(model, ids):
+    whole = steering.prompt_pair(model, ids[0, :5], ids[1, :5], layer=1).vector
+    made = methods.actadd(model, ids[0, :5], ids[1, :5], 1, start="back")
+    change = stream(model, ids[:, :3], 1, made) - stream(model, ids[:, :3], 1)
+    torch.testing.assert_close(change[0], whole[2:])
+
+
+def test_a_slice_of_the_coordinates(model, ids):
+    made = methods.actadd(model, ids[0, :3], ids[1, :3], 1, coordinates=slice(4, 9))
+    whole = methods.actadd(model, ids[0, :3], ids[1, :3], 1)
+    some, every = (stream(model, ids, 1, each) - stream(model, ids, 1) for each in (made, whole))
+    assert torch.equal(some[..., 4:9], every[..., 4:9])
+    assert some[:, :3, 4:9].abs().min() > 0
+    some[..., 4:9] = 0
+    assert torch.equal(some, torch.zeros_like(some))
+    with pytest.raises(ValueError, match="select none of the 24"):
+        methods.actadd(model, ids[0, :3], ids[1, :3], 1, coordinates=slice(30, 40))
+
+
 def test_what_is_generated_is_not_edited(model, ids):
     """A pair of 5 tokens on a prompt of 2: the tokens after the prompt stay as they are."""
     made = methods.actadd(model, ids[0, :5], ids[1, :5], 1, 3.0)
@@ -99,6 +133,7 @@ def test_bad_input_before_any_pass(model, ids):
             (lambda: methods.actadd(model, ids[:2], ids[0], 1), "positive has 2"),
             (lambda: methods.actadd(model, ids[0], ids[1], 1, float("nan")), "coefficient is nan"),
             (lambda: methods.actadd(model, ids[0], ids[1], 1, start=-1), "start is -1"),
+            (lambda: methods.actadd(model, ids[0], ids[1], 1, start="end"), "start is 'end'"),
             (lambda: methods.actadd(model, ids[0], ids[1], 7), "layer 7 is out of range"),
             (lambda: methods.actadd(model, ids[0], ids[1], 1, site="stream"), "unknown site"),
         ],

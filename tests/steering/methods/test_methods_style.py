@@ -9,7 +9,7 @@ import two_sides as sides
 import interp
 from interp import steering
 from interp.steering import methods
-from interp.steering.methods.style import _dealt
+from interp.steering.classes import dealt
 from interp.tasks import LogProb
 from interp.tasks.world import families
 
@@ -61,11 +61,11 @@ def test_with_as_many_texts_each_they_are_the_class_means(toy, ids):
 
 def test_the_labels_of_the_control_go_with_no_style():
     """Each style is dealt its share of the texts of each: the planted axis is not in the control."""
-    dealt = _dealt(STYLES, torch.Generator().manual_seed(0))
-    assert sorted(dealt) == sorted(STYLES)
+    drawn = dealt(STYLES, torch.Generator().manual_seed(0))
+    assert sorted(drawn) == sorted(STYLES)
     for old in "abcd":
         for new in "abcd":
-            got = sum(a == old and b == new for a, b in zip(STYLES, dealt))
+            got = sum(a == old and b == new for a, b in zip(STYLES, drawn))
             assert abs(got - STYLES.count(old) * STYLES.count(new) / len(STYLES)) <= 2
 
 
