@@ -124,8 +124,10 @@ class Rig:
     def __init__(self, model: Any, task: Task) -> None:
         self.model, self.task = model, task
         runs = Runs(task.clean, task.clean, True, task.answers, task.wrongs, task.positions, task.lengths)
-        layers = set(range(model.cfg.n_layers))
-        self.run = runner(model, Reads(runs, (KL(),)), layers, {"resid_pre"})
+        every = [
+            steering.add(Direction.from_tensor(model.W_U[:, 0], layer=at)) for at in range(model.cfg.n_layers)
+        ]
+        self.run = runner(model, Reads(runs, (KL(),)), every)
         self.clean = self.run.clean.double()
 
     def measure(self, edits: Edits, strength: Tensor) -> Measured:

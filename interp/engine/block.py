@@ -18,9 +18,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from interp.models.parts import MLP, Attention, Block, Norm
+from interp.models.parts import MLP, Attention, Block, Norm, Weights
 
 Tap = Callable[..., Tensor]
+SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "post")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +101,19 @@ def scores(attn: Attention, q: Tensor, k: Tensor, query_pos: Tensor) -> Tensor:
 
 def masked(attn: Attention, products: Tensor, query_pos: Tensor) -> Tensor:
     """From q · k / scale [run, head, query, key] to attention scores: cap, position bias, mask."""
-    out = attn.soft_cap * torch.tanh(products / attn.soft_cap) if attn.soft_cap > 0 else products
-    key_pos = torch.arange(out.shape[-1], device=out.device)
-    gap = query_pos[..., None] - key_pos  # [query, key], or [run, 1, query, key]
-    if attn.alibi is not None:
-        out = out - (attn.alibi[:, None, None] * gap.clamp(min=0)).to(out.dtype)
+    out = biased(attn, products, query_pos)
+    gap = query_pos[..., None] - torch.arange(out.shape[-1], device=out.device)
     hidden = gap < 0 if attn.window is None else (gap < 0) | (gap >= attn.window)
     return out.masked_fill(hidden, -torch.inf)
+
+
+def biased(attn: Attention, products: Tensor, query_pos: Tensor) -> Tensor:
+    """From q · k / scale [run, head, query, key] to scores that are not masked: cap and position bias."""
+    out = attn.soft_cap * torch.tanh(products / attn.soft_cap) if attn.soft_cap > 0 else products
+    if attn.alibi is None:
+        return out
+    gap = query_pos[..., None] - torch.arange(out.shape[-1], device=out.device)  # [query, key]
+    return out - (attn.alibi[:, None, None] * gap.clamp(min=0)).to(out.dtype)
 
 
 def mix(pattern: Tensor, v: Tensor) -> Tensor:
@@ -136,10 +143,7 @@ def attention(
 
     `queries` and `keys` are each (normed input [row, d_model], absolute position [row]).
     """
-    q = tap("q", layer, project(attn.W_Q, attn.b_Q, queries[0]))
-    k = tap("k", layer, project(attn.W_K, attn.b_K, keys[0]))
-    v = value(attn, tap("v", layer, project(attn.W_V, attn.b_V, keys[0])))
-    q, k = finish(attn, q, queries[1], attn.q_norm), finish(attn, k, keys[1], attn.k_norm)
+    q, k, v = qkv(attn, layer, queries, keys, tap)
     z = torch.empty_like(q, memory_format=torch.contiguous_format)
     for group in groups:
         group_k, group_v = k[group.rows], v[group.rows]  # [run, stop - start, kv head, d_head]
@@ -151,11 +155,28 @@ def attention(
     return tap("z", layer, z), k, v
 
 
+def qkv(
+    attn: Attention, layer: int, queries: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor], tap: Tap
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Finished queries, keys and values [row, head, d_head]; `queries` and `keys` as in `attention`."""
+    q = tap("q", layer, project(attn.W_Q, attn.b_Q, queries[0]))
+    k = tap("k", layer, project(attn.W_K, attn.b_K, keys[0]))
+    v = value(attn, tap("v", layer, project(attn.W_V, attn.b_V, keys[0])))
+    return finish(attn, q, queries[1], attn.q_norm), finish(attn, k, keys[1], attn.k_norm), v
+
+
 def attn_write(block: Block, z: Tensor) -> Tensor:
     """What attention adds to the stream, from z [row, head, d_head]."""
     attn = block.attn
     flat, W = z.reshape(z.shape[0], -1), attn.W_O.reshape(-1, attn.W_O.shape[-1])
     return normed(block.attn_out_norm, flat @ W if attn.b_O is None else torch.addmm(attn.b_O, flat, W))
+
+
+def unembed(weights: Weights, stream: Tensor, W_U: Tensor, b_U: Tensor | None) -> Tensor:
+    """Logits of the columns W_U [d_model, column] for final stream rows [row, d_model]."""
+    x = normed(weights.final_norm, stream)
+    out = x @ W_U if b_U is None else torch.addmm(b_U, x, W_U)
+    return weights.soft_cap * torch.tanh(out / weights.soft_cap) if weights.soft_cap > 0 else out
 
 
 def mlp_hidden(mlp: MLP, x: Tensor) -> Tensor:

@@ -52,6 +52,18 @@ def choose(
     return "reference"
 
 
+def close(model: Model, ours: torch.Tensor, whole: torch.Tensor) -> bool:
+    """Whether logits by the weights are those of the model, as far as its dtype lets them."""
+    gap = (ours.double() - whole.double()).abs() / (1 + whole.double().abs().max())
+    return bool((gap <= _tolerance(model, model.W_E.dtype)).all())
+
+
+def _tolerance(model: Model, dtype: torch.dtype) -> float:
+    """Hugging Face's norms inside a bridge compute in float32, whatever the dtype."""
+    dtype = torch.float32 if is_bridge(model) and dtype == torch.float64 else dtype
+    return _TOLERANCE.get(dtype, 0.1)
+
+
 def _verdict(
     model: Model, runs: Runs, cells: Cells, metrics: tuple[Metric, ...], budget: Budget
 ) -> str | None:
@@ -77,9 +89,7 @@ def self_check(
     picked = np.random.default_rng(0).permutation(picked)[:2]
     quick = fast.run(cells.take(picked))
     slow = Reference(model, runs, cells.sites, metrics).run(cells.take(picked))
-    # Hugging Face's norms inside a bridge compute in float32, whatever the dtype.
-    dtype = torch.float32 if is_bridge(model) and budget.facts.dtype == torch.float64 else budget.facts.dtype
-    tolerance = _TOLERANCE.get(dtype, 0.1)
+    tolerance = _tolerance(model, budget.facts.dtype)
     for name in ("base", "source", "patched"):
         a, b = getattr(quick, name), getattr(slow, name)
         gap = np.abs(a - b) / (1 + np.abs(b))

@@ -117,11 +117,7 @@ class Readout:
 
     def logits(self, stream: Float[Tensor, "row d_model"]) -> Float[Tensor, "row column"]:
         """Float32 or better."""
-        x = B.normed(self.weights.final_norm, stream)
-        out = x @ self.W_U if self.b_U is None else torch.addmm(self.b_U, x, self.W_U)
-        cap = self.weights.soft_cap
-        out = cap * torch.tanh(out / cap) if cap > 0 else out
-        return widened(out)
+        return widened(B.unembed(self.weights, stream, self.W_U, self.b_U))
 
     def whole_runs(self, stream: Float[Tensor, "prompt pos d_model"]) -> Tensor:
         """Logits of unpatched runs at the positions read: [prompt, column] or [prompt, pos, column]."""

@@ -109,7 +109,11 @@ class Weights:
 
     def embed(self, tokens: Tensor, noise: Tensor | None = None) -> Tensor:
         """The stream before the first block: [prompt, pos, d_model]; noise is added to the embedding."""
+        return self.embed_at(tokens, slice(tokens.shape[1]), noise)
+
+    def embed_at(self, tokens: Tensor, position: Tensor | slice, noise: Tensor | None = None) -> Tensor:
+        """The same where the tokens stand at other positions, [pos] or [prompt, pos]."""
         x = self.W_E[tokens]
         x = x if self.embed_norm is None else self.embed_norm(x)
         x = x if noise is None else x + noise
-        return x if self.W_pos is None else x + self.W_pos[: tokens.shape[1]]
+        return x if self.W_pos is None else x + self.W_pos[position]

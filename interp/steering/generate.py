@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.engine.choose import ENGINES
 from interp.models.anatomy import Model
+from interp.models.weights import weights
 from interp.steering.decoder import Decoder
-from interp.steering.intervention import flat
+from interp.steering.fast_decoder import FastDecoder, why_not
+from interp.steering.intervention import Intervention, flat
 from interp.steering.prompts import Prompts, read
 from interp.steering.steer import steer
 from interp.tasks import vocabulary
@@ -30,18 +33,21 @@ def generate(
     seed: int = 0,
     stop: Sequence[int] = (),
     pad: int | None = None,
+    engine: str = "auto",
 ) -> Int[Tensor, "prompt total"]:
     """Prompt and continuation of each row, as token ids.
 
     prompts: strings, or ids [prompt, pos] with `mask` True where a token is real. Each row is its prompt,
     what is generated, then padding; rows padded on the left stay so. temperature 0 takes the most likely
     token; above, tokens are drawn, by `seed`, from the `top_k` most likely ones. stop: ids after which a row
-    ends. pad: the id that fills rows (default: the tokenizer's, or 0).
+    ends. pad: the id that fills rows (default: the tokenizer's, or 0). engine: "fast" runs the model's
+    weights, "reference" the model under hooks; they give the same. "auto" takes the first where it can: not
+    with hooks of yours, edits of attention scores, or an architecture whose logits it does not reproduce.
 
     With and without a cache the tokens are the same, and those of padded rows are those of each row alone.
     Cost: with a cache a pass over the prompt, then one token a pass. The model is left as found. Raises
     ValueError, before any pass, for interventions that the model cannot take, positions outside the run, and
-    runs longer than the model's context.
+    runs longer than the model's context; with engine="fast" where that cannot run.
     """
     rows = read(model, prompts, mask)
     checked = [each.check(model) for each in flat(interventions)]
@@ -51,13 +57,28 @@ def generate(
     fill = vocabulary.pad(model) if pad is None else pad
     tokens, real = left_padded(rows, fill)
     generator = torch.Generator().manual_seed(seed)
-    steered = steer(model, *checked, prompt_length=rows.lengths) if checked else nullcontext()
-    with torch.no_grad(), steered:
-        whole = _decode(
-            Decoder(model, tokens, real, use_cache), max_new_tokens, temperature, top_k, generator, stop, fill
-        )
+    with torch.no_grad(), decoding(model, tokens, real, checked, use_cache, engine) as decoder:
+        whole = _decode(decoder, max_new_tokens, temperature, top_k, generator, stop, fill)
     on_left = mask is not None and not bool(mask.reshape(len(rows), -1)[:, 0].all())
     return whole if on_left else _right_padded(whole, real, fill)
+
+
+@contextmanager
+def decoding(
+    model: Model, tokens: Tensor, real: Tensor, made: Sequence[Intervention], use_cache: bool, engine: str
+) -> Iterator[Decoder | FastDecoder]:
+    """By the weights, or of the model under hooks."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}.")
+    reason = "the reference" if engine == "reference" else why_not(model, made, tokens, real)
+    if reason is None:
+        yield FastDecoder(weights(model), tokens, real, made, use_cache=use_cache)
+        return
+    if engine == "fast":
+        raise ValueError(f"the fast engine cannot run this: {reason}. Use engine='reference'.")
+    steered = steer(model, *made, prompt_length=real.sum(1)) if made else nullcontext()
+    with steered:
+        yield Decoder(model, tokens, real, use_cache)
 
 
 def texts(model: Model, tokens: Int[Tensor, "prompt pos"]) -> list[str]:
@@ -74,7 +95,7 @@ def left_padded(rows: Prompts, fill: int) -> tuple[Int[Tensor, "prompt pos"], Bo
 
 
 def _decode(
-    decoder: Decoder,
+    decoder: Decoder | FastDecoder,
     n_new: int,
     temperature: float | int,
     top_k: int | None,

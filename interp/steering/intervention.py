@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from interp.steering.frame import Clock
 from interp.steering.gates import Gate, shaped
 from interp.steering.places import place, width
 from interp.steering.when import When, everywhere
+
+Act = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,25 +134,23 @@ class Intervention:
 
     def hooks(self, model: Model, clock: Clock) -> list[tuple[str, Callable[..., Tensor]]]:
         """Forward hooks that make the edit, and those of its gate before it."""
-        reads: list[tuple[str, Callable[..., Tensor]]] = []
-        gate = self.gate
-        if isinstance(gate, Gate) and gate.place is not None and gate.place != self.place:
-            reads.append((hook_name(gate.place.site, gate.place.layer), self._reader(gate, clock)))
+        *reads, (_, edit) = self.taps(clock)
+        before = [(hook_name(where.site, where.layer), _hook(act)) for where, act in reads]
         if self.place.site == "resid_mid" and is_bridge(model):
-            return [*reads, *self._through_attention(clock)]
+            return [*before, *self._through_attention(clock)]
+        return [*before, (self.hook, _hook(edit))]
 
-        def edit(tensor: Tensor, hook: Any) -> Tensor:
-            return self.apply(tensor, clock)
+    def taps(self, clock: Clock) -> list[tuple[Place, Act]]:
+        """What it does to the activations at which places: its gate reads, if that is elsewhere; the edit."""
+        gate, edit = self.gate, (self.place, partial(self.apply, clock=clock))
+        if isinstance(gate, Gate) and gate.place is not None and gate.place != self.place:
+            return [(gate.place, partial(_read, gate, clock)), edit]
+        return [edit]
 
-        return [*reads, (self.hook, edit)]
-
-    def _reader(self, gate: Gate, clock: Clock) -> Callable[..., Tensor]:
-        def hook(tensor: Tensor, hook: Any) -> Tensor:
-            h = tensor if gate.place is None or gate.place.head is None else tensor[:, :, gate.place.head]
-            clock.memory[-id(gate)] = gate.weights(wide(h), clock)
-            return tensor
-
-        return hook
+    @property
+    def first_layer(self) -> int:
+        """The lowest layer at which it reads or acts."""
+        return min(where.layer or 0 for where, _ in self.taps(Clock()))
 
     def _through_attention(self, clock: Clock) -> list[tuple[str, Callable[..., Tensor]]]:
         """On a bridge hook_resid_mid feeds the MLP alone; what attention writes is resid_mid − resid_pre."""
@@ -214,6 +215,17 @@ class Intervention:
         else:
             out[..., self.place.neuron] = new[..., 0]
         return out
+
+
+def _hook(act: Act) -> Callable[..., Tensor]:
+    return lambda tensor, hook: act(tensor)
+
+
+def _read(gate: Gate, clock: Clock, tensor: Tensor) -> Tensor:
+    """The gate decides on activations that are not those it opens for."""
+    h = tensor if gate.place is None or gate.place.head is None else tensor[:, :, gate.place.head]
+    clock.memory[-id(gate)] = gate.weights(wide(h), clock)
+    return tensor
 
 
 def wide(tensor: Tensor) -> Tensor:

@@ -118,9 +118,7 @@ class _Job:
         return [each.check(self.model) for each in flat([made])]
 
     def runner(self, reads: Reads) -> Suffix | Whole:
-        made = [each for part in self.parts for each in self.made(part, 0.0)]
-        layers = {min(each.place.layer or 0 for each in self.made(part, 0.0)) for part in self.parts}
-        return runner(self.model, reads, layers, {each.place.site for each in made})
+        return runner(self.model, reads, [self.made(part, 0.0) for part in self.parts])
 
     def measure(
         self,

@@ -160,13 +160,13 @@ def test_mistakes_are_refused_before_any_pass(planted, prompts, monkeypatch, opt
         probes.fit(planted, *prompts, **options)
 
 
-@pytest.mark.parametrize(("agg", "pos"), [("mean", 2), ("mean", (1, 4)), ("attention", "all")])
-def test_saved_probes_score_as_they_did(planted, prompts, tmp_path, agg: str, pos: Any) -> None:
+@pytest.mark.parametrize(("agg", "pos"), [(None, 2), (None, (1, 4)), ("attention", "last")])
+def test_saved_probes_score_as_they_did(planted, prompts, tmp_path, agg: str | None, pos: Any) -> None:
     _, made = probes.fit(planted, *prompts, layer=[0, 2], agg=agg, pos=pos, draws=1)
     found = probes.Probes.load(made.save(tmp_path / "made.safetensors"), planted)
     assert found.places == made.places
     assert found.score(planted, prompts[0]).identical(made.score(planted, prompts[0]))
-    assert float(made.score(planted, prompts[0])["probability"].std()) > 0.01
+    assert float(made.score(planted, prompts[0])["probability"].std()) > 0.001
     with pytest.raises(ValueError, match="trained on"):
         probes.Probes.load(tmp_path / "made.safetensors", interp.load("tiny-world"))
 
@@ -189,15 +189,16 @@ def test_a_probe_judges_what_a_steered_model_writes() -> None:
     task = interp.tasks.sentiment(world, n=48, seed=0, held_out=False)
     good = (task.answers == world.to_single_token(" wonderful")).any(1)
     up, down = task[good.nonzero().flatten()], task[(~good).nonzero().flatten()]
-    _, probe = probes.fit(world, up, down, layer=3, agg="attention", pos="all", draws=1)
+    _, probe = probes.fit(world, up, down, layer=3, agg="mean", draws=1)
     d = steering.mean_difference(world, up, down, layer=3)
     found = steering.sweep(
         world, d, down, [0, 2], judges={"praise": probe.judge(world)}, max_new_tokens=8, with_controls=False
     )
     written = steering.generate(world, down, steering.add(d, 2), max_new_tokens=8)
-    again = probe.score(world, written[:, down.clean.shape[1] :])["probability"].values[0]
+    new = torch.stack([row[n : n + 8] for row, n in zip(written, down.lengths.tolist())])
+    again = probe.score(world, new)["probability"].values[0]
     np.testing.assert_array_equal(found["praise"].values[0, 1], again)
-    assert float(found["praise"][0, 1].mean()) > float(found["praise"][0, 0].mean()) + 0.2
+    assert found["praise"].mean("prompt").values[0].tolist() == pytest.approx([0.007, 0.98], abs=0.1)
     two = probes.fit(world, up, down, layer=[2, 3], draws=1)[1]
     with pytest.raises(ValueError, match="at one place"):
         two.judge(world)

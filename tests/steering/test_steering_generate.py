@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
+import architectures
 import pytest
 import torch
 
 from interp import steering
-from interp.steering.decoder import Decoder
-from interp.steering.generate import left_padded
+from interp.steering.fast_decoder import FastDecoder, _verdicts
+from interp.steering.generate import decoding, left_padded
 from interp.steering.prompts import read
 
 WHENS = {
@@ -18,20 +21,21 @@ WHENS = {
     "at(-1)": steering.at(-1),
     "window": steering.window(1, 3),
 }
-SITES = ("L1.resid_pre", "L0.mlp_out", "L1H2", "L1.resid_post")
+SITES = ("L1.resid_pre", "L0.mlp_out", "L1H2", "L1.resid_post", "L1.resid_mid", "L1.attn_out", "L0.post")
+ARCHITECTURES = dict(architectures.extras())
 
 
 def made(site: str, when: steering.When, draw) -> tuple:
-    vector = draw(6 if "H" in site else 24)
+    vector = draw(6 if "H" in site else 40 if site == "L0.post" else 24)
     return steering.add(steering.Direction.from_tensor(vector, site), 3.0, when=when)
 
 
-def forced(model, tokens, ends, interventions, use_cache, mask=None):
+def forced(model, tokens, ends, interventions, use_cache, mask=None, engine="reference"):
     """Logits [row, step, vocab] before each of the given tokens is appended."""
-    rows = read(model, tokens, mask)
-    decoder = Decoder(model, *left_padded(rows, 0), use_cache)
+    checked = [each.check(model) for each in interventions]
+    padded = left_padded(read(model, tokens, mask), 0)
     steps = []
-    with torch.no_grad(), steering.steer(model, *interventions, prompt_length=rows.lengths):
+    with torch.no_grad(), decoding(model, *padded, checked, use_cache, engine) as decoder:
         for column in ends.T:
             steps.append(decoder.logits())
             decoder.append(column)
@@ -39,13 +43,18 @@ def forced(model, tokens, ends, interventions, use_cache, mask=None):
 
 
 @pytest.mark.parametrize("when", WHENS)
-def test_a_cache_changes_nothing(toy, ids, draw, within, when):
+def test_a_cache_changes_nothing_and_the_engines_agree(toy, ids, draw, within, when):
     ends = ids.flip(0, 1)[:, :4]
     plain = forced(toy, ids, ends, (), use_cache=True)
     for site in SITES:
         steered = made(site, WHENS[when], draw)
-        cached, whole = (forced(toy, ids, ends, steered, use_cache) for use_cache in (True, False))
-        torch.testing.assert_close(cached, whole, rtol=0, atol=within)
+        cached, *others = (
+            forced(toy, ids, ends, steered, use_cache, engine=engine)
+            for engine in ("reference", "fast")
+            for use_cache in (True, False)
+        )
+        for other in others:
+            torch.testing.assert_close(cached, other, rtol=0, atol=within)
         assert (cached - plain).abs().amax((0, 2)).max() > 0.01
 
 
@@ -69,10 +78,68 @@ def test_padded_rows_are_those_rows_alone(toy, ids, draw, within, side):
     ends = ids[:, :3]
     for when in WHENS.values():
         steered = made("L1.resid_pre", when, draw)
-        together = forced(toy, ids, ends, steered, True, mask)
-        for row in range(2):
-            alone = forced(toy, ids[row, mask[row]][None], ends[row, None], steered, False)
-            torch.testing.assert_close(together[row, None], alone, rtol=0, atol=within)
+        for engine in ("reference", "fast"):
+            together = forced(toy, ids, ends, steered, True, mask, engine)
+            for row in range(2):
+                alone = forced(toy, ids[row, mask[row]][None], ends[row, None], steered, False)
+                torch.testing.assert_close(together[row, None], alone, rtol=0, atol=within)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_engines_agree_on_other_architectures(ids, draw, name):
+    """Position biases, local attention, caps, parallel blocks: padded rows, a gate at an earlier place."""
+    model = architectures.build(ARCHITECTURES[name])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[0, :2] = False
+    vectors = [steering.Direction.from_tensor(draw(24), f"L{layer}.resid_pre") for layer in (0, 2)]
+    gate = steering.cosine_gate(vectors[0], 0.0, held="last")
+    steered = (
+        *steering.add(vectors[1], 3.0, gate=gate),
+        *steering.ablate(vectors[0], when=steering.generated),
+        *steering.scale_units("L1.z", [1, 3], 0.2),
+    )
+    ends = ids.flip(0, 1)[:, :5]
+    runs = [
+        forced(model, ids, ends, steered, use_cache, mask, engine)
+        for engine in ("reference", "fast")
+        for use_cache in (True, False)
+    ]
+    for other in runs[1:]:
+        torch.testing.assert_close(runs[0], other, rtol=0, atol=1e-9)
+    assert (runs[0] - forced(model, ids, ends, (), True, mask)).abs().max() > 0.01
+
+
+def test_which_engine_runs(model, ids, draw, monkeypatch):
+    """Fast where it can; the model under hooks for attention scores, hooks of one's own, another result."""
+    fast = [0]
+
+    class Counted(FastDecoder):
+        def logits(self):
+            fast[0] += 1
+            return super().logits()
+
+    monkeypatch.setattr(sys.modules["interp.steering.generate"], "FastDecoder", Counted)
+
+    def steps(*made, **options):
+        fast[0] = 0
+        steering.generate(model, ids, *made, max_new_tokens=3, **options)
+        return fast[0]
+
+    biased = steering.score_bias(1, steering.at(1), 5.0)
+    assert steps(made("L1.resid_pre", steering.generated, draw)) == 3
+    assert steps(engine="reference") == 0
+    assert steps(biased) == 0
+    with pytest.raises(ValueError, match="acts on attention scores"):
+        steps(biased, engine="fast")
+    with pytest.raises(ValueError, match="not one of"):
+        steps(engine="slow")
+    with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda tensor, hook: tensor)]):
+        assert steps() == 0
+    _verdicts.pop(model, None)
+    monkeypatch.setattr("interp.steering.fast_decoder.close", lambda *args: False)
+    assert steps() == 0
+    with pytest.raises(ValueError, match="do not give its logits"):
+        steps(engine="fast")
 
 
 @pytest.mark.parametrize("use_cache", [True, False])

@@ -1,0 +1,154 @@
+"""One token after another by the model's weights: what `Decoder` gives, without hook points.
+
+Keys and values of every layer stand in buffers of the run's full length; a step writes its own column and
+attends to all before it. Rows are padded on the left; padding is masked, and positions count from each row's
+first real token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.engine import block as B
+from interp.engine.choose import close
+from interp.models.anatomy import Model, logits
+from interp.models.parts import Attention, Weights
+from interp.models.weights import unsupported, weights
+from interp.steering.forward import forward, runs_by_weights, taps, unembed
+from interp.steering.frame import Clock
+from interp.steering.intervention import Intervention
+
+_verdicts: WeakKeyDictionary[Model, dict[tuple, str | None]] = WeakKeyDictionary()
+
+
+class FastDecoder:
+    """Logits of the next token of every row, step by step, under interventions that have been checked."""
+
+    def __init__(
+        self,
+        parts: Weights,
+        tokens: Int[Tensor, "row pos"],
+        real: Bool[Tensor, "row pos"],
+        interventions: Sequence[Intervention] = (),
+        *,
+        use_cache: bool,
+    ) -> None:
+        self.weights, self.tokens, self.mask, self.use_cache = parts, tokens, real, use_cache
+        self.clock = Clock(real.sum(1))
+        self.taps = taps(interventions, self.clock)
+        self._first = None if bool(real.all()) else real.int().argmax(1)  # [row], the first real column
+        self._done = 0  # columns in the cache
+        self._cache: list[tuple[Tensor, Tensor]] = []
+
+    def logits(self) -> Float[Tensor, "row vocab"]:
+        """Run what has not been run, and give the logits after the last column."""
+        start = self._done if self.use_cache else 0
+        new = self.tokens[:, start:]
+        column = torch.arange(start, start + new.shape[1], device=new.device)
+        position = column if self._first is None else (column - self._first[:, None]).clamp(min=0)
+        self.clock.start(new)
+        self.clock.tick(start, None if self._first is None else self.mask, tuple(new.shape), new.device)
+        x = self.weights.embed_at(new, position)
+        attend = _Attend(self, column, position.expand(new.shape).flatten())
+        final = forward(self.weights, x, 0, self.taps, attend)
+        self._done = self.tokens.shape[1]
+        return unembed(self.weights, final[:, -1])
+
+    def append(self, new: Int[Tensor, "row"]) -> None:
+        """Add a token to every row."""
+        self.tokens = torch.cat((self.tokens, new[:, None]), 1)
+        self.mask = torch.cat((self.mask, torch.ones_like(self.mask[:, :1])), 1)
+
+    def remember(self, layer: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put away keys and values [row, kv head, pos, d_head] of the columns from `start` on; all so far."""
+        stop = start + k.shape[2]
+        if layer == len(self._cache) or self._cache[layer][0].shape[2] < stop:
+            room = [each.new_empty(*each.shape[:2], 2 * stop, each.shape[3]) for each in (k, v)]
+            if layer < len(self._cache):
+                for wide, old in zip(room, self._cache[layer]):
+                    wide[:, :, :start] = old[:, :, :start]
+            self._cache[layer : layer + 1] = [(room[0], room[1])]
+        for kept, each in zip(self._cache[layer], (k, v)):
+            kept[:, :, start:stop] = each
+        keys, values = self._cache[layer]
+        return keys[:, :, :stop], values[:, :, :stop]
+
+    def hidden(self, column: Tensor, window: int | None) -> Bool[Tensor, "*row query key"] | None:
+        """Which keys each query does not see; None where it sees all."""
+        stop = int(column[-1]) + 1
+        if len(column) == 1 and self._first is None and (window is None or window >= stop):
+            return None
+        key = torch.arange(stop, device=column.device)
+        gap = column[:, None] - key
+        out = gap < 0 if window is None else (gap < 0) | (gap >= window)
+        if self._first is None:
+            return out
+        padding = (key < self._first[:, None])[:, None] & (gap != 0)  # a query in the padding sees itself
+        return out | padding
+
+
+class _Attend:
+    """Attention of the columns of one pass to all columns so far."""
+
+    def __init__(self, decoder: FastDecoder, column: Tensor, position: Int[Tensor, "rows"]) -> None:
+        self.decoder, self.column, self.position = decoder, column, position
+        self._hidden: dict[int | None, Tensor | None] = {}
+
+    def __call__(self, attn: Attention, layer: int, h: Tensor, tap: B.Tap) -> Tensor:
+        n, at = len(self.column), self.position
+        q, k, v = B.qkv(attn, layer, (h, at), (h, at), tap)  # each [row · pos, head, d_head]
+        rows, heads = len(q) // n, q.shape[1]
+        k, v = (each.unflatten(0, (rows, n)).transpose(1, 2) for each in (k, v))
+        k, v = self.decoder.remember(layer, int(self.column[0]), k, v)
+        kv = k.shape[1]
+        q = q.view(rows, n, kv, heads // kv, -1).permute(0, 2, 3, 1, 4).reshape(rows, kv, -1, q.shape[-1])
+        scores = ((q @ k.transpose(-1, -2)) / attn.scale).view(rows, heads, n, -1)
+        scores = B.biased(attn, scores, self.column)
+        hidden = self.hidden(attn.window)
+        scores = scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
+        z = scores.softmax(-1).view(rows, kv, -1, k.shape[2]) @ v  # [row, kv, share · pos, d_head]
+        z = z.view(rows, heads, n, -1).transpose(1, 2).reshape(rows * n, heads, -1)
+        return tap("z", layer, z)
+
+    def hidden(self, window: int | None) -> Tensor | None:
+        """The mask [query, key] or [row, 1, query, key], once a pass for each window."""
+        if window not in self._hidden:
+            found = self.decoder.hidden(self.column, window)
+            self._hidden[window] = found if found is None or found.ndim == 2 else found[:, None]
+        return self._hidden[window]
+
+
+def why_not(
+    model: Model, interventions: Sequence[Intervention], tokens: Int[Tensor, "row pos"], real: Tensor
+) -> str | None:
+    """Why the model is to be run itself, under hooks; None where its weights give the same.
+
+    At the first use of a model, the last logits of the first prompt are compared. Cost of that: two passes.
+    """
+    reason = unsupported(model)
+    if reason is None and not runs_by_weights(interventions):
+        reason = "an intervention acts on attention scores"
+    if reason is not None:
+        return reason
+    flags = tuple(sorted((k, str(v)) for k, v in vars(model.cfg).items() if k.startswith("use_")))
+    key, known = (model.W_E.dtype, flags), _verdicts.setdefault(model, {})
+    if key not in known:
+        known[key] = _differs(model, tokens[:1, real[0]])
+    return known[key]
+
+
+def _differs(model: Model, prompt: Int[Tensor, "1 pos"]) -> str | None:
+    try:
+        with torch.no_grad():
+            ours = FastDecoder(
+                weights(model), prompt, torch.ones_like(prompt).bool(), use_cache=True
+            ).logits()
+            whole = logits(model, prompt)[:, -1]
+    except (AttributeError, RuntimeError, TypeError, IndexError) as error:
+        return f"its parts are not laid out as expected ({type(error).__name__}: {error})"
+    return None if close(model, ours, whole) else "its weights do not give its logits"
