@@ -3,7 +3,7 @@
     python benchmarks/steering.py [--quick] [--device cuda] [--shared ../shared/models] [--peer PYTHON]
 
 1. Decoding with a key-value cache, time of a token: one addition, one at every layer, a direction ablated at
-   every writer, and the same baked into the weights, against no hooks at all.
+   every writer, the same baked into the weights; against the loop unsteered, and the model itself unsteered.
 2. `sweep` against a whole forward under hooks for every layer and coefficient; `extract` against
    `run_with_cache` on the same batches.
 3. Extraction and generation against `steering-vectors`, in a Python of its own (steering_peer.py), and which
@@ -71,6 +71,7 @@ def decoding(name: str, model: Any, rows: int, new: int, repeats: int) -> list[R
     other = copy.deepcopy(model)
     steering.bake(other, ablation)
     calls: Calls = {
+        "model": partial(run, engine="reference"),
         "none": run,
         "one addition": partial(run, steering.add(one, 2.0)),
         f"{facts.n_layers} additions": partial(run, steering.add(every, 0.5)),
@@ -84,7 +85,9 @@ def decoding(name: str, model: Any, rows: int, new: int, repeats: int) -> list[R
         {"model": name, "rows": rows, "new": new, "steering": kind, "asked": limit, "same": same}
         | {"none_ms": 1e3 * float(np.median(seconds["none"])) / new}
         | {"ms": 1e3 * float(np.median(seconds[kind])) / new, "ratio": ratio(seconds, kind, "none")}
-        for kind, limit in zip(list(calls)[1:], asked)
+        | {"model_ms": 1e3 * float(np.median(seconds["model"])) / new}
+        | {"ratio_to_model": ratio(seconds, kind, "model")}
+        for kind, limit in zip(list(calls)[2:], asked)
     ]
 
 

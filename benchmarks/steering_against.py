@@ -86,12 +86,15 @@ def _row(python: Path, path: Path, folder: Path, quick: bool) -> Row:
 
     extract()
     seconds, direction = timed(extract, repeats)
-    gap = max(
-        float((vector - torch.tensor(theirs["vectors"][place.layer or 0])).abs().max())
-        for place, vector in direction.vectors.items()
-    )
+    gaps = {
+        f"gap_{batch}": max(
+            float((vector - torch.tensor(theirs[f"vectors_{batch}"][place.layer or 0])).abs().max())
+            for place, vector in direction.vectors.items()
+        )
+        for batch in (1, 32)
+    }
     largest = max(float(vector.abs().max()) for vector in direction.vectors.values())
-    row: Row = {"prompts": 2 * n, "extract_s": seconds, "gap": gap, "largest": largest, "new": asked["new"]}
+    row: Row = {"prompts": 2 * n, "extract_s": seconds, "largest": largest, "new": asked["new"], **gaps}
     row |= {f"their_extract_{batch}": theirs[f"extract_{batch}"] for batch in (1, 32)}
     added = Direction.from_tensor(torch.tensor(asked["vector"]), "resid_post", layer)
     return row | {"tokens": [_generation(model, prompts, added, when, theirs, asked) for when in WHEN]}

@@ -63,7 +63,10 @@ def main() -> None:
     torch.set_num_threads(asked["threads"])
     model = AutoModelForCausalLM.from_pretrained(args.folder, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(Path(args.folder) / "tokenizer.json"))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(Path(args.folder) / "tokenizer.json"),
+        model_input_names=["input_ids", "attention_mask"],  # GPT-2 would add an embedding of token types
+    )
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
     out: dict[str, Any] = {
         "ids": [tokenizer(text)["input_ids"] for text in asked["positive"] + asked["negative"]]
@@ -71,7 +74,8 @@ def main() -> None:
     for batch in (1, 32):
         seconds, vector = extraction(model, tokenizer, asked, batch)
         out[f"extract_{batch}"] = seconds
-    out["vectors"] = [vector.layer_activations[layer].tolist() for layer in sorted(vector.layer_activations)]
+        layers = sorted(vector.layer_activations)
+        out[f"vectors_{batch}"] = [vector.layer_activations[layer].tolist() for layer in layers]
     n = len(asked["prompts"][0])
     places: dict[str, dict[str, Any]] = {
         "everywhere": {}, "generated": {"min_token_index": n - 1},

@@ -10,10 +10,12 @@ DECODING: Columns = {
     "model": lambda r: r["model"],
     "rows × new tokens": lambda r: f"{r['rows']} × {r['new']}",
     "steering": lambda r: r["steering"],
-    "no hooks": lambda r: f"{r['none_ms']:.2f} ms",
     "steered": lambda r: f"{r['ms']:.2f} ms",
+    "not steered": lambda r: f"{r['none_ms']:.2f} ms",
     "ratio": lambda r: f"**{r['ratio']:.2f}×**",
     "asked": lambda r: f"≤ {r['asked']:g}×",
+    "the model itself, no hooks": lambda r: f"{r['model_ms']:.2f} ms",
+    "ratio to that": lambda r: f"**{r['ratio_to_model']:.2f}×**",
 }
 SWEEPING: Columns = {
     "model": lambda r: r["model"],
@@ -43,7 +45,7 @@ PEER: Columns = {
     "batch 32": lambda r: f"{r['their_extract_32']:.3f} s",
     "interp, batch 32": lambda r: f"{r['extract_s']:.3f} s",
     "ratio to batch 32": lambda r: f"**{r['extract_s'] / r['their_extract_32']:.2f}×**",
-    "largest difference": lambda r: f"{r['gap']:.1e} of {r['largest']:.2g}",
+    "largest difference": lambda r: f"{max(r['gap_1'], r['gap_32']):.1e} of {r['largest']:.2g}",
 }
 TOKENS: Columns = {
     "model": lambda r: r["model"],
@@ -61,7 +63,8 @@ TOKENS: Columns = {
 def everything(out: dict[str, Any]) -> str:
     """All tables of a run."""
     parts = [
-        "## Decoding\n\nTime of one step of all rows, with a key-value cache.\n",
+        "## Decoding\n\nTime of one step of all rows, with a key-value cache. Steered and not by the model's "
+        "weights (`generate`); the model itself is TransformerLens's forward pass in the same loop.\n",
         table(DECODING, out["decoding"]),
     ]
     parts += [

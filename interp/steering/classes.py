@@ -71,7 +71,7 @@ def dealt(labels: Sequence[str], generator: torch.Generator) -> list[str]:
     Labels drawn freely would by chance go with the old ones, and the control would be a weak treatment.
     """
     order = {name: i for i, name in enumerate(dict.fromkeys(labels))}
-    rows = torch.randperm(len(labels), generator=generator).tolist()
+    rows: list[int] = torch.randperm(len(labels), generator=generator).tolist()
     rows.sort(key=lambda i: order[labels[i]])  # stable: random within a class
     deck = []
     for name in order:

@@ -85,14 +85,18 @@ class Ablate(Edit):
     basis: Float[Tensor, "k d"]
     strength: float | int = 1.0
     span: Tensor = field(init=False, repr=False)  # orthonormal rows [rank, d]
+    _cast: list[Tensor] = field(init=False, repr=False)  # the same in the dtype and on the device last used
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "span", orthonormal(self.basis))
         object.__setattr__(self, "width", self.basis.shape[-1])
+        object.__setattr__(self, "_cast", [self.span])
 
     def __call__(self, h: Tensor) -> Tensor:
-        q = self.span.to(h)
-        return h - self.strength * ((h @ q.T) @ q)
+        q = self._cast[0]
+        if q.dtype != h.dtype or q.device != h.device:
+            q = self._cast[0] = self.span.to(h)
+        return torch.sub(h, (h @ q.T) @ q, alpha=self.strength)
 
     def linear(self, x: Tensor) -> Tensor:
         return self(x)

@@ -8,22 +8,16 @@ first real token.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engine import block as B
-from interp.engine.choose import close
-from interp.models.anatomy import Model, logits
 from interp.models.parts import Attention, Weights
-from interp.models.weights import unsupported, weights
-from interp.steering.forward import forward, runs_by_weights, taps, unembed
+from interp.steering.forward import forward, taps, unembed
 from interp.steering.frame import Clock
 from interp.steering.intervention import Intervention
-
-_verdicts: WeakKeyDictionary[Model, dict[tuple, str | None]] = WeakKeyDictionary()
 
 
 class FastDecoder:
@@ -52,7 +46,9 @@ class FastDecoder:
         column = torch.arange(start, start + new.shape[1], device=new.device)
         position = column if self._first is None else (column - self._first[:, None]).clamp(min=0)
         self.clock.start(new)
-        self.clock.tick(start, None if self._first is None else self.mask, tuple(new.shape), new.device)
+        self.clock.tick(
+            start, None if self._first is None else self.mask, (new.shape[0], new.shape[1]), new.device
+        )
         x = self.weights.embed_at(new, position)
         attend = _Attend(self, column, position.expand(new.shape).flatten())
         final = forward(self.weights, x, 0, self.taps, attend)
@@ -121,34 +117,3 @@ class _Attend:
             found = self.decoder.hidden(self.column, window)
             self._hidden[window] = found if found is None or found.ndim == 2 else found[:, None]
         return self._hidden[window]
-
-
-def why_not(
-    model: Model, interventions: Sequence[Intervention], tokens: Int[Tensor, "row pos"], real: Tensor
-) -> str | None:
-    """Why the model is to be run itself, under hooks; None where its weights give the same.
-
-    At the first use of a model, the last logits of the first prompt are compared. Cost of that: two passes.
-    """
-    reason = unsupported(model)
-    if reason is None and not runs_by_weights(interventions):
-        reason = "an intervention acts on attention scores"
-    if reason is not None:
-        return reason
-    flags = tuple(sorted((k, str(v)) for k, v in vars(model.cfg).items() if k.startswith("use_")))
-    key, known = (model.W_E.dtype, flags), _verdicts.setdefault(model, {})
-    if key not in known:
-        known[key] = _differs(model, tokens[:1, real[0]])
-    return known[key]
-
-
-def _differs(model: Model, prompt: Int[Tensor, "1 pos"]) -> str | None:
-    try:
-        with torch.no_grad():
-            ours = FastDecoder(
-                weights(model), prompt, torch.ones_like(prompt).bool(), use_cache=True
-            ).logits()
-            whole = logits(model, prompt)[:, -1]
-    except (AttributeError, RuntimeError, TypeError, IndexError) as error:
-        return f"its parts are not laid out as expected ({type(error).__name__}: {error})"
-    return None if close(model, ours, whole) else "its weights do not give its logits"

@@ -7,18 +7,23 @@ time, which goes to some twenty hook points a block.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine import block as B
+from interp.engine.choose import close
+from interp.models.anatomy import Model, logits
 from interp.models.parts import Attention, Weights
+from interp.models.weights import unsupported, weights
 from interp.steering.frame import Clock
 from interp.steering.intervention import Intervention
 
 Taps = Mapping[tuple[str, int], Callable[[Tensor], Tensor]]  # by site and layer, of [row, pos, ...]
 Attend = Callable[[Attention, int, Tensor, B.Tap], Tensor]  # normed stream [row · pos, d_model] -> z
+_verdicts: WeakKeyDictionary[Model, dict[tuple, str | None]] = WeakKeyDictionary()
 
 
 def taps(interventions: Iterable[Intervention], clock: Clock) -> Taps:
@@ -28,11 +33,6 @@ def taps(interventions: Iterable[Intervention], clock: Clock) -> Taps:
         for where, act in each.taps(clock):
             found.setdefault((where.site, where.layer or 0), []).append(act)
     return {where: _in_turn(acts) for where, acts in found.items()}
-
-
-def runs_by_weights(interventions: Iterable[Intervention]) -> bool:
-    """Whether a pass by weights comes by every place where they read and act: all but attention scores."""
-    return all(where.site in B.SITES for each in interventions for where, _ in each.taps(Clock()))
 
 
 def forward(
@@ -47,8 +47,8 @@ def forward(
     taps see the activations at their site and layer, and say what to go on with. attend: attention's z
     [row · pos, head, d_head]; by default each row attends to itself, from position 0 on.
     """
-    size = x.shape[:2]
-    attend = _whole(*size, x.device) if attend is None else attend
+    size = (x.shape[0], x.shape[1])
+    attend = _whole(size, x.device) if attend is None else attend
 
     def tap(site: str, layer: int, tensor: Tensor, group: B.Group | None = None) -> Tensor:
         act = taps.get((site, layer))
@@ -75,7 +75,42 @@ def unembed(weights: Weights, x: Float[Tensor, "row d_model"]) -> Float[Tensor, 
     return B.unembed(weights, x, weights.W_U, weights.b_U)
 
 
-def _whole(n: int, n_pos: int, device: torch.device) -> Attend:
+def why_not(model: Model, interventions: Iterable[Intervention], prompt: Int[Tensor, "pos"]) -> str | None:
+    """Why the model is to be run itself, under hooks; None where its weights give the same.
+
+    At the first use of a model, the last logits of the prompt are compared; the verdict is remembered for as
+    long as the model lives. Cost of that: two passes.
+    """
+    reason = unsupported(model)
+    if reason is None and not _passed_by(interventions):
+        reason = "an intervention acts on attention scores"
+    if reason is not None:
+        return reason
+    flags = tuple(sorted((k, str(v)) for k, v in vars(model.cfg).items() if k.startswith("use_")))
+    key, known = (model.W_E.dtype, flags), _verdicts.setdefault(model, {})
+    if key not in known:
+        known[key] = _differs(model, prompt[None])
+    return known[key]
+
+
+def _passed_by(interventions: Iterable[Intervention]) -> bool:
+    """Whether a pass by weights comes by every place where they read and act."""
+    return all(where.site in B.SITES for each in interventions for where, _ in each.taps(Clock()))
+
+
+def _differs(model: Model, prompt: Int[Tensor, "1 pos"]) -> str | None:
+    try:
+        with torch.no_grad():
+            parts = weights(model)
+            ours = unembed(parts, forward(parts, parts.embed(prompt), 0, {})[:, -1])
+            whole = logits(model, prompt)[:, -1]
+    except (AttributeError, RuntimeError, TypeError, IndexError) as error:
+        return f"its parts are not laid out as expected ({type(error).__name__}: {error})"
+    return None if close(model, ours, whole) else "its weights do not give its logits"
+
+
+def _whole(size: tuple[int, int], device: torch.device) -> Attend:
+    n, n_pos = size
     pos = torch.arange(n_pos, device=device)
     rows = torch.arange(n * n_pos, device=device).view(n, n_pos)
     runs = torch.arange(n, device=device)

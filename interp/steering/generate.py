@@ -14,7 +14,8 @@ from interp.engine.choose import ENGINES
 from interp.models.anatomy import Model
 from interp.models.weights import weights
 from interp.steering.decoder import Decoder
-from interp.steering.fast_decoder import FastDecoder, why_not
+from interp.steering.fast_decoder import FastDecoder
+from interp.steering.forward import why_not
 from interp.steering.intervention import Intervention, flat
 from interp.steering.prompts import Prompts, read
 from interp.steering.steer import steer
@@ -70,7 +71,7 @@ def decoding(
     """By the weights, or of the model under hooks."""
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}.")
-    reason = "the reference" if engine == "reference" else why_not(model, made, tokens, real)
+    reason = "the reference" if engine == "reference" else why_not(model, made, tokens[0, real[0]])
     if reason is None:
         yield FastDecoder(weights(model), tokens, real, made, use_cache=use_cache)
         return

@@ -142,7 +142,8 @@ class Intervention:
 
     def taps(self, clock: Clock) -> list[tuple[Place, Act]]:
         """What it does to the activations at which places: its gate reads, if that is elsewhere; the edit."""
-        gate, edit = self.gate, (self.place, partial(self.apply, clock=clock))
+        gate, act = self.gate, self._plain if self._is_plain else partial(self.apply, clock=clock)
+        edit = (self.place, act)
         if isinstance(gate, Gate) and gate.place is not None and gate.place != self.place:
             return [(gate.place, partial(_read, gate, clock)), edit]
         return [edit]
@@ -166,6 +167,18 @@ class Intervention:
 
         layer = self.place.layer
         return [(hook_name("resid_pre", layer), keep), (hook_name("attn_out", layer), write)]
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether it edits the whole tensor, always."""
+        scores = (
+            getattr(self.edit, "point", None) is not None or getattr(self.edit, "n_rows", None) is not None
+        )
+        return not (self.needs_frame or scores or self.heads is not None or self.place.neuron is not None)
+
+    def _plain(self, tensor: Tensor) -> Tensor:
+        """`apply` without what such an edit does not need: it may run at every layer for every token."""
+        return self.edit(wide(tensor)).to(tensor.dtype)
 
     def apply(self, tensor: Tensor, clock: Clock) -> Tensor:
         """The edited activations of a pass; a new tensor."""

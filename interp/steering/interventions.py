@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.names import Place, parse
+from interp.steering.checks import allowed_start, finite
 from interp.steering.dictionary_edits import Gradient, SaeDelta
 from interp.steering.direction import Direction
 from interp.steering.edits import Ablate, Add, Affine, Clamp, Edit, Inject
@@ -225,21 +225,6 @@ def score_bias(
     chosen = None if heads is None else tuple(heads)
     edit = ScoreBias(source, math.log(factor))
     return (Intervention(Place("pattern", layer), edit, when, None, chosen),)
-
-
-def allowed_start(start: int | str) -> None:
-    """ValueError unless `inject` can start there."""
-    if start not in ("mid", "back") and (isinstance(start, str) or start < 0):
-        raise ValueError(
-            f"start is {start!r}; use a position counted from the first real token, 0, or 'mid' or 'back'."
-        )
-
-
-def finite(name: str, value: Any) -> None:
-    """ValueError unless a number or tensor is finite."""
-    good = torch.isfinite(value).all() if isinstance(value, Tensor) else math.isfinite(value)
-    if not bool(good):
-        raise ValueError(f"{name} is {value}; it must be finite.")
 
 
 def _each(

@@ -17,11 +17,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.engine.choose import close
 from interp.engine.readout import Readout, Reads, widened
 from interp.models.anatomy import Model, logits
-from interp.models.weights import unsupported, weights
-from interp.steering.forward import forward, runs_by_weights, taps
+from interp.models.weights import weights
+from interp.steering.forward import forward, taps, why_not
 from interp.steering.frame import Clock
 from interp.steering.intervention import Intervention
 from interp.steering.steer import steer
@@ -88,15 +87,11 @@ class Suffix:
 
 
 def runner(model: Model, reads: Reads, made: Sequence[Sequence[Intervention]]) -> Suffix | Whole:
-    """`Suffix` where it gives the model's own logits on the clean prompts, else `Whole`.
+    """`Suffix` where the model's weights give its logits, else `Whole`.
 
     made: the interventions of each run that is to come, for the layers at which they start.
     """
-    if unsupported(model) is not None or not runs_by_weights(each for run in made for each in run):
+    first = reads.runs.base[0, : int(reads.runs.lengths[0])]
+    if why_not(model, [each for run in made for each in run], first) is not None:
         return Whole(model, reads)
-    layers = {min(each.first_layer for each in run) for run in made if run}
-    fast = Suffix(model, reads, layers)
-    some = torch.arange(min(2, len(reads.runs)), device=reads.runs.base.device)
-    whole = Whole(model, reads)
-    truth, ours = whole.run(some, ()), fast.clean[some]
-    return fast if close(model, ours, truth) else whole
+    return Suffix(model, reads, {min(each.first_layer for each in run) for run in made if run})

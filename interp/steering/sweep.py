@@ -24,11 +24,12 @@ from interp.engine.readout import Reads, evaluate
 from interp.engine.runs import Runs
 from interp.models.anatomy import Model, anatomy
 from interp.patching.result import versions
+from interp.steering.checks import finite
 from interp.steering.controls import controls
 from interp.steering.direction import Direction
 from interp.steering.generate import generate
 from interp.steering.intervention import Intervention, flat
-from interp.steering.interventions import add, finite
+from interp.steering.interventions import add
 from interp.steering.measures import Entropy
 from interp.steering.prompts import Prompts, read
 from interp.steering.suffix import Suffix, Whole, runner

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from interp.models.anatomy import Model
-from interp.steering.interventions import Made, allowed_start, finite, inject
+from interp.steering.checks import allowed_start, finite
+from interp.steering.interventions import Made, inject
 from interp.steering.places import Layers
 from interp.steering.prompt_pair import prompt_pair
 from interp.steering.when import prompt_only

@@ -26,8 +26,9 @@ from torch import Tensor
 from interp.models.anatomy import Model, anatomy
 from interp.names import Place
 from interp.steering.activations import activations
+from interp.steering.checks import finite
 from interp.steering.estimators import require_pairs
-from interp.steering.interventions import AnyGate, Made, Number, affine, finite
+from interp.steering.interventions import AnyGate, Made, Number, affine
 from interp.steering.places import place, width
 from interp.steering.prompts import read
 from interp.steering.read_positions import Positions

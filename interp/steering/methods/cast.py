@@ -25,10 +25,11 @@ from torch import Tensor
 from interp.models.anatomy import Model
 from interp.names import Place
 from interp.steering.activations import activations
+from interp.steering.checks import finite
 from interp.steering.direction import Direction
 from interp.steering.extract import mean_difference
 from interp.steering.gates import Gate
-from interp.steering.interventions import Made, Number, add, finite
+from interp.steering.interventions import Made, Number, add
 from interp.steering.places import Layers
 from interp.steering.prompts import read
 from interp.steering.when import When, everywhere

@@ -21,7 +21,8 @@ from torch import Tensor
 from interp.models.anatomy import Model
 from interp.names import Place
 from interp.steering import selectors
-from interp.steering.interventions import AnyGate, Made, Number, affine, finite
+from interp.steering.checks import finite
+from interp.steering.interventions import AnyGate, Made, Number, affine
 from interp.steering.methods.neurons import Neurons, layer_numbers, neuron_activations, top_neurons
 from interp.steering.places import Layers
 from interp.steering.prompts import read

@@ -29,9 +29,9 @@ from torch import Tensor
 from interp.models.anatomy import Model, anatomy
 from interp.names import Place
 from interp.steering.activations import activations
+from interp.steering.checks import finite
 from interp.steering.direction import Direction
 from interp.steering.extract import mean_difference
-from interp.steering.interventions import finite
 from interp.steering.places import Layers, places
 from interp.steering.prompts import Prompts, read
 from interp.steering.read_positions import Positions, weights
