@@ -1,7 +1,8 @@
 """Activations of a set of prompts at chosen places and positions.
 
 1. Run the prompts in batches, right-padded, so that padding reaches no real token.
-2. At every place, read the chosen positions; the pass stops once the last place has been read.
+2. At every place, read the chosen positions; the pass stops once the last place has been read. It is made by
+   the model's weights where those give its logits (`forward.why_not`), else by the model under hooks.
 3. Means are summed in float64.
 """
 
@@ -15,8 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.models.anatomy import Model, anatomy, logits
+from interp.models.parts import Weights
+from interp.models.weights import weights as weights_of
 from interp.names import Place
 from interp.sites import hook_name
+from interp.steering.forward import forward, why_not
+from interp.steering.intervention import as_hook
 from interp.steering.places import place
 from interp.steering.prompts import Prompts, read
 from interp.steering.read_positions import Positions, weights
@@ -92,9 +97,11 @@ def _collected(
     weight = weights(pos, prompts)
     rows: dict[Place, list[Tensor]] = {where: [] for where in wanted}
     order = []
+    first = prompts.tokens[0, : int(prompts.lengths[0])]
+    parts = weights_of(model) if why_not(model, (), first) is None else None
     for index, batch in prompts.batches(batch_size):
         order.append(index)
-        kept = _one_pass(model, batch, wanted)
+        kept = _one_pass(model, batch, wanted, parts)
         for where in wanted:
             rows[where].append(_reduce(kept[where], weight[index], pos == "all", agg))
     return {
@@ -102,30 +109,37 @@ def _collected(
     }
 
 
-def _one_pass(model: Model, batch: Prompts, wanted: list[Place]) -> dict[Place, Tensor]:
+def _one_pass(
+    model: Model, batch: Prompts, wanted: list[Place], parts: Weights | None
+) -> dict[Place, Tensor]:
+    """Activations [row, pos, ...] at every place, by the weights or else under hooks."""
     kept: dict[Place, Tensor] = {}
-    awaited = {hook_name(where.site, where.layer) for where in wanted}
+    points = dict.fromkeys((where.site, where.layer or 0) for where in wanted)
 
-    def keeper(name: str) -> Callable[..., Tensor]:
-        def hook(tensor: Tensor, hook: Any) -> Tensor:
+    def keeper(point: tuple[str, int]) -> Callable[[Tensor], Tensor]:
+        def keep(tensor: Tensor) -> Tensor:
             for where in wanted:
-                if hook_name(where.site, where.layer) == name:
+                if (where.site, where.layer or 0) == point:
                     kept[where] = _part(tensor, where)
-            if len({hook_name(where.site, where.layer) for where in kept}) == len(awaited):
+            if all(where in kept for where in wanted):
                 raise _Enough
             return tensor
 
-        return hook
+        return keep
 
     try:
-        with model.hooks(fwd_hooks=[(name, keeper(name)) for name in sorted(awaited)]):
-            logits(model, batch.tokens)
+        if parts is not None:
+            forward(parts, parts.embed(batch.tokens), 0, {point: keeper(point) for point in points})
+        else:
+            hooks = [(hook_name(*point), as_hook(keeper(point))) for point in points]
+            with model.hooks(fwd_hooks=hooks):
+                logits(model, batch.tokens)
     except _Enough:
         return kept
-    missed = sorted(awaited - {hook_name(where.site, where.layer) for where in kept})
+    missed = next(where for where in wanted if where not in kept)
     raise ValueError(
-        f"the forward pass did not go through {missed[0]}. Load the model with eager attention and its hook "
-        "flags on."
+        f"the forward pass did not go through {hook_name(missed.site, missed.layer)}. Load the model with "
+        "eager attention and its hook flags on."
     )
 
 

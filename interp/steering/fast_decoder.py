@@ -50,7 +50,7 @@ class FastDecoder:
             start, None if self._first is None else self.mask, (new.shape[0], new.shape[1]), new.device
         )
         x = self.weights.embed_at(new, position)
-        attend = _Attend(self, column, position.expand(new.shape).flatten())
+        attend = _Attend(self, start, column, position.expand(new.shape).flatten())
         final = forward(self.weights, x, 0, self.taps, attend)
         self._done = self.tokens.shape[1]
         return unembed(self.weights, final[:, -1])
@@ -74,9 +74,11 @@ class FastDecoder:
         keys, values = self._cache[layer]
         return keys[:, :, :stop], values[:, :, :stop]
 
-    def hidden(self, column: Tensor, window: int | None) -> Bool[Tensor, "*row query key"] | None:
-        """Which keys each query does not see; None where it sees all."""
-        stop = int(column[-1]) + 1
+    def hidden(
+        self, start: int, column: Int[Tensor, "pos"], window: int | None
+    ) -> Bool[Tensor, "*row query key"] | None:
+        """Which keys each query, of the columns from `start` on, does not see; None where it sees all."""
+        stop = start + len(column)
         if len(column) == 1 and self._first is None and (window is None or window >= stop):
             return None
         key = torch.arange(stop, device=column.device)
@@ -91,8 +93,10 @@ class FastDecoder:
 class _Attend:
     """Attention of the columns of one pass to all columns so far."""
 
-    def __init__(self, decoder: FastDecoder, column: Tensor, position: Int[Tensor, "rows"]) -> None:
-        self.decoder, self.column, self.position = decoder, column, position
+    def __init__(
+        self, decoder: FastDecoder, start: int, column: Int[Tensor, "pos"], position: Int[Tensor, "rows"]
+    ) -> None:
+        self.decoder, self.start, self.column, self.position = decoder, start, column, position
         self._hidden: dict[int | None, Tensor | None] = {}
 
     def __call__(self, attn: Attention, layer: int, h: Tensor, tap: B.Tap) -> Tensor:
@@ -100,7 +104,7 @@ class _Attend:
         q, k, v = B.qkv(attn, layer, (h, at), (h, at), tap)  # each [row · pos, head, d_head]
         rows, heads = len(q) // n, q.shape[1]
         k, v = (each.unflatten(0, (rows, n)).transpose(1, 2) for each in (k, v))
-        k, v = self.decoder.remember(layer, int(self.column[0]), k, v)
+        k, v = self.decoder.remember(layer, self.start, k, v)
         kv = k.shape[1]
         q = q.view(rows, n, kv, heads // kv, -1).permute(0, 2, 3, 1, 4).reshape(rows, kv, -1, q.shape[-1])
         scores = ((q @ k.transpose(-1, -2)) / attn.scale).view(rows, heads, n, -1)
@@ -114,6 +118,6 @@ class _Attend:
     def hidden(self, window: int | None) -> Tensor | None:
         """The mask [query, key] or [row, 1, query, key], once a pass for each window."""
         if window not in self._hidden:
-            found = self.decoder.hidden(self.column, window)
+            found = self.decoder.hidden(self.start, self.column, window)
             self._hidden[window] = found if found is None or found.ndim == 2 else found[:, None]
         return self._hidden[window]

@@ -135,10 +135,10 @@ class Intervention:
     def hooks(self, model: Model, clock: Clock) -> list[tuple[str, Callable[..., Tensor]]]:
         """Forward hooks that make the edit, and those of its gate before it."""
         *reads, (_, edit) = self.taps(clock)
-        before = [(hook_name(where.site, where.layer), _hook(act)) for where, act in reads]
+        before = [(hook_name(where.site, where.layer), as_hook(act)) for where, act in reads]
         if self.place.site == "resid_mid" and is_bridge(model):
             return [*before, *self._through_attention(clock)]
-        return [*before, (self.hook, _hook(edit))]
+        return [*before, (self.hook, as_hook(edit))]
 
     def taps(self, clock: Clock) -> list[tuple[Place, Act]]:
         """What it does to the activations at which places: its gate reads, if that is elsewhere; the edit."""
@@ -230,7 +230,8 @@ class Intervention:
         return out
 
 
-def _hook(act: Act) -> Callable[..., Tensor]:
+def as_hook(act: Act) -> Callable[..., Tensor]:
+    """A function of activations as a TransformerLens hook."""
     return lambda tensor, hook: act(tensor)
 
 
