@@ -64,7 +64,8 @@ def everything(out: dict[str, Any]) -> str:
     """All tables of a run."""
     parts = [
         "## Decoding\n\nTime of one step of all rows, with a key-value cache. Steered and not by the model's "
-        "weights (`generate`); the model itself is TransformerLens's forward pass in the same loop.\n",
+        "weights (`generate`); the model itself is TransformerLens's forward pass in the same loop. "
+        "Baked, the computation is that of the unsteered loop: how far its ratio is from 1 is the noise.\n",
         table(DECODING, out["decoding"]),
     ]
     parts += [
