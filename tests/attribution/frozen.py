@@ -9,6 +9,7 @@ It shares no code with the package: coefficients come from a cache of the run, a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -103,14 +104,16 @@ class Frozen:
 
 @torch.no_grad()
 def activations(model: Any, tokens: Tensor) -> dict[str, Tensor]:
-    """What passes every hook point in a run."""
+    """What passes every hook point that a run goes through."""
     kept: dict[str, Tensor] = {}
 
     def keep(tensor: Tensor, hook: Any) -> None:
         kept[hook.name] = tensor
 
-    with model.hooks(fwd_hooks=[(name, keep) for name in model.hook_dict]):
-        model(tokens)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # release 4 names the points that are switched off
+        with model.hooks(fwd_hooks=[(lambda name: True, keep)]):
+            model(tokens)
     return kept
 
 
