@@ -124,7 +124,7 @@ def test_what_the_ah_rule_leaves_out() -> None:
                 with model.hooks(fwd_hooks=[swap, *pins]):
                     last = model(task.corrupt)[rows, task.positions]
                 out.append((last[rows, task.answers[:, 0]] - last[rows, task.wrongs[:, 0]]).mean())
-        base = corrupt["unembed.hook_out"][rows, task.positions]
+        base = model(task.corrupt)[rows, task.positions]
         return torch.stack(out) - (base[rows, task.answers[:, 0]] - base[rows, task.wrongs[:, 0]]).mean()
 
     whole, direct = effects([]), effects([hook_name("pattern", layer) for layer in range(3)])
