@@ -29,12 +29,12 @@ Scores = Float[Tensor, "unit"]
 def auroc(positive: Positive, negative: Negative) -> Scores:
     """Area under the ROC curve: the average precision of expert units (Suau et al. 2020) has the same use."""
     _check(positive, negative)
-    up, down = positive.double(), negative.double().sort(0).values
-    columns = range(up.shape[1])
-    below = [torch.searchsorted(down[:, j].contiguous(), up[:, j].contiguous()) for j in columns]
-    upto = [torch.searchsorted(down[:, j].contiguous(), up[:, j].contiguous(), right=True) for j in columns]
-    wins = torch.stack([(a + b).double().mean() / 2 for a, b in zip(below, upto)])
-    return wins / len(down)
+    up, down = (
+        positive.double().T.contiguous(),
+        negative.double().T.sort(1).values.contiguous(),
+    )  # [unit, row]
+    below, upto = torch.searchsorted(down, up), torch.searchsorted(down, up, right=True)
+    return (below + upto).double().mean(1) / (2 * down.shape[1])
 
 
 def effect_size(positive: Positive, negative: Negative) -> Scores:
