@@ -52,6 +52,11 @@ def choose(
     return "reference"
 
 
+def flags(model: Model) -> tuple[tuple[str, str], ...]:
+    """TransformerLens's switches of hook points: a verdict holds for one setting of them."""
+    return tuple(sorted((k, str(v)) for k, v in vars(model.cfg).items() if k.startswith("use_")))
+
+
 def close(model: Model, ours: torch.Tensor, whole: torch.Tensor) -> bool:
     """Whether logits by the weights are those of the model, as far as its dtype lets them."""
     gap = (ours.double() - whole.double()).abs() / (1 + whole.double().abs().max())
@@ -67,8 +72,7 @@ def _tolerance(model: Model, dtype: torch.dtype) -> float:
 def _verdict(
     model: Model, runs: Runs, cells: Cells, metrics: tuple[Metric, ...], budget: Budget
 ) -> str | None:
-    flags = tuple(sorted((k, str(v)) for k, v in vars(model.cfg).items() if k.startswith("use_")))
-    key = (cells.sites, cells.single, budget.facts.dtype, flags)
+    key = (cells.sites, cells.single, budget.facts.dtype, flags(model))
     known = _verdicts.setdefault(model, {})
     if key not in known:
         known[key] = self_check(model, runs.take(slice(0, 1)), cells, metrics, budget)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine import block as B
-from interp.engine.choose import close
+from interp.engine.choose import close, flags
 from interp.models.anatomy import Model, logits
 from interp.models.parts import Attention, Weights
 from interp.models.weights import unsupported, weights
@@ -86,8 +86,7 @@ def why_not(model: Model, interventions: Iterable[Intervention], prompt: Int[Ten
         reason = "an intervention acts on attention scores"
     if reason is not None:
         return reason
-    flags = tuple(sorted((k, str(v)) for k, v in vars(model.cfg).items() if k.startswith("use_")))
-    key, known = (model.W_E.dtype, flags), _verdicts.setdefault(model, {})
+    key, known = (model.W_E.dtype, flags(model)), _verdicts.setdefault(model, {})
     if key not in known:
         known[key] = _differs(model, prompt[None])
     return known[key]
@@ -95,7 +94,7 @@ def why_not(model: Model, interventions: Iterable[Intervention], prompt: Int[Ten
 
 def _passed_by(interventions: Iterable[Intervention]) -> bool:
     """Whether a pass by weights comes by every place where they read and act."""
-    return all(where.site in B.SITES for each in interventions for where, _ in each.taps(Clock()))
+    return all(where.site in B.SITES for each in interventions for where in each.places)
 
 
 def _differs(model: Model, prompt: Int[Tensor, "1 pos"]) -> str | None:

@@ -142,16 +142,26 @@ class Intervention:
 
     def taps(self, clock: Clock) -> list[tuple[Place, Act]]:
         """What it does to the activations at which places: its gate reads, if that is elsewhere; the edit."""
-        gate, act = self.gate, self._plain if self._is_plain else partial(self.apply, clock=clock)
-        edit = (self.place, act)
+        act = self._plain if self._is_plain else partial(self.apply, clock=clock)
+        reads = [(where, partial(_read, gate, clock)) for gate, where in self._reads_elsewhere()]
+        return [*reads, (self.place, act)]
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where its gate reads, if that is elsewhere, and where it acts."""
+        return (*(where for _, where in self._reads_elsewhere()), self.place)
+
+    def _reads_elsewhere(self) -> list[tuple[Gate, Place]]:
+        """Its gate and where that reads, unless it reads what is edited."""
+        gate = self.gate
         if isinstance(gate, Gate) and gate.place is not None and gate.place != self.place:
-            return [(gate.place, partial(_read, gate, clock)), edit]
-        return [edit]
+            return [(gate, gate.place)]
+        return []
 
     @property
     def first_layer(self) -> int:
         """The lowest layer at which it reads or acts."""
-        return min(where.layer or 0 for where, _ in self.taps(Clock()))
+        return min(where.layer or 0 for where in self.places)
 
     def _through_attention(self, clock: Clock) -> list[tuple[str, Callable[..., Tensor]]]:
         """On a bridge hook_resid_mid feeds the MLP alone; what attention writes is resid_mid − resid_pre."""

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from interp.models.anatomy import Model
 from interp.steering.frame import Clock
-from interp.steering.gates import Gate
 from interp.steering.intervention import flat
 from interp.steering.watch import watched
 
@@ -38,10 +37,7 @@ def steer(
             each.when.check(prompt_length)
     clock = Clock(prompt_length)
     hooks = [hook for each in checked for hook in each.hooks(model, clock)]
-    gates = [each.gate.place for each in checked if isinstance(each.gate, Gate)]
-    seen = [each.place for each in checked if each.needs_frame] + [
-        where for where in gates if where is not None
-    ]
+    seen = [where for each in checked if each.needs_frame for where in each.places]
     layers = {where.layer for where in seen if where.layer is not None}
     if layers:
         with (
