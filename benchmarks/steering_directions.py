@@ -19,7 +19,7 @@ from steering_cases import Case
 from torch import Tensor
 
 from interp import steering
-from interp.names import Place
+from interp.places import Place
 from interp.steering import estimators
 from interp.steering.extract import shuffle
 from interp.tasks import LogitDiff, Task

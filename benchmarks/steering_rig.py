@@ -17,7 +17,7 @@ from interp import steering
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.models.anatomy import anatomy
-from interp.names import Place
+from interp.places import Place
 from interp.steering.direction import Direction
 from interp.steering.intervention import Intervention
 from interp.steering.suffix import runner

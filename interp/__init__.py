@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from interp._lazy import lazy
 
 __version__ = "0.1.0"
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from interp import attribution as attribution
     from interp import circuits as circuits
     from interp import models as models
-    from interp import names as names
     from interp import patching as patching
+    from interp import places as places
     from interp import plot as plot
     from interp import probes as probes
     from interp import report as report
@@ -29,16 +30,18 @@ if TYPE_CHECKING:
     from interp.tasks import Task as Task
 
 _SUBMODULES = (
-    "attribution", "circuits", "models", "names", "patching", "plot", "probes", "report", "stats", "steering",
+    "attribution",
+    "circuits",
+    "models",
+    "patching",
+    "places",
+    "plot",
+    "probes",
+    "report",
+    "stats",
+    "steering",
     "tasks",
-)  # fmt: skip
-_FUNCTIONS = {
-    "attribute": "interp.attribution",
-    "load": "interp.models",
-    "patch": "interp.patching",
-    "plan": "interp.patching",
-    "Task": "interp.tasks",
-}
+)
 
 __all__ = [
     "Task",
@@ -48,9 +51,9 @@ __all__ = [
     "circuits",
     "load",
     "models",
-    "names",
     "patch",
     "patching",
+    "places",
     "plan",
     "plot",
     "probes",
@@ -61,12 +64,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
-        return importlib.import_module(f"interp.{name}")
-    if name in _FUNCTIONS:
-        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
-    raise AttributeError(f"module 'interp' has no attribute {name!r}; it has {', '.join(sorted(__all__))}")
+__getattr__, _ = lazy(
+    __name__,
+    {
+        "interp.attribution": ("attribute",),
+        "interp.models": ("load",),
+        "interp.patching": ("patch", "plan"),
+        "interp.tasks": ("Task",),
+    },
+    _SUBMODULES,
+)
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from interp.cli import main
 from interp.patching.request import DEFAULT_BY
-from interp.sites import AXES, SITES
+from interp.places import AXES, SITES
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ from interp.models.parts import Attention, Norm
 from interp.models.weights import attentions, attn_out_norm, final_norm
 from interp.patching.request import check_model
 from interp.patching.result import versions
-from interp.sites import hook_name
+from interp.places import hook_name
 from interp.tasks import Task
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-2}

@@ -17,7 +17,7 @@ from interp.attribution.secant import secant
 from interp.attribution.tables import Place, places, read
 from interp.engine.cells import Cells
 from interp.patching.result import signs
-from interp.sites import SITES
+from interp.places import SITES
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.sites import hint
+from interp.places import hint
 
 _GELU_NEW = math.sqrt(2 / math.pi)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from interp.models.anatomy import Anatomy
-from interp.sites import hook_name
+from interp.places import hook_name
 
 
 class Gates:

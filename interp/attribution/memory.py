@@ -5,7 +5,7 @@ from __future__ import annotations
 from interp.attribution.methods import Method
 from interp.engine.memory import Budget
 from interp.models.anatomy import Anatomy
-from interp.sites import AXES
+from interp.places import AXES
 
 
 def prompt_bytes(

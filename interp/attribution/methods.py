@@ -19,7 +19,7 @@ from typing import Any
 
 from interp.attribution import integrated
 from interp.attribution.rule_set import Rules, rules_for
-from interp.sites import hint
+from interp.places import hint
 
 STEPS = 8
 RELEVANCE = ("relp", "attnlrp", "gim")

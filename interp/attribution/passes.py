@@ -18,7 +18,7 @@ from interp.engine.reference import finite_hooks
 from interp.engine.runs import Runs
 from interp.models.anatomy import Anatomy, Model, logits
 from interp.models.hooks import slope_hook
-from interp.sites import hook_name
+from interp.places import hook_name
 from interp.tasks.metrics import Metric
 
 Values = dict[Place, Tensor]

@@ -31,7 +31,7 @@ from interp.attribution.capture import Recording, autograd_on, record
 from interp.attribution.rules import Rules, relevance_rules, rules_for
 from interp.models.anatomy import Anatomy, Model, anatomy
 from interp.patching.result import versions
-from interp.sites import hook_name
+from interp.places import hook_name
 from interp.tasks import vocabulary
 
 Logits = Float[Tensor, "pos vocab"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from interp.sites import hint
+from interp.places import hint
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from interp.engine.items import live_items
 from interp.engine.memory import DEFAULT_BUDGET
 from interp.engine.plan import token_touched
 from interp.models.anatomy import Model
-from interp.names import Place
 from interp.patching.corruption import Corruption
 from interp.patching.job import Job, prepare
 from interp.patching.sweep import patch
+from interp.places import Place
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
 

@@ -25,7 +25,7 @@ from interp.models.anatomy import Anatomy, Model
 from interp.models.mlps import MLPPoints, mlp_points
 from interp.models.parts import Norm
 from interp.models.weights import ACTIVATIONS, stream_norms
-from interp.sites import hook_name
+from interp.places import hook_name
 
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
 _HEADS = ("q", "k", "v")

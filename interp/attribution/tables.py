@@ -1,7 +1,7 @@
 """Estimates of a site at a layer, with a total beside every axis, and the cells read out of them.
 
-A table is [prompt, axis, ...] over the axes of its site (`interp.sites.AXES`). Each axis has one more slot at
-its end, for all of it, so that the index -1 of a cell ("all") reads the total.
+A table is [prompt, axis, ...] over the axes of its site (`places.AXES`). Each axis has one more slot at its
+end, for all of it, so that the index -1 of a cell ("all") reads the total.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.engine.cells import Cells
-from interp.sites import AXES, SITES, STREAM_SITES
+from interp.places import AXES, SITES, STREAM_SITES
 
 Place = tuple[str, int]  # site, layer
 

@@ -27,7 +27,7 @@ from interp.circuits.ablation import Ablation
 from interp.circuits.graph import Graph
 from interp.models.anatomy import Model
 from interp.models.weights import unsupported
-from interp.sites import hint
+from interp.places import hint
 from interp.tasks.metrics import Metric
 
 VARIANTS = ("inputs", "activations", "clean-corrupted")

@@ -25,7 +25,7 @@ from interp.engine.runs import Runs
 from interp.models.anatomy import Anatomy, Model, logits
 from interp.models.hooks import slope_hook
 from interp.models.mlps import MLPPoints, mlp_points
-from interp.sites import hook_name
+from interp.places import hook_name
 from interp.tasks.metrics import Metric
 
 Place = tuple[str, int]  # site or part, layer

@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp import names
+from interp import places
 from interp.models.anatomy import Model, anatomy
-from interp.sites import hint
+from interp.places import hint
 
 
 class _Reader(NamedTuple):
@@ -108,7 +108,7 @@ class Graph:
         return found
 
     def edge(self, name: str) -> tuple[int, int]:
-        """Indices of writer and reader. Any style of `interp.names` is read: `9.6->10.0.q`, `A9.6->MLP 9`.
+        """Indices of writer and reader. Any style of `interp.places` is read: `9.6->10.0.q`, `A9.6->MLP 9`.
 
         Raises ValueError for an edge that does not exist.
         """
@@ -209,7 +209,7 @@ class Graph:
         name = text if text in self._reader_index else _eap(text)
         if name in self._reader_index:
             return self._reader_index[name]
-        place = names.parse(name) if name in self.nodes or name[:-3] in self.nodes else None
+        place = places.parse(name) if name in self.nodes or name[:-3] in self.nodes else None
         if place is not None and place.site == "z":
             inputs = ", ".join(f"{name}<{part}>" for part in "qkv")
             raise ValueError(f"edge {edge!r}: {text!r} has three inputs. Name one of them: {inputs}.")
@@ -226,6 +226,6 @@ class Graph:
 def _eap(text: str) -> str:
     """The name in EAP-IG's style, whatever the style given; the text itself where it names no such place."""
     try:
-        return names.parse(text).format("eap")
+        return places.parse(text).format("eap")
     except ValueError:
         return text

@@ -17,7 +17,7 @@ from interp.circuits.circuit import Circuit, Provenance
 from interp.circuits.graph import Graph
 from interp.models import handmade
 from interp.models.files import data_dir
-from interp.sites import hint
+from interp.places import hint
 
 
 def known(name: str, ablation: str | None = None) -> Circuit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import networkx
 
-from interp import names
+from interp import places
 from interp.circuits.circuit import Circuit
 
 _KINDS = {"embed": "input", "z": "head", "mlp_out": "mlp", "logits": "logits"}
@@ -32,6 +32,6 @@ def network(circuit: Circuit) -> networkx.MultiDiGraph:
 
 
 def _facts(node: str, n_layers: int) -> dict[str, str | int]:
-    place = names.parse(node)
+    place = places.parse(node)
     end = n_layers if node == "logits" else -1
     return {"kind": _KINDS[place.site], "layer": end if place.layer is None else place.layer}

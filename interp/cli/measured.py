@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.names import hint
+from interp.places import hint
 
 if TYPE_CHECKING:
     from interp.tasks import Metric, Task

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from interp.cli.steer_parser import FAMILIES
-from interp.names import hint
+from interp.places import hint
 from interp.tasks import Task, wordlists
 from interp.tasks.world import families
 from interp.tasks.world.languages import Languages

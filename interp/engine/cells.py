@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from interp.models.anatomy import Anatomy
-from interp.sites import AXES, SITES
+from interp.places import AXES, SITES
 
 COLUMNS = ("layer", "pos", "head", "neuron", "dst", "src")
 ALL = -1

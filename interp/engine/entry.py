@@ -26,7 +26,7 @@ from interp.engine.capture import Capture
 from interp.engine.cells import Cells
 from interp.models.anatomy import Anatomy
 from interp.models.parts import MLP, Block
-from interp.sites import STREAM_SITES
+from interp.places import STREAM_SITES
 
 _AFTER_ATTENTION = ("q", "k", "v", "pattern", "z", "attn_out", "resid_mid")
 

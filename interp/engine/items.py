@@ -15,7 +15,7 @@ from interp.engine import entry
 from interp.engine.cells import SITES, Cells
 from interp.engine.readout import Reads
 from interp.models.anatomy import Anatomy
-from interp.sites import STREAM_SITES
+from interp.places import STREAM_SITES
 
 Touched = Callable[[str, int], np.ndarray]
 

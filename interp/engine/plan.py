@@ -15,7 +15,7 @@ from interp.engine.items import Items, live_items
 from interp.engine.memory import Budget
 from interp.engine.readout import Reads
 from interp.models.anatomy import Anatomy
-from interp.sites import AXES
+from interp.places import AXES
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from interp.engine.readout import Reads, Scores
 from interp.engine.runs import Runs
 from interp.models.anatomy import Model, anatomy, logits
 from interp.models.hooks import patch_hooks
-from interp.sites import AXES, hook_name
+from interp.places import AXES, hook_name
 from interp.tasks.metrics import Metric
 
 Hooks = list[tuple[str, Callable[..., Any]]]

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.sites import AXES
+from interp.places import AXES
 
 Model = Any  # HookedTransformer | TransformerBridge: neither class exists in every release
 

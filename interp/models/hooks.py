@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from interp.models.anatomy import Model
-from interp.sites import hook_name
+from interp.places import hook_name
 
 Hook = tuple[str, Callable[..., Tensor]]
 Where = tuple[int | slice, ...]

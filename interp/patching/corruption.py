@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.engine.runs import Fill, Runs
 from interp.models.anatomy import Model, anatomy, logits
-from interp.sites import hook_name
+from interp.places import hook_name
 from interp.tasks import Task
 
 DIRECTIONS = ("denoise", "noise")

@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from interp import names
+from interp import places
 from interp.engine.cells import ALL, COLUMNS, Cells, grid, table
 from interp.models.anatomy import Anatomy, Model
-from interp.sites import AXES, hint
+from interp.places import AXES, hint
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
 
@@ -136,9 +136,9 @@ def list_request(facts: Anatomy, n_pos: int, wanted: Sequence[str | Sequence[str
     return Request(("cells",), ("cell",), (made,), ({"cell": labels},), False)
 
 
-def place(facts: Anatomy, n_pos: int, text: str) -> names.Place:
+def place(facts: Anatomy, n_pos: int, text: str) -> places.Place:
     """A named place in this model, its positions counted from 0. ValueError if the model lacks it."""
-    found = names.parse(
+    found = places.parse(
         text,
         n_layers=facts.n_layers,
         n_heads=facts.n_heads,
@@ -146,7 +146,7 @@ def place(facts: Anatomy, n_pos: int, text: str) -> names.Place:
         d_mlp=facts.d_mlp,
         n_pos=n_pos,
     )
-    if found.site in names.ENDS:
+    if found.site in places.ENDS:
         raise ValueError(f"{text!r} is not a site that can be patched. Use 'L0.resid_pre' for the embedding.")
     check_site(facts, found.site)
     counted = {a: getattr(found, a) % n_pos for a in ("pos", "dst", "src") if getattr(found, a) is not None}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from interp.names import AXES, Place
+from interp.places import AXES, Place
 from interp.plot.drawn import Drawn
 from interp.plot.labels import escape, number, visible
 

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from interp import stats
-from interp.names import nearest
+from interp.places import nearest
 from interp.stats.metric_facts import MetricFacts, metric_facts
 
 MEANING = {"denoise": "clean patched into corrupt", "noise": "corrupt patched into clean"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from interp.names import hint
+from interp.places import hint
 
 SPREAD = (0.1, 0.9)  # quantiles over prompts
 _CONTROLS = ("random", "shuffled")

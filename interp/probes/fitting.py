@@ -22,8 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp.models.anatomy import Model, anatomy
-from interp.names import Place
 from interp.patching.result import versions
+from interp.places import Place
 from interp.probes import calibration
 from interp.probes.aggregate import KINDS, scores
 from interp.probes.probe import Probes

@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from interp.models.anatomy import Model, anatomy
-from interp.names import Place
+from interp.places import Place
 from interp.probes.aggregate import Weights, scores
 from interp.probes.reading import readings
 from interp.steering.direction import Direction

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.atomic import whole
-from interp.names import parse
 from interp.patching.result import versions
+from interp.places import parse
 from interp.probes.aggregate import Weights
 
 if TYPE_CHECKING:

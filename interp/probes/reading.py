@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.models.anatomy import Model
-from interp.names import Place
-from interp.sites import AXES
+from interp.places import AXES, Place
 from interp.steering.activations import activations
 from interp.steering.prompts import read
 from interp.steering.read_positions import Positions

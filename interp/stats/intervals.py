@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import ndtr, stdtrit
 
-from interp.names import nearest
+from interp.places import nearest
 from interp.stats.means import RATIO, blocks, fill, mean, on_prompts, ratio, require_result, sums
 
 MIN_CLUSTERS = 10

@@ -18,8 +18,7 @@ from torch import Tensor
 from interp.models.anatomy import Model, anatomy, logits
 from interp.models.parts import Weights
 from interp.models.weights import weights as weights_of
-from interp.names import Place
-from interp.sites import hook_name
+from interp.places import Place, hook_name
 from interp.steering.forward import forward, why_not
 from interp.steering.intervention import as_hook
 from interp.steering.places import place

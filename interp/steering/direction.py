@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.models.anatomy import Model, anatomy
-from interp.names import Place, parse
+from interp.places import Place, parse
 from interp.steering.places import place, width
 
 LAYOUTS = ("vector", "basis", "positions")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from interp.atomic import whole
-from interp.names import parse
 from interp.patching.result import versions
+from interp.places import parse
 from interp.steering.direction import Direction
 
 FORMAT = "interp-direction-1"

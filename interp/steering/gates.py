@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.names import Place, parse
+from interp.places import Place, parse
 from interp.steering.direction import Direction
 from interp.steering.frame import Clock, Frame
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from interp.atomic import whole
-from interp.names import Place
+from interp.places import Place
 from interp.steering.direction import Direction
 
 _ALIGNMENT = 32

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from interp.models.anatomy import Anatomy, Model, anatomy
 from interp.models.hooks import is_bridge
-from interp.names import Place, parse
-from interp.sites import AXES, SITES, hook_name
+from interp.places import AXES, SITES, Place, hook_name, parse
 from interp.steering.edits import Edit
 from interp.steering.frame import Clock
 from interp.steering.gates import Gate, shaped

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.names import Place, parse
+from interp.places import Place, parse
 from interp.steering.checks import allowed_start, finite
 from interp.steering.dictionary_edits import Gradient, SaeDelta
 from interp.steering.direction import Direction

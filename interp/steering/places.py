@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from interp.models.anatomy import Anatomy
-from interp.names import Place, parse
-from interp.sites import HEAD_SITES, hint
+from interp.places import HEAD_SITES, Place, hint, parse
 
 Layers = int | Iterable[int] | None
 

@@ -18,7 +18,7 @@ from itertools import zip_longest
 from math import comb
 from typing import Any, NamedTuple
 
-from interp.names import hint
+from interp.places import hint
 from interp.tasks import draws, forms, rows, vocabulary, wordlists
 from interp.tasks.metrics import Metric
 from interp.tasks.task import Task

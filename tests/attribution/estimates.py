@@ -12,7 +12,7 @@ from sides import model_of as model_of
 
 from interp.models.anatomy import logits
 from interp.models.hooks import is_bridge
-from interp.sites import AXES, hook_name
+from interp.places import AXES, hook_name
 from interp.tasks import Task
 
 

@@ -15,7 +15,7 @@ import interp
 from interp.attribution import attribute, gradients
 from interp.attribution.qk_fix import key_effects
 from interp.models.anatomy import anatomy, logits
-from interp.sites import hook_name
+from interp.places import hook_name
 
 QK = {"method": "atp*", "grad_drop": False}
 

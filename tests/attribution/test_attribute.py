@@ -15,7 +15,7 @@ from sides import grids
 import interp
 from interp.attribution import attribute, gradients
 from interp.models.anatomy import anatomy
-from interp.sites import AXES
+from interp.places import AXES
 from interp.tasks import KL, Custom, LogitDiff, LogProb, Loss
 
 SITES = tuple(AXES)

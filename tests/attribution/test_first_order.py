@@ -13,7 +13,7 @@ import interp
 from interp.attribution import attribute
 from interp.models.anatomy import anatomy
 from interp.patching import Gaussian
-from interp.sites import AXES
+from interp.places import AXES
 
 LINEAR = [["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"], ["z", "v"], ["post"]]
 DIRECTIONS = ["denoise", "noise"]

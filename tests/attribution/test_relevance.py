@@ -15,7 +15,7 @@ from relevances import run
 import interp
 from interp.attribution import relevance, rules_for
 from interp.attribution.rules import Rules
-from interp.sites import hook_name
+from interp.places import hook_name
 
 CONFIGS: dict[str, dict[str, Any]] = dict(grid())
 NAMES = (

@@ -16,7 +16,7 @@ from torch import Tensor
 from interp.attribution import gradients
 from interp.attribution.gates import gate
 from interp.attribution.rules import Rules, relevance_rules, rules_for
-from interp.sites import hook_name
+from interp.places import hook_name
 
 TOKENS = architectures.tokens()[0]
 CONFIGS = dict(grid())

@@ -15,7 +15,7 @@ from interp.attribution import gradients
 from interp.attribution.gates import gate
 from interp.attribution.rules import Rules, relevance_rules, rules_for
 from interp.models.anatomy import anatomy
-from interp.sites import hook_name
+from interp.places import hook_name
 
 TOKENS = architectures.tokens()[0]
 CONFIGS = dict(grid())

@@ -16,7 +16,7 @@ import interp
 from interp.attribution import attribute, gradients
 from interp.attribution.rules import Rules, rules_for
 from interp.models.anatomy import anatomy
-from interp.sites import hook_name
+from interp.places import hook_name
 from interp.tasks import Task, families
 
 TOKENS, OTHERS = architectures.tokens()

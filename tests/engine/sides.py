@@ -16,7 +16,7 @@ from interp.engine.reference import Reference
 from interp.engine.runs import Runs
 from interp.models.anatomy import anatomy
 from interp.models.weights import weights
-from interp.sites import AXES
+from interp.places import AXES
 from interp.tasks import LogitDiff
 
 GRIDS = {

@@ -154,7 +154,7 @@ def test_ablating_the_weights_without_the_biases_is_not_ablation(ids, draw):
 
 
 def _stream(facts, layer):
-    from interp.names import Place
+    from interp.places import Place
 
     sites = (
         ("resid_pre", "resid_mid", "resid_post")

@@ -41,7 +41,7 @@ def test_activations_are_those_of_the_cache(toy, ids, within, name, monkeypatch)
     hooked = steering.activations(toy, ids, name, "last")
     with torch.no_grad():
         _, cache = toy.run_with_cache(ids)
-    from interp.names import parse
+    from interp.places import parse
 
     where = parse(name)
     kept = cache[where.format("tl").split("[")[0]][:, -1]

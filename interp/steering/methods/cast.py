@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.models.anatomy import Model
-from interp.names import Place
+from interp.places import Place
 from interp.steering.activations import activations
 from interp.steering.checks import finite
 from interp.steering.direction import Direction

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.models.anatomy import Model
-from interp.names import Place
+from interp.places import Place
 from interp.steering import selectors
 from interp.steering.checks import finite
 from interp.steering.interventions import AnyGate, Made, Number, affine

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from interp.models.anatomy import Model, anatomy
 from interp.models.weights import final_norm
-from interp.sites import STREAM_SITES
+from interp.places import STREAM_SITES
 from interp.steering.activations import activations
 from interp.steering.calibrate import calibrate
 from interp.steering.controls import controls

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.models.anatomy import Model, anatomy
-from interp.names import Place
+from interp.places import Place
 from interp.steering.activations import activations
 from interp.steering.interventions import AnyGate, Made, Number, affine
 from interp.steering.places import place

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.models.anatomy import Model, anatomy
-from interp.names import Place
+from interp.places import Place
 from interp.steering.activations import activations
 from interp.steering.interventions import AnyGate, Made, Number, scale_units, set_units
 from interp.steering.places import Layers, places

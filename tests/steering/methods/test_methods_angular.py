@@ -10,7 +10,7 @@ import torch
 
 from interp import steering
 from interp.models.anatomy import logits
-from interp.names import Place
+from interp.places import Place
 from interp.steering import methods
 from interp.steering.methods import angular
 

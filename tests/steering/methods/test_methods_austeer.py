@@ -7,7 +7,7 @@ import torch
 
 from interp import steering
 from interp.models.anatomy import logits
-from interp.names import parse
+from interp.places import parse
 from interp.steering import methods
 
 

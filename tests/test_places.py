@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from interp import names
-from interp.names import AXES, SITES, STYLES, Place
+from interp import places
+from interp.places import AXES, SITES, STYLES, Place
 
 INDICES = {"head": (None, 0, 11), "neuron": (None, 0, 3071), "pos": (None, 0, 12, -1)}
 INDICES |= {"dst": INDICES["pos"], "src": INDICES["pos"]}
@@ -34,7 +34,7 @@ def named(style: str, place: Place) -> str | None:
 def test_parse_inverts_format(style: str) -> None:
     written = {place: named(style, place) for place in all_places()}
     for place, text in written.items():
-        assert text is None or names.parse(text) == place
+        assert text is None or places.parse(text) == place
     texts = [text for text in written.values() if text is not None]
     assert len(set(texts)) == len(texts) > 20
 
@@ -93,7 +93,7 @@ def test_transformer_lens_names_every_place_but_the_logits() -> None:
     ],
 )
 def test_parses(text: str, place: Place) -> None:
-    assert names.parse(text) == place
+    assert places.parse(text) == place
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_formats_one_place_in_each_style(style: str, text: str) -> None:
 )
 def test_a_mistake_names_the_nearest_form(text: str, meant: str) -> None:
     with pytest.raises(ValueError, match="did you mean") as error:
-        names.parse(text)
+        places.parse(text)
     assert f"did you mean {meant!r}" in str(error.value)
-    assert names.parse(meant)
+    assert places.parse(meant)
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_a_mistake_names_the_nearest_form(text: str, meant: str) -> None:
 )
 def test_what_names_no_place_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="names no place"):
-        names.parse(text)
+        places.parse(text)
 
 
 @pytest.mark.parametrize("text", ["L9H6@7<-2", "MLP3@*", "L1.resid_pre@3<-1"])
 def test_only_a_pattern_has_a_source(text: str) -> None:
     with pytest.raises(ValueError, match="only a pattern has"):
-        names.parse(text)
+        places.parse(text)
 
 
 SIZES = {"n_layers": 12, "n_heads": 8, "n_key_value_heads": 2, "d_mlp": 64, "n_pos": 10}
@@ -155,7 +155,7 @@ SIZES = {"n_layers": 12, "n_heads": 8, "n_key_value_heads": 2, "d_mlp": 64, "n_p
     "text", ["L11H7.q@9", "L0H1.k", "L11N63", "MLP11@-10", "L0H0.pattern@9<-0", "embed@9"]
 )
 def test_check_passes_what_is_in_range(text: str) -> None:
-    assert str(names.parse(text, **SIZES)) == text
+    assert str(places.parse(text, **SIZES)) == text
 
 
 @pytest.mark.parametrize(
@@ -172,10 +172,10 @@ def test_check_passes_what_is_in_range(text: str) -> None:
 )
 def test_out_of_range_says_the_range(text: str, valid: str, closest: str) -> None:
     with pytest.raises(ValueError, match="out of range") as error:
-        names.parse(text, **SIZES)
+        places.parse(text, **SIZES)
     assert valid in str(error.value)
     assert closest in str(error.value)
-    assert names.parse(closest, **SIZES)
+    assert places.parse(closest, **SIZES)
 
 
 @pytest.mark.parametrize(
@@ -203,27 +203,27 @@ def test_a_style_without_a_name_says_so() -> None:
 
 @pytest.mark.parametrize("site", SITES)
 def test_hook_names_invert(site: str) -> None:
-    assert names.from_hook_name(names.hook_name(site, 7)) == (site, 7)
+    assert places.from_hook_name(places.hook_name(site, 7)) == (site, 7)
 
 
 def test_hook_name_of_the_ends() -> None:
-    assert names.from_hook_name(names.hook_name("embed")) == ("embed", None)
+    assert places.from_hook_name(places.hook_name("embed")) == ("embed", None)
     with pytest.raises(ValueError, match="no hook point for the logits"):
-        names.hook_name("logits")
+        places.hook_name("logits")
     with pytest.raises(ValueError, match="at layer None has no hook point"):
-        names.hook_name("z")
+        places.hook_name("z")
 
 
 def test_nearest() -> None:
-    assert names.nearest("resid_prre", SITES) == "resid_pre"
-    assert names.nearest("MLP_OUT", SITES) == "mlp_out"
-    assert names.nearest("qqqqqq", ["alpha", "beta"]) is None
+    assert places.nearest("resid_prre", SITES) == "resid_pre"
+    assert places.nearest("MLP_OUT", SITES) == "mlp_out"
+    assert places.nearest("qqqqqq", ["alpha", "beta"]) is None
 
 
 def test_places_order_and_hash() -> None:
-    assert len({names.parse("L9H6"), names.parse("a9.h6"), names.parse("9.6")}) == 1
+    assert len({places.parse("L9H6"), places.parse("a9.h6"), places.parse("9.6")}) == 1
 
 
 def test_names_loads_no_torch() -> None:
-    code = "import sys, interp.names; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, interp.places; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
