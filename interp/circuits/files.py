@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
-from interp.atomic import write_text
 from interp.circuits.circuit import Circuit
 from interp.circuits.graph import Graph
 from interp.circuits.sharing import apart, together
+from interp.files import write_text
 
 _LAYOUT = "the layout of EAP-IG and MIB has cfg, nodes and edges"
 _TYPES = {"float32": torch.float32, "float64": torch.float64}

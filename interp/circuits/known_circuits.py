@@ -15,8 +15,8 @@ from interp.circuits import published
 from interp.circuits.catalogue import PUBLISHED, known_names
 from interp.circuits.circuit import Circuit, Provenance
 from interp.circuits.graph import Graph
+from interp.files import data_dir
 from interp.models import handmade
-from interp.models.files import data_dir
 from interp.places import hint
 
 

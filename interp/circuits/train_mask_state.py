@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.atomic import whole
 from interp.circuits import hard_concrete as gates
 from interp.circuits.graph import Graph
 from interp.circuits.job import Job
+from interp.files import whole
 from interp.models.anatomy import Model
 from interp.models.fingerprint import model_fingerprint
 from interp.tasks import Task

@@ -8,8 +8,8 @@ from pathlib import Path
 import xarray as xr
 
 from interp import report
-from interp.atomic import whole
 from interp.cli.pictures import figures, heading
+from interp.files import whole
 
 _ENGINE = "h5netcdf"
 

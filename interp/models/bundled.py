@@ -9,8 +9,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from interp.files import data_dir
 from interp.models import handmade
-from interp.models.files import data_dir
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from interp.atomic import whole, write_text
+from interp.files import whole, write_text
 from interp.models import bundled
 from interp.models.anatomy import Model
 from interp.models.configuration import DROPPED, REQUIRED, is_own, read_config

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.atomic import whole
+from interp.files import whole
 from interp.patching.result import versions
 from interp.places import parse
 from interp.probes.aggregate import Weights

@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 import xarray as xr
 
-from interp.atomic import write_text
+from interp.files import write_text
 from interp.plot.tokens import TokenStrip
 from interp.report.blocks import figure, heading, paragraph, strip
 from interp.report.circuits import circuit_tables

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from interp.atomic import whole
+from interp.files import whole
 from interp.patching.result import versions
 from interp.places import parse
 from interp.steering.direction import Direction

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.atomic import whole
+from interp.files import whole
 from interp.places import Place
 from interp.steering.direction import Direction
 

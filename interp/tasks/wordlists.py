@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from interp.models.files import data_dir
+from interp.files import data_dir
 from interp.tasks import vocabulary
 
 

@@ -13,8 +13,8 @@ from test_import import modules_after
 from interp.circuits import Circuit, Graph, known, known_names, published
 from interp.circuits.catalogue import PUBLISHED
 from interp.circuits.known_circuits import facts
+from interp.files import data_dir
 from interp.models import handmade
-from interp.models.files import data_dir
 
 COUNTS = {  # heads, edges, edges in ACDC's count, edges of the graph, of ACDC's graph
     "ioi-gpt2": (26, 963, 1_041, 32_491, 32_923),

@@ -10,8 +10,8 @@ import torch
 from model_folders import CLASS
 
 import interp
+from interp.files import data_dir
 from interp.models import available
-from interp.models.files import data_dir
 from interp.models.train import evaluate
 from interp.models.train.language import Language
 

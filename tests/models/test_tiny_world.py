@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import interp
-from interp.models.files import data_dir
+from interp.files import data_dir
 from interp.models.train import accuracy, network, tiny_world, world_evaluate
 from interp.tasks.world.world import vocabulary
 

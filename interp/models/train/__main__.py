@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from interp.models.files import data_dir
+from interp.files import data_dir
 from interp.models.train import tiny_ioi, tiny_world
 
 RECIPES = {"tiny-ioi": tiny_ioi, "tiny-world": tiny_world}

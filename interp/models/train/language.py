@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from interp.models.files import data_dir
+from interp.files import data_dir
 from interp.tasks.world.grammar import SPECIAL, split
 
 THIRD_PERSON = 0.06
