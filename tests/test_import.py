@@ -35,13 +35,14 @@ def test_the_command_line_loads_nothing_heavy(arguments: list[str]) -> None:
     loaded = modules_after(
         f"from interp.cli import main\n    with contextlib.suppress(SystemExit): main({arguments})"
     )
-    assert "interp.cli.parser" in loaded
+    assert "interp.cli._parser" in loaded
     assert loaded.isdisjoint(HEAVY)
 
 
 @pytest.mark.parametrize("name", ["plot", "report", "stats"])
 def test_what_takes_results_needs_no_torch(name: str) -> None:
-    loaded = modules_after(f"import interp.{name}")
+    everything = f"[getattr(interp.{name}, name) for name in interp.{name}.__all__]"
+    loaded = modules_after(f"import interp.{name}; {everything}")
     assert "xarray" in loaded
     assert loaded.isdisjoint(("torch", "transformer_lens", "transformers"))
 

@@ -13,18 +13,28 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from interp.cli.parser import make_parser
+from interp.cli._parser import make_parser
 
 __all__ = ["main"]
 
+_VERBS = {  # where the function of each verb is
+    "_measure": ("demo", "patch", "attribute"),
+    "_circuit": ("circuit",),
+    "_files": ("report",),
+    "_lists": ("models", "tasks"),
+    "steer._directions": ("fit", "calibrate", "bake"),
+    "steer._effects": ("sweep", "generate"),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status. Each command is the module of its name."""
+    """Run one command and return its exit status."""
     args = make_parser().parse_args(arguments)
-    command = importlib.import_module(f"interp.cli.{args.command}_command")
+    verb = getattr(args, "verb", args.command)
+    module = next(module for module, verbs in _VERBS.items() if verb in verbs)
     try:
         with _warnings_as_lines():
-            command.run(args)
+            getattr(importlib.import_module(f"interp.cli.{module}"), verb)(args)
     except (ValueError, OSError) as error:
         if args.traceback:
             raise

@@ -3,18 +3,25 @@
 Effects are drawn on red to blue, centred on 0: blue is positive (the component helps), red negative.
 """
 
-from interp.plot.agreement import agreement as agreement
-from interp.plot.bars import bars as bars
-from interp.plot.circuit import circuit as circuit
-from interp.plot.curve import curve as curve
-from interp.plot.export import save_html as save_html
-from interp.plot.export import save_png as save_png
-from interp.plot.heads import heads as heads
-from interp.plot.positions import positions as positions
-from interp.plot.probes import probes as probes
-from interp.plot.steering import steering as steering
-from interp.plot.tokens import TokenStrip as TokenStrip
-from interp.plot.tokens import tokens as tokens
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from interp._lazy import lazy
+
+if TYPE_CHECKING:
+    from interp.plot._agreement import agreement as agreement
+    from interp.plot._bars import bars as bars
+    from interp.plot._circuit import circuit as circuit
+    from interp.plot._curve import curve as curve
+    from interp.plot._export import save_html as save_html
+    from interp.plot._export import save_png as save_png
+    from interp.plot._heatmaps import heads as heads
+    from interp.plot._heatmaps import positions as positions
+    from interp.plot._probes import probes as probes
+    from interp.plot._steering import steering as steering
+    from interp.plot._tokens import TokenStrip as TokenStrip
+    from interp.plot._tokens import tokens as tokens
 
 __all__ = [
     "TokenStrip",
@@ -30,3 +37,18 @@ __all__ = [
     "steering",
     "tokens",
 ]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "interp.plot._agreement": ("agreement",),
+        "interp.plot._bars": ("bars",),
+        "interp.plot._circuit": ("circuit",),
+        "interp.plot._curve": ("curve",),
+        "interp.plot._export": ("save_html", "save_png"),
+        "interp.plot._heatmaps": ("heads", "positions"),
+        "interp.plot._probes": ("probes",),
+        "interp.plot._steering": ("steering",),
+        "interp.plot._tokens": ("TokenStrip", "tokens"),
+    },
+)

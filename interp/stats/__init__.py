@@ -3,10 +3,26 @@
 Every function takes the Dataset that a method returns and gives a Dataset. No torch.
 """
 
-from interp.stats.agree import agreement as agreement
-from interp.stats.intervals import MIN_CLUSTERS as MIN_CLUSTERS
-from interp.stats.intervals import bootstrap as bootstrap
-from interp.stats.means import mean as mean
-from interp.stats.means import normalise as normalise
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from interp._lazy import lazy
+
+if TYPE_CHECKING:
+    from interp.stats._agreement import agreement as agreement
+    from interp.stats._intervals import MIN_CLUSTERS as MIN_CLUSTERS
+    from interp.stats._intervals import bootstrap as bootstrap
+    from interp.stats._means import mean as mean
+    from interp.stats._means import normalise as normalise
 
 __all__ = ["MIN_CLUSTERS", "agreement", "bootstrap", "mean", "normalise"]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "interp.stats._agreement": ("agreement",),
+        "interp.stats._intervals": ("MIN_CLUSTERS", "bootstrap"),
+        "interp.stats._means": ("mean", "normalise"),
+    },
+)

@@ -14,7 +14,7 @@ import xarray as xr
 
 import interp
 from interp.cli import main
-from interp.cli.files import read
+from interp.cli._files import read
 from interp.models import available
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import xarray as xr
 import interp
 from interp import steering
 from interp.cli import main
-from interp.cli.steer_classes import NAMES, classes
+from interp.cli.steer._prompts import NAMES, classes
 from interp.models.anatomy import logits
 
 MODEL = "tiny-world"

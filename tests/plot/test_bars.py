@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from interp import plot, stats
-from interp.plot import theme
-from interp.plot.top import largest
+from interp.plot import _theme as theme
+from interp.plot._cells import largest
 
 
 def test_cells_are_sorted_by_size_and_coloured_by_sign(result) -> None:

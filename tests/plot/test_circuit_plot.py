@@ -8,7 +8,7 @@ import torch
 
 from interp import plot
 from interp.circuits import Circuit, Graph
-from interp.plot.circuit_layout import Edge, curved, label, places, row
+from interp.plot._circuit import Edge, curved, label, places, row
 
 GRAPH = Graph(3, 4)
 EDGES = ["input->a0.h1<v>", "a0.h1->a2.h0<q>", "a0.h1->m1", "m1->a2.h0<k>", "a2.h0->logits", "m1->logits"]

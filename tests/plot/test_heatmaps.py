@@ -8,7 +8,7 @@ import plotly.io as pio
 import pytest
 
 from interp import plot, stats
-from interp.plot import theme
+from interp.plot import _theme as theme
 
 
 def layer_axis(fig: go.Figure) -> go.layout.YAxis:

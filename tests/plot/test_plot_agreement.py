@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from interp import plot, stats
-from interp.plot import theme
+from interp.plot import _theme as theme
 
 
 def pair(result, **options):

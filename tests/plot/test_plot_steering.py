@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from interp import plot
-from interp.plot.steering_numbers import quantities
+from interp.plot._steering import quantities
 
 LAYERS, STEPS, N = [1, 3, 4], [-1.0, 0.0, 2.0], 10
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from interp import plot
-from interp.plot import labels
-from interp.plot.tokens import colours
+from interp.plot import _theme as labels
+from interp.plot._tokens import colours
 
 
 class Text(HTMLParser):

@@ -104,7 +104,7 @@ def test_the_seed_decides(result) -> None:
 def test_chunks_do_not_change_the_numbers(result, monkeypatch) -> None:
     data = result(draw("normal", (20, 37), seed=6))
     whole = stats.bootstrap(data, n=200)
-    monkeypatch.setattr("interp.stats.intervals._CELLS_AT_ONCE", 5)
+    monkeypatch.setattr("interp.stats._intervals._CELLS_AT_ONCE", 5)
     xr.testing.assert_allclose(stats.bootstrap(data, n=200), whole, rtol=1e-12)
 
 

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from interp import stats
-from interp.stats.metric_facts import metric_facts
+from interp.stats._means import metric_facts
 
 
 def effects(shape: tuple[int, ...] = (5, 4), seed: int = 0) -> np.ndarray:

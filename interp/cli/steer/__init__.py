@@ -1,0 +1,1 @@
+"""`interp steer fit | sweep | generate | calibrate | bake`."""

@@ -1,0 +1,86 @@
+"""Bars: the cells with the largest effects, whatever the dims, with their intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from interp.plot import _theme as theme
+from interp.plot._cells import Drawn, Index, at, hover, labels, top_cells
+from interp.plot._theme import escape
+
+_BAR, _RIGHT, _WIDTH = 24, 32, 720
+_LONGEST_NAME = 40
+_WHAT = {"relevance": "relevance", "direct": "direct effect"}  # by method; all others give effects
+
+
+def bars(
+    result: xr.Dataset,
+    top: int = 15,
+    normalise: bool = False,
+    interval: float | xr.Dataset | None = 0.95,
+    metric: str | None = None,
+    title: str | None = None,
+) -> go.Figure:
+    """The `top` cells by |effect|, the largest above; the error bars are intervals over prompts.
+
+    Takes a result of any dims. The other arguments are those of `plot.heads`. One prompt has no interval.
+    """
+    cells, indices = top_cells(result, top, normalise, interval, metric)
+    value = at(cells.value, indices)
+    names = [_short(name) for name in labels(cells, indices)]
+    trace = go.Bar(
+        x=value,
+        y=np.arange(len(indices)),
+        orientation="h",
+        marker={"color": [theme.POSITIVE if v > 0 else theme.NEGATIVE for v in value], "line": {"width": 0}},
+        error_x=_errors(cells, indices),
+        hovertext=hover(cells, indices),
+        hoverinfo="text",
+        showlegend=False,
+    )
+    fig = go.Figure(trace)
+    _dress(fig, cells, names, title or _heading(cells, len(indices)))
+    return fig
+
+
+def _what(cells: Drawn) -> str:
+    return _WHAT.get(str(cells.attrs.get("method")), "effect")
+
+
+def _heading(cells: Drawn, n: int) -> str:
+    return f"The {n} largest {_what(cells)}s"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+
+
+def _errors(cells: Drawn, indices: list[Index]) -> dict | None:
+    if cells.low is None or cells.high is None:
+        return None
+    value, low, high = (at(part, indices) for part in (cells.value, cells.low, cells.high))
+    style = {"color": theme.INK, "thickness": 1.2, "width": 4}
+    return {"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low, **style}
+
+
+def _dress(fig: go.Figure, cells: Drawn, names: list[str], title: str) -> None:
+    left = 28 + int(7.2 * max(map(len, names), default=4))
+    heading, above = theme.titles(title, cells.subtitle, _WIDTH)
+    fig.update_layout(
+        template=theme.template(),
+        title=heading,
+        bargap=0.3,
+        width=_WIDTH,
+        height=above + 62 + max(90, _BAR * len(names)),
+        margin={"l": left, "r": _RIGHT, "t": above, "b": 62},
+    )
+    fig.update_yaxes(
+        tickmode="array",
+        tickvals=list(range(len(names))),
+        ticktext=[escape(name) for name in names],
+        autorange="reversed",
+    )
+    grid = {"showgrid": True, "gridcolor": "#eceff3", "zeroline": True, "zerolinecolor": theme.MUTED}
+    fig.update_xaxes(title_text=f"{_what(cells)} ({escape(cells.unit)})", zerolinewidth=1, **grid)

@@ -1,0 +1,76 @@
+"""HTML of the single items of a report, escaped: headings, paragraphs, figures, tables, and its style."""
+
+from __future__ import annotations
+
+import html
+
+import plotly.graph_objects as go
+
+from interp.plot._export import CONFIG
+from interp.plot._tokens import TokenStrip
+
+CSS = """
+:root { color-scheme: light; }
+body { margin: 0; background: #fff; color: #1f2933;
+  font: 16px/1.6 Inter, "Segoe UI", "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
+main { max-width: 1180px; margin: 0 auto; padding: 32px 24px 64px; }
+h1 { font-size: 28px; line-height: 1.25; margin: 0 0 24px; }
+h2 { font-size: 20px; margin: 40px 0 8px; }
+p { max-width: 46em; margin: 8px 0 16px; }
+.wide { overflow-x: auto; }
+figure { margin: 24px 0 32px; }
+figcaption { color: #5f6b7a; font-size: 14px; margin-top: 4px; max-width: 60em; }
+section.result { margin: 24px 0 32px; }
+dl { display: flex; flex-wrap: wrap; gap: 4px 28px; margin: 0 0 12px; font-size: 14px; }
+dl dt { color: #5f6b7a; margin-right: -22px; }
+dl dd { margin: 0; overflow-wrap: anywhere; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 8px 0; }
+th, td { padding: 4px 20px 4px 0; border-bottom: 1px solid #e4e7eb; text-align: right; white-space: pre; }
+th:first-child, td:first-child { text-align: left; }
+th { font-weight: 600; }
+table.texts td, table.texts th { text-align: left; vertical-align: top; white-space: normal;
+  min-width: 10em; max-width: 24em; }
+.note { color: #5f6b7a; font-size: 14px; margin-top: 4px; }
+footer { margin-top: 56px; border-top: 1px solid #d5dae1; color: #5f6b7a; font-size: 13px; }
+footer h2 { font-size: 15px; color: #1f2933; margin: 16px 0 4px; }
+footer ul { margin: 0; padding-left: 18px; }
+footer li { overflow-wrap: anywhere; }
+@media print { main { max-width: none; padding: 0; } }
+"""
+
+
+def heading(text: str) -> str:
+    """A second-level heading."""
+    return f"<h2>{html.escape(text)}</h2>"
+
+
+def paragraph(text: str) -> str:
+    """Paragraphs of plain text, parted at empty lines."""
+    parts = [part.strip() for part in text.split("\n\n") if part.strip()]
+    return "\n".join(f"<p>{html.escape(part)}</p>" for part in parts)
+
+
+def strip(tokens: TokenStrip) -> str:
+    """Coloured tokens."""
+    return f"<div class='wide'>{tokens.html()}</div>"
+
+
+def figure(fig: go.Figure, caption: str | None, number: int, library: bool | str) -> str:
+    """A plotly figure with its number and a caption; `library` is what plotly calls include_plotlyjs."""
+    drawing = fig.to_html(
+        full_html=False,
+        include_plotlyjs=library,
+        div_id=f"figure-{number}",
+        config=CONFIG,
+    )
+    words = caption if caption is not None else _title(fig)
+    return (
+        f"<figure><div class='wide'>{drawing}</div>"
+        f"<figcaption><b>Figure {number}.</b> {html.escape(words)}</figcaption></figure>"
+    )
+
+
+def _title(fig: go.Figure) -> str:
+    """The figure's title as plain text."""
+    text = (fig.layout.title.text or "").replace("<b>", "").replace("</b>", "").replace("<br>", " ")
+    return f"{html.unescape(text)}." if text else ""

@@ -1,0 +1,139 @@
+"""Means over prompts, and the normalised effect.
+
+`value` is an effect by prompt and cell in the units of the metric, positive where the component helps. A cell
+that is NaN for a prompt does not exist there and is left out of that prompt's sums.
+
+Normalised effect: a ratio of means, sum over prompts of the effect / sum over prompts of (clean - corrupt),
+with (corrupt - clean) for a metric where lower is better. Under denoising 0 is the corrupt run and 1 a fully
+restored one; under noising 0 is the clean run and 1 a fully broken one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+
+class MetricFacts(NamedTuple):
+    """One metric of a result."""
+
+    name: str
+    unit: str
+    better: str  # "higher" or "lower"
+
+    @property
+    def sign(self) -> float:
+        """+1 where a higher value is better, -1 where a lower one is."""
+        return -1.0 if self.better == "lower" else 1.0
+
+
+def metric_facts(result: xr.Dataset) -> list[MetricFacts]:
+    """The metrics of a result in the order of its metric dim, or the one it has without such a dim.
+
+    The attrs list every metric of the run; a selection such as `result.sel(metric="kl")` keeps them all, so
+    the metric coordinate decides.
+    """
+    columns = [_listed(result.attrs.get(key, "")) for key in ("metric", "unit", "better")]
+    columns = [column + [""] * (len(columns[0]) - len(column)) for column in columns]
+    known = {name: MetricFacts(name, unit, better or "higher") for name, unit, better in zip(*columns)}
+    if "metric" not in result.coords:
+        return list(known.values())[:1]
+    names = [str(name) for name in result["metric"].values.ravel()]
+    return [known.get(name, MetricFacts(name, "", "higher")) for name in names]
+
+
+def _listed(text: str) -> list[str]:
+    return [word.strip() for word in str(text).split(",")]
+
+
+RATIO = "ratio of means"
+
+
+def mean(result: xr.Dataset) -> xr.Dataset:
+    """The mean over prompts of the effect and of the baselines, in the units of the metric."""
+    require_result(result)
+    out = result.drop_vars([name for name in result.coords if on_prompts(result, name)])
+    out = out.mean("prompt", skipna=True, keep_attrs=True)
+    return out.assign_attrs(n_prompts=result.sizes["prompt"], normalisation="none")
+
+
+def normalise(result: xr.Dataset) -> xr.Dataset:
+    """The normalised effect of every cell: 0 is unpatched, 1 the whole of clean - corrupt.
+
+    Warns, and gives NaN, for a metric whose clean and corrupt means are equal.
+    """
+    require_result(result)
+    out = mean(result)[["value"]]
+    out["value"] = out["value"].astype(float)
+    for where, effect, full in blocks(result, "normalised"):
+        numerator, denominator = sums(effect, full, np.zeros(len(effect), dtype=int))
+        fill(out["value"], where, ratio(numerator, denominator))
+    return out.assign_attrs(normalisation=RATIO)
+
+
+def blocks(result: xr.Dataset, statistic: str) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
+    """By metric: where it lies, effects [prompt, cell], and what their sum is divided by [prompt]."""
+    for number, facts in enumerate(metric_facts(result)):
+        where = {"metric": number} if "metric" in result.dims else {}
+        one = result.isel(where)
+        value = one["value"].transpose("prompt", ...).values.astype(float)
+        full = facts.sign * (one["clean"] - one["corrupt"]).values.astype(float)
+        weight = np.ones(len(value)) if statistic == "mean" else _require_nonzero(full, one, facts)
+        yield where, value.reshape(len(value), -1), weight
+
+
+def _require_nonzero(full: np.ndarray, one: xr.Dataset, facts: MetricFacts) -> np.ndarray:
+    """The weights, or NaN with a warning if their sum is lost in rounding."""
+    scale = max(float(np.abs(one[name].values).sum()) for name in ("clean", "corrupt"))
+    if abs(full.sum()) > 1e-6 * scale:
+        return full
+    warnings.warn(
+        f"{facts.name}: clean and corrupt have the same mean ({one['clean'].values.mean():.4g}), so the "
+        "normalised effect is not defined (NaN). Plot the effect itself, or choose prompts that differ.",
+        stacklevel=4,
+    )
+    return np.full_like(full, np.nan)
+
+
+def sums(effect: np.ndarray, full: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numerator and denominator by group: [group, cell], and [group, cell] or [group, 1]."""
+    missing = np.isnan(effect)
+    member = (group == np.arange(group.max() + 1)[:, None]).astype(float)  # [group, prompt]
+    numerator = member @ np.where(missing, 0.0, effect)
+    if not (missing.any(0) & ~missing.all(0)).any():
+        numerator[:, missing.all(0)] = np.nan
+        return numerator, member @ full[:, None]
+    return numerator, member @ np.where(missing, 0.0, full[:, None])
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotient, NaN where it is not finite."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        out = numerator / denominator
+    return np.where(np.isfinite(out), out, np.nan)
+
+
+def fill(variable: xr.DataArray, where: dict, flat: np.ndarray) -> None:
+    """Write the cells of one metric, given in one row, into a variable."""
+    variable[where] = flat.reshape(variable[where].shape)
+
+
+def on_prompts(result: xr.Dataset, name: Any) -> bool:
+    """Whether a coordinate or variable varies by prompt."""
+    return "prompt" in result[name].dims
+
+
+def require_result(result: xr.Dataset) -> None:
+    """Raise ValueError unless this is a result with its prompts."""
+    missing = [name for name in ("value", "clean", "corrupt") if name not in result]
+    if missing or "prompt" not in result["value"].dims:
+        what = f"no variable {missing[0]!r}" if missing else "no 'prompt' dim"
+        there = f"variables {list(map(str, result.data_vars))}, dims {dict(result.sizes)}"
+        raise ValueError(
+            f"the Dataset has {what} ({there}). "
+            "Give the result of a method, for example interp.patch(...), before any mean is taken."
+        )
