@@ -30,8 +30,7 @@ import torch
 
 import interp
 from interp import circuits
-from interp.models import handmade
-from interp.models.fingerprint import model_fingerprint
+from interp.models import handmade, model_fingerprint
 from interp.tasks import Task
 from interp.tasks.handmade import some_inputs
 

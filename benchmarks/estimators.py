@@ -29,7 +29,7 @@ import torch
 import xarray as xr
 
 import interp
-from interp.models.fingerprint import model_fingerprint
+from interp.models import model_fingerprint
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "estimators.json"

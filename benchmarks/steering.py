@@ -30,7 +30,7 @@ from patching import _device, _version, model_of, timed
 
 import interp
 from interp import steering
-from interp.models.anatomy import anatomy
+from interp.models import anatomy
 from interp.places import Place
 from interp.steering.direction import Direction
 from interp.tasks import KL

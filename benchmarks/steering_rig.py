@@ -16,7 +16,7 @@ from torch import Tensor
 from interp import steering
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
-from interp.models.anatomy import anatomy
+from interp.models import anatomy
 from interp.places import Place
 from interp.steering.direction import Direction
 from interp.steering.intervention import Intervention

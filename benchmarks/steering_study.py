@@ -30,7 +30,7 @@ from torch import Tensor
 
 import interp
 from interp import steering
-from interp.models.fingerprint import model_fingerprint
+from interp.models import model_fingerprint
 from interp.steering.prompts import Prompts, read
 from interp.tasks import Loss
 from interp.tasks.metrics import Reading

@@ -206,7 +206,7 @@ refusal = steering.mean_difference(
 new = interp.tasks.requests(model, n=48, seed=1)
 refused = new[(new.answers == sorry).any(1).nonzero().flatten()]
 
-everywhere = steering.writers(interp.models.anatomy.anatomy(model))
+everywhere = steering.writers(interp.models.anatomy(model))
 remove = lambda part, share: steering.ablate(part.spread(everywhere), share)
 shares = [0, 0.2, 0.4, 0.6, 0.8, 1.0]
 removed = steering.sweep(model, refusal, refused, shares, intervene=remove, **options)

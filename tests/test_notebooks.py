@@ -146,7 +146,7 @@ def test_what_the_text_of_circuits_says() -> None:
 def test_what_the_text_of_steering_says() -> None:
     """Sentiment is steered at layer 3, cached or not; lda moves little; ablation ends refusal."""
     from interp import probes, steering
-    from interp.models.anatomy import anatomy
+    from interp.models import anatomy
     from interp.tasks import KL, LogitDiff
 
     model = interp.load("tiny-world")

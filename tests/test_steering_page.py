@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import interp
-from interp.models.fingerprint import model_fingerprint
+from interp.models import model_fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "steering.md").read_text(encoding="utf-8")

@@ -29,7 +29,7 @@ from interp.attribution.memory import prompts_at_once
 from interp.attribution.methods import Method, Star, parse
 from interp.attribution.passes import Passes
 from interp.engine.memory import DEFAULT_BUDGET
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.patching import corruption as corruptions
 from interp.patching import request as requests
 from interp.patching import result

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from interp.attribution.checks import check_model
 from interp.attribution.rules import Rules, relevance_rules
-from interp.models.anatomy import Model, logits
+from interp.models import Model, logits
 
 Hook = tuple[str, Callable[..., Tensor]]
 Taps = Mapping[Any, str]  # key of a kept tensor -> hook point

@@ -9,8 +9,7 @@ from torch import nn
 
 from interp.attribution.methods import Method, Secant, Star
 from interp.attribution.scoring import scorings
-from interp.models.anatomy import Anatomy, Model
-from interp.models.weights import unsupported
+from interp.models import Anatomy, Model, unsupported
 from interp.patching.corruption import Corruption, Mean, Zero
 from interp.patching.request import Request
 from interp.tasks.metrics import Metric

@@ -25,9 +25,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribution.checks import check_model as check_hooks
-from interp.models.anatomy import Anatomy, Model, anatomy, logits
+from interp.models import Anatomy, Model, anatomy, attentions, attn_out_norm, final_norm, logits
 from interp.models.parts import Attention, Norm
-from interp.models.weights import attentions, attn_out_norm, final_norm
 from interp.patching.request import check_model
 from interp.patching.result import versions
 from interp.places import hook_name

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.models.anatomy import Anatomy
+from interp.models import Anatomy
 from interp.places import hook_name
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from interp.attribution.methods import Method
 from interp.engine.memory import Budget
-from interp.models.anatomy import Anatomy
+from interp.models import Anatomy
 from interp.places import AXES
 
 

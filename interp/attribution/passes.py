@@ -16,8 +16,8 @@ from interp.attribution.tables import Place
 from interp.engine.readout import Reads, Scores
 from interp.engine.reference import finite_hooks
 from interp.engine.runs import Runs
-from interp.models.anatomy import Anatomy, Model, logits
-from interp.models.hooks import slope_hook
+from interp.models import Anatomy, Model, logits
+from interp.models.hook_points import slope_hook
 from interp.places import hook_name
 from interp.tasks.metrics import Metric
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from interp.attribution.capture import Recording, autograd_on, record
 from interp.attribution.rules import Rules, relevance_rules, rules_for
-from interp.models.anatomy import Anatomy, Model, anatomy
+from interp.models import Anatomy, Model, anatomy
 from interp.patching.result import versions
 from interp.places import hook_name
 from interp.tasks import vocabulary

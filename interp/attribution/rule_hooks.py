@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribution.gates import gate, tanh_ratio
-from interp.models.mlps import MLPPoints
+from interp.models.hook_points import MLPPoints
 
 Rule = Callable[[Tensor], Tensor | None]
 

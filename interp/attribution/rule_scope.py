@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from interp.attribution.rule_hooks import RuleHook
 from interp.attribution.rule_places import Placed, Places
-from interp.models.anatomy import Model
-from interp.models.hooks import is_bridge
+from interp.models import Model, is_bridge
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from interp.attribution.rule_places import Report, place
 from interp.attribution.rule_scope import attached
 from interp.attribution.rule_set import Rules as Rules
 from interp.attribution.rule_set import rules_for as rules_for
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 
 
 @contextmanager

@@ -13,9 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.engine import block as B
-from interp.models.anatomy import Anatomy, Model
+from interp.models import Anatomy, Model, attentions
 from interp.models.parts import Attention
-from interp.models.weights import attentions
 
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}  # norms inside a bridge compute in float32
 

@@ -22,7 +22,7 @@ from interp.attribution.missed import missed_at_most
 from interp.engine.items import live_items
 from interp.engine.memory import DEFAULT_BUDGET
 from interp.engine.plan import token_touched
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.patching.corruption import Corruption
 from interp.patching.job import Job, prepare
 from interp.patching.sweep import patch

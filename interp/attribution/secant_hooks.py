@@ -21,10 +21,9 @@ from interp.attribution.capture import Hook
 from interp.attribution.scoring import scorings
 from interp.attribution.secant_attention import Pair, pattern_path, z_path
 from interp.attribution.two_point import change, chord, norm_change
-from interp.models.anatomy import Anatomy, Model
-from interp.models.mlps import MLPPoints, mlp_points
+from interp.models import ACTIVATIONS, Anatomy, Model, stream_norms
+from interp.models.hook_points import MLPPoints, mlp_points
 from interp.models.parts import Norm
-from interp.models.weights import ACTIVATIONS, stream_norms
 from interp.places import hook_name
 
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}

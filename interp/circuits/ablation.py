@@ -24,9 +24,8 @@ from torch import Tensor
 from interp.circuits.graph import Graph
 from interp.engine.capture import Capture, capture
 from interp.engine.runs import Runs
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy, weights
 from interp.models.parts import Weights
-from interp.models.weights import weights
 from interp.patching.corruption import Corruption, Mean, Tokens, Zero, direction_of, make_runs
 from interp.tasks import Task
 

@@ -36,7 +36,7 @@ from interp.circuits.graph import Graph
 from interp.circuits.job import Job, prepare
 from interp.circuits.losses import Losses
 from interp.engine.memory import DEFAULT_BUDGET
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.tasks import Task
 from interp.tasks.metrics import KL, Metric
 

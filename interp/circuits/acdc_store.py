@@ -20,8 +20,7 @@ from interp.circuits.acdc_search import Proposal, Rule, Search
 from interp.circuits.graph import Graph
 from interp.circuits.job import Job
 from interp.files import write_text
-from interp.models.anatomy import Model
-from interp.models.fingerprint import model_fingerprint
+from interp.models import Model, model_fingerprint
 from interp.tasks import Task
 
 _KIND = "interp acdc 1"

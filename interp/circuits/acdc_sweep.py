@@ -16,7 +16,7 @@ from interp.circuits.ablation import Ablation
 from interp.circuits.acdc import acdc
 from interp.circuits.circuit import Circuit
 from interp.engine.memory import DEFAULT_BUDGET
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from interp.circuits.circuit import Circuit
 from interp.circuits.graph import Graph
-from interp.models.anatomy import Anatomy, Model, anatomy
-from interp.models.weights import unsupported
+from interp.models import Anatomy, Model, anatomy, unsupported
 from interp.patching.corruption import DIRECTIONS
 from interp.patching.request import check_model as check_fit
 from interp.tasks import Task

@@ -30,7 +30,7 @@ from interp.circuits.ranking import RANKINGS, Scores, first, mean_scores, ranked
 from interp.circuits.roc import SIZES
 from interp.circuits.run import run_masks
 from interp.engine.memory import DEFAULT_BUDGET
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
 

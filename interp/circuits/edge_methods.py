@@ -25,8 +25,7 @@ from interp.attribution.integrated import RULES
 from interp.attribution.methods import STEPS
 from interp.circuits.ablation import Ablation
 from interp.circuits.graph import Graph
-from interp.models.anatomy import Model
-from interp.models.weights import unsupported
+from interp.models import Model, unsupported
 from interp.places import hint
 from interp.tasks.metrics import Metric
 

@@ -22,9 +22,8 @@ from interp.circuits.edge_methods import EdgeMethod
 from interp.engine.readout import Reads, Scores
 from interp.engine.reference import finite_hooks
 from interp.engine.runs import Runs
-from interp.models.anatomy import Anatomy, Model, logits
-from interp.models.hooks import slope_hook
-from interp.models.mlps import MLPPoints, mlp_points
+from interp.models import Anatomy, Model, logits
+from interp.models.hook_points import MLPPoints, mlp_points, slope_hook
 from interp.places import hook_name
 from interp.tasks.metrics import Metric
 

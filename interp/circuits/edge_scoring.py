@@ -23,7 +23,7 @@ from interp.circuits.edge_writes import check_writes
 from interp.circuits.graph import Graph
 from interp.circuits.job import Job
 from interp.engine.memory import Budget
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.patching.result import signs
 from interp.tasks import Task
 

@@ -31,7 +31,7 @@ from interp.circuits.state import Base
 from interp.engine import block as B
 from interp.engine.items import Items
 from interp.engine.memory import DEFAULT_BUDGET
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.models.parts import MLP
 from interp.tasks import Task
 from interp.tasks.metrics import Metric

@@ -30,8 +30,7 @@ from interp.circuits.job import Job
 from interp.circuits.spans import Spans
 from interp.engine.memory import Budget
 from interp.engine.runs import Runs
-from interp.models.anatomy import Model
-from interp.models.weights import weights
+from interp.models import Model, weights
 from interp.patching.corruption import Zero, make_runs
 from interp.tasks import Task
 from interp.tasks.metrics import Metric

@@ -24,7 +24,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp import places
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.places import hint
 
 

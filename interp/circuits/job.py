@@ -24,10 +24,8 @@ from interp.circuits.state import Base, State
 from interp.engine.memory import DEFAULT_BUDGET, Budget
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
-from interp.models.anatomy import Model, logits
-from interp.models.hooks import is_bridge
+from interp.models import Model, is_bridge, logits, weights
 from interp.models.parts import Weights
-from interp.models.weights import weights
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
 

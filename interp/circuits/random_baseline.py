@@ -22,7 +22,7 @@ from interp.circuits.graph import Graph
 from interp.circuits.job import prepare
 from interp.circuits.paths import random_paths
 from interp.engine.memory import DEFAULT_BUDGET
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
 

@@ -21,9 +21,8 @@ from interp.circuits.graph import Graph
 from interp.circuits.spans import Spans
 from interp.engine import block as B
 from interp.engine.readout import Readout, Reads
-from interp.models.anatomy import Model
+from interp.models import Model, weights
 from interp.models.parts import MLP, Block
-from interp.models.weights import weights
 from interp.patching.corruption import Tokens, make_runs
 from interp.tasks import Task
 from interp.tasks.metrics import KL, Metric

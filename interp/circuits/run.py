@@ -25,7 +25,7 @@ from interp.circuits.circuit import Circuit
 from interp.circuits.graph import Graph
 from interp.circuits.job import Job, by_depth, prepare, room, values
 from interp.engine.memory import DEFAULT_BUDGET
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
 

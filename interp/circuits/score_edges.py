@@ -37,8 +37,7 @@ from interp.circuits.graph import Graph
 from interp.circuits.job import Job
 from interp.circuits.spans import Spans
 from interp.engine.memory import DEFAULT_BUDGET, Budget
-from interp.models.anatomy import Model
-from interp.models.weights import weights
+from interp.models import Model, weights
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
 

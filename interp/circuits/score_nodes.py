@@ -25,7 +25,7 @@ from interp.circuits.job import Job, prepare, room, values
 from interp.circuits.score_edges import score_edges
 from interp.circuits.state import Base
 from interp.engine.memory import DEFAULT_BUDGET
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.patching.result import signs
 from interp.tasks import Task
 from interp.tasks.metrics import Metric

@@ -41,8 +41,7 @@ from interp.circuits.train_mask_data import Batches
 from interp.circuits.train_mask_result import TrainedCircuit, trained_circuit
 from interp.circuits.train_mask_state import State, Store, open_state
 from interp.engine.memory import Budget
-from interp.models.anatomy import Model
-from interp.models.weights import weights
+from interp.models import Model, weights
 from interp.tasks import Task
 from interp.tasks.metrics import KL, Metric
 

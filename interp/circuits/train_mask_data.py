@@ -13,7 +13,7 @@ from interp.circuits.job import Job
 from interp.circuits.train_mask_forward import Soft
 from interp.engine.readout import Readout, Reads
 from interp.engine.runs import Runs
-from interp.models.anatomy import Model
+from interp.models import Model
 
 
 class Batches:

@@ -16,8 +16,7 @@ from interp.circuits import hard_concrete as gates
 from interp.circuits.graph import Graph
 from interp.circuits.job import Job
 from interp.files import whole
-from interp.models.anatomy import Model
-from interp.models.fingerprint import model_fingerprint
+from interp.models import Model, model_fingerprint
 from interp.tasks import Task
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-from interp.models.bundled import Card, available
+from interp.models import Card, available
 
 OTHERS = """\
 Others:

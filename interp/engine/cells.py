@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.models.anatomy import Anatomy
+from interp.models import Anatomy
 from interp.places import AXES, SITES
 
 COLUMNS = ("layer", "pos", "head", "neuron", "dst", "src")

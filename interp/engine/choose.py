@@ -17,10 +17,8 @@ from interp.engine.fast import Prepared
 from interp.engine.memory import Budget
 from interp.engine.reference import Reference
 from interp.engine.runs import Runs
-from interp.models.anatomy import Model
-from interp.models.hooks import is_bridge
+from interp.models import Model, is_bridge, unsupported, weights
 from interp.models.parts import Weights
-from interp.models.weights import unsupported, weights
 from interp.tasks.metrics import Metric
 
 ENGINES = ("auto", "fast", "reference")

@@ -14,7 +14,7 @@ import numpy as np
 from interp.engine import entry
 from interp.engine.cells import SITES, Cells
 from interp.engine.readout import Reads
-from interp.models.anatomy import Anatomy
+from interp.models import Anatomy
 from interp.places import STREAM_SITES
 
 Touched = Callable[[str, int], np.ndarray]

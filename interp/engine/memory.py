@@ -9,7 +9,7 @@ import numpy as np
 
 from interp.engine.items import Items
 from interp.engine.readout import Reads
-from interp.models.anatomy import Anatomy
+from interp.models import Anatomy
 from interp.places import AXES
 
 DEFAULT_BUDGET = 2 * 2**30  # bytes above the model's own

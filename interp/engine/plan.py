@@ -14,7 +14,7 @@ from interp.engine.cells import Cells
 from interp.engine.items import Items, live_items
 from interp.engine.memory import Budget
 from interp.engine.readout import Reads
-from interp.models.anatomy import Anatomy
+from interp.models import Anatomy
 from interp.places import AXES
 
 

@@ -18,8 +18,8 @@ from interp.engine.cells import SITES, Cells
 from interp.engine.fast import Outcome
 from interp.engine.readout import Reads, Scores
 from interp.engine.runs import Runs
-from interp.models.anatomy import Model, anatomy, logits
-from interp.models.hooks import patch_hooks
+from interp.models import Model, anatomy, logits
+from interp.models.hook_points import patch_hooks
 from interp.places import AXES, hook_name
 from interp.tasks.metrics import Metric
 

@@ -1,25 +1,49 @@
 """Models: `load` one by name or from a folder, `available` lists the bundled ones.
 
-Importing this package loads neither torch nor transformer_lens; the first `load` does.
+Everything that TransformerLens's classes and releases do differently is settled in this folder. Importing
+it loads neither torch nor transformer_lens; the first `load` does.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from interp.models.bundled import Card as Card
-from interp.models.bundled import available as available
+from interp._lazy import lazy
+from interp.models._bundled import Card as Card
+from interp.models._bundled import available as available
 
 if TYPE_CHECKING:
-    from interp.models.loading import ModelNotReachable as ModelNotReachable
-    from interp.models.loading import load as load
+    from interp.models._anatomy import Anatomy as Anatomy
+    from interp.models._anatomy import Model as Model
+    from interp.models._anatomy import anatomy as anatomy
+    from interp.models._anatomy import has_hooks as has_hooks
+    from interp.models._anatomy import logits as logits
+    from interp.models._anatomy import model_fingerprint as model_fingerprint
+    from interp.models._load import ModelNotReachable as ModelNotReachable
+    from interp.models._load import load as load
+    from interp.models._own import require_free as require_free
+    from interp.models._own import save as save
+    from interp.models._weights import ACTIVATIONS as ACTIVATIONS
+    from interp.models._weights import attentions as attentions
+    from interp.models._weights import attn_out_norm as attn_out_norm
+    from interp.models._weights import final_norm as final_norm
+    from interp.models._weights import stream_norms as stream_norms
+    from interp.models._weights import unsupported as unsupported
+    from interp.models._weights import weights as weights
+    from interp.models.hook_points import is_bridge as is_bridge
 
-__all__ = ["Card", "ModelNotReachable", "available", "load"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("load", "ModelNotReachable"):
-        from interp.models import loading
-
-        return getattr(loading, name)
-    raise AttributeError(f"module 'interp.models' has no attribute {name!r}; it has {', '.join(__all__)}")
+_ANATOMY = ("Anatomy", "Model", "anatomy", "has_hooks", "logits", "model_fingerprint")
+_NORMS = ("attn_out_norm", "final_norm", "stream_norms")
+_WEIGHTS = ("ACTIVATIONS", "attentions", "unsupported", "weights", *_NORMS)
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "interp.models._anatomy": _ANATOMY,
+        "interp.models._bundled": ("Card", "available"),
+        "interp.models._load": ("ModelNotReachable", "load"),
+        "interp.models._own": ("require_free", "save"),
+        "interp.models._weights": _WEIGHTS,
+        "interp.models.hook_points": ("is_bridge",),
+    },
+    submodules=("handmade", "hook_points", "parts"),
+)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from interp.engine.runs import Fill, Runs
-from interp.models.anatomy import Model, anatomy, logits
+from interp.models import Model, anatomy, logits
 from interp.places import hook_name
 from interp.tasks import Task
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from interp.engine.memory import Budget
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.patching import corruption as corruptions
 from interp.patching import request as requests
 from interp.patching.corruption import Corruption

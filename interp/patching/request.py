@@ -10,7 +10,7 @@ import numpy as np
 
 from interp import places
 from interp.engine.cells import ALL, COLUMNS, Cells, grid, table
-from interp.models.anatomy import Anatomy, Model
+from interp.models import Anatomy, Model
 from interp.places import AXES, hint
 from interp.tasks import Task
 from interp.tasks.metrics import Metric

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from interp.models.anatomy import Anatomy
+from interp.models import Anatomy
 from interp.patching.corruption import Corruption, Gaussian
 from interp.patching.request import Request
 from interp.tasks import Task

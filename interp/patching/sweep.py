@@ -21,8 +21,7 @@ import xarray as xr
 from interp.engine.choose import choose
 from interp.engine.memory import DEFAULT_BUDGET
 from interp.engine.plan import Plan, make_plan
-from interp.models.anatomy import Model
-from interp.models.weights import unsupported
+from interp.models import Model, unsupported
 from interp.patching.corruption import Corruption
 from interp.patching.job import prepare
 from interp.patching.work import run

@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from interp.engine.fast import Outcome, Prepared
 from interp.engine.reference import Reference
-from interp.models.fingerprint import model_fingerprint
-from interp.models.weights import weights
+from interp.models import model_fingerprint, weights
 from interp.patching import result
 from interp.patching.job import Job
 from interp.patching.sheet import Sheet

@@ -21,7 +21,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.patching.result import versions
 from interp.places import Place
 from interp.probes import calibration

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.places import Place
 from interp.probes.aggregate import Weights, scores
 from interp.probes.reading import readings

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.steering.prompts import Prompts, read
 
 _LEAST = 4  # prompts of a class, to split it and to calibrate on halves of what is held out

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy, logits
+from interp.models import Model, anatomy, logits
+from interp.models import weights as weights_of
 from interp.models.parts import Weights
-from interp.models.weights import weights as weights_of
 from interp.places import Place, hook_name
 from interp.steering.forward import forward, why_not
 from interp.steering.intervention import as_hook

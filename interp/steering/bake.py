@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.steering.edits import Ablate, Add, Affine, Clamp, Edit
 from interp.steering.intervention import Intervention, flat
 from interp.steering.places import width

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.steering.direction import Direction
 from interp.steering.sweep import _by_layer, _Job, _reads
 from interp.steering.when import When, everywhere

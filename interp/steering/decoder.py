@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.models.anatomy import Model
-from interp.models.hooks import is_bridge
+from interp.models import Model, is_bridge
 
 
 class Decoder:

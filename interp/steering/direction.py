@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.places import Place, parse
 from interp.steering.places import place, width
 

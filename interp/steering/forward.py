@@ -15,9 +15,8 @@ from torch import Tensor
 
 from interp.engine import block as B
 from interp.engine.choose import close, flags
-from interp.models.anatomy import Model, logits
+from interp.models import Model, logits, unsupported, weights
 from interp.models.parts import Attention, Weights
-from interp.models.weights import unsupported, weights
 from interp.steering.frame import Clock
 from interp.steering.intervention import Intervention
 

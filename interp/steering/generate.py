@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engine.choose import ENGINES
-from interp.models.anatomy import Model
-from interp.models.weights import weights
+from interp.models import Model, weights
 from interp.steering.decoder import Decoder
 from interp.steering.fast_decoder import FastDecoder
 from interp.steering.forward import why_not

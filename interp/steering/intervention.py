@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.models.anatomy import Anatomy, Model, anatomy
-from interp.models.hooks import is_bridge
+from interp.models import Anatomy, Model, anatomy, is_bridge
 from interp.places import AXES, SITES, Place, hook_name, parse
 from interp.steering.edits import Edit
 from interp.steering.frame import Clock

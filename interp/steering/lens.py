@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.anatomy import Model
-from interp.models.weights import final_norm
+from interp.models import Model, final_norm
 from interp.steering.direction import Direction
 from interp.tasks import vocabulary
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy, logits
+from interp.models import Model, anatomy, logits
 from interp.steering.direction import Direction
 from interp.steering.edits import Add
 from interp.steering.intervention import Intervention

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from interp.models.anatomy import Anatomy
+from interp.models import Anatomy
 from interp.places import HEAD_SITES, Place, hint, parse
 
 Layers = int | Iterable[int] | None

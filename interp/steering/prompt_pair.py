@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.steering.activations import activations
 from interp.steering.direction import Direction
 from interp.steering.places import Layers, places

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.tasks import vocabulary
 from interp.tasks.prompts import unknown_words
 from interp.tasks.validate import require

@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy, logits
+from interp.models import Model, anatomy, logits
 from interp.patching.result import versions
 from interp.steering.calibrate import calibrate
 from interp.steering.controls import controls

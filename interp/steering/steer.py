@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.steering.frame import Clock
 from interp.steering.intervention import flat
 from interp.steering.watch import watched

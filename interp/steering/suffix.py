@@ -18,8 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.engine.readout import Readout, Reads, widened
-from interp.models.anatomy import Model, logits
-from interp.models.weights import weights
+from interp.models import Model, logits, weights
 from interp.steering.forward import forward, taps, why_not
 from interp.steering.frame import Clock
 from interp.steering.intervention import Intervention

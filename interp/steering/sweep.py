@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from interp.engine.readout import Reads, evaluate
 from interp.engine.runs import Runs
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.patching.result import versions
 from interp.steering.checks import finite
 from interp.steering.controls import controls

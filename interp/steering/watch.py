@@ -12,8 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from interp.models.anatomy import Model
-from interp.models.hooks import is_bridge
+from interp.models import Model, is_bridge
 from interp.steering.frame import Clock
 
 

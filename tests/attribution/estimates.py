@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from sides import model_of as model_of
 
-from interp.models.anatomy import logits
-from interp.models.hooks import is_bridge
+from interp.models import is_bridge, logits
 from interp.places import AXES, hook_name
 from interp.tasks import Task
 

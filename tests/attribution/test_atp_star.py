@@ -14,7 +14,7 @@ from sides import grids
 import interp
 from interp.attribution import attribute, gradients
 from interp.attribution.qk_fix import key_effects
-from interp.models.anatomy import anatomy, logits
+from interp.models import anatomy, logits
 from interp.places import hook_name
 
 QK = {"method": "atp*", "grad_drop": False}

@@ -14,7 +14,7 @@ from sides import grids
 
 import interp
 from interp.attribution import attribute, gradients
-from interp.models.anatomy import anatomy
+from interp.models import anatomy
 from interp.places import AXES
 from interp.tasks import KL, Custom, LogitDiff, LogProb, Loss
 

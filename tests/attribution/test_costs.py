@@ -11,7 +11,7 @@ from cases import QUIET, task
 from interp.attribution import attribute, direct, gradients
 from interp.attribution.capture import Recording
 from interp.attribution.memory import prompt_bytes
-from interp.models.anatomy import anatomy
+from interp.models import anatomy
 from interp.patching import Gaussian
 from interp.tasks import LogitDiff, LogProb
 

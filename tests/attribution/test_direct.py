@@ -11,7 +11,7 @@ from estimates import covering, model_of
 
 import interp
 from interp.attribution import Rules, direct, gradients
-from interp.models.anatomy import anatomy, logits
+from interp.models import anatomy, logits
 
 ONLY_LN = Rules(identity=False, ah=False, half=False)
 

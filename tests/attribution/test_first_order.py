@@ -11,7 +11,7 @@ from sides import grids
 
 import interp
 from interp.attribution import attribute
-from interp.models.anatomy import anatomy
+from interp.models import anatomy
 from interp.patching import Gaussian
 from interp.places import AXES
 

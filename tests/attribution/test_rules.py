@@ -14,7 +14,7 @@ from relevances import LINEAR, MOE, OFF, POST, PRE, attached, metric, slope
 from interp.attribution import gradients
 from interp.attribution.gates import gate
 from interp.attribution.rules import Rules, relevance_rules, rules_for
-from interp.models.anatomy import anatomy
+from interp.models import anatomy
 from interp.places import hook_name
 
 TOKENS = architectures.tokens()[0]

@@ -15,7 +15,7 @@ from interp.attribution import attribute
 from interp.attribution.secant_metric import metric_path
 from interp.attribution.softmax_path import SoftmaxPath, mean_jacobian, plan
 from interp.attribution.two_point import chord, norm_change
-from interp.models.anatomy import anatomy
+from interp.models import anatomy
 from interp.models.parts import Norm
 from interp.tasks import KL, LogitDiff, LogProb, Loss, Prob
 

@@ -15,7 +15,7 @@ from relevances import metric
 import interp
 from interp.attribution import attribute, gradients
 from interp.attribution.rules import Rules, rules_for
-from interp.models.anatomy import anatomy
+from interp.models import anatomy
 from interp.places import hook_name
 from interp.tasks import Task, families
 

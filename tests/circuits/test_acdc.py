@@ -19,7 +19,7 @@ from interp import circuits
 from interp.circuits import Circuit, Graph
 from interp.circuits.acdc_search import Rule, Search, edge_order
 from interp.circuits.reference import acdc_one_by_one
-from interp.models.handmade import or_gate, truth
+from interp.models.handmade import gates, truth
 from interp.tasks import KL, LogitDiff
 from interp.tasks.handmade import or_gate as or_gate_task
 from interp.tasks.handmade import some_inputs
@@ -126,7 +126,7 @@ def test_one_branch_of_the_or_gate_is_kept() -> None:
     model = interp.load("or-gate", dtype="float64")
     task = or_gate_task(model, n=96)
     found = set(circuits.acdc(model, task, 1e-3, **QUIET).edges())
-    branches = [set(branch) for branch in or_gate.BRANCHES]
+    branches = [set(branch) for branch in gates.OR_BRANCHES]
     assert sorted(branch <= found for branch in branches) == [False, True]
     assert sorted(bool(branch & found) for branch in branches) == [False, True]
     assert found - set.union(*branches) == {"m0->logits"}

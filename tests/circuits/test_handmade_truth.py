@@ -14,7 +14,7 @@ import torch
 from model_folders import needs_hooked
 
 import interp
-from interp.models.handmade import ABLATIONS, NAMES, or_gate, truth
+from interp.models.handmade import ABLATIONS, NAMES, gates, truth
 from interp.models.handmade.induction import SWAPPED
 from interp.tasks import Task, induction
 from interp.tasks.check import right
@@ -92,7 +92,7 @@ def test_either_branch_of_the_or_gate_is_enough(ablation: str) -> None:
     model = model_of("or-gate")
     task = or_gate_task(model, n=96)
     assert found(model, task, ablation)[0] == {"m0->logits"}
-    first, second = or_gate.BRANCHES
+    first, second = gates.OR_BRANCHES
     assert set(first) | set(second) | {"m0->logits"} == set(truth("or-gate", "resample"))
     for one, other in ((first, second), (second, first)):
         assert naive.moved(model, task, ablation, [one])[0] <= LEAST

@@ -16,7 +16,7 @@ from interp import circuits
 from interp.circuits import Circuit, Graph
 from interp.circuits.ablation import replacements
 from interp.circuits.reference import Reference
-from interp.models.hooks import is_bridge
+from interp.models import is_bridge
 from interp.tasks import KL, LogitDiff, Loss, Task
 
 # Every fifth of the product, which mixes all of its choices, and all extras.

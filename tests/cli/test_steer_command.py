@@ -13,7 +13,7 @@ import interp
 from interp import steering
 from interp.cli import main
 from interp.cli.steer._prompts import NAMES, classes
-from interp.models.anatomy import logits
+from interp.models import logits
 
 MODEL = "tiny-world"
 WORDS = {
@@ -184,7 +184,7 @@ def test_bake_writes_a_model_that_loads_steered(
     baked = interp.load(folder / out[-1])
     d = steering.Direction.load(folder / fitted).at("L3.resid_pre")
     tokens = torch.randint(4, 700, (2, 9), generator=torch.Generator().manual_seed(3))
-    from interp.models.anatomy import anatomy
+    from interp.models import anatomy
 
     edit = steering.add(d, 2.0)
     if how == ("--ablate",):

@@ -14,8 +14,7 @@ from interp.engine.fast import Outcome, Prepared
 from interp.engine.memory import Budget
 from interp.engine.reference import Reference
 from interp.engine.runs import Runs
-from interp.models.anatomy import anatomy
-from interp.models.weights import weights
+from interp.models import anatomy, weights
 from interp.places import AXES
 from interp.tasks import LogitDiff
 

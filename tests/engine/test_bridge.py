@@ -8,7 +8,7 @@ import small
 import torch
 from sides import all_cells, both, effect, gap, grids, make_runs
 
-from interp.models.anatomy import anatomy, logits
+from interp.models import anatomy, logits
 
 # Hugging Face's RMSNorm computes in float32 inside a float64 model.
 TOLERANCE = {"gpt2": 1e-12, "neox": 1e-12, "llama": 2e-5}

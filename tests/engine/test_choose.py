@@ -11,8 +11,7 @@ from sides import LOGIT_DIFF, PLAIN, all_cells, make_runs
 
 from interp.engine import choose as choosing
 from interp.engine.memory import Budget
-from interp.models.anatomy import anatomy
-from interp.models.weights import weights
+from interp.models import anatomy, weights
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import torch
 from sides import GATED, PLAIN, all_cells, both, effect, gap, grids, make_runs, mixed, model_of, sample
 
 from interp.engine.cells import table
-from interp.models.anatomy import anatomy
-from interp.models.weights import unsupported
+from interp.models import anatomy, unsupported
 from interp.tasks import KL, LogitDiff, LogProb, Loss, Prob, Rank
 
 NAMES = [name for name, _ in architectures.grid()]

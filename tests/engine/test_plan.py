@@ -12,8 +12,7 @@ from interp.engine.fast import Prepared
 from interp.engine.memory import Budget
 from interp.engine.plan import forward_flops, make_plan
 from interp.engine.readout import Reads
-from interp.models.anatomy import anatomy, logits
-from interp.models.weights import weights
+from interp.models import anatomy, logits, weights
 
 # d_model 768, 12 layers, 12 heads: the shape of GPT-2 small with a small vocabulary, on the meta device.
 SMALL = {"n_layers": 12, "d_model": 48, "d_head": 4, "n_heads": 12, "d_mlp": 192, "dtype": torch.float32}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from model_folders import SIZES, WORDS, random_state, save_llama, save_random, write
 
-from interp.models.train import network, tokenizer
+from interp.models._folder import write_tokenizer
+from interp.models.train import network
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def own(tmp_path: Path) -> Path:
     """A model of our own format with a tokenizer."""
     shapes = {name: value.shape for name, value in network.hooked_state(network.initial(SIZES, 0)).items()}
     folder = write(tmp_path / "own", network.hooked_config(SIZES, "own"), random_state(shapes))
-    tokenizer.save(WORDS, folder, SIZES.n_ctx)
+    write_tokenizer(WORDS, folder, SIZES.n_ctx)
     return folder
 
 
@@ -27,7 +28,7 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("not-a-llama-but-gpt2")
     sizes = {"vocab_size": len(WORDS), "n_positions": 12, "n_embd": 16, "n_layer": 2, "n_head": 4}
     save_random(GPT2LMHeadModel, GPT2Config(**sizes, bos_token_id=1, eos_token_id=2), folder)
-    tokenizer.save(WORDS, folder, 12)
+    write_tokenizer(WORDS, folder, 12)
     return folder
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from interp.models.release import has_hooked_transformer
+from interp.models._release import has_hooked_transformer
 from interp.models.train import network
 from interp.models.train.language import SPECIAL
 

@@ -7,9 +7,7 @@ import pytest
 import small
 import torch
 
-from interp.models.anatomy import anatomy, has_hooks, logits
-from interp.models.fingerprint import model_fingerprint
-from interp.models.weights import unsupported, weights
+from interp.models import anatomy, has_hooks, logits, model_fingerprint, unsupported, weights
 
 
 def test_facts():

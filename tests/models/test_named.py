@@ -11,8 +11,8 @@ import torch
 from model_folders import CLASS
 
 import interp
-from interp.models import ModelNotReachable, named, offline
-from interp.models.release import has_hooked_transformer
+from interp.models import ModelNotReachable, _load, _release
+from interp.models._release import has_hooked_transformer
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_hub_offline_by_the_users_own_wish(no_cache: None, monkeypatch: pytest.M
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(offline, "reachable", lambda: True)
+    monkeypatch.setattr(_release, "reachable", lambda: True)
     with pytest.raises(ModelNotReachable, match=r"'gpt2' is not on this machine"):
         interp.load("gpt2")
 
@@ -80,7 +80,7 @@ def test_offline_mode_ends_with_the_load() -> None:
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    inside = offline.offline()
+    inside = _release.offline()
     with contextlib.suppress(KeyError), inside:
         assert constants.HF_HUB_OFFLINE is True
         raise KeyError
@@ -103,7 +103,7 @@ def test_flags_reach_transformer_lens(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.update(flags, name=name)
         return Made()
 
-    monkeypatch.setattr(offline, "reachable", lambda: True)
+    monkeypatch.setattr(_release, "reachable", lambda: True)
     if has_hooked_transformer():
         from transformer_lens import HookedTransformer
 
@@ -111,7 +111,7 @@ def test_flags_reach_transformer_lens(monkeypatch: pytest.MonkeyPatch) -> None:
     else:
         from transformer_lens.model_bridge import TransformerBridge
 
-        monkeypatch.setattr(named.release, "boot_flags", lambda: named.release.FOLDER_FLAGS)
+        monkeypatch.setattr(_release, "boot_flags", lambda: _release.FOLDER_FLAGS)
         monkeypatch.setattr(TransformerBridge, "boot_transformers", make)
     interp.load("pythia-70m", dtype="bfloat16", fold_ln=False)
     assert seen["fold_ln"] is False
@@ -120,7 +120,7 @@ def test_flags_reach_transformer_lens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_and_aliases_lead_to_the_hubs_name() -> None:
-    names = named.official_names()
+    names = _load.official_names()
     assert names["gpt2-small"] == names["gpt2"] == "gpt2"
     assert names["pythia-70m"] == names["eleutherai/pythia-70m"] == "EleutherAI/pythia-70m"
     assert len(names) > 200

@@ -12,7 +12,7 @@ from model_folders import CLASS, SIZES, TOKENS, needs_hooked, random_state, writ
 from safetensors.torch import load_file, save_file
 
 import interp
-from interp.models import as_gpt2, as_llama, own_as_bridge
+from interp.models import _own_as_bridge
 from interp.models.train import network
 
 LLAMA = {
@@ -147,8 +147,8 @@ def test_buffers_saved_with_the_state_are_ignored(own: Path) -> None:
 
 
 def llama_state(**fields: Any) -> dict[str, torch.Tensor]:
-    settled = own_as_bridge._settled(Path("x"), LLAMA | fields)
-    state = random_state(own_as_bridge._shapes(settled, as_llama))
+    settled = _own_as_bridge._settled(Path("x"), LLAMA | fields)
+    state = random_state(_own_as_bridge._shapes(settled, _own_as_bridge.LLAMA))
     return state | {
         name: torch.zeros_like(value) for name, value in state.items() if name.endswith("mlp.b_in")
     }
@@ -208,11 +208,12 @@ def test_a_bias_that_cannot_be_bridged_is_refused(own: Path) -> None:
 
 def test_the_shapes_agree_with_those_of_the_network() -> None:
     wanted = network.hooked_state(network.initial(SIZES, 0))
-    fields = own_as_bridge._settled(Path("x"), network.hooked_config(SIZES, "own"))
-    assert own_as_bridge._shapes(fields, as_gpt2) == {name: value.shape for name, value in wanted.items()}
+    fields = _own_as_bridge._settled(Path("x"), network.hooked_config(SIZES, "own"))
+    shapes = {name: value.shape for name, value in wanted.items()}
+    assert _own_as_bridge._shapes(fields, _own_as_bridge.GPT2) == shapes
 
 
 def _bridged(folder: Path, fields: dict[str, Any], state: dict[str, torch.Tensor]) -> Any:
     named = {"model_name": "x"} | fields
     where = {"device": torch.device("cpu"), "dtype": torch.float32}
-    return own_as_bridge.build(folder, named, state, None, flags={}, **where).eval()
+    return _own_as_bridge.build(folder, named, state, None, flags={}, **where).eval()

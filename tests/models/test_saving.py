@@ -12,8 +12,7 @@ import torch
 
 import interp
 from interp import steering
-from interp.models.anatomy import logits
-from interp.models.saving import save
+from interp.models import logits, save
 
 SHAPES = {
     "ln": {},

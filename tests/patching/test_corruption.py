@@ -9,7 +9,7 @@ import torch
 from cases import QUIET, task
 
 import interp
-from interp.models.anatomy import logits
+from interp.models import logits
 from interp.patching import Gaussian, Mean, Zero
 from interp.patching.corruption import gaussian_noise
 

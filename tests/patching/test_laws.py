@@ -10,7 +10,7 @@ from cases import QUIET, task
 
 import interp
 from interp.engine.block import attention
-from interp.models.anatomy import anatomy, logits
+from interp.models import anatomy, logits
 from interp.tasks import Custom, LogitDiff, Loss
 
 ENGINES = ["fast", "reference"]

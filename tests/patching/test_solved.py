@@ -12,7 +12,7 @@ import torch
 from cases import QUIET
 
 import interp
-from interp.models.anatomy import logits
+from interp.models import logits
 from interp.patching import Gaussian
 from interp.tasks import KL, Custom, LogitDiff, Loss, Rank, Task, UnsolvedTask
 

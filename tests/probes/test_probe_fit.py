@@ -11,7 +11,7 @@ import torch
 
 import interp
 from interp import probes, steering
-from interp.models.anatomy import anatomy
+from interp.models import anatomy
 
 LAYER, HEAD = 1, 2
 MARKS = (3, 4)  # the first token: of the positive and of the negative prompts

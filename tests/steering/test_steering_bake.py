@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interp import steering
-from interp.models.anatomy import anatomy, logits
+from interp.models import anatomy, logits
 from interp.steering import methods
 
 PLACES = (

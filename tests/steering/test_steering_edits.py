@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from interp import steering
-from interp.models.anatomy import anatomy, logits
+from interp.models import anatomy, logits
 from interp.steering.dictionary_edits import Gradient
 from interp.steering.edits import Ablate, Add, Affine, Clamp
 from interp.steering.rotations import Rotate, ToAngle

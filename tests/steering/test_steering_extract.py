@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from interp import steering
-from interp.models.anatomy import anatomy
+from interp.models import anatomy
 from interp.steering import estimators, selectors
 from interp.steering.classes import cluster_centres
 

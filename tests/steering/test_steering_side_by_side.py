@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from interp import steering
-from interp.models.anatomy import logits
+from interp.models import logits
 from interp.steering.controls import controls
 from interp.steering.side_by_side import side_by_side
 from interp.tasks import vocabulary

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from interp import steering
-from interp.models.anatomy import logits
+from interp.models import logits
 from interp.steering.suffix import Suffix, Whole, runner
 from interp.steering.sweep import _reads
 from interp.tasks import KL, Loss, Task

@@ -21,7 +21,7 @@ def fit(args: argparse.Namespace) -> None:
     """The direction's file; one line a layer says how long the vector is and how it separates the classes."""
     import interp
     from interp import steering
-    from interp.models.anatomy import anatomy
+    from interp.models import anatomy
     from interp.steering.places import places
 
     _check(args)
@@ -114,7 +114,7 @@ def bake(args: argparse.Namespace) -> None:
     """The folder, whose path comes last; how far its logits are from those under hooks before."""
     import interp
     from interp import steering
-    from interp.models.saving import require_free, save
+    from interp.models import require_free, save
 
     if (args.coefficient is None) != args.ablate:
         raise ValueError("give --coefficient or --ablate, one of them.")
@@ -139,7 +139,7 @@ def bake(args: argparse.Namespace) -> None:
 
 def _edits(model: Any, args: argparse.Namespace) -> Any:
     from interp import steering
-    from interp.models.anatomy import anatomy
+    from interp.models import anatomy
 
     direction = one_place(direction_of(model, args))
     if args.ablate:
@@ -160,7 +160,7 @@ def _tokens(model: Any) -> Any:
 def _logits(model: Any, tokens: Any, edits: Any) -> Any:
     import torch
 
-    from interp.models.anatomy import logits
+    from interp.models import logits
     from interp.steering import steer
 
     with torch.no_grad(), steer(model, edits):

@@ -23,7 +23,7 @@ def add(folder: Path, families: Sequence[str]) -> None:
 def measured(folder: Path, families: Sequence[str]) -> dict[str, float]:
     """Share of clean prompts that the model gets right, by family, with a family's default options."""
     from interp import tasks
-    from interp.models.loading import load
+    from interp.models import load
 
     model, found = load(folder), {}
     for name in families:

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from interp.models.train import network, tokenizer
+from interp.models._folder import write_tokenizer
+from interp.models.train import network
 
 
 def write(
@@ -25,7 +26,7 @@ def write(
     _write_json(folder / "card.json", card)
     save_file(network.hooked_state(parameters), folder / "model.safetensors")
     (folder / "model.safetensors").chmod(0o644)
-    tokenizer.save(words, folder, sizes.n_ctx)
+    write_tokenizer(words, folder, sizes.n_ctx)
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
 

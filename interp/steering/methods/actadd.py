@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.steering.checks import allowed_start, finite
 from interp.steering.interventions import Made, inject
 from interp.steering.places import Layers

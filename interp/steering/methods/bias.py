@@ -20,7 +20,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.steering.activations import activations
 from interp.steering.direction import Direction
 from interp.steering.estimators import logistic_probe

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.places import STREAM_SITES
 from interp.steering import estimators
 from interp.steering.direction import Direction

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.places import Place
 from interp.steering.activations import activations
 from interp.steering.checks import finite

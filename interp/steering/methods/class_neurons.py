@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.steering.methods.neurons import Neurons, layer_numbers, neuron_activations
 from interp.steering.places import Layers
 from interp.steering.prompts import read

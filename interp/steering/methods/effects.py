@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.engine.readout import Reads, Scores
 from interp.engine.runs import Runs
-from interp.models.anatomy import Model, anatomy, logits
+from interp.models import Model, anatomy, logits
 from interp.steering.intervention import flat
 from interp.steering.steer import steer
 from interp.tasks import Task

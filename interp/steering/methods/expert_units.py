@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.anatomy import Model
+from interp.models import Model
 from interp.places import Place
 from interp.steering import selectors
 from interp.steering.checks import finite

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.steering.interventions import Made, Number, score_bias
 from interp.steering.places import Layers, places
 from interp.steering.when import When, everywhere, window

@@ -22,8 +22,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy
-from interp.models.weights import final_norm
+from interp.models import Model, anatomy, final_norm
 from interp.places import STREAM_SITES
 from interp.steering.activations import activations
 from interp.steering.calibrate import calibrate

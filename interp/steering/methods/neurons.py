@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.places import Place
 from interp.steering.activations import activations
 from interp.steering.interventions import AnyGate, Made, Number, scale_units, set_units

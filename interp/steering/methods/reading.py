@@ -23,7 +23,7 @@ import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.steering.activations import activations
 from interp.steering.direction import Direction
 from interp.steering.estimators import mean_difference

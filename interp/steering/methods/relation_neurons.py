@@ -20,7 +20,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.steering.methods.effects import measure
 from interp.steering.methods.neurons import Neurons, layer_numbers, neuron_activations, top_neurons
 from interp.steering.places import Layers

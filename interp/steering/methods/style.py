@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.steering.activations import activations
 from interp.steering.classes import dealt
 from interp.steering.direction import Direction

@@ -26,7 +26,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.anatomy import Model, anatomy
+from interp.models import Model, anatomy
 from interp.places import Place
 from interp.steering.activations import activations
 from interp.steering.checks import finite

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from interp.models.handmade import catalogue
+from interp.models import handmade
 from interp.models.handmade import induction as induction_model
 from interp.tasks.handmade import items
 from interp.tasks.handmade.gate_families import and_gate, or_gate
@@ -53,5 +53,5 @@ def _sequences() -> list[Item]:
 
 
 def _family(name: str) -> Callable[..., Task]:
-    catalogue.sketch(name)  # the error for an unknown name
+    handmade.sketch(name)  # the error for an unknown name
     return FAMILIES[name]

@@ -13,7 +13,7 @@ from model_folders import needs_hooked
 
 import interp
 from interp.models import available, handmade
-from interp.models.release import has_hooked_transformer
+from interp.models._release import has_hooked_transformer
 from interp.tasks.check import answer_logits, right
 from interp.tasks.handmade import every_input
 

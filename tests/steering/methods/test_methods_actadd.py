@@ -8,7 +8,7 @@ import two_sides as sides
 
 import interp
 from interp import steering
-from interp.models.anatomy import logits
+from interp.models import logits
 from interp.steering import methods
 from interp.tasks import LogitDiff
 from interp.tasks.world import families

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from interp import steering
-from interp.models.anatomy import logits
+from interp.models import logits
 from interp.places import Place
 from interp.steering import methods
 from interp.steering.methods import angular

@@ -11,7 +11,7 @@ import two_sides as sides
 
 import interp
 from interp import steering
-from interp.models.anatomy import logits
+from interp.models import logits
 from interp.steering import methods
 from interp.steering.controls import controls
 from interp.tasks import LogitDiff

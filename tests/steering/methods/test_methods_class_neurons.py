@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interp import steering
-from interp.models.anatomy import logits
+from interp.models import logits
 from interp.steering import methods
 from interp.steering.methods.class_neurons import WEIGHTS
 

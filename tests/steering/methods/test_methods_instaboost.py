@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interp import steering
-from interp.models.anatomy import logits
+from interp.models import logits
 from interp.steering import methods
 
 SPAN = (1, 4)

@@ -13,7 +13,7 @@ from scipy.spatial.distance import jensenshannon
 
 import interp
 from interp import steering
-from interp.models.anatomy import logits
+from interp.models import logits
 from interp.steering import methods
 from interp.tasks import Task
 from interp.tasks.world import families

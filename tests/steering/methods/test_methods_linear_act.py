@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from interp import steering
-from interp.models.anatomy import logits
+from interp.models import logits
 from interp.places import parse
 from interp.steering import methods
 from interp.steering.methods.linear_act import coupling, transport_map

@@ -10,8 +10,7 @@ import two_sides as sides
 
 import interp
 from interp import steering
-from interp.models.anatomy import logits
-from interp.models.weights import final_norm
+from interp.models import final_norm, logits
 from interp.steering import Direction, methods
 from interp.tasks.world import families
 

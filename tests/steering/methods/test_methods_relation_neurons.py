@@ -8,7 +8,7 @@ import torch
 
 import interp
 from interp import steering
-from interp.models.anatomy import logits
+from interp.models import logits
 from interp.steering import methods
 from interp.tasks import KL, LogitDiff, LogProb, Task
 

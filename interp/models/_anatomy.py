@@ -1,11 +1,12 @@
 """Facts about a model, the same for both TransformerLens classes.
 
 `HookedTransformer` (3.9) and `TransformerBridge` (3.9 in part, 4.x) agree on hook names and on most of
-`cfg`; what differs is settled here and in `weights.py`, and nowhere else.
+`cfg`; what differs is settled here, in `_weights.py` and in `hook_points.py`, and nowhere else.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,3 +117,14 @@ def logits(model: Model, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "pr
 def has_hooks(model: Model) -> bool:
     """Whether any hook of the user's is attached."""
     return any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
+
+
+def model_fingerprint(model: Model) -> str:
+    """sha256 over the names, shapes and a sample of the values of all parameters; device-independent."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].double().cpu()
+        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()

@@ -18,11 +18,9 @@ from typing import Any
 
 import torch
 
-from interp.models import release
-from interp.models.configuration import written_dtype
-from interp.models.offline import offline
-from interp.models.tokenizer_files import read_tokenizer
-from interp.models.weightfile import damaged
+from interp.models import _release
+from interp.models._folder import damaged, read_tokenizer, written_dtype
+from interp.models._release import offline
 
 log = logging.getLogger("interp.models")
 SAME = 1e-3  # largest difference of log-probabilities between the two models, float32
@@ -36,15 +34,15 @@ def load_folder(
     flags: dict[str, Any],
 ) -> Any:
     """The model of the folder, its weights as they are unless a processing flag is set."""
-    release.require_flags(flags, release.FOLDER_FLAGS, f"loading {folder}")
-    with release.quiet(), offline():
+    _release.require_flags(flags, _release.FOLDER_FLAGS, f"loading {folder}")
+    with _release.quiet(), offline():
         hf_model = _read(folder, config, dtype).to(device).eval()
         tokenizer = read_tokenizer(folder)
-        if release.has_hooked_transformer():
+        if _release.has_hooked_transformer():
             model = _converted(folder, config, hf_model, tokenizer, device, flags)
             if model is not None:
                 return model
-        return release.bridge(folder.resolve().name, hf_model, tokenizer, flags)
+        return _release.bridge(folder.resolve().name, hf_model, tokenizer, flags)
 
 
 def _read(folder: Path, config: dict[str, Any], dtype: torch.dtype | None) -> Any:
@@ -118,7 +116,7 @@ def _convert(
         state = loading.get_pretrained_state_dict(neutral, cfg, hf_model, dtype=hf_model.dtype)
     cfg.default_prepend_bos = flags.get("default_prepend_bos", cfg.default_prepend_bos)
     model = HookedTransformer(cfg, tokenizer=tokenizer)
-    model.load_and_process_state_dict(state, **release.processing(flags))
+    model.load_and_process_state_dict(state, **_release.processing(flags))
     return model.eval()
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp.models.anatomy import POST_NORM, WHOLE_QK_NORM, Model, has_hooks
+from interp.models._anatomy import POST_NORM, WHOLE_QK_NORM, Model, has_hooks
 from interp.models.parts import MLP, Attention, Block, Norm, Rotary, Weights
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

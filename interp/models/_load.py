@@ -1,0 +1,176 @@
+"""`load`: one entry for every place that a model can come from.
+
+1. the name of a model of the package, never the network: a trained one (`tiny-ioi`) is a folder in our own
+   format, a hand-built one (`reverse`) is made from the weights in `interp/models/handmade`;
+2. a folder in our own format: config.json with the fields of a HookedTransformerConfig,
+   model.safetensors with the state dict of a HookedTransformer, and a tokenizer if there is one;
+3. a folder in the hub's own format (`save_pretrained` of transformers writes it);
+4. any name that TransformerLens knows (`gpt2`, `pythia-70m`), from the hub or its cache.
+
+A folder is loaded with its weights as they are: nothing is folded or centred unless a flag asks for it.
+A name has TransformerLens's own defaults, which fold and centre. The model comes as TransformerLens makes
+it, in eval mode: a HookedTransformer where the installed release has that class, otherwise (release 4,
+and architectures that HookedTransformer has no conversion for) a TransformerBridge in compatibility mode.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interp.models import _hub, _own, _release, handmade
+from interp.models._anatomy import Model
+from interp.models._bundled import available, folder_of
+from interp.models._folder import is_own, read_config
+from interp.models._release import offline_if_unreachable
+
+
+class ModelNotReachable(OSError, ValueError):
+    """The model is not on this machine and could not be fetched."""
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    **flags: Any,
+) -> Model:
+    """A TransformerLens model in eval mode, by the package's name, folder, or TransformerLens name.
+
+    `flags` are TransformerLens's own: `fold_ln`, `center_writing_weights`, `center_unembed`,
+    `fold_value_biases`, `refactor_factored_attn_matrices`, `default_prepend_bos`; with a TransformerLens
+    name also all others of its loader. `dtype=None` is what the config says, else float32.
+
+    Raises ValueError for a bad argument or file, ModelNotReachable when a download fails.
+    """
+    where, kind = _device(device), _dtype(dtype)
+    by_hand = str(name) in handmade.NAMES
+    folder = None if by_hand else folder_of(str(name)) or _folder(name)
+    with torch.random.fork_rng(devices=[]):  # models are made with random weights before they are filled
+        if by_hand:
+            return handmade.build(str(name), where, kind, flags).eval()
+        if folder is None:
+            return _load_name(str(name), where, kind, flags).eval()
+        config = read_config(folder)
+        module = _own if is_own(folder, config) else _hub
+        return module.load_folder(folder, config, where, kind, flags).eval()
+
+
+def _folder(name: str | Path) -> Path | None:
+    """The folder that the name means; None when it is the name of a model."""
+    path = Path(name).expanduser()
+    if (path / "config.json").is_file():
+        return path
+    text = str(name)
+    is_path = isinstance(name, Path) or path.is_absolute() or text.startswith((".", "~")) or path.is_dir()
+    if not is_path:
+        return None
+    if not path.is_dir():
+        raise ValueError(f"there is no folder {path}. Give the folder that holds the model's config.json.")
+    found = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
+    raise ValueError(
+        f"{path} has no config.json; it has {found}. A model's folder has config.json and model.safetensors."
+    )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {str(device)!r} cannot be used here: {reason} Use 'cpu'.") from None
+    return where
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if found is None and dtype is None:
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype is {dtype!r}; use 'float32', 'float64', 'bfloat16' or 'float16'.")
+    return found
+
+
+def _load_name(name: str, device: torch.device, dtype: torch.dtype | None, flags: dict[str, Any]) -> Any:
+    """`gpt2`, `pythia-70m`, ...: with TransformerLens's own defaults, and its own flags.
+
+    A name that TransformerLens does not know is refused without asking the network, unless it is
+    `owner/model`: a TransformerBridge can be made of most models of the hub.
+    """
+    official = official_names().get(name.lower())
+    if official is None and name.count("/") != 1:
+        raise ValueError(_unknown(name))
+    with _release.quiet(), offline_if_unreachable():
+        try:
+            if official is not None and _release.has_hooked_transformer():
+                return _hooked(name, device, dtype, flags)
+            return _bridge(official or name, device, dtype, flags)
+        except _unreachable() as error:
+            raise ModelNotReachable(_no_model(name, official, error)) from error
+
+
+def official_names() -> dict[str, str]:
+    """Every name and alias that TransformerLens knows, in small letters, with the hub's name."""
+    from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
+
+    pairs = [(alias, official) for official, aliases in MODEL_ALIASES.items() for alias in aliases]
+    return {alias.lower(): official for alias, official in [*pairs, *((n, n) for n in OFFICIAL_MODEL_NAMES)]}
+
+
+def _hooked(name: str, device: torch.device, dtype: torch.dtype | None, flags: dict[str, Any]) -> Any:
+    from transformer_lens import HookedTransformer
+
+    options: dict[str, Any] = {"device": str(device), "dtype": dtype or torch.float32, **flags}
+    return HookedTransformer.from_pretrained(name, **options)
+
+
+def _bridge(name: str, device: torch.device, dtype: torch.dtype | None, flags: dict[str, Any]) -> Any:
+    _release.require_flags(flags, _release.boot_flags(), f"loading {name!r}")
+    ours = {key: value for key, value in flags.items() if key not in _release.FOLDER_FLAGS}
+    bridge = _release.boot(name, device=str(device), dtype=dtype or torch.float32, **ours)
+    asked = {key: flags.get(key, key != "refactor_factored_attn_matrices") for key in _release.PROCESSING}
+    return _release.to_compatibility(bridge, flags, asked)
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    """What is raised when a download fails: OSError and its kinds, and the HTTP client's own errors."""
+    try:
+        from httpx import HTTPError
+    except ImportError:
+        return (OSError,)
+    return (OSError, HTTPError)
+
+
+def _unknown(name: str) -> str:
+    return (
+        f"{name!r} is neither a bundled model ({_bundled_names()}), nor a folder with a config.json, "
+        f"nor a name that TransformerLens knows.{_nearest(name)} For another model of the hub, download it "
+        "to a folder and give that folder."
+    )
+
+
+def _no_model(name: str, official: str | None, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    alias = "" if official in (name, None) else f" ({official} on the hub)"
+    unknown = "" if official else f" TransformerLens has no model of that name.{_nearest(name)}"
+    return (
+        f"{name!r}{alias} is not on this machine and could not be fetched: {reason}.{unknown} "
+        f"On a connected machine run `hf download {official or name} --local-dir FOLDER`, copy "
+        "FOLDER here and load it with interp.load('FOLDER'); or copy that machine's hub cache and point "
+        f"HF_HOME at it. Works offline: {_bundled_names()}."
+    )
+
+
+def _nearest(name: str) -> str:
+    names = [*(card.name for card in available()), *official_names()]
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    return f" The nearest names are {', '.join(map(repr, near))}." if near else ""
+
+
+def _bundled_names() -> str:
+    return ", ".join(card.name for card in available())
