@@ -12,6 +12,7 @@ from interp._lazy import lazy
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from interp import ablation as ablation
     from interp import attribution as attribution
     from interp import circuits as circuits
     from interp import models as models
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from interp.tasks import Task as Task
 
 _SUBMODULES = (
+    "ablation",
     "attribution",
     "circuits",
     "models",
@@ -46,6 +48,7 @@ _SUBMODULES = (
 __all__ = [
     "Task",
     "__version__",
+    "ablation",
     "attribute",
     "attribution",
     "circuits",

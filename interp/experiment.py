@@ -1,0 +1,215 @@
+"""An experiment: a model, a task, the contrast between two runs, and the budget of the machine.
+
+Every verb that measures puts its arguments down here, once, at its door; from there one object travels.
+`Contrast` holds what changes numbers: it goes into provenance and into the identity of a store. `Budget`
+holds what never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from interp import ablation as ablations
+from interp.ablation import Ablation
+from interp.engine import memory as engine_memory
+from interp.engine.readout import Reads
+from interp.engine.runs import Runs
+from interp.models.anatomy import Anatomy, Model, anatomy
+from interp.models.fingerprint import model_fingerprint
+from interp.places import hint
+from interp.tasks import Task
+from interp.tasks.metrics import METRICS, Metric
+
+MEMORY = 2 * 2**30  # bytes above the model's own
+ENGINES = ("auto", "fast", "reference")
+Metrics = Metric | str | Sequence[Metric | str]
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """What is compared with what, and in which number. `seed` is None where nothing is drawn."""
+
+    ablation: Ablation
+    direction: str
+    metric: tuple[Metric, ...]
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much at once, by which engine, told and kept where. None of it changes a number."""
+
+    memory: int = MEMORY
+    batch_size: int | None = None
+    engine: str = "auto"
+    progress: bool = True
+    store: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None:
+            _whole("batch_size", self.batch_size, "or None to fill the memory")
+        _whole("memory", self.memory, "a number of bytes such as 2 * 2**30")
+        if self.engine not in ENGINES:
+            raise ValueError(
+                f"engine {self.engine!r} is not one of {', '.join(ENGINES)}{hint(str(self.engine), ENGINES)}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """Everything that a verb needs to know, checked; no forward pass has been made."""
+
+    model: Model
+    task: Task
+    facts: Anatomy
+    contrast: Contrast
+    budget: Budget
+
+    @property
+    def metric(self) -> tuple[Metric, ...]:
+        return self.contrast.metric
+
+    @property
+    def draws(self) -> int:
+        return self.contrast.ablation.draws
+
+    @cached_property
+    def signs(self) -> np.ndarray:
+        """+1 or -1 by metric: what turns patched - base into an effect that is positive when it helps."""
+        better = np.array([1.0 if metric.better == "higher" else -1.0 for metric in self.metric])
+        return better if self.contrast.direction == "denoise" else -better
+
+    @property
+    def room(self) -> engine_memory.Budget:
+        """What fits into the memory at once."""
+        return engine_memory.Budget(self.facts, self.budget.memory, self.budget.batch_size)
+
+    def runs(self, sites: tuple[str, ...] = ()) -> Runs:
+        """Base and source runs of every prompt and draw. Cost: none, but a forward a prompt for `Mean`."""
+        contrast = self.contrast
+        return ablations.make_runs(self.model, self.task, contrast.ablation, contrast.direction, sites)
+
+    def reads(self, runs: Runs) -> Reads:
+        """What the metrics read of some runs."""
+        return Reads(runs, self.metric)
+
+    def identity(self) -> dict[str, str]:
+        """What must be the same for two runs to be the same: for the identity of a store."""
+        seed = self.contrast.seed if self.contrast.seed is not None else self.task.seed
+        return {
+            "model_fingerprint": model_fingerprint(self.model),
+            "task_fingerprint": self.task.fingerprint(),
+            "ablation": str(self.contrast.ablation),
+            "direction": self.contrast.direction,
+            "metric": ", ".join(repr(metric) for metric in self.metric),
+            "seed": str(seed),
+        }
+
+
+def prepare(
+    model: Model,
+    task: Task,
+    *,
+    ablation: str | Tensor | Ablation = "resample",
+    direction: str | None = None,
+    metric: Metrics | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    memory: int = MEMORY,
+    engine: str = "auto",
+    progress: bool = True,
+    store: str | Path | None = None,
+    natural: str = "denoise",
+) -> Experiment:
+    """Check what all verbs take, and put it down. No forward pass.
+
+    natural: the direction that the verb takes by default. Raises ValueError for anything that does not fit.
+    """
+    facts = anatomy(model)
+    check_model(model, facts)
+    check_task(task, facts)
+    chosen = ablations.parse(ablation)
+    contrast = Contrast(
+        chosen,
+        ablations.check_direction(chosen, direction, task, natural),
+        check_metric(metric, task.metric),
+        seed,
+    )
+    path = None if store is None else Path(store)
+    return Experiment(model, task, facts, contrast, Budget(memory, batch_size, engine, progress, path))
+
+
+def check_metric(metric: Metrics | None, default: Metric) -> tuple[Metric, ...]:
+    """The metrics to measure, the default one for None. Raises ValueError for what is none."""
+    if metric is None:
+        return (default,)
+    given = [metric] if isinstance(metric, (Metric, str, type)) or callable(metric) else list(metric)
+    if not given:
+        raise ValueError("metric is empty. Give at least one, or leave it out for the task's own.")
+    metrics = tuple(_metric(each) for each in given)
+    names = [each.name for each in metrics]
+    if len(set(names)) != len(names):
+        raise ValueError(f"two metrics share a name: {', '.join(names)}.")
+    return metrics
+
+
+def _metric(given: object) -> Metric:
+    if isinstance(given, Metric):
+        return given
+    if isinstance(given, str) and given in METRICS:
+        return METRICS[given]()
+    if isinstance(given, str):
+        raise ValueError(f"metric {given!r} is not one of {', '.join(METRICS)}{hint(given, METRICS)}")
+    if isinstance(given, type) and issubclass(given, Metric):
+        raise ValueError(f"metric is the class {given.__name__}; give {given.__name__}().")
+    what = f"the function {getattr(given, '__name__', '?')}" if isinstance(given, Callable) else repr(given)
+    raise ValueError(
+        f"{what} is not a metric. Use interp.tasks.LogitDiff() and its like, or "
+        "interp.tasks.Custom(fn, name=...) for a function of your own."
+    )
+
+
+def check_model(model: Model, facts: Anatomy) -> None:
+    """Raise ValueError for a model of which some part is in train mode."""
+    training = next((name for name, module in model.named_modules() if module.training), None)
+    if training is not None:
+        which = f"its part {training!r} is" if training else "the model is"
+        raise ValueError(
+            f"{which} in train mode, where dropout may act. Call model.eval() first (interp.load does)."
+        )
+
+
+def check_task(task: Task, facts: Anatomy) -> None:
+    """Raise ValueError for what is not a task, or a task that does not fit the model."""
+    if not isinstance(task, Task):
+        raise ValueError(
+            f"task is {type(task).__name__}, and not a Task. Build one with interp.tasks.ioi(model) and its "
+            "like, or interp.Task.from_prompts(model, clean=..., corrupt=..., answer=..., wrong=...)."
+        )
+    if task.clean.device != facts.device:
+        raise ValueError(
+            f"the task's tokens are on {task.clean.device} and the model on {facts.device}. "
+            "Build the task from this model, or move the model."
+        )
+    if task.clean.shape[1] > facts.n_ctx:
+        raise ValueError(
+            f"prompts have {task.clean.shape[1]} tokens, the model's context is {facts.n_ctx}. "
+            "Shorten the prompts."
+        )
+    highest = int(max(ids.max() for ids in (task.clean, task.corrupt, task.answers, task.wrongs)))
+    if highest >= facts.d_vocab:
+        raise ValueError(
+            f"token id {highest} is outside the model's vocabulary of {facts.d_vocab}. "
+            "The task was built for another tokenizer."
+        )
+
+
+def _whole(name: str, value: object, otherwise: str) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}; give a whole number of at least 1, {otherwise}.")

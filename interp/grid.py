@@ -1,0 +1,279 @@
+"""A grid of cells: what a caller asked to measure, the arrays that are filled, and their labels.
+
+`interp.patch` measures a grid exactly, `interp.attribute` estimates it; both give the same Dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import xarray as xr
+
+from interp import places, results
+from interp.engine.cells import ALL, COLUMNS, Cells, grid, table
+from interp.experiment import Experiment
+from interp.models.anatomy import Anatomy
+from interp.places import AXES, hint
+from interp.tasks import Task
+
+DEFAULT_BY = {
+    **{site: ("layer", *axes) for site, axes in AXES.items()},
+    **dict.fromkeys(("z", "q", "k", "v", "pattern"), ("layer", "head")),
+    "post": ("layer", "neuron"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The cells of each site, and the dims of the result: `layer` first, or `cell` for a list."""
+
+    sites: tuple[str, ...]
+    by: tuple[str, ...]
+    cells: tuple[Cells, ...]  # one table a site
+    coords: tuple[dict[str, np.ndarray], ...]
+    several: bool  # whether the result has a site dim
+    window: int = 1
+
+    @property
+    def all_sites(self) -> tuple[str, ...]:
+        """Every site that is patched."""
+        return tuple(dict.fromkeys(site for cells in self.cells for site in cells.sites))
+
+    @cached_property
+    def table(self) -> Cells:
+        """The cells of all sites in one table, for planning and self-checks."""
+        if len(self.cells) == 1:
+            return self.cells[0]
+        offsets = np.cumsum([0, *(len(cells) for cells in self.cells)])
+        index = {
+            name: np.concatenate([cells.column(name) for cells in self.cells]) for name in self.cells[0].index
+        }
+        cell = np.concatenate([cells.cell + offset for cells, offset in zip(self.cells, offsets)])
+        return Cells(int(offsets[-1]), cell, np.concatenate([cells.site for cells in self.cells]), index)
+
+
+def make_grid(
+    facts: Anatomy,
+    n_pos: int,
+    site: str | Sequence[str] | None,
+    by: str | Sequence[str] | None,
+    cells: Sequence[str | Sequence[str]] | None,
+    window: int = 1,
+    neurons: Sequence[int] | None = None,
+) -> Grid:
+    """The grid of the arguments of `interp.patch`. Every mistake is a ValueError."""
+    if cells is not None and site is None:
+        return _list(facts, n_pos, cells)
+    if site is None:
+        raise ValueError("give site= (a grid, such as 'z' or 'resid_pre') or cells= (a list of names).")
+    if cells is not None:
+        raise ValueError("give either site= (a grid) or cells= (a list of names), and not both.")
+    return _grid(facts, n_pos, site, by, window, neurons)
+
+
+def _grid(
+    facts: Anatomy,
+    n_pos: int,
+    site: str | Sequence[str],
+    by: str | Sequence[str] | None,
+    window: int,
+    neurons: Sequence[int] | None,
+) -> Grid:
+    """A grid over one site, or over several sites with the same axes."""
+    sites = (site,) if isinstance(site, str) else tuple(site)
+    if not sites:
+        raise ValueError("no site given. Name one, for example 'resid_pre' or 'z'.")
+    for one in sites:
+        check_site(facts, one)
+    dims = _dims(sites, by)
+    if not isinstance(window, int) or not 1 <= window <= facts.n_layers:
+        raise ValueError(
+            f"window is {window!r}; the model has {facts.n_layers} layers, so 1 to {facts.n_layers} fits."
+        )
+    only = {} if neurons is None else {"neuron": _neurons(facts, dims, neurons)}
+    cells, coords = zip(*(grid(facts, one, dims, n_pos, window, only) for one in sites))
+    return Grid(sites, dims, cells, coords, not isinstance(site, str), window)
+
+
+def check_site(facts: Anatomy, site: str) -> None:
+    """Raise ValueError unless the model has the site."""
+    if site not in AXES:
+        raise ValueError(f"unknown site {site!r}{hint(site, AXES)} Sites: {', '.join(AXES)}.")
+    if site not in facts.sites():
+        why = "attention-only" if facts.attn_only else "parallel (attention and MLP read the same stream)"
+        raise ValueError(f"the model is {why}, so it has no {site!r}. It has: {', '.join(facts.sites())}.")
+
+
+def _dims(sites: tuple[str, ...], by: str | Sequence[str] | None) -> tuple[str, ...]:
+    shared = DEFAULT_BY[sites[0]]
+    if by is None:
+        if any(DEFAULT_BY[site] != shared for site in sites):
+            raise ValueError(
+                f"the sites {', '.join(sites)} have different axes. "
+                "Patch them in separate calls, or give by=."
+            )
+        return shared
+    dims = (by,) if isinstance(by, str) else tuple(by)
+    for site in sites:
+        allowed = ("layer", *AXES[site])
+        unknown = [dim for dim in dims if dim not in allowed]
+        if unknown:
+            raise ValueError(f"site {site!r} has no dim {unknown[0]!r}; by= may use {', '.join(allowed)}.")
+    if len(set(dims)) != len(dims):
+        raise ValueError(f"by={dims} names a dim twice.")
+    if "layer" not in dims:
+        raise ValueError(f"by={dims} has no 'layer': every cell lies in a layer (or in a window of layers).")
+    order = ("layer", "pos", "head", "neuron", "dst", "src")
+    return tuple(sorted(dims, key=order.index))
+
+
+def _neurons(facts: Anatomy, dims: tuple[str, ...], neurons: Sequence[int]) -> list[int]:
+    if "neuron" not in dims:
+        raise ValueError(f"neurons= was given, but by={dims} has no 'neuron'.")
+    for neuron in neurons:
+        if not isinstance(neuron, (int, np.integer)) or isinstance(neuron, bool):
+            raise ValueError(f"neuron {neuron!r} is not a whole number.")
+        if not 0 <= neuron < facts.d_mlp:
+            raise ValueError(
+                f"neuron {neuron} is out of range: the model has neurons 0 to {facts.d_mlp - 1} a layer."
+            )
+    return [int(neuron) for neuron in neurons]
+
+
+def _list(facts: Anatomy, n_pos: int, names: Sequence[str | Sequence[str]]) -> Grid:
+    """A list of cells by name; an entry that is itself a list is patched together, as one cell."""
+    if not names:
+        raise ValueError("cells= is empty. Name at least one, for example ['L9H6', 'L3.resid_pre@5'].")
+    entries = [[entry] if isinstance(entry, str) else list(entry) for entry in names]
+    groups = [[place(facts, n_pos, part) for part in entry] for entry in entries]
+    labels = np.array([" + ".join(entry) for entry in entries], dtype=object)
+    flat = [one for group in groups for one in group]
+    cell = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    columns = {
+        name: np.array([ALL if getattr(one, name) is None else getattr(one, name) for one in flat])
+        for name in COLUMNS
+    }
+    cells = table([one.site for one in flat], len(flat), cell=cell, **columns)
+    return Grid(("cells",), ("cell",), (cells,), ({"cell": labels},), False)
+
+
+def place(facts: Anatomy, n_pos: int, text: str) -> places.Place:
+    """A named place in this model, its positions counted from 0. ValueError if the model lacks it."""
+    parsed = places.parse(
+        text,
+        n_layers=facts.n_layers,
+        n_heads=facts.n_heads,
+        n_key_value_heads=facts.n_key_value_heads,
+        d_mlp=facts.d_mlp,
+        n_pos=n_pos,
+    )
+    if parsed.site in places.ENDS:
+        raise ValueError(f"{text!r} is not a site that can be patched. Use 'L0.resid_pre' for the embedding.")
+    check_site(facts, parsed.site)
+    counted = {a: getattr(parsed, a) % n_pos for a in ("pos", "dst", "src") if getattr(parsed, a) is not None}
+    return replace(parsed, **counted)
+
+
+Parts = dict[str, tuple[tuple, np.ndarray]]  # by variable: the region, and what fills it
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """Some cells on some prompts, float64: raw changes of the metrics, and the metrics of both runs."""
+
+    @property
+    def change(self) -> np.ndarray: ...  # [cell, prompt draw, metric]: patched - base
+
+    @property
+    def base(self) -> np.ndarray: ...  # [prompt draw, metric]
+
+    @property
+    def source(self) -> np.ndarray: ...
+
+
+class Sheet:
+    """The arrays of a grid's effects, NaN until they are filled."""
+
+    def __init__(self, experiment: Experiment, grid: Grid, attrs: dict[str, Any]) -> None:
+        self.experiment, self.grid, self.attrs = experiment, grid, attrs
+        n, n_metrics = len(experiment.task), len(experiment.metric)
+        widest = [max(len(coords[dim]) for coords in grid.coords) for dim in grid.by]
+        shape = (n, len(grid.sites), *widest, n_metrics)
+        shapes = {"value": shape, "clean": (n, n_metrics), "corrupt": (n, n_metrics), "clean_right": (n,)}
+        if experiment.draws > 1:
+            shapes["draw_variance"] = shape
+        self.arrays = {name: np.full(size, np.nan) for name, size in shapes.items()}
+
+    def fill(
+        self, prompts: slice, site: int, first: slice, measured: Measured, clean_right: np.ndarray
+    ) -> Parts:
+        """Take in the cells of one site at `first` along the first dim; what was filled, and where."""
+        values = self._averaged(prompts, site, first, measured) | {"clean_right": clean_right}
+        for name, region in self._regions(prompts, site, first).items():
+            self.arrays[name][region] = values[name]
+        return {
+            name: (region, values[name][..., 0] if self._lone(name) else values[name])
+            for name, region in self.regions(prompts, site, first).items()
+        }
+
+    def regions(self, prompts: slice, site: int, first: slice) -> dict[str, tuple]:
+        """What `fill` fills, in the dims of the dataset, which drops a lone site and a lone metric."""
+        out = self._regions(prompts, site, first)
+        if not self.grid.several:
+            out |= {name: (prompts, *out[name][2:]) for name in ("value", "draw_variance") if name in out}
+        return out
+
+    def dataset(self) -> xr.Dataset:
+        """The result so far."""
+        grid, task = self.grid, self.experiment.task
+        cells = ("prompt", "site", *grid.by, "metric")
+        dims = {"clean": ("prompt", "metric"), "corrupt": ("prompt", "metric"), "clean_right": ("prompt",)}
+        arrays = {name: (dims.get(name, cells), array) for name, array in self.arrays.items()}
+        if not grid.several:
+            arrays = {
+                name: (tuple(d for d in over if d != "site"), array[:, 0] if "site" in over else array)
+                for name, (over, array) in arrays.items()
+            }
+        coords: dict[str, Any] = {dim: max((c[dim] for c in grid.coords), key=len) for dim in grid.by}
+        coords |= {"metric": [metric.name for metric in self.experiment.metric]}
+        coords |= {"site": list(grid.sites)} if grid.several else {}
+        return results.dataset(arrays, {**coords, **_labels(coords, task, grid)}, self.attrs, task)
+
+    def _regions(self, prompts: slice, site: int, first: slice) -> dict[str, tuple]:
+        lengths = [len(self.grid.coords[site][dim]) for dim in self.grid.by[1:]]
+        cells = (prompts, site, first, *(slice(0, length) for length in lengths))
+        return {name: cells if name in ("value", "draw_variance") else (prompts,) for name in self.arrays}
+
+    def _averaged(self, prompts: slice, site: int, first: slice, measured: Measured) -> dict[str, np.ndarray]:
+        """Effects and baselines, with draws averaged."""
+        experiment, n, draws = self.experiment, prompts.stop - prompts.start, self.experiment.draws
+        by_draw = measured.change.transpose(1, 0, 2) * experiment.signs  # [prompt draw, cell, metric]
+        lengths = [len(self.grid.coords[site][dim]) for dim in self.grid.by[1:]]
+        effects = by_draw.reshape(n, draws, first.stop - first.start, *lengths, len(experiment.metric))
+        base, source = (raw.reshape(n, draws, -1).mean(1) for raw in (measured.base, measured.source))
+        noise = experiment.contrast.direction == "noise"
+        clean, corrupt = (base, source) if noise else (source, base)
+        values = {"value": effects.mean(1), "clean": clean, "corrupt": corrupt}
+        return values | ({"draw_variance": effects.var(1, ddof=1)} if draws > 1 else {})
+
+    def _lone(self, name: str) -> bool:
+        return len(self.experiment.metric) == 1 and name != "clean_right"
+
+
+def _labels(coords: dict[str, Any], task: Task, grid: Grid) -> dict[str, Any]:
+    """Tokens and head names beside the integer coordinates."""
+    labels: dict[str, Any] = {}
+    tokens = results.position_labels(task)
+    for dim, name in (("pos", "token"), ("dst", "dst_token"), ("src", "src_token")):
+        if dim in coords:
+            labels[name] = (dim, tokens[coords[dim]])
+    if "layer" in coords and "head" in coords:
+        mesh = [[f"L{layer}H{head}" for head in coords["head"]] for layer in coords["layer"]]
+        labels["head_name"] = (("layer", "head"), np.array(mesh, dtype=object))
+    if "layer" in coords and grid.window > 1:
+        labels["last_layer"] = ("layer", coords["layer"] + grid.window - 1)
+    return labels

@@ -1,0 +1,278 @@
+"""Exact activation patching: run the model with one activation replaced, for every cell of a grid.
+
+1. Take a clean and a corrupt prompt of equal length; measure the metric on both runs.
+2. For every cell (a site at a layer, and a position, head or neuron) run one with that activation from the
+   other. Denoising puts clean into corrupt (is the cell sufficient?), noising corrupt into clean (is it
+   necessary?).
+3. The effect is metric(patched) - metric(corrupt), or metric(clean) - metric(patched): positive means that
+   the cell helps the metric.
+
+Wang et al. 2022 (2211.00593), Zhang & Nanda 2023 (2309.16042), Heimersheim & Nanda 2024 (2404.15255).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm import tqdm
+
+from interp import results, stores
+from interp.ablation import Ablation, Constants
+from interp.engine.choose import choose
+from interp.engine.fast import Outcome, Prepared
+from interp.engine.plan import Plan, make_plan
+from interp.engine.readout import Reads
+from interp.engine.reference import Reference
+from interp.engine.runs import Runs
+from interp.experiment import MEMORY, Experiment, Metrics, prepare
+from interp.grid import Grid, Sheet, make_grid
+from interp.models.anatomy import Model
+from interp.models.weights import unsupported, weights
+from interp.tasks import Task
+from interp.tasks.check import warn_unsolved
+
+_LISTED = 64  # listed cells in a unit of work, with a store
+
+
+def patch(
+    model: Model,
+    task: Task,
+    site: str | Sequence[str] | None = None,
+    by: str | Sequence[str] | None = None,
+    *,
+    cells: Sequence[str | Sequence[str]] | None = None,
+    window: int = 1,
+    neurons: Sequence[int] | None = None,
+    ablation: str | Ablation = "resample",
+    direction: str | None = None,
+    metric: Metrics | None = None,
+    batch_size: int | None = None,
+    memory: int = MEMORY,
+    store: str | Path | None = None,
+    engine: str = "auto",
+    progress: bool = True,
+) -> xr.Dataset:
+    """Exact effect of patching every cell of a grid.
+
+    model: a TransformerLens model in eval mode; left as found.
+    task: clean and corrupt prompts, answers, metric.
+    site: `resid_pre resid_mid resid_post attn_out mlp_out` (default dims layer, pos), `z q k v pattern`
+        (layer, head), `post` (layer, neuron: MLP activations), or several sites with the same dims.
+    by: the dims of the grid: "layer" and any axes of the site (pos; pos, head; head, dst, src; pos, neuron).
+        Along an axis left out, a cell covers everything.
+    cells: instead of a grid, a list of cells by name ("L9H6", "L9H6.q@3", "L3.resid_pre@5", "L2N17"); a list
+        within the list is patched together.
+    window: patch the site at this many layers at once, from `layer` on.
+    neurons: which neurons, for dims with "neuron".
+    ablation: "resample" (the other run), "gaussian", "zero", "mean", or settings of `interp.ablation`.
+    direction: "denoise" (the default) or "noise"; zero and mean ablation only "noise".
+    metric: one or several; the task's own by default.
+    batch_size: counterfactual runs at once at most; by default as many as `memory` allows.
+    memory: bytes to use above the model's own.
+    store: a zarr folder, written as the sweep goes; the same call after a kill resumes. Units that were lost
+        or damaged are measured again; another process on it is refused.
+    engine: "auto" (fast if it proves itself on this model, else reference), "fast" or "reference".
+    progress: one bar, counting counterfactual runs.
+
+    Returns a Dataset: `value`, the effect in units of the metric, with dims prompt, (site,) the dims of `by`,
+    (metric); `clean` and `corrupt`, the raw metric of both runs by prompt; `clean_right`, 1 where the clean
+    run gives the answers more probability than the wrong answers (whatever the metric), else 0. For metrics
+    where lower is better (KL, Rank, Loss) the effect's sign is turned, so that positive always helps.
+
+    Cost: two forwards per prompt, and for each cell that can matter the layers after it at the positions
+    after it (`interp.plan` counts); engine "reference" one forward per cell and prompt.
+    Raises ValueError for anything wrong with the request, before the first forward pass. Warns
+    `UnsolvedTask`, with the accuracy, when fewer than half of the clean runs are right.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> result = interp.patch(model, interp.tasks.ioi(model, n=4), "z", progress=False)
+        >>> result["value"].dims, result["value"].shape
+        (('prompt', 'layer', 'head'), (4, 3, 4))
+        >>> bool(result["value"].mean("prompt").sel(layer=0, head=0) > 1)
+        True
+    """
+    with torch.inference_mode():
+        experiment = prepare(
+            model, task, ablation=ablation, direction=direction, metric=metric, batch_size=batch_size,
+            memory=memory, store=store, engine=engine, progress=progress,
+        )  # fmt: skip
+        sweep = _Sweep.of(experiment, site, by, cells, window, neurons)
+        result = sweep.run()
+    warn_unsolved(float(result["clean_right"].mean()))
+    return result
+
+
+def plan(
+    model: Model,
+    task: Task,
+    site: str | Sequence[str] | None = None,
+    by: str | Sequence[str] | None = None,
+    *,
+    cells: Sequence[str | Sequence[str]] | None = None,
+    window: int = 1,
+    neurons: Sequence[int] | None = None,
+    ablation: str | Ablation = "resample",
+    direction: str | None = None,
+    metric: Metrics | None = None,
+    batch_size: int | None = None,
+    memory: int = MEMORY,
+    engine: str = "auto",
+) -> Plan:
+    """What `patch` with the same arguments would cost: cells, no-ops, FLOPs, memory, engine. No forward pass.
+
+    (For mean ablation the means are not computed either.) Raises the same errors as `patch`.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> plan = interp.plan(model, interp.tasks.ioi(model, n=4), "z")
+        >>> plan.cells, plan.prompts
+        (12, 4)
+    """
+    with torch.inference_mode():
+        experiment = prepare(
+            model, task, ablation=ablation, direction=direction, metric=metric, batch_size=batch_size,
+            memory=memory, engine=engine,
+        )  # fmt: skip
+        sweep = _Sweep.of(experiment, site, by, cells, window, neurons, dry=True)
+        reason = unsupported(model)
+        chosen = "reference" if engine == "reference" or reason else "fast"
+        gated = bool(getattr(model.cfg, "gated_mlp", False))
+        return make_plan(
+            experiment.facts, gated, sweep.grid.table, sweep.reads, experiment.room, chosen, reason or ""
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Unit:
+    """A block of prompts, one site, and a span of the first dim of its cells."""
+
+    number: int
+    prompts: slice
+    site: int
+    first: slice
+    cells: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Sweep:
+    """A grid of an experiment; `runs` holds each prompt's draws side by side."""
+
+    experiment: Experiment
+    grid: Grid
+    runs: Runs
+
+    @classmethod
+    def of(
+        cls,
+        experiment: Experiment,
+        site: str | Sequence[str] | None,
+        by: str | Sequence[str] | None,
+        cells: Sequence[str | Sequence[str]] | None,
+        window: int,
+        neurons: Sequence[int] | None,
+        dry: bool = False,
+    ) -> _Sweep:
+        """The arguments of `patch`, checked; no forward pass, but for the means of a mean ablation."""
+        if isinstance(experiment.contrast.ablation, Constants):
+            raise ValueError(
+                "constants stand for what the writers of a circuit write, and a patch replaces activations. "
+                "Use ablation='resample', 'gaussian', 'zero' or 'mean'."
+            )
+        n_pos = experiment.task.clean.shape[1]
+        grid = make_grid(experiment.facts, n_pos, site, by, cells, window, neurons)
+        return cls(experiment, grid, experiment.runs(() if dry else grid.all_sites))
+
+    @property
+    def reads(self) -> Reads:
+        return self.experiment.reads(self.runs)
+
+    def run(self) -> xr.Dataset:
+        """Unit by unit: run, average the draws, write, go on."""
+        experiment, budget = self.experiment, self.experiment.budget
+        engine = choose(
+            experiment.model, self.runs, self.grid.table, experiment.metric, experiment.room, budget.engine
+        )
+        attrs = results.attrs(experiment, method="patch", site=", ".join(self.grid.all_sites))
+        attrs |= {"window": self.grid.window, "engine": engine, "draws": experiment.draws}
+        sheet = Sheet(experiment, self.grid, attrs)
+        units = list(self._units(engine))
+        with self._opened(sheet, units) as opened:
+            todo = units if opened is None else [unit for unit in units if not opened.done[unit.number]]
+            total = sum((u.prompts.stop - u.prompts.start) * experiment.draws * len(u.cells) for u in todo)
+            with tqdm(total=total, disable=not budget.progress, desc="patch", unit="run") as bar:
+                for unit, outcome, right in self._outcomes(engine, todo, bar):
+                    parts = sheet.fill(unit.prompts, unit.site, unit.first, outcome, right)
+                    if opened is not None:
+                        opened.write(unit.number, parts)
+            return sheet.dataset() if opened is None else opened.load()
+
+    def _units(self, engine: str) -> Iterator[_Unit]:
+        """The work in order; with a store a layer (or 64 listed cells) at a time, else all together."""
+        grid, budget = self.grid, self.experiment.budget
+        n, stored, block = len(self.experiment.task), budget.store is not None, self._block(engine)
+        number = 0
+        for start in range(0, n, block):
+            prompts = slice(start, min(start + block, n))
+            for site, (cells, coords) in enumerate(zip(grid.cells, grid.coords)):
+                length = len(coords[grid.by[0]])
+                step = (1 if grid.by[0] == "layer" else _LISTED) if stored else length
+                each = len(cells) // length
+                for first in range(0, length, step):
+                    span = slice(first, min(first + step, length))
+                    yield _Unit(number, prompts, site, span, np.arange(span.start * each, span.stop * each))
+                    number += 1
+
+    def _block(self, engine: str) -> int:
+        """Prompts to capture at once."""
+        experiment, reads = self.experiment, self.reads
+        n, draws, budget = len(experiment.task), experiment.draws, experiment.budget
+        if engine != "fast":
+            return min(n, 32)
+        columns = experiment.facts.d_vocab if reads.columns is None else len(reads.columns)
+        room = experiment.room.prompts(self.runs.n_pos, self.grid.all_sites, columns, reads.everywhere)
+        block = min(max(1, room // draws), n)
+        if budget.store is not None and budget.batch_size is not None:
+            block = max(1, min(block, budget.batch_size // draws))
+        return block
+
+    def _outcomes(
+        self, engine: str, units: list[_Unit], bar: tqdm
+    ) -> Iterator[tuple[_Unit, Outcome, np.ndarray]]:
+        """Run units in order; base and source runs are made once for each block of prompts."""
+        start, ready, right = -1, None, np.empty(0)
+        for unit in units:
+            cells = self.grid.cells[unit.site]
+            if ready is None or start != unit.prompts.start:
+                start, ready = unit.prompts.start, None  # the old one is freed before the new one is made
+                ready = self._ready(engine, unit.prompts)
+                right = ready.clean_right()[:: self.experiment.draws]  # the clean run is that of every draw
+            some = cells if len(unit.cells) == len(cells) else cells.take(unit.cells)
+            yield unit, ready.run(some, bar.update), right
+
+    def _ready(self, engine: str, prompts: slice) -> Prepared | Reference:
+        experiment, draws = self.experiment, self.experiment.draws
+        some = self.runs.take(slice(prompts.start * draws, prompts.stop * draws))
+        if engine == "fast":
+            blocks = weights(experiment.model)
+            return Prepared(blocks, some, self.grid.all_sites, experiment.metric, experiment.room)
+        return Reference(experiment.model, some, self.grid.all_sites, experiment.metric)
+
+    def _opened(self, sheet: Sheet, units: list[_Unit]):
+        identity = self.experiment.identity() | {
+            "method": "patch",
+            "site": ", ".join(self.grid.all_sites),
+            "dims": ", ".join(self.grid.by),
+            "window": self.grid.window,
+            "engine": sheet.attrs["engine"],
+            "cells": [[str(v) for v in c.tolist()] for c in self.grid.coords[0].values()],
+        }
+        chunks = {"prompt": units[0].prompts.stop, "layer": 1, "site": 1, "cell": _LISTED}
+        regions = [sheet.regions(unit.prompts, unit.site, unit.first) for unit in units]
+        store = self.experiment.budget.store
+        return stores.open_arrays(store, sheet.dataset(), identity, chunks, regions)

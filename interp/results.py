@@ -1,0 +1,166 @@
+"""The Dataset that every verb returns, and the contract that it keeps.
+
+1. Dims begin with `prompt` where there are prompts.
+2. `value` is an effect: a difference of a metric in its unit, positive where the component helps. `raw` is a
+   metric as it was measured. Baselines: `clean`, and `corrupt` (two runs) or `empty` (nothing kept).
+3. Coordinates have labels: templates and texts of prompts, tokens of positions, names of heads.
+4. Attributes say how it was made: those of `ATTRS`, always, and `level` where there is an interval. They are
+   strings and numbers, so that every file format keeps them. "none" stands where a thing does not apply.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+if TYPE_CHECKING:
+    from interp.experiment import Experiment
+    from interp.tasks import Task
+    from interp.tasks.metrics import Metric
+
+ATTRS = (
+    "method", "site", "direction", "ablation", "metric", "unit", "better", "convention", "model", "task",
+    "task_fingerprint", "seed", "versions", "n_prompts",
+)  # fmt: skip
+CONVENTION = {
+    "denoise": "effect = metric(patched) - metric(corrupt), clean patched into corrupt",
+    "noise": "effect = metric(clean) - metric(patched), corrupt patched into clean",
+}
+_PACKAGES = ("interp-workbench", "transformer-lens", "torch", "numpy")
+
+
+def attrs(
+    experiment: Experiment,
+    *,
+    method: str,
+    site: str,
+    convention: str | None = None,
+    **more: str | int | float,
+) -> dict[str, Any]:
+    """What a result says of itself. convention: of the sign; by default that of a patch."""
+    task, contrast = experiment.task, experiment.contrast
+    seed = task.seed if contrast.seed is None else contrast.seed
+    usual = CONVENTION[contrast.direction] + "; positive: the component helps the metric"
+    return provenance(
+        method=method,
+        site=site,
+        convention=usual if convention is None else convention,
+        metric=contrast.metric,
+        model=experiment.facts.name,
+        task=task.name,
+        task_fingerprint=task.fingerprint(),
+        n_prompts=len(task),
+        direction=contrast.direction,
+        ablation=str(contrast.ablation),
+        seed=-1 if seed is None else seed,
+        **more,
+    )
+
+
+def provenance(
+    *,
+    method: str,
+    convention: str,
+    metric: Sequence[Metric] = (),
+    model: str = "none",
+    site: str = "none",
+    task: str = "none",
+    task_fingerprint: str = "none",
+    n_prompts: int = 0,
+    direction: str = "none",
+    ablation: str = "none",
+    seed: int = -1,
+    **more: str | int | float,
+) -> dict[str, Any]:
+    """`attrs` of a result that has no experiment: of prompts without a task, or of weights alone."""
+    words = {
+        "metric": [each.name for each in metric],
+        "unit": [each.unit for each in metric],
+        "better": [each.better for each in metric],
+    }
+    return {
+        "method": method,
+        "site": site,
+        "direction": direction,
+        "ablation": ablation,
+        **{name: ", ".join(listed) or "none" for name, listed in words.items()},
+        "convention": convention,
+        "model": model,
+        "task": task,
+        "task_fingerprint": task_fingerprint,
+        "seed": seed,
+        "versions": json.dumps(versions()),
+        "n_prompts": n_prompts,
+        **more,
+    }
+
+
+def dataset(
+    variables: Mapping[str, tuple[Sequence[str], np.ndarray]],
+    coords: Mapping[str, Any],
+    attrs: Mapping[str, Any],
+    task: Task | None = None,
+) -> xr.Dataset:
+    """A result. A lone metric loses its dim; prompts get the numbers, templates and texts of the task.
+
+    Raises ValueError where the contract is broken.
+    """
+    prompts = {} if task is None else prompt_coords(task)
+    out = xr.Dataset(dict(variables), {**prompts, **coords}, dict(attrs))
+    if out.sizes.get("metric") == 1:
+        out = out.squeeze("metric", drop=True)
+    check(out)
+    return out
+
+
+def check(result: xr.Dataset) -> None:
+    """Raise ValueError where a Dataset breaks the contract of results."""
+    missing = [name for name in ATTRS if name not in result.attrs]
+    if missing:
+        raise ValueError(f"the result lacks the attributes {', '.join(missing)}.")
+    if "low" in result and "level" not in result.attrs:
+        raise ValueError("the result has an interval and does not say its level.")
+    for name, variable in result.data_vars.items():
+        if "prompt" in variable.dims and variable.dims[0] != "prompt":
+            raise ValueError(f"{name!r} has dims {variable.dims}; prompt comes first.")
+
+
+def prompt_coords(task: Task) -> dict[str, Any]:
+    """Numbers, templates and texts of a task's prompts."""
+    coords: dict[str, Any] = {
+        "prompt": np.arange(len(task)),
+        "template": ("prompt", np.array(task.template, dtype=object)),
+    }
+    if task.labels is not None:
+        texts = [" ".join(tokens).strip() for tokens in task.labels]
+        coords["text"] = ("prompt", np.array(texts, dtype=object))
+    return coords
+
+
+def position_labels(task: Task) -> np.ndarray:
+    """One label a position: the token where all prompts agree, else the first prompt's and an ellipsis."""
+    n_pos = task.clean.shape[1]
+    if task.labels is None:
+        return np.array([str(p) for p in range(n_pos)], dtype=object)
+    out = []
+    for pos in range(n_pos):
+        tokens = [row[pos] for row in task.labels if pos < len(row) and row[pos]]
+        out.append("" if not tokens else tokens[0] if len(set(tokens)) == 1 else f"{tokens[0]}…")
+    return np.array(out, dtype=object)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a number depends on."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

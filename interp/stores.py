@@ -1,0 +1,376 @@
+"""Stores: what long work is written to as it goes, and from which the same call goes on after a kill.
+
+| store        | format             | for                                            |
+|--------------|--------------------|------------------------------------------------|
+| `ArrayStore` | a zarr folder      | arrays filled part by part (`interp.patch`)    |
+| `LogStore`   | JSON lines         | decisions in order (`circuits.acdc`)           |
+| `StateStore` | safetensors        | the whole state of a training (`train_mask`)   |
+
+All three know which run they belong to (an identity) and refuse another one, changing nothing. All are
+locked while they are open: a second process is refused with the first one's host and process id, and a lock
+goes with the process that held it. Every part carries a checksum: what was lost or damaged is done again.
+Nothing that another process made is ever removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from interp.atomic import whole, write_text
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from torch import Tensor
+
+Parts = Mapping[str, tuple[tuple[slice | int, ...], np.ndarray]]  # by variable: a region, and what fills it
+Regions = Mapping[str, tuple[slice | int, ...]]
+Identity = Mapping[str, Any]
+
+_KEY = "interp_run"
+_SUMS = "_sums"  # by unit, the checksum of what was written; 0: not done
+
+
+# --- one driver at a time -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the store at a path alone. Raises ValueError, naming the holder, where another process has it.
+
+    The lock is the operating system's, on a file beside the store: it ends with its process, however that
+    ends.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = lock.open("a+", encoding="utf-8")
+    while _take(file) and not _still_there(file):  # its last holder removed it as we opened it
+        file.close()
+        file = lock.open("a+", encoding="utf-8")
+    with file:
+        file.seek(0)
+        holder = file.read().strip()
+        if not _take(file):
+            raise ValueError(
+                f"{path} is being written by {holder or 'another process'}. Wait for it to end, or choose "
+                "another path."
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                lock.unlink()
+
+
+def _take(file: TextIO) -> bool:
+    """Lock an open file without waiting; whether this process has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where an open file cannot be removed
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _still_there(file: TextIO) -> bool:
+    with contextlib.suppress(OSError):
+        return os.fstat(file.fileno()).st_ino == os.stat(file.name).st_ino
+    return False
+
+
+def _same(path: Path, there: Identity, here: Identity) -> None:
+    """Raise ValueError where a store belongs to another run."""
+    differing = [key for key in sorted({**there, **here}) if there.get(key) != here.get(key)]
+    if differing:
+        told = "; ".join(f"{key}: {there.get(key)!r} there, {here.get(key)!r} here" for key in differing)
+        raise ValueError(f"{path} holds another run ({told}). Choose another path; nothing was changed.")
+
+
+def _foreign(path: Path, kind: str, error: Exception | None = None) -> ValueError:
+    told = f" ({error})" if error is not None and str(error) else ""
+    return ValueError(
+        f"{path} exists and is not a store of {kind}{told}. Choose another path; nothing was changed."
+    )
+
+
+# --- arrays -------------------------------------------------------------------------------------------------
+
+
+class ArrayStore:
+    """An open zarr folder. `done` says which units of work are finished, and undamaged."""
+
+    def __init__(self, path: Path, template: xr.Dataset, regions: Sequence[Regions]) -> None:
+        import zarr
+
+        self.path, self._template, self._regions = path, template, regions
+        self._group: Any = zarr.open_group(str(path), mode="r+")
+        self._sums = self._group[_SUMS]
+        if self._sums.shape[0] != len(regions):
+            raise ValueError(
+                f"{path} was written in {self._sums.shape[0]} units and this run has {len(regions)}: "
+                "batch_size or memory differ. Use the same, or another store."
+            )
+        sums = np.asarray(self._sums[:])
+        self.done = np.array(
+            [bool(sums[unit]) and self._sum(unit) == sums[unit] for unit in range(len(sums))]
+        )
+        damaged = int((sums != 0).sum() - self.done.sum())
+        if damaged:
+            warnings.warn(
+                f"{path}: {damaged} of {int((sums != 0).sum())} finished units are lost or damaged, and are "
+                "measured again.",
+                stacklevel=2,
+            )
+
+    def write(self, unit: int, parts: Parts) -> None:
+        """Write arrays into the regions of a unit, then mark it as done."""
+        for name, (region, values) in parts.items():
+            self._group[name][region] = values
+        self._sums[unit] = self._sum(unit)
+        self.done[unit] = True
+
+    def load(self) -> xr.Dataset:
+        """The result so far, in memory; NaN where nothing is written yet."""
+        out = self._template.copy(deep=True)
+        for name in out.data_vars:
+            out[name].values[...] = self._group[name][...]
+        return out
+
+    def _sum(self, unit: int) -> int:
+        """A checksum of what stands in the regions of a unit; 0 where that cannot be read."""
+        digest = hashlib.blake2b(str(unit).encode(), digest_size=7)
+        try:
+            for name, region in sorted(self._regions[unit].items()):
+                digest.update(np.ascontiguousarray(self._group[name][region]).tobytes())
+        except Exception:  # whatever a codec says of a damaged chunk
+            return 0
+        return int.from_bytes(digest.digest(), "big") + 1
+
+
+@contextlib.contextmanager
+def open_arrays(
+    path: str | Path | None,
+    template: xr.Dataset,
+    identity: Identity,
+    chunks: Mapping[str, int],
+    regions: Sequence[Regions],
+) -> Iterator[ArrayStore | None]:
+    """Open the zarr folder of a run, or make it from a template; None for no path.
+
+    regions: for each unit of work, what it fills of each variable. chunks: by dim. Raises ValueError, and
+    changes nothing, if the folder holds another run or something else, or is in use.
+    """
+    if path is None:
+        yield None
+        return
+    path = Path(path)
+    with locked(path):
+        if not (path.exists() and any(path.iterdir() if path.is_dir() else [path])):
+            _create(path, template, identity, chunks, len(regions))
+        _same(path, _identity_of(path), _plain(identity))
+        yield ArrayStore(path, template, regions)
+
+
+def _create(
+    path: Path, template: xr.Dataset, identity: Identity, chunks: Mapping[str, int], n_units: int
+) -> None:
+    """Make the store beside its place and move it there whole: a kill leaves none or all of it."""
+    new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        full = template.assign_attrs({_KEY: json.dumps(_plain(identity), sort_keys=True)})
+        full[_SUMS] = ("unit", np.zeros(n_units, dtype=np.int64))
+        sizes = {str(dim): int(size) for dim, size in full.sizes.items()}
+        encoding: dict[str, Any] = {}
+        for name, variable in full.data_vars.items():
+            dims = [str(dim) for dim in variable.dims]
+            encoding[str(name)] = {"chunks": tuple(min(chunks.get(d, sizes[d]), sizes[d]) for d in dims)}
+        encoding[_SUMS] = {"chunks": (1,)}
+        full.to_zarr(str(new), mode="w", encoding=encoding, consolidated=False, zarr_format=2)
+        new.chmod(0o777 & ~_umask())
+        if path.is_dir():
+            path.rmdir()
+        new.rename(path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _identity_of(path: Path) -> dict[str, Any]:
+    import zarr
+
+    try:
+        return json.loads(str(zarr.open_group(str(path), mode="r").attrs[_KEY]))
+    except Exception as error:
+        raise _foreign(path, "interp.patch") from error
+
+
+def _plain(identity: Identity) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(dict(identity)))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# --- decisions ----------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class LogStore:
+    """An open file of JSON lines: the entries that it held, and where further ones go."""
+
+    path: Path
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Write an entry, and see that it is on the disk."""
+        text = json.dumps(dict(line))
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{_check(text)} {text}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def open_log(path: str | Path | None, kind: str, identity: Identity) -> Iterator[LogStore | None]:
+    """Open the log of a run, or make it; None for no path. `kind` names the verb.
+
+    An entry that a kill cut short is dropped. Raises ValueError, and changes nothing, if the file holds
+    another run, something else, or a damaged entry, or is in use.
+    """
+    if path is None:
+        yield None
+        return
+    path = Path(path)
+    _require_file(path)
+    with locked(path):
+        if not path.exists() or path.stat().st_size == 0:
+            head = json.dumps({"kind": kind, **_plain(identity)})
+            write_text(path, f"{_check(head)} {head}\n")
+        text = path.read_bytes()
+        complete = text[: text.rfind(b"\n") + 1]  # what comes after it, a kill cut short
+        head, *lines = _entries(path, complete, kind)
+        _same(path, head, {"kind": kind, **_plain(identity)})
+        if len(complete) < len(text):
+            write_text(path, complete.decode("utf-8"))
+        yield LogStore(path, lines)
+
+
+def _entries(path: Path, text: bytes, kind: str) -> list[dict[str, Any]]:
+    entries = []
+    for number, line in enumerate(text.split(b"\n")[:-1], 1):
+        try:
+            check, _, body = line.decode("utf-8").partition(" ")
+            entry = json.loads(body)
+            if number == 1 and entry["kind"] != kind:
+                raise ValueError(f"it is one of {entry['kind']}")
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            if number == 1:
+                raise _foreign(path, kind) from error
+            raise _damaged(path, number) from error
+        if check != _check(body):
+            raise _damaged(path, number)
+        entries.append(entry)
+    if not entries:
+        raise _foreign(path, kind)
+    return entries
+
+
+def _damaged(path: Path, number: int) -> ValueError:
+    return ValueError(
+        f"{path}: line {number} is damaged. Delete it and all lines after it to go on from there, or choose "
+        "another path; nothing was changed."
+    )
+
+
+def _check(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=6).hexdigest()
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder. Give the name of a file.")
+
+
+# --- states -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class StateStore:
+    """An open safetensors file that is replaced, whole, at every save."""
+
+    path: Path
+    identity: dict[str, Any]
+    tensors: dict[str, Tensor] | None  # what it held
+
+    def save(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write the state, whole or not at all."""
+        from safetensors.torch import save_file
+
+        told = {"run": json.dumps(self.identity, sort_keys=True), "sum": _sum_of(tensors)}
+        with whole(self.path) as path:
+            save_file(dict(tensors), path, metadata=told)
+
+
+@contextlib.contextmanager
+def open_state(path: str | Path | None, kind: str, identity: Identity) -> Iterator[StateStore | None]:
+    """Open the state of a run, or prepare to write it; None for no path. `kind` names the verb.
+
+    Raises ValueError, and changes nothing, if the file holds another run, something else, or is damaged or
+    in use.
+    """
+    if path is None:
+        yield None
+        return
+    path = Path(path)
+    _require_file(path)
+    here = {"kind": kind, **_plain(identity)}
+    with locked(path):
+        tensors = None
+        if path.exists() and path.stat().st_size:
+            there, tensors = _read_state(path, kind)
+            _same(path, there, here)
+        yield StateStore(path, here, tensors)
+
+
+def _read_state(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            identity, total = json.loads(told["run"]), told["sum"]
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+        raise _foreign(path, kind, error) from error
+    if total != _sum_of(tensors):
+        raise ValueError(f"{path} is damaged. Choose another path; nothing was changed.")
+    return identity, tensors
+
+
+def _sum_of(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
