@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.runs import Fill, Runs
-from interp.models.anatomy import Model, anatomy, logits
+from interp.models import Model, anatomy, logits
 from interp.places import hint, hook_name
 from interp.tasks import Task
 
@@ -116,7 +116,7 @@ class Constants(_Settings):
 
 
 Ablation = Resample | Gaussian | Zero | Mean | Constants
-_BY_NAME: dict[str, type[Ablation]] = {
+_BY_NAME: dict[str, type[Resample | Gaussian | Zero | Mean]] = {
     "resample": Resample,
     "gaussian": Gaussian,
     "zero": Zero,

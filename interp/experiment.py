@@ -20,8 +20,7 @@ from interp.ablation import Ablation
 from interp.engine import memory as engine_memory
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
-from interp.models.anatomy import Anatomy, Model, anatomy
-from interp.models.fingerprint import model_fingerprint
+from interp.models import Anatomy, Model, anatomy, model_fingerprint
 from interp.places import hint
 from interp.tasks import Task
 from interp.tasks.metrics import METRICS, Metric

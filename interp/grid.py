@@ -16,7 +16,7 @@ import xarray as xr
 from interp import places, results
 from interp.engine.cells import ALL, COLUMNS, Cells, grid, table
 from interp.experiment import Experiment
-from interp.models.anatomy import Anatomy
+from interp.models import Anatomy
 from interp.places import AXES, hint
 from interp.tasks import Task
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from interp.atomic import whole, write_text
+from interp.files import whole, write_text
 
 if TYPE_CHECKING:
     import xarray as xr

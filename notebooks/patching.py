@@ -227,4 +227,4 @@ if GPT2:
 # 1. A head is blue under denoising and white under noising. What does that say of the other heads?
 # 2. Why does the last token already hold the repeated name after layer 0, but the answer only after layer 2?
 # 3. The corrupt prompts here are other sentences of the same kind. What would zero ablation
-#    (`corruption="zero", direction="noise"`) measure that this does not, and what would it get wrong?
+#    (`ablation="zero", direction="noise"`) measure that this does not, and what would it get wrong?

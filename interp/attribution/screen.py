@@ -23,9 +23,9 @@ from interp.engine.items import live_items
 from interp.engine.memory import DEFAULT_BUDGET
 from interp.engine.plan import token_touched
 from interp.models import Model
+from interp.patching import patch
 from interp.patching.corruption import Corruption
 from interp.patching.job import Job, prepare
-from interp.patching.sweep import patch
 from interp.places import Place
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
@@ -81,7 +81,10 @@ def screen(
     size = np.abs(estimate["value"].mean("prompt").values).ravel()  # in the order of the request's cells
     group = choose_cells(size, _live(job), budget, sample, seed)
     measured = np.flatnonzero((group == 1) | (group == 2))
-    exact = patch(model, task, cells=[_name(job, int(cell)) for cell in measured], engine=engine, **options)
+    words = {"corruption": "ablation", "metrics": "metric"}
+    same = {words.get(name, name): value for name, value in options.items()}
+    same["ablation"] = "resample" if corruption == "tokens" else corruption
+    exact = patch(model, task, cells=[_name(job, int(cell)) for cell in measured], engine=engine, **same)
     gap = float(np.abs(estimate["clean"] - estimate["corrupt"]).mean())
     return _result(
         estimate, exact, group, measured, 0.05 * gap if threshold is None else threshold, confidence

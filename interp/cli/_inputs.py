@@ -65,8 +65,8 @@ def sweep_options(args: argparse.Namespace) -> dict[str, Any]:
         "by": args.by,
         "cells": args.cells,
         "direction": args.direction,
-        "metrics": make_metrics(args.metric),
-        "corruption": args.corruption,
+        "metric": make_metrics(args.metric),
+        "ablation": args.ablation,
         "batch_size": args.batch_size,
         "memory": int(args.memory * _GIB),
     }

@@ -46,7 +46,8 @@ def attribute(args: argparse.Namespace) -> None:
     with warnings.catch_warnings():
         found = []
         for method in args.method:
-            found.append(interp.attribute(model, task, method=method, **_steps(args, method), **options))
+            more = _older(options) | _steps(args, method)
+            found.append(interp.attribute(model, task, method=method, **more))
             warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)  # once is enough
         exact = interp.patch(model, task, **options) if args.compare else None
     for method, estimate in zip(args.method, found):
@@ -112,3 +113,9 @@ def demo(args: argparse.Namespace) -> None:
         results.append(interp.patch(model, prompts, site))
         print(save(results[-1], args.out / f"{name}.nc"))
     print(write_page(results, args.out / "report.html", f"Indirect objects in {MODEL}", OPENING))
+
+
+def _older(options: dict[str, Any]) -> dict[str, Any]:
+    ablation = options["ablation"].replace("resample", "tokens")
+    rest = {name: value for name, value in options.items() if name not in ("ablation", "metric")}
+    return rest | {"corruption": ablation, "metrics": options["metric"]}

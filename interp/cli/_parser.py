@@ -176,7 +176,7 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         help="logit_diff, prob, prob_diff, log_prob, kl, rank, loss (default: the task's own)",
     )
     group.add_argument(
-        "--corruption", default="tokens", metavar="NAME", help="tokens (default), gaussian, zero, mean"
+        "--ablation", default="resample", metavar="NAME", help="resample (default), gaussian, zero, mean"
     )
     _add_prompts(group)
 

@@ -31,8 +31,7 @@ from interp.engine.reference import Reference
 from interp.engine.runs import Runs
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
 from interp.grid import Grid, Sheet, make_grid
-from interp.models.anatomy import Model
-from interp.models.weights import unsupported, weights
+from interp.models import Model, unsupported, weights
 from interp.tasks import Task
 from interp.tasks.check import warn_unsolved
 

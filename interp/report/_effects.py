@@ -16,7 +16,7 @@ from interp.plot._theme import number
 from interp.stats._means import MetricFacts, metric_facts
 
 _ROWS = 10
-_FACTS = ("model", "task", "site", "direction", "corruption", "window", "engine", "seed")
+_FACTS = ("model", "task", "site", "direction", "ablation", "window", "engine", "seed")
 _INTERVALS_NOTE = (
     "Each interval holds for its cell alone. The largest of many cells look larger than they are, "
     "so check a finding on prompts that did not choose it."

@@ -80,7 +80,7 @@ def _first(item: Any) -> Any:
 
 
 _FACTS = (
-    "method", "model", "task", "task_fingerprint", "site", "direction", "metric", "corruption", "window",
+    "method", "model", "task", "task_fingerprint", "site", "direction", "metric", "ablation", "window",
     "engine", "ablation", "granularity", "seed",
 )  # fmt: skip
 

@@ -8,11 +8,11 @@ import pytest
 import small
 from cases import QUIET, task
 
+from interp.ablation import Gaussian
 from interp.attribution import attribute, direct, gradients
 from interp.attribution.capture import Recording
 from interp.attribution.memory import prompt_bytes
 from interp.models import anatomy
-from interp.patching import Gaussian
 from interp.tasks import LogitDiff, LogProb
 
 EVERY = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "v", "post", "pattern"]

@@ -10,9 +10,9 @@ from estimates import FEW, covering, finite_difference, linear_toy, model_of
 from sides import grids
 
 import interp
+from interp.ablation import Gaussian
 from interp.attribution import attribute
 from interp.models import anatomy
-from interp.patching import Gaussian
 from interp.places import AXES
 
 LINEAR = [["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"], ["z", "v"], ["post"]]

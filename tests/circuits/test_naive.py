@@ -74,7 +74,7 @@ def test_everything_at_zero_leaves_the_biases(model: Any, task: Task) -> None:
 def test_all_edges_out_of_a_head_are_its_patch(model: Any, task: Task, corruption: str) -> None:
     """Cutting every edge out of a head does what patching its z does."""
     ablation = corruption.replace("tokens", "resample")
-    result = interp.patch(model, task, "z", corruption=corruption, direction="noise", engine="reference")
+    result = interp.patch(model, task, "z", ablation=ablation, direction="noise", engine="reference")
     replaced, rows = naive.replacements(model, task, ablation), torch.arange(len(task))
     for layer, head in ((0, 1), (1, 3), (2, 0)):
         out = [edge for edge in naive.edges(model) if edge.startswith(f"a{layer}.h{head}->")]

@@ -120,7 +120,7 @@ def test_patch_passes_its_options_on(capsys: pytest.CaptureFixture[str], folder:
     arguments += [
         "--metric",
         "logit_diff,kl",
-        "--corruption",
+        "--ablation",
         "gaussian",
         "--window",
         "2",
@@ -136,7 +136,7 @@ def test_patch_passes_its_options_on(capsys: pytest.CaptureFixture[str], folder:
     assert [str(name) for name in written["metric"].values] == ["logit_diff", "kl"]
     facts = {"direction": "noise", "window": 2, "engine": "reference", "task": "induction"}
     assert {name: written.attrs[name] for name in facts} == facts
-    assert written.attrs["corruption"].startswith("Gaussian")
+    assert written.attrs["ablation"].startswith("gaussian")
     assert (folder / "run.zarr").is_dir()
 
 
@@ -218,7 +218,7 @@ def test_demo_writes_two_results_and_a_report(capsys: pytest.CaptureFixture[str]
         ("patch tiny-ioi --task ioi --site z --by layer,neuron", "no dim 'neuron'"),
         ("patch tiny-ioi --task ioi --site z --metric logit_dif", "did you mean 'logit_diff'"),
         ("patch tiny-ioi --task ioi --site z --engine fastest", "engine 'fastest'"),
-        ("patch tiny-ioi --task ioi --site z --corruption nois", "corruption 'nois'"),
+        ("patch tiny-ioi --task ioi --site z --ablation nois", "ablation 'nois'"),
         ("patch tiny-ioi --task ioi --site z --n 7", "7"),
         ("patch tiny-ioi --task ioi --site z --memory 0", "--memory is 0.0 GiB"),
         ("patch tiny-ioi --task ioi --cells L9H6", "layer 9 is out of range"),

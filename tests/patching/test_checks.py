@@ -10,7 +10,7 @@ import torch
 from cases import QUIET, task
 
 import interp
-from interp.patching import Gaussian
+from interp.ablation import Gaussian
 from interp.tasks import Custom, LogitDiff, Metric
 
 
@@ -33,7 +33,7 @@ def no_forward(model, monkeypatch):
     [
         ({"site": "resid_per"}, "unknown site 'resid_per'; did you mean 'resid_pre'"),
         ({"site": []}, "no site given"),
-        ({}, "give either site="),
+        ({}, "give site="),
         ({"site": "z", "cells": ["L0H1"]}, "and not both"),
         ({"site": "z", "by": ("layer", "neuron")}, "'z' has no dim 'neuron'"),
         ({"site": "z", "by": ("head",)}, "has no 'layer'"),
@@ -50,11 +50,11 @@ def no_forward(model, monkeypatch):
         ({"cells": ["LOH4"]}, "names no place"),
         ({"cells": ["logits"]}, "not a site that can be patched"),
         ({"site": "z", "direction": "sideways"}, "'sideways' is not one of denoise, noise"),
-        ({"site": "z", "corruption": "zeros"}, "'zeros' is not one of tokens"),
-        ({"site": "z", "corruption": "zero", "direction": "denoise"}, "no denoising direction"),
-        ({"site": "z", "corruption": Gaussian(positions=(11,))}, r"positions \[11\] lie outside"),
-        ({"site": "z", "metrics": []}, "metrics is empty"),
-        ({"site": "z", "metrics": [LogitDiff(), LogitDiff()]}, "share a name"),
+        ({"site": "z", "ablation": "zeros"}, "'zeros' is not one of resample"),
+        ({"site": "z", "ablation": "zero", "direction": "denoise"}, "no denoising direction"),
+        ({"site": "z", "ablation": Gaussian(positions=(11,))}, r"positions \[11\] lie outside"),
+        ({"site": "z", "metric": []}, "metric is empty"),
+        ({"site": "z", "metric": [LogitDiff(), LogitDiff()]}, "share a name"),
         ({"site": "z", "batch_size": 0}, "batch_size is 0"),
         ({"site": "z", "engine": "faster"}, "'faster' is not one of auto, fast, reference"),
         ({"site": "z", "memory": 0}, "memory is 0"),
@@ -111,7 +111,7 @@ def test_task_without_corrupt_prompts(model, no_forward):
     with pytest.raises(ValueError, match="no corrupt prompts"):
         interp.patch(model, alone, "z", **QUIET)
     with pytest.raises(ValueError, match="which positions to spoil"):
-        interp.patch(model, alone, "z", corruption="gaussian", **QUIET)
+        interp.patch(model, alone, "z", ablation="gaussian", **QUIET)
 
 
 @pytest.mark.parametrize("engine", ["fast", "reference"])
@@ -123,9 +123,9 @@ def test_metric_of_the_wrong_shape(model, engine):
             return reading.logits.mean()
 
     with pytest.raises(ValueError, match=r"metric 'bad' returned \(\) for"):
-        interp.patch(model, task(), "z", metrics=Bad(), engine=engine, **QUIET)
+        interp.patch(model, task(), "z", metric=Bad(), engine=engine, **QUIET)
     with pytest.raises(ValueError, match="one number per prompt"):
-        interp.patch(model, task(), "z", metrics=Custom(lambda r: r.logits), engine=engine, **QUIET)
+        interp.patch(model, task(), "z", metric=Custom(lambda r: r.logits), engine=engine, **QUIET)
 
 
 @pytest.mark.parametrize("engine", ["fast", "reference"])

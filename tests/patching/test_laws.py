@@ -36,7 +36,7 @@ def test_full_logits_are_restored_at_every_layer(model):
     clean = logits(model, task().clean).detach()
     for pos, column in ((4, 7), (8, 20)):
         pick = Custom(lambda r, p=pos, c=column: r.logits[:, p, c], name="one", reads_positions="all")
-        result = interp.patch(model, task(), "resid_pre", by="layer", metrics=pick, **QUIET)
+        result = interp.patch(model, task(), "resid_pre", by="layer", metric=pick, **QUIET)
         restored = result["value"] + result["corrupt"]
         np.testing.assert_allclose(
             restored, np.broadcast_to(clean[:, pos, column, None], restored.shape), atol=EXACT
@@ -114,13 +114,13 @@ def test_padded_batch_equals_each_prompt_alone(model):
     batch = interp.Task.from_tokens(clean=rows[0], corrupt=rows[1], positions=positions, **keep)
     metrics = [LogitDiff(), Loss()]
     for site in ("resid_pre", "z"):
-        together = interp.patch(model, batch, site, metrics=metrics, **QUIET)["value"]
+        together = interp.patch(model, batch, site, metric=metrics, **QUIET)["value"]
         for i in range(6):
             one = interp.Task.from_tokens(
                 clean=[rows[0][i]], corrupt=[rows[1][i]], positions=positions[i : i + 1],
                 answer=full.answer[i : i + 1], wrong=full.wrong[i : i + 1],
             )  # fmt: skip
-            alone = interp.patch(model, one, site, metrics=metrics, **QUIET)["value"]
+            alone = interp.patch(model, one, site, metric=metrics, **QUIET)["value"]
             mine = together[i : i + 1, :, : alone.sizes.get("pos", None)]
             np.testing.assert_allclose(mine, alone, atol=EXACT)
             assert abs(alone).max() > 1e-6
@@ -136,7 +136,7 @@ def test_the_model_is_left_as_it_was(model, engine):
         raise RuntimeError("a metric that fails")
 
     with pytest.raises(RuntimeError, match="a metric that fails"):
-        interp.patch(model, task(), "q", engine=engine, metrics=Custom(fails), **QUIET)
+        interp.patch(model, task(), "q", engine=engine, metric=Custom(fails), **QUIET)
     assert _state(model) == before
 
 
@@ -144,7 +144,7 @@ def test_no_graph_is_built(model):
     seen = []
     watch = Custom(lambda r: (seen.append(r.logits.requires_grad), r.logits[:, 0])[1], name="watch")
     for engine in ENGINES:
-        interp.patch(model, task(), "z", metrics=watch, engine=engine, **QUIET)
+        interp.patch(model, task(), "z", metric=watch, engine=engine, **QUIET)
     assert seen
     assert not any(seen)
 

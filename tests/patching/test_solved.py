@@ -12,8 +12,8 @@ import torch
 from cases import QUIET
 
 import interp
+from interp.ablation import Gaussian
 from interp.models import logits
-from interp.patching import Gaussian
 from interp.tasks import KL, Custom, LogitDiff, Loss, Rank, Task, UnsolvedTask
 
 ENGINES = ["fast", "reference"]
@@ -45,7 +45,7 @@ def test_warns_with_the_accuracy_whatever_the_metric(model, metric, engine, dire
         UnsolvedTask, match=r"right in 37\.5% of the clean prompts, below the floor of 50%"
     ) as seen:
         found = interp.patch(
-            model, task(model, 3), "z", metrics=metric, engine=engine, direction=direction, **QUIET
+            model, task(model, 3), "z", metric=metric, engine=engine, direction=direction, **QUIET
         )
     assert found["clean_right"].dims == ("prompt",)
     assert found["clean_right"].values.tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
@@ -84,7 +84,7 @@ def test_noise_on_embeddings_leaves_the_clean_runs(model, engine):
     """Several draws for every prompt: the accuracy is that of the prompts."""
     with pytest.warns(UnsolvedTask, match=r"right in 25% of"):
         found = interp.patch(
-            model, task(model, 2), "z", corruption=Gaussian(draws=3), batch_size=5, engine=engine, **QUIET
+            model, task(model, 2), "z", ablation=Gaussian(draws=3), batch_size=5, engine=engine, **QUIET
         )
     assert found["clean_right"].values.tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
 
@@ -109,6 +109,6 @@ def test_a_stored_run_warns_again_when_it_is_read(model, tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.warns(UnsolvedTask, match=r"right in 12\.5% of"):
             found = interp.patch(model, made, "z", store=tmp_path / "run.zarr", batch_size=4, **QUIET)
-        monkeypatch.setattr("interp.patching.work.Prepared", None)
+        monkeypatch.setattr("interp.patching._sweep.Prepared", None)
     plain = found["clean_right"].values
     np.testing.assert_array_equal(plain, [1, 0, 0, 0, 0, 0, 0, 0])

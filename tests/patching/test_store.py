@@ -22,13 +22,13 @@ SITES = ["resid_pre", "attn_out"]
 SCRIPT = """
 import sys, time
 sys.path[:0] = {paths!r}
-import cases, interp, small, interp.patching.store as store
-write = store.Store.write
+import cases, interp, small, interp.stores as store
+write = store.ArrayStore.write
 def slow(self, unit, parts):
     write(self, unit, parts)
     print(unit, flush=True)
     time.sleep(0.2)
-store.Store.write = slow
+store.ArrayStore.write = slow
 interp.patch(small.model(), cases.task(), {sites!r}, batch_size=4, store={path!r}, progress=False)
 """
 
@@ -55,7 +55,7 @@ def test_store_holds_the_result(model, tmp_path):
 
 def test_several_metrics_and_draws(model, tmp_path):
     metrics = [interp.tasks.LogitDiff(), interp.tasks.KL()]
-    options = {"metrics": metrics, "corruption": "gaussian"}
+    options = {"metric": metrics, "ablation": "gaussian"}
     stored = run(model, tmp_path / "run.zarr", batch_size=8, **options)
     plain = run(model, **options)
     for name in ("value", "draw_variance", "clean", "corrupt"):
@@ -65,7 +65,7 @@ def test_several_metrics_and_draws(model, tmp_path):
 
 def test_finished_store_is_read_not_run(model, tmp_path, monkeypatch):
     first = run(model, tmp_path / "run.zarr")
-    monkeypatch.setattr("interp.patching.work.Prepared", None)
+    monkeypatch.setattr("interp.patching._sweep.Prepared", None)
     xr.testing.assert_identical(first, run(model, tmp_path / "run.zarr"))
 
 
@@ -85,7 +85,7 @@ def test_killed_run_resumes_to_the_same_file(model, tmp_path):
     child.stdout.close()
     assert written == ["0", "1", "2"]
     time.sleep(0.1)
-    done = np.asarray(zarr.open_group(str(path), mode="r")["_done"][:])
+    done = np.asarray(zarr.open_group(str(path), mode="r")["_sums"][:])
     assert 3 <= done.sum() < len(done)
     assert np.isnan(np.asarray(zarr.open_group(str(path), mode="r")["value"][:])).any()
     resumed = run(model, path, batch_size=4)
@@ -109,7 +109,7 @@ def test_store_of_another_run_is_refused(model, tmp_path):
     path = tmp_path / "run.zarr"
     run(model, path)
     before = _files(path)
-    for options in ({"direction": "noise"}, {"window": 2}, {"metrics": interp.tasks.KL()}):
+    for options in ({"direction": "noise"}, {"window": 2}, {"metric": interp.tasks.KL()}):
         with pytest.raises(ValueError, match=r"holds another run .* nothing was changed"):
             run(model, path, **options)
     with pytest.raises(ValueError, match="task_fingerprint"):

@@ -1,7 +1,7 @@
 """Which parts serve one ability and not another: two ablation sweeps compared (2510.03366).
 
 1. Ablate every part (layer, head, neuron) on a task of recall, and again on a task of reasoning: two calls of
-   `interp.patch(..., direction="noise", corruption="mean")` with the same sites and dims, and with
+   `interp.patch(..., direction="noise", ablation="mean")` with the same sites and dims, and with
    `metrics=Accuracy()` for the paper's drop in accuracy.
 2. Selectivity of a part: mean effect on the first task - mean effect on the second. Positive: the part serves
    the first. By its size alone a part that both need, or neither, has none.

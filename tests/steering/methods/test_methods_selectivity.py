@@ -96,7 +96,7 @@ def test_heads_of_two_abilities_in_a_model(two_heads):
         tasks.append(Task.from_tokens(clean=clean, corrupt=corrupt, answer=clean[:, column], wrong=wrong))
     results = [
         interp.patch(
-            two_heads, task, "z", direction="noise", corruption="zero", metrics=methods.Accuracy(),
+            two_heads, task, "z", direction="noise", ablation="zero", metric=methods.Accuracy(),
             progress=False,
         )
         for task in tasks

@@ -9,9 +9,8 @@ import torch
 from cases import QUIET, task
 
 import interp
+from interp.ablation import Gaussian, Mean, Zero, gaussian_noise
 from interp.models import logits
-from interp.patching import Gaussian, Mean, Zero
-from interp.patching.corruption import gaussian_noise
 
 HEAD = "blocks.1.attn.hook_z"
 
@@ -42,8 +41,8 @@ def ablated(model, t, value):
 def test_zero_ablation_by_hand(model):
     t = task()
     effect = logit_diff(logits(model, t.clean), t) - ablated(model, t, 0.0)
-    for corruption in ("zero", Zero()):
-        result = interp.patch(model, t, "z", corruption=corruption, **QUIET)
+    for ablation in ("zero", Zero()):
+        result = interp.patch(model, t, "z", ablation=ablation, **QUIET)
         np.testing.assert_allclose(result["value"].sel(layer=1, head=2), effect, atol=1e-12)
     assert result.attrs["direction"] == "noise"
     assert np.abs(effect).min() > 1e-4
@@ -56,7 +55,7 @@ def test_mean_ablation_by_hand(model):
         logits(model, t.corrupt)
     mean = kept[0][:, :, 2].mean(0)
     effect = logit_diff(logits(model, t.clean), t) - ablated(model, t, mean)
-    result = interp.patch(model, t, "z", corruption=Mean(), **QUIET)
+    result = interp.patch(model, t, "z", ablation=Mean(), **QUIET)
     np.testing.assert_allclose(result["value"].sel(layer=1, head=2), effect, atol=1e-12)
     assert np.abs(effect).min() > 1e-4
 
@@ -70,20 +69,20 @@ def test_mean_leaves_padding_out(model):
         answer=[3, 4],
         wrong=[15, 16],
     )
-    result = interp.patch(model, short, "z", ("layer", "pos"), corruption="mean", **QUIET)
+    result = interp.patch(model, short, "z", ("layer", "pos"), ablation="mean", **QUIET)
     np.testing.assert_allclose(result["value"][1, :, 6:], 0, atol=1e-12)  # nothing is read there
     alone = interp.patch(
-        model, short[[0]], "z", ("layer", "pos"), corruption="tokens", direction="noise", **QUIET
+        model, short[[0]], "z", ("layer", "pos"), ablation="resample", direction="noise", **QUIET
     )
     np.testing.assert_allclose(result["value"][0, :, 6:], alone["value"][0, :, 6:], atol=1e-12)
     assert abs(alone["value"][0, :, 6:]).max() > 1e-3
 
 
 @pytest.mark.parametrize("site", ["resid_pre", "k", "pattern", "mlp_out"])
-@pytest.mark.parametrize("corruption", [Gaussian(sigma=1.0, draws=3), Zero(), Mean()])
-def test_engines_agree(model, site, corruption):
+@pytest.mark.parametrize("ablation", [Gaussian(sigma=1.0, draws=3), Zero(), Mean()])
+def test_engines_agree(model, site, ablation):
     fast, slow = (
-        interp.patch(model, task(), site, corruption=corruption, engine=engine, **QUIET)
+        interp.patch(model, task(), site, ablation=ablation, engine=engine, **QUIET)
         for engine in ("fast", "reference")
     )
     np.testing.assert_allclose(fast["value"], slow["value"], atol=1e-12)
@@ -97,7 +96,7 @@ def test_gaussian_by_hand(model):
         noise = gaussian_noise(model, t, setting)
     with model.hooks(fwd_hooks=[("hook_embed", lambda tensor, hook: tensor + noise)]):
         noised = logit_diff(logits(model, t.clean), t)
-    result = interp.patch(model, t, "resid_pre", by="layer", corruption=setting, **QUIET)
+    result = interp.patch(model, t, "resid_pre", by="layer", ablation=setting, **QUIET)
     np.testing.assert_allclose(result["corrupt"], noised, atol=1e-12)
     whole = (result["clean"] - result["corrupt"]).values
     np.testing.assert_allclose(result["value"], np.repeat(whole[:, None], 3, 1), atol=1e-12)
@@ -119,16 +118,16 @@ def test_gaussian_draws(model):
     assert not torch.equal(noise, other)
     assert torch.equal(again, noise[4])
     few = Gaussian(sigma=1.0, draws=4)
-    result = interp.patch(model, t, "attn_out", corruption=few, **QUIET)
-    alone = interp.patch(model, t[[3]], "attn_out", corruption=few, **QUIET)
+    result = interp.patch(model, t, "attn_out", ablation=few, **QUIET)
+    alone = interp.patch(model, t[[3]], "attn_out", ablation=few, **QUIET)
     np.testing.assert_allclose(result["value"][3:4], alone["value"], atol=1e-12)
     assert float(result["draw_variance"].max()) > 0
 
 
 def test_draws_do_not_depend_on_the_batch(model):
     few = Gaussian(sigma=1.0, draws=3)
-    whole = interp.patch(model, task(), "z", corruption=few, **QUIET)
-    pieces = interp.patch(model, task(), "z", corruption=few, batch_size=2, **QUIET)
+    whole = interp.patch(model, task(), "z", ablation=few, **QUIET)
+    pieces = interp.patch(model, task(), "z", ablation=few, batch_size=2, **QUIET)
     np.testing.assert_allclose(pieces["value"], whole["value"], atol=1e-12)
     np.testing.assert_allclose(pieces["draw_variance"], whole["draw_variance"], atol=1e-12)
 
