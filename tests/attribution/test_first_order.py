@@ -35,7 +35,7 @@ def test_linear_model_is_estimated_exactly(sites, direction):
 def test_ablations_of_a_linear_model(corruption):
     model = linear_toy()
     for site in ("z", "mlp_out"):
-        exact = interp.patch(model, task(), site, "layer", corruption=corruption, **QUIET)["value"]
+        exact = interp.patch(model, task(), site, "layer", ablation=corruption, **QUIET)["value"]
         estimate = attribute(model, task(), site, "layer", corruption=corruption, **QUIET)["value"]
         np.testing.assert_allclose(estimate, exact, atol=1e-11 * float(abs(exact).max()))
         assert abs(exact).max() > 0.1
@@ -87,9 +87,9 @@ def test_error_is_second_order_in_the_change(name):
     sites = anatomy(model).sites()
     errors = []
     for sigma in (2e-4, 1e-4):
-        options = {"by": "layer", "corruption": Gaussian(sigma=sigma, draws=1), **QUIET}
-        exact = interp.patch(model, task(n=2), sites, **options)["value"]
-        estimate = attribute(model, task(n=2), sites, **options)["value"]
+        noise, options = Gaussian(sigma=sigma, draws=1), {"by": "layer", **QUIET}
+        exact = interp.patch(model, task(n=2), sites, ablation=noise, **options)["value"]
+        estimate = attribute(model, task(n=2), sites, corruption=noise, **options)["value"]
         errors.append(abs(estimate - exact).max(("prompt", "layer")).values)
         assert (errors[-1] < 0.05 * abs(exact).max(("prompt", "layer")).values + 1e-12).all()
     above_rounding = errors[0] > 1e-11
