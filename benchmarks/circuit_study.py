@@ -59,7 +59,7 @@ Trained = tuple[str, Callable[[], tuple[Any, Task, Task]], bool]
 def known_case(name: str) -> Found:
     """Every method on a hand-built model, under each ablation that it takes."""
     model = interp.load(name)
-    task = some_inputs(name, model, n=32, seed=0)
+    task = some_inputs(model, name, n=32, seed=0)
     rows = []
     for ablation in handmade.ABLATIONS:
         truth = circuits.known(name, ablation=ablation)

@@ -18,7 +18,7 @@ from torch import Tensor
 import interp
 from interp.steering.prompts import Prompts
 from interp.tasks import Task, wordlists
-from interp.tasks.world.languages import KINDS
+from interp.tasks.world import WORD_KINDS
 
 SENSES = {
     "sentiment": ("positive", "negative"),
@@ -71,7 +71,7 @@ def words_of(name: str) -> list[list[str]]:
     if name == "pronouns":
         cases = ("subject", "possessive", "reflexive")
         return [[world[name][case][side] for case in cases] for side in (0, 1)]
-    kinds = ("verbs", "nouns", "adverbs") if name == "register" else tuple(KINDS.values())
+    kinds = ("verbs", "nouns", "adverbs") if name == "register" else tuple(WORD_KINDS.values())
     return [[word[side] for kind in kinds for word in world[name][kind]] for side in (0, 1)]
 
 

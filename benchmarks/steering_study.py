@@ -34,7 +34,7 @@ from interp.models import model_fingerprint
 from interp.steering.prompts import Prompts, read
 from interp.tasks import Loss
 from interp.tasks.metrics import Reading
-from interp.tasks.world.stories import Stories
+from interp.tasks.world import Stories
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "steering_study.json"

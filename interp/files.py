@@ -1,8 +1,8 @@
 """The files of this package: where the bundled data lies, and files that are written whole or not at all.
 
-A file is written under a temporary name beside its path, then renamed. It gets the rights that the umask gives
-any new file, or those of the file that it replaces; where the path is a symbolic link, the link stays and what
-it points to is replaced.
+A file is written under a temporary name beside its path, then renamed. It gets the rights that the umask
+gives any new file, or those of the file that it replaces; where the path is a symbolic link, the link stays
+and what it points to is replaced.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ circuits.Graph.of(model), circuits.Graph.of(model).n_edges
 from interp.tasks.handmade import some_inputs
 
 reverse = interp.load("reverse")
-inputs = some_inputs("reverse", reverse, n=32)
+inputs = some_inputs(reverse, "reverse", n=32)
 truth = circuits.known("reverse", ablation="resample")
 interp.plot.circuit(truth)
 

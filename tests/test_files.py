@@ -26,7 +26,7 @@ def test_the_file_appears_at_the_end(tmp_path: Path) -> None:
     assert path.read_bytes() == b"12"
 
 
-@pytest.mark.parametrize("umask, rights", [(0o022, 0o644), (0o077, 0o600)])
+@pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o077, 0o600)])
 def test_a_new_file_obeys_the_umask_and_an_old_one_keeps_its_rights(
     tmp_path: Path, umask: int, rights: int
 ) -> None:

@@ -123,7 +123,7 @@ def test_what_the_text_of_circuits_says() -> None:
 
     reverse = interp.load("reverse")
     truth = circuits.known("reverse", ablation="resample")
-    slopes = circuits.score_edges(reverse, some_inputs("reverse", reverse, n=32), "eap")
+    slopes = circuits.score_edges(reverse, some_inputs(reverse, "reverse", n=32), "eap")
     values = mean_scores(slopes, truth.graph)[truth.mask.numpy()]
     assert len(values) == 6
     assert (abs(values) < 1e-30).sum() == 4

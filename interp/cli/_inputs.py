@@ -33,7 +33,7 @@ def make_task(model: Any, args: argparse.Namespace) -> Task:
             f"unknown task {args.task!r}{hint(args.task, known)} Families: {', '.join(known)}; "
             "or give a file of prompts that ends in .jsonl or .csv."
         )
-    task = Task.from_file(args.task, model)
+    task = Task.from_file(model, args.task)
     if args.n is None:
         return task
     if not 1 <= args.n <= len(task):

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from interp.models import Model
 from interp.tasks import vocabulary
-from interp.tasks.prompts import unknown_words
-from interp.tasks.validate import require
+from interp.tasks._prompts import unknown_words
+from interp.tasks._validate import require
 
 
 @dataclass(frozen=True, eq=False)

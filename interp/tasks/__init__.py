@@ -1,36 +1,92 @@
-"""Tasks: behaviours to explain, as pairs of prompts with answers and a metric."""
+"""Tasks: behaviours to explain, as pairs of prompts with answers and a metric.
 
-from interp.tasks.agreement_family import agreement as agreement
-from interp.tasks.catalogue import Family as Family
-from interp.tasks.catalogue import families as families
-from interp.tasks.check import TaskReport as TaskReport
-from interp.tasks.check import UnsolvedTask as UnsolvedTask
-from interp.tasks.coloured_objects_family import coloured_objects as coloured_objects
-from interp.tasks.docstring_family import docstring as docstring
-from interp.tasks.facts_family import facts as facts
-from interp.tasks.greater_than_family import greater_than as greater_than
-from interp.tasks.handmade import and_gate as and_gate
-from interp.tasks.handmade import linear as linear
-from interp.tasks.handmade import or_gate as or_gate
-from interp.tasks.handmade import reverse as reverse
-from interp.tasks.handmade import xproportion as xproportion
-from interp.tasks.induction_family import induction as induction
-from interp.tasks.ioi_family import ioi as ioi
-from interp.tasks.metrics import KL as KL
-from interp.tasks.metrics import METRICS as METRICS
-from interp.tasks.metrics import Custom as Custom
-from interp.tasks.metrics import LogitDiff as LogitDiff
-from interp.tasks.metrics import LogProb as LogProb
-from interp.tasks.metrics import Loss as Loss
-from interp.tasks.metrics import Metric as Metric
-from interp.tasks.metrics import Prob as Prob
-from interp.tasks.metrics import ProbDiff as ProbDiff
-from interp.tasks.metrics import Rank as Rank
-from interp.tasks.metrics import Reading as Reading
-from interp.tasks.task import Task as Task
-from interp.tasks.world.families import conflict as conflict
-from interp.tasks.world.families import languages as languages
-from interp.tasks.world.families import pronouns as pronouns
-from interp.tasks.world.families import register as register
-from interp.tasks.world.families import requests as requests
-from interp.tasks.world.families import sentiment as sentiment
+A `Task` is made from prompts, token ids or files, or by a family (`families()` lists them). Sub-modules:
+`metrics`, `check` (how well a model does a task), `vocabulary` and `wordlists` (what a tokenizer can say),
+`handmade` (families of the hand-built models), `world` (the language of tiny-world).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from interp._lazy import lazy
+
+if TYPE_CHECKING:
+    from interp.tasks import check as check
+    from interp.tasks import handmade as handmade
+    from interp.tasks import metrics as metrics
+    from interp.tasks import vocabulary as vocabulary
+    from interp.tasks import wordlists as wordlists
+    from interp.tasks import world as world
+    from interp.tasks._agreement import agreement as agreement
+    from interp.tasks._catalogue import Family as Family
+    from interp.tasks._catalogue import families as families
+    from interp.tasks._coloured_objects import coloured_objects as coloured_objects
+    from interp.tasks._docstring import docstring as docstring
+    from interp.tasks._facts import facts as facts
+    from interp.tasks._greater_than import greater_than as greater_than
+    from interp.tasks._induction import induction as induction
+    from interp.tasks._ioi import ioi as ioi
+    from interp.tasks._task import Task as Task
+    from interp.tasks.check import TaskReport as TaskReport
+    from interp.tasks.check import UnsolvedTask as UnsolvedTask
+    from interp.tasks.handmade import and_gate as and_gate
+    from interp.tasks.handmade import linear as linear
+    from interp.tasks.handmade import or_gate as or_gate
+    from interp.tasks.handmade import reverse as reverse
+    from interp.tasks.handmade import xproportion as xproportion
+    from interp.tasks.metrics import KL as KL
+    from interp.tasks.metrics import METRICS as METRICS
+    from interp.tasks.metrics import Custom as Custom
+    from interp.tasks.metrics import LogitDiff as LogitDiff
+    from interp.tasks.metrics import LogProb as LogProb
+    from interp.tasks.metrics import Loss as Loss
+    from interp.tasks.metrics import Metric as Metric
+    from interp.tasks.metrics import Prob as Prob
+    from interp.tasks.metrics import ProbDiff as ProbDiff
+    from interp.tasks.metrics import Rank as Rank
+    from interp.tasks.metrics import Reading as Reading
+    from interp.tasks.world._families import conflict as conflict
+    from interp.tasks.world._families import languages as languages
+    from interp.tasks.world._families import pronouns as pronouns
+    from interp.tasks.world._families import register as register
+    from interp.tasks.world._families import requests as requests
+    from interp.tasks.world._families import sentiment as sentiment
+
+_EXPORTS = {
+    "interp.tasks._agreement": ("agreement",),
+    "interp.tasks._catalogue": ("Family", "families"),
+    "interp.tasks._coloured_objects": ("coloured_objects",),
+    "interp.tasks._docstring": ("docstring",),
+    "interp.tasks._facts": ("facts",),
+    "interp.tasks._greater_than": ("greater_than",),
+    "interp.tasks._induction": ("induction",),
+    "interp.tasks._ioi": ("ioi",),
+    "interp.tasks._task": ("Task",),
+    "interp.tasks.check": ("TaskReport", "UnsolvedTask"),
+    "interp.tasks.handmade": ("and_gate", "linear", "or_gate", "reverse", "xproportion"),
+    "interp.tasks.metrics": (
+        "KL",
+        "METRICS",
+        "Custom",
+        "LogitDiff",
+        "LogProb",
+        "Loss",
+        "Metric",
+        "Prob",
+        "ProbDiff",
+        "Rank",
+        "Reading",
+    ),
+    "interp.tasks.world._families": (
+        "conflict",
+        "languages",
+        "pronouns",
+        "register",
+        "requests",
+        "sentiment",
+    ),
+}
+_MODULES = ("check", "handmade", "metrics", "vocabulary", "wordlists", "world")
+__all__ = sorted([*_MODULES, *(name for names in _EXPORTS.values() for name in names)])
+__getattr__, __dir__ = lazy(__name__, _EXPORTS, _MODULES)

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.tasks.shifts import shift_warnings
-from interp.tasks.validate import require
+from interp.tasks._tokens import shift_warnings
+from interp.tasks._validate import require
 
 FLOOR = 0.5  # accuracy below which a model is taken not to do a task; about chance with one wrong answer
 

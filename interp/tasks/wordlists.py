@@ -1,11 +1,15 @@
-"""The bundled templates and words (data/tasks/*.json), and which words a model has as single tokens."""
+"""The bundled templates and words (data/tasks/*.json), and which words a model has as single tokens.
+
+A word can be one token after a space and several at the beginning of a text (in GPT-2 ` Emma` and `Emma`).
+Only words of one token keep the positions of a template's prompts in line (`usable_forms`).
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from interp.files import data_dir
 from interp.tasks import vocabulary
@@ -73,3 +77,48 @@ def chosen(templates: dict[int, Any], template: int | None) -> dict[int, Any]:
         have = ", ".join(map(str, sorted(templates)))
         raise ValueError(f"template {template} is not usable with this tokenizer; these are: {have}.")
     return {template: templates[template]}
+
+
+class Form(NamedTuple):
+    """A template and, by slot, the words that fit."""
+
+    text: str
+    words: dict[str, list[str]]
+
+
+def usable_forms(
+    model: Any,
+    templates: list[str],
+    pools: Mapping[str, Sequence[str]],
+    *,
+    least: int = 1,
+    only: int | None = None,
+) -> dict[int, Form]:
+    """The templates whose fixed words the vocabulary has, and `least` words or more for each slot of `pools`.
+
+    only: a template's number, to take that one alone.
+    """
+    found, lacking = {}, []
+    for number, text in usable_templates(model, templates).items():
+        slots = [slot for slot in pools if f"{{{slot}}}" in text]
+        words = {slot: fitting(model, text, slot, pools[slot]) for slot in slots}
+        short = [slot for slot in slots if len(words[slot]) < least]
+        lacking += [f"{{{slot}}} of template {number} fits {len(words[slot])}" for slot in short]
+        if not short:
+            found[number] = Form(text, words)
+    if not found:
+        raise ValueError(
+            f"no template has {least} word(s) of one token for each of its slots: {'; '.join(lacking)}. "
+            "Use prompts of your own (Task.from_prompts)."
+        )
+    return chosen(found, only)
+
+
+def fitting(model: Any, text: str, slot: str, words: Sequence[str]) -> list[str]:
+    """The words that are one token wherever the template has the slot."""
+    befores = set(re.findall(rf"( ?)\{{{slot}\}}", text))
+    return [
+        word
+        for word in words
+        if all(vocabulary.continuation(model, before + word) is not None for before in befores)
+    ]

@@ -137,7 +137,7 @@ def test_one_branch_of_the_or_gate_is_kept() -> None:
 @pytest.mark.parametrize("name", ["reverse", "xproportion", "induction", "and-gate"])
 def test_a_hand_built_circuit_is_found(name: str, ablation: str) -> None:
     model = interp.load(name, dtype="float64")
-    task = some_inputs(name, model, n=32)
+    task = some_inputs(model, name, n=32)
     found = circuits.acdc(model, task, 1e-6, ablation=ablation, **QUIET)
     assert set(found.edges()) == set(truth(name, ablation))
 

@@ -104,7 +104,7 @@ def test_what_it_says_of_itself() -> None:
 def test_the_edges_of_a_hand_built_model_and_no_others(name: str, ablation: str) -> None:
     """Those whose cut moves any logit."""
     model = interp.load(name, dtype="float64")
-    task = some_inputs(name, model, n=32)
+    task = some_inputs(model, name, n=32)
     graph = Graph.of(model)
     value = circuits.exact(model, task, ablation=ablation, metric=FURTHEST)["value"].max("prompt").values
     found = {graph.name(*edge) for edge in np.argwhere(value > 1e-9).tolist()}

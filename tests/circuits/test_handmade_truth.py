@@ -35,7 +35,7 @@ def model_of(name: str) -> Any:
 @functools.lru_cache
 def domain(name: str) -> Task:
     """Inputs of every length of the domain."""
-    task = every_input(name, model_of(name))
+    task = every_input(model_of(name), name)
     if name not in ROWS:
         return task
     rows = torch.randperm(len(task), generator=torch.Generator().manual_seed(0))[: ROWS[name]]
@@ -61,7 +61,7 @@ def test_the_circuit_is_every_edge_that_matters(name: str, ablation: str) -> Non
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "or-gate"])
 def test_some_pairs_show_it_too(name: str, ablation: str) -> None:
     model = model_of(name)
-    assert found(model, some_inputs(name, model, n=32), ablation)[0] == set(truth(name, ablation))
+    assert found(model, some_inputs(model, name, n=32), ablation)[0] == set(truth(name, ablation))
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
@@ -106,7 +106,7 @@ def test_either_branch_of_the_or_gate_is_enough(ablation: str) -> None:
 @pytest.mark.parametrize("edge", ["a0.h0->m0", "a0.h1->m0", "input->a0.h0<v>", "input->a0.h1<v>"])
 def test_both_branches_of_the_and_gate_are_needed(edge: str) -> None:
     model = model_of("and-gate")
-    task = some_inputs("and-gate", model, n=96)
+    task = some_inputs(model, "and-gate", n=96)
     logits = naive.answer_logits(model, task, [edge], naive.replacements(model, task, "resample"))
     assert not right(logits, task.answers, task.wrongs).any()
 
@@ -132,7 +132,7 @@ def test_every_edge_of_the_linear_model_acts_by_itself() -> None:
 def test_a_changed_weight_changes_what_is_found() -> None:
     """The check can fail: without its second layer's look back, half of the circuit is gone."""
     model = interp.load("reverse", dtype="float64")
-    task = some_inputs("reverse", model)
+    task = some_inputs(model, "reverse")
     with torch.no_grad():
         model.blocks[2].attn.W_Q.zero_()
     edges, _ = found(model, task, "resample")

@@ -91,7 +91,7 @@ def test_in_a_linear_model_every_method_gives_the_exact_effects(method: str, opt
     if not architectures.has_hooked_transformer():
         pytest.skip("hand-built models need HookedTransformer")
     model = interp.load("linear", dtype="float64")
-    task = some_inputs("linear", model, 6)
+    task = some_inputs(model, "linear", 6)
     found = score_edges(model, task, method, **options)["value"].values
     wanted = score_edges(model, task, "exact")["value"].values
     np.testing.assert_allclose(found, wanted, atol=1e-10)

@@ -56,7 +56,7 @@ def test_the_edges_of_a_hand_built_model_are_found(gate: str) -> None:
     if not architectures.has_hooked_transformer():
         pytest.skip("hand-built models need HookedTransformer")
     model = interp.load("and-gate")
-    task = some_inputs("and-gate", model, 32)
+    task = some_inputs(model, "and-gate", 32)
     edges = set(truth("and-gate", "resample"))
     n_edges = circuits.Graph.of(model).n_edges
     found = circuits.train_mask(

@@ -163,7 +163,7 @@ def test_patch_takes_a_list_of_cells(capsys: pytest.CaptureFixture[str], folder:
 def test_patch_takes_a_file_of_prompts(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     model = interp.load(MODEL)
     task = interp.tasks.ioi(model, n=6, seed=1)
-    task.to_file(folder / "own.jsonl", model)
+    task.to_file(model, folder / "own.jsonl")
     arguments = ["--task", "own.jsonl", "--site", "z", "--n", "4", "--out", "here"]
     status, _, err = run(capsys, "patch", MODEL, *arguments)
     assert status == 0, err

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import interp
 from interp.files import data_dir
 from interp.models.train import accuracy, network, tiny_world, world_evaluate
-from interp.tasks.world.world import vocabulary
+from interp.tasks.world import vocabulary
 
 FOLDER = data_dir() / "tiny-world"
 

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 import interp
-from interp import steering
+from interp import steering, tasks
 from interp.steering.controls import controls
 from interp.tasks import KL, LogitDiff, Task
-from interp.tasks.world import families
 
 TARGET = 0.2  # nats
 EFFECT = {"sentiment": 4.0, "register": 3.5, "languages": 5.0, "requests": 7.0}  # logits; measured 4.6 to 9.1
@@ -46,7 +45,7 @@ def first_side(task):
 
 def turned(world, family, words):
     """Held-out prompts of the other side; their answers are now those of the first."""
-    test = getattr(families, family)(world, n=24, seed=1, held_out=True)
+    test = getattr(tasks, family)(world, n=24, seed=1, held_out=True)
     same = torch.tensor([bool(words & set(row)) for row in test.answers.tolist()])
     rest = test[(~same).nonzero().flatten()]
     return Task.from_tokens(
@@ -57,7 +56,7 @@ def turned(world, family, words):
 
 @pytest.mark.parametrize("family", EFFECT)
 def test_a_direction_steers_held_out_prompts_and_beats_both_controls_at_equal_kl(world, family):
-    train = getattr(families, family)(world, n=48, seed=0, held_out=False)
+    train = getattr(tasks, family)(world, n=48, seed=0, held_out=False)
     side = first_side(train)
     up, down = (train[rows.nonzero().flatten()] for rows in (side, ~side))
     d = steering.mean_difference(world, up, down, layer=3)

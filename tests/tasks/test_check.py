@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from interp.tasks import Task, UnsolvedTask, check, ioi, shifts
+from interp.tasks import Task, UnsolvedTask, check, ioi
+from interp.tasks._tokens import shift_of
 
 
 class LastToken(torch.nn.Module):
@@ -130,7 +131,7 @@ def test_a_shifted_span_is_noted_and_an_aligned_one_is_not() -> None:
         UserWarning, match="prompt 0: between positions 0 and 4 the same tokens stand 1 position apart"
     ):
         shifted.check(LastToken(), floor=0.0)
-    assert shifts.shift_of([1, 2, 3, 4, 5], [6, 1, 2, 3, 4]) == 1
-    assert shifts.shift_of([6, 7, 1, 2, 3], [1, 2, 3, 6, 8]) == -2
-    assert shifts.shift_of([1, 8, 3, 4, 5], [2, 8, 3, 4, 6]) == 0
-    assert shifts.shift_of([1, 2, 7], [2, 1, 8]) == 0
+    assert shift_of([1, 2, 3, 4, 5], [6, 1, 2, 3, 4]) == 1
+    assert shift_of([6, 7, 1, 2, 3], [1, 2, 3, 6, 8]) == -2
+    assert shift_of([1, 8, 3, 4, 5], [2, 8, 3, 4, 6]) == 0
+    assert shift_of([1, 2, 7], [2, 1, 8]) == 0

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from word_models import build_words, bundled_words
 
-from interp.tasks import facts, facts_family, wordlists
-from interp.tasks.facts_family import Relation
+from interp.tasks import _facts as facts_family
+from interp.tasks import facts, wordlists
+from interp.tasks._facts import Relation
 
 CAPITALS = dict(wordlists.load("capitals")["capitals"])
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from interp.tasks import KL, Task, agreement, docstring, files, greater_than, ioi
+from interp.tasks import KL, Task, _files, agreement, docstring, greater_than, ioi
 
 ROW = {
     "clean": "When Mary and John went to the store, John gave a book to",
@@ -34,8 +34,8 @@ def test_round_trip(
 ) -> None:
     model = request.getfixturevalue(name)
     task = family(model, n=6, seed=1)
-    path = task.to_file(tmp_path / f"task{suffix}", model)
-    again = Task.from_file(path, model, metric=task.metric)
+    path = task.to_file(model, tmp_path / f"task{suffix}")
+    again = Task.from_file(model, path, metric=task.metric)
     assert again.fingerprint() == task.fingerprint()
     assert again.template == task.template
     assert again.labels == task.labels
@@ -45,25 +45,25 @@ def test_round_trip(
 def test_round_trip_without_bos(words: Any, tmp_path: Path) -> None:
     task = ioi(words, n=4, prepend_bos=False)
     assert words.tokenizer.bos_token_id not in task.clean
-    path = task.to_file(tmp_path / "a.jsonl", words, prepend_bos=False)
-    assert Task.from_file(path, words, prepend_bos=False).fingerprint() == task.fingerprint()
+    path = task.to_file(words, tmp_path / "a.jsonl", prepend_bos=False)
+    assert Task.from_file(words, path, prepend_bos=False).fingerprint() == task.fingerprint()
     with pytest.raises(
         ValueError, match="prompt 0: no text gives the tokens of clean again with prepend_bos=True"
     ):
-        task.to_file(tmp_path / "b.jsonl", words, prepend_bos=True)
+        task.to_file(words, tmp_path / "b.jsonl", prepend_bos=True)
 
 
 def test_an_answer_that_no_text_gives_again_is_refused(stories: Any) -> None:
     starts, inside = (stories.tokenizer.convert_tokens_to_ids(piece) for piece in ("▁he", "he"))
     assert starts != inside
-    assert files._answer(stories, 0, "answer", starts) == "he"
+    assert _files._answer(stories, 0, "answer", starts) == "he"
     with pytest.raises(ValueError, match=rf"prompt 0: answer is the token {inside} \('he'\), which no text"):
-        files._answer(stories, 0, "answer", inside)
+        _files._answer(stories, 0, "answer", inside)
 
 
 def test_options_positions_templates_and_lists(words: Any, tmp_path: Path) -> None:
     row = {**ROW, "answer": [" Mary", " Anna"], "template": "shop", "position": 5}
-    task = Task.from_file(jsonl(tmp_path, row, "", row), words, metric=KL())
+    task = Task.from_file(words, jsonl(tmp_path, row, "", row), metric=KL())
     assert task.positions.tolist() == [5, 5]
     assert task.template == ("shop", "shop")
     assert task.answers.shape == (2, 2)
@@ -77,7 +77,7 @@ def test_csv_with_several_answers_and_empty_optional_columns(words: Any, tmp_pat
         f'clean,corrupt,answer,wrong,template\n"{ROW["clean"]}","{ROW["corrupt"]}", Mary| Anna, John,\n',
         encoding="utf-8-sig",
     )
-    task = Task.from_file(file, words)
+    task = Task.from_file(words, file)
     whole = Task.from_prompts(words, **{k: [v] for k, v in {**ROW, "answer": [" Mary", " Anna"]}.items()})
     assert torch.equal(task.clean, whole.clean)
     assert task.answers.tolist() == whole.answers.tolist()
@@ -112,33 +112,33 @@ CASES = {
 def test_mistake(case: str, words: Any, tmp_path: Path) -> None:
     rows, message = CASES[case]
     with pytest.raises(ValueError, match=re.escape(message)):
-        Task.from_file(jsonl(tmp_path, *rows), words)
+        Task.from_file(words, jsonl(tmp_path, *rows))
 
 
 def test_csv_mistakes(words: Any, tmp_path: Path) -> None:
     file = tmp_path / "p.csv"
     file.write_text("clean,corrupt,answer,wrong\nWhen Mary, John,a,b,c\n")
     with pytest.raises(ValueError, match=r"line 2: more fields than the 4 of the first line. Put texts"):
-        Task.from_file(file, words)
+        Task.from_file(words, file)
     file.write_text("clean,corrupt,answer\nWhen,After,a\n")
     with pytest.raises(
         ValueError, match=r"line 2: the key 'wrong' is missing; it has clean, corrupt, answer"
     ):
-        Task.from_file(file, words)
+        Task.from_file(words, file)
 
 
 def test_no_such_file_and_no_such_kind(words: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none.jsonl does not exist. Give a .jsonl or .csv file"):
-        Task.from_file(tmp_path / "none.jsonl", words)
+        Task.from_file(words, tmp_path / "none.jsonl")
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(ValueError, match=r"ends in '.txt'; files of prompts end in .jsonl or .csv"):
-        Task.from_file(tmp_path / "a.txt", words)
+        Task.from_file(words, tmp_path / "a.txt")
 
 
 def test_a_word_outside_the_vocabulary_and_the_nearest(words: Any, tmp_path: Path) -> None:
     path = jsonl(tmp_path, ROW, {**ROW, "corrupt": ROW["corrupt"].replace("Mary gave", "Marie gvae")})
     with pytest.raises(ValueError, match=r"prompt 1, corrupt: 'gvae' is not in the vocabulary .*'gave'"):
-        Task.from_file(path, words)
+        Task.from_file(words, path)
     path = jsonl(tmp_path, {**ROW, "answer": [" Mary", " Jhon"]})
     with pytest.raises(ValueError, match=r"prompt 0, answer: 'Jhon' is not in the vocabulary .*'John'"):
-        Task.from_file(path, words)
+        Task.from_file(words, path)

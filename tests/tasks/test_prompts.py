@@ -178,9 +178,10 @@ def test_a_task_on_another_device_is_a_problem(words: Any) -> None:
         wrongs=task.wrongs,
         lengths=task.lengths,
     )
-    from interp.tasks import fit
+    from interp.tasks import _validate
 
-    assert fit._device(elsewhere, words) == ["the task is on meta, the model on cpu. Move one of them."]
+    problems = _validate._device_problems(elsewhere, words)
+    assert problems == ["the task is on meta, the model on cpu. Move one of them."]
 
 
 def test_the_bundled_words_are_enough_for_these_sentences() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from interp.tasks import Loss, Task, validate
+from interp.tasks import Loss, Task
+from interp.tasks import _validate as validate
 
 
 def make(**changes: Any) -> Task:

@@ -22,14 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from interp import tasks
 from interp.cli.steer._parser import FAMILIES
 from interp.places import hint
 from interp.tasks import Task, wordlists
-from interp.tasks.world import families
-from interp.tasks.world.languages import Languages
-from interp.tasks.world.pronouns import CASES, Pronouns
-from interp.tasks.world.register import Register
-from interp.tasks.world.sentiment import Sentiment
+from interp.tasks.world import CASES, Languages, Pronouns, Register, Sentiment
 
 if TYPE_CHECKING:
     from interp.steering import Direction, When
@@ -78,7 +75,7 @@ def classes(model: Any, family: str, n: int, seed: int, held_out: bool) -> Class
     if n < 4 or n % 2:
         raise ValueError(f"--n is {n}; it must be even, 4 or more: half of each class.")
     drawn = n * (_MORE if family == "pronouns" else 1)
-    task = getattr(families, family)(model, n=drawn, seed=seed, held_out=held_out)
+    task = getattr(tasks, family)(model, n=drawn, seed=seed, held_out=held_out)
     sides = [set(wordlists.single_tokens(model, words).values()) for words in _WORDS[family]()]
     pairs = [pair for i in range(0, len(task), 2) if (pair := _pair(task, i, sides)) is not None]
     if len(pairs) < n // 2:
@@ -204,7 +201,7 @@ def neutral_text(args: argparse.Namespace) -> list[str] | None:
         return read_lines(args.neutral)
     if not args.task:
         return None
-    from interp.tasks.world.stories import Stories
+    from interp.tasks.world import Stories
 
     stories, rng = Stories(), random.Random(args.seed)
     return [stories.document(rng, test=True).replace("^", "") for _ in range(_NEUTRAL)]

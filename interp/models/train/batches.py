@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.models.train.language import Language
-from interp.tasks.world.grammar import SPECIAL
+from interp.tasks.world import SPECIAL
 
 PAD, BOS, EOS = (SPECIAL.index(token) for token in ("<pad>", "<bos>", "<eos>"))
 LAST_WORD = 5.0

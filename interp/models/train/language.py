@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interp.files import data_dir
-from interp.tasks.world.grammar import SPECIAL, split
+from interp.tasks.world import SPECIAL, split
 
 THIRD_PERSON = 0.06
 HELD_OUT_ONE_IN = 8

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from interp.models.train import accuracy, export, network, world_card, world_evaluate, world_optimise
-from interp.tasks.world.world import vocabulary
+from interp.tasks.world import vocabulary
 
 NAME = "tiny-world"
 STEPS = world_optimise.Schedule.steps

@@ -7,8 +7,7 @@ import random
 import torch
 
 from interp.models.train.batches import BOS, EOS, PAD, Batch, copy_batch
-from interp.tasks.world.grammar import split_marked
-from interp.tasks.world.world import World
+from interp.tasks.world import World, split_marked
 
 MARKED = 5.0  # how much a word that follows from the text counts; others 1
 PARTS = 4

@@ -6,8 +6,7 @@ from typing import Any
 
 from interp.models.train import export, network
 from interp.models.train.world_evaluate import BARS
-from interp.tasks.world.grammar import HELD_OUT_ONE_IN
-from interp.tasks.world.world import SHARES, behaviours
+from interp.tasks.world import HELD_OUT_ONE_IN, SHARES, behaviours
 
 
 def card(

@@ -16,9 +16,7 @@ from torch import Tensor
 
 from interp.models.train.batches import BOS, PAD, copy_rows
 from interp.models.train.world_batches import encoded, padded
-from interp.tasks.world.grammar import Behaviour, Pair, split
-from interp.tasks.world.stories import Stories
-from interp.tasks.world.world import behaviours, vocabulary
+from interp.tasks.world import Behaviour, Pair, Stories, behaviours, split, vocabulary
 
 Logits = Callable[[Tensor], Tensor]
 COPY_LENGTH = 10

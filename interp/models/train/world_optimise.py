@@ -19,7 +19,7 @@ from torch import Tensor
 from interp.models.train import network, world_batches
 from interp.models.train.batches import Batch
 from interp.models.train.muon import Muon
-from interp.tasks.world.world import World, vocabulary
+from interp.tasks.world import World, vocabulary
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def model_of(name: str) -> Any:
 @functools.lru_cache
 def domain(name: str) -> tuple[Any, torch.Tensor]:
     """Every input of a model, and the logits at the answer position."""
-    task = every_input(name, model_of(name))
+    task = every_input(model_of(name), name)
     return task, answer_logits(model_of(name), task.clean, task.positions, 2048)
 
 
@@ -95,7 +95,7 @@ def test_the_answer_has_ten_and_the_others_nothing(name: str) -> None:
 def test_the_logit_of_xproportion_is_the_proportion() -> None:
     """At every position of every prompt."""
     model = model_of("xproportion")
-    task = every_input("xproportion", model)
+    task = every_input(model, "xproportion")
     x, yes, no = (model.to_single_token(word) for word in ("x", "yes", "no"))
     letters = torch.arange(1, task.clean.shape[1])
     share = (task.clean[:, 1:] == x).cumsum(-1) / letters
@@ -158,7 +158,7 @@ def test_the_heads_of_induction_look_where_they_should() -> None:
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
 def test_other_dtypes_answer_alike(dtype: str) -> None:
     model = interp.load("reverse", dtype=dtype)
-    task = every_input("reverse", model)
+    task = every_input(model, "reverse")
     assert {str(parameter.dtype) for parameter in model.parameters()} == {f"torch.{dtype}"}
     logits = answer_logits(model, task.clean, task.positions, 2048)
     assert torch.equal(logits.argmax(-1), task.answer)

@@ -70,7 +70,7 @@ def test_the_first_head_and_the_mlps_of_reverse_restore_the_length(
 )
 def test_both_engines_agree(name: str, direction: str) -> None:
     model = interp.load(name)
-    task = some_inputs(name, model, n=16)
+    task = some_inputs(model, name, n=16)
     for site in ("resid_pre", "z", "v"):
         fast, slow = (
             interp.patch(model, task, site, direction=direction, engine=engine)["value"].values

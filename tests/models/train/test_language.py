@@ -13,7 +13,7 @@ from interp.files import data_dir
 from interp.models.train.batches import BOS, EOS, LAST_WORD, PAD, copy_batch, text_batch
 from interp.models.train.evaluate import COPY_LENGTH, copying_rows
 from interp.models.train.language import HELD_OUT_ONE_IN, Language, held_out
-from interp.tasks.world.grammar import SPECIAL, split
+from interp.tasks.world import SPECIAL, split
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ import torch
 import interp
 from interp.models.train import network, tiny_world, world_batches, world_evaluate, world_optimise
 from interp.models.train.batches import BOS, EOS, PAD, Batch
-from interp.tasks.world.grammar import split_marked
-from interp.tasks.world.world import World, behaviours, vocabulary
+from interp.tasks.world import World, behaviours, split_marked, vocabulary
 
 
 def small() -> network.Sizes:

@@ -7,11 +7,10 @@ import torch
 import two_sides as sides
 
 import interp
-from interp import steering
+from interp import steering, tasks
 from interp.models import logits
 from interp.steering import methods
 from interp.tasks import LogitDiff
-from interp.tasks.world import families
 
 
 def stream(model, tokens, layer, *made, **options):
@@ -110,7 +109,7 @@ def test_what_is_generated_is_not_edited(model, ids):
 def test_one_pair_of_reviews_turns_the_sentiment_of_others(layer):
     """`wonderful` against `terrible` raises praise in reviews that began badly, and exchanged it does not."""
     world = interp.load("tiny-world")
-    task = sides.exchanged(sides.sides(world, families.sentiment(world, n=24, seed=1), "terrible")[0])
+    task = sides.exchanged(sides.sides(world, tasks.sentiment(world, n=24, seed=1), "terrible")[0])
     pair = ("Review: The film was wonderful.", "Review: The film was terrible.")
     d = steering.prompt_pair(world, *pair, layer=layer)
     found = steering.sweep(world, d, task, [-2.0, 0.0, 2.0], [LogitDiff()], intervene=steering.inject)

@@ -8,10 +8,9 @@ import torch
 import two_sides as sides
 
 import interp
-from interp import steering
+from interp import steering, tasks
 from interp.steering import methods
 from interp.tasks import Prob, vocabulary
-from interp.tasks.world import families
 
 
 def marked(n, seed=1):
@@ -62,8 +61,8 @@ def test_the_direction_turns_gendered_pronouns_neutral():
     Measured: its probability goes from 0.000 to 0.977, and stays below 0.02 with both controls.
     """
     world = interp.load("tiny-world")
-    train = families.pronouns(world, n=200, seed=0, held_out=False)
-    test = families.pronouns(world, n=200, seed=1)
+    train = tasks.pronouns(world, n=200, seed=0, held_out=False)
+    test = tasks.pronouns(world, n=200, seed=1)
     feminine, neutral = groups(world, train, "she her herself"), groups(world, train, "they their themself")
     d, probes = methods.bias_direction(world, feminine, neutral, pos=1, folds=3)
     assert d.layer == 0  # the name itself: every layer reads it, and the first is taken

@@ -10,12 +10,11 @@ import torch
 import two_sides as sides
 
 import interp
-from interp import steering
+from interp import steering, tasks
 from interp.models import logits
 from interp.steering import methods
 from interp.steering.controls import controls
 from interp.tasks import LogitDiff
-from interp.tasks.world import families
 
 SIGMA, D = 0.25, 24
 
@@ -86,8 +85,8 @@ def test_ablated_everywhere_the_stream_has_no_part_along_it(toy, ids, within):
 def refusal():
     """tiny-world, its refusal direction, and harmful requests that were held out."""
     world = interp.load("tiny-world")
-    up, down = sides.sides(world, families.requests(world, n=64, seed=0, held_out=False), "sorry")
-    test = families.requests(world, n=32, seed=1, held_out=True)
+    up, down = sides.sides(world, tasks.requests(world, n=64, seed=0, held_out=False), "sorry")
+    test = tasks.requests(world, n=32, seed=1, held_out=True)
     draws = [methods.caa(world, up, down, layer=3, seed=seed) for seed in range(3)]
     return world, draws, *sides.sides(world, test, "sorry")
 

@@ -12,11 +12,10 @@ import two_sides as sides
 from scipy.spatial.distance import jensenshannon
 
 import interp
-from interp import steering
+from interp import steering, tasks
 from interp.models import logits
 from interp.steering import methods
 from interp.tasks import Task
-from interp.tasks.world import families
 
 
 def test_after_the_last_block_it_is_the_divergence_of_the_models_own_outputs(toy, ids):
@@ -63,8 +62,8 @@ def test_the_layer_of_a_planted_difference_is_chosen(planted):
 def reviews():
     """tiny-world, reviews with praise, the same with blame, and held-out reviews to be turned to praise."""
     world = interp.load("tiny-world")
-    up = sides.sides(world, families.sentiment(world, n=48, seed=0, held_out=False), "wonderful")[0]
-    test = sides.sides(world, families.sentiment(world, n=16, seed=1), "terrible")[0]
+    up = sides.sides(world, tasks.sentiment(world, n=48, seed=0, held_out=False), "wonderful")[0]
+    test = sides.sides(world, tasks.sentiment(world, n=16, seed=1), "terrible")[0]
     return world, up, up.swap(), sides.exchanged(test)
 
 

@@ -9,9 +9,8 @@ import two_sides as sides
 from scipy.stats import spearmanr
 
 import interp
-from interp import steering
+from interp import steering, tasks
 from interp.steering import methods
-from interp.tasks.world import families
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +58,8 @@ def test_it_is_the_leading_axis_of_the_covariance_and_the_labels_give_its_sign(t
 def test_held_out_requests_are_on_their_side_where_the_model_has_decided():
     """At the last token layer 3 knows what will be refused: the axis separates. In layer 1 not yet."""
     world = interp.load("tiny-world")
-    harmful, harmless = sides.sides(world, families.requests(world, n=96, seed=0, held_out=False), "sorry")
-    test = sides.sides(world, families.requests(world, n=48, seed=1), "sorry")
+    harmful, harmless = sides.sides(world, tasks.requests(world, n=96, seed=0, held_out=False), "sorry")
+    test = sides.sides(world, tasks.requests(world, n=48, seed=1), "sorry")
     area = {}
     for layer in (1, 3):
         found = methods.moral_direction(world, harmless, harmful, layer=layer, pos="last")

@@ -9,10 +9,9 @@ import torch
 import two_sides as sides
 
 import interp
-from interp import steering
+from interp import steering, tasks
 from interp.models import final_norm, logits
 from interp.steering import Direction, methods
-from interp.tasks.world import families
 
 
 def test_the_three_vectors_are_those_of_the_formulas(toy, ids):
@@ -85,8 +84,8 @@ def test_far_along_a_direction_with_a_norm_the_distribution_is_that_of_the_direc
 def test_on_reviews_accuracy_rises_with_the_sign_of_the_coefficient():
     """Reviews that began badly, asked for praise: 0 right unsteered, all at 3, none with a random vector."""
     world = interp.load("tiny-world")
-    up = sides.sides(world, families.sentiment(world, n=48, seed=0, held_out=False), "wonderful")[0]
-    task = sides.exchanged(sides.sides(world, families.sentiment(world, n=24, seed=1), "terrible")[0])
+    up = sides.sides(world, tasks.sentiment(world, n=48, seed=0, held_out=False), "wonderful")[0]
+    task = sides.exchanged(sides.sides(world, tasks.sentiment(world, n=24, seed=1), "terrible")[0])
     for kind in ("contrast", "pca"):
         d = methods.control_vector(world, up, up.swap(), kind=kind, layer=3)
         found = methods.effect_curves(world, d, task, [-3, -1, 0, 1, 3]).mean("prompt").isel(layer=0)

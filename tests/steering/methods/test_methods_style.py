@@ -7,11 +7,10 @@ import torch
 import two_sides as sides
 
 import interp
-from interp import steering
+from interp import steering, tasks
 from interp.steering import methods
 from interp.steering.classes import dealt
 from interp.tasks import LogProb
-from interp.tasks.world import families
 
 STYLES = ["a"] * 40 + ["b"] * 60 + ["c"] * 20 + ["d"] * 30
 
@@ -78,8 +77,8 @@ def table():
     world = interp.load("tiny-world")
 
     def texts(n, seed, held_out):
-        letters = families.register(world, n=n, seed=seed, held_out=held_out)
-        reviews = families.sentiment(world, n=n // 4, seed=seed, held_out=held_out)
+        letters = tasks.register(world, n=n, seed=seed, held_out=held_out)
+        reviews = tasks.sentiment(world, n=n // 4, seed=seed, held_out=held_out)
         return sides.sides(world, letters, "purchase")[0], sides.sides(world, letters, "buy")[0], reviews
 
     def rows(task):

@@ -9,10 +9,9 @@ import torch
 import two_sides as sides
 
 import interp
-from interp import steering
+from interp import steering, tasks
 from interp.steering import methods
 from interp.tasks import Task, vocabulary, wordlists
-from interp.tasks.world import families
 
 MARKER, D = 5, 24
 
@@ -103,7 +102,7 @@ def world():
     model = interp.load("tiny-world")
     kinds = {"refusal": "sorry", "frame": "sorry", "harm": "harmful"}
     make = lambda kind, n, seed: sides.sides(  # noqa: E731
-        model, families.requests(model, n=n, seed=seed, kind=kind, held_out=bool(seed)), kinds[kind]
+        model, tasks.requests(model, n=n, seed=seed, kind=kind, held_out=bool(seed)), kinds[kind]
     )
     fit, test = ({kind: make(kind, n, seed) for kind in kinds} for n, seed in ((192, 0), (64, 1)))
     marker = [each for each in vocabulary.encode(model, "? Assistant:") if each > 3]

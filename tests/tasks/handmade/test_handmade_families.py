@@ -11,7 +11,7 @@ import torch
 from architectures import has_hooked_transformer
 
 import interp
-from interp.tasks import Task
+from interp.tasks import Task, handmade
 from interp.tasks.handmade import (
     FAMILIES,
     and_gate,
@@ -64,7 +64,7 @@ RULES = {
 @pytest.mark.parametrize("name", list(RULES))
 def test_the_answer_follows_the_rule(name: str) -> None:
     model = model_of(name)
-    task = some_inputs(name, model, n=32, seed=1)
+    task = some_inputs(model, name, n=32, seed=1)
     assert answers(model, task) == [RULES[name](words) for words in texts(task)]
     assert task.problems(model) == []
 
@@ -72,7 +72,7 @@ def test_the_answer_follows_the_rule(name: str) -> None:
 @pytest.mark.parametrize("name", ["reverse", "xproportion", "linear", "and-gate", "or-gate"])
 def test_every_input_follows_the_rule_once(name: str) -> None:
     model = model_of(name)
-    task = every_input(name, model)
+    task = every_input(model, name)
     assert answers(model, task) == [RULES[name](words) for words in texts(task)]
     assert len({tuple(words) for words in texts(task)}) == len(task)
     assert not (task.answer == task.wrong).any()
@@ -81,11 +81,11 @@ def test_every_input_follows_the_rule_once(name: str) -> None:
 def test_the_domains_are_whole() -> None:
     """As many prompts as the rules of each domain allow."""
     sequences = sum(n * 3**n for n in range(1, 6))  # each cut in n places
-    assert len(every_input("reverse", model_of("reverse"))) == sequences
-    assert len(every_input("xproportion", model_of("xproportion"))) == 4 + 4**3 + 4**5
-    assert len(every_input("linear", model_of("linear"))) == 3 * (10 * 4 + 5 * 2 + 1)
-    assert len(every_input("and-gate", model_of("and-gate"))) == 12 * 9**2
-    assert len(every_input("or-gate", model_of("or-gate"))) == 12 * (8 * 3 + 1)
+    assert len(every_input(model_of("reverse"), "reverse")) == sequences
+    assert len(every_input(model_of("xproportion"), "xproportion")) == 4 + 4**3 + 4**5
+    assert len(every_input(model_of("linear"), "linear")) == 3 * (10 * 4 + 5 * 2 + 1)
+    assert len(every_input(model_of("and-gate"), "and-gate")) == 12 * 9**2
+    assert len(every_input(model_of("or-gate"), "or-gate")) == 12 * (8 * 3 + 1)
 
 
 @pytest.mark.parametrize("name", MIRRORED)
@@ -132,7 +132,7 @@ def test_the_seed_decides(name: str) -> None:
 
 
 def test_every_input_has_a_corrupt_prompt_of_its_length() -> None:
-    task = every_input("reverse", model_of("reverse"))
+    task = every_input(model_of("reverse"), "reverse")
     inside = torch.arange(task.clean.shape[1]) < task.lengths[:, None]
     pad = model_of("reverse").tokenizer.pad_token_id
     assert sorted(set(task.lengths.tolist())) == list(range(3, 12))
@@ -155,6 +155,18 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="'x' is not in the vocabulary"):
         xproportion(model)
     with pytest.raises(ValueError, match="'or_gate' is not a hand-built model"):
-        every_input("or_gate", model)
+        every_input(model, "or_gate")
     with pytest.raises(ValueError, match="n is 200"):
         linear(model_of("linear"), n=200)
+
+
+def test_the_families_know_the_words_of_the_models() -> None:
+    """Stated twice, as tasks import no models; the same."""
+    from interp.models.handmade import gates, induction, letters
+    from interp.models.handmade import reverse as reversal
+
+    assert reversal.LETTERS == letters.LINEAR_LETTERS == handmade.ABC
+    assert letters.X_LETTERS == handmade.WXYZ
+    assert (gates.COLOURS, gates.NAMES, gates.NONE) == (handmade.COLOURS, handmade.NAMES, handmade.NONE)
+    assert induction.WORDS == handmade.WORDS
+    assert {reversal.LONGEST, letters.LONGEST} == {handmade.LONGEST}

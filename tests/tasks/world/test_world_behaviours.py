@@ -7,18 +7,24 @@ import re
 
 import pytest
 
-from interp.tasks.world import facts
-from interp.tasks.world.agreement import Agreement
-from interp.tasks.world.coloured import ColouredObjects
-from interp.tasks.world.conflict import Conflict
-from interp.tasks.world.grammar import Behaviour, held_out, split
-from interp.tasks.world.indirect_object import IndirectObject
-from interp.tasks.world.languages import Languages
-from interp.tasks.world.pronouns import Pronouns
-from interp.tasks.world.requests import KINDS, Requests
-from interp.tasks.world.sentiment import Sentiment
-from interp.tasks.world.world import behaviours, vocabulary
-from interp.tasks.world.years import Years
+from interp.tasks import world
+from interp.tasks.world import (
+    REQUEST_KINDS,
+    Agreement,
+    Behaviour,
+    ColouredObjects,
+    Conflict,
+    IndirectObject,
+    Languages,
+    Pronouns,
+    Requests,
+    Sentiment,
+    Years,
+    behaviours,
+    held_out,
+    split,
+    vocabulary,
+)
 
 NAMES = sorted(behaviours())
 
@@ -99,22 +105,22 @@ def test_verbs_agree_with_the_first_noun_whatever_stands_between() -> None:
 
 
 def test_facts_hold_out_one_wording_each_and_the_composition_one_person_a_city() -> None:
-    born, two = facts.born(), facts.two_hop()
+    born, two = world.born(), world.two_hop()
     for person in born.values:
         assert sum(born.is_held_out(number, person) for number in range(len(born.templates))) == 1
     out = [person for person in two.values if two.is_held_out(0, person)]
-    assert len({born.values[person] for person in out}) == len(out) == facts.CITIES == 24
+    assert len({born.values[person] for person in out}) == len(out) == world.CITIES == 24
     assert len(born.values) == 72
-    assert all(facts.capitals()[two.values[person]] == city for person, city in born.values.items())
+    assert all(world.capitals()[two.values[person]] == city for person, city in born.values.items())
 
 
 @pytest.mark.parametrize("side", ["fiction", "truth"])
 def test_the_cue_says_which_to_follow(side: str) -> None:
-    rng, known = random.Random(0), {**facts.capitals(), **facts.birthplaces()}
+    rng, known = random.Random(0), {**world.capitals(), **world.birthplaces()}
     for _ in range(30):
         pair = Conflict(side).pair(rng, test=True)
         subject = next(word for word in split(pair.clean) if word in known)
-        claim = [word for word in split(pair.clean) if word in facts.capitals().values()]
+        claim = [word for word in split(pair.clean) if word in world.capitals().values()]
         assert len(claim) == 1
         assert (pair.answer == (known[subject],)) == (side == "truth")
         assert {*pair.answer, *pair.wrong} == {known[subject], claim[0]}
@@ -140,7 +146,9 @@ def test_harm_and_refusal_are_different_variables() -> None:
         if text.startswith("User"):
             seen.add(("sorry" in text, "harmful" in text))
     assert seen == {(True, True), (False, True), (False, False)}
-    assert {kind: len(Requests(kind).pair(rng, True).answer) for kind in KINDS} == dict.fromkeys(KINDS, 1)
+    assert {kind: len(Requests(kind).pair(rng, True).answer) for kind in REQUEST_KINDS} == dict.fromkeys(
+        REQUEST_KINDS, 1
+    )
 
 
 def test_a_review_keeps_its_sentiment() -> None:

@@ -8,18 +8,17 @@ from typing import Any
 import pytest
 from word_models import build_words
 
-from interp.tasks.task import Task
-from interp.tasks.world import families
-from interp.tasks.world.grammar import SPECIAL
-from interp.tasks.world.world import vocabulary
+from interp import tasks
+from interp.tasks import Task
+from interp.tasks.world import SPECIAL, vocabulary
 
 FAMILIES = [
-    families.sentiment,
-    families.pronouns,
-    families.languages,
-    families.register,
-    families.requests,
-    families.conflict,
+    tasks.sentiment,
+    tasks.pronouns,
+    tasks.languages,
+    tasks.register,
+    tasks.requests,
+    tasks.conflict,
 ]
 
 
@@ -45,13 +44,13 @@ def test_mirrored_pairs(world: Any, family: Callable[..., Task]) -> None:
 
 @pytest.mark.parametrize("kind", ["refusal", "frame", "harm"])
 def test_requests_ask_for_one_of_three_things(world: Any, kind: str) -> None:
-    task = families.requests(world, n=20, kind=kind)
+    task = tasks.requests(world, n=20, kind=kind)
     answers = {world.tokenizer.decode([token]) for token in task.answer.flatten().tolist()}
     assert answers == ({"harmful", "harmless"} if kind == "harm" else {"sorry", "sure"})
 
 
 def test_gpt2_says_what_it_can(gpt2: Any) -> None:
-    task = families.pronouns(gpt2, n=40)
+    task = tasks.pronouns(gpt2, n=40)
     assert task.problems(gpt2) == []
     answers = {gpt2.tokenizer.decode([token]) for token in task.answer.flatten().tolist()}
     assert {" she", " he", " they"} <= answers
@@ -59,8 +58,8 @@ def test_gpt2_says_what_it_can(gpt2: Any) -> None:
 
 def test_wrong_requests(world: Any, words: Any) -> None:
     with pytest.raises(ValueError, match="kind is 'polite'; use one of refusal, frame, harm"):
-        families.requests(world, kind="polite")
+        tasks.requests(world, kind="polite")
     with pytest.raises(ValueError, match="n is 7"):
-        families.sentiment(world, n=7)
+        tasks.sentiment(world, n=7)
     with pytest.raises(ValueError, match=r"sentiment: .* draws gave 0 of 64 prompts .* lacks 'Review'"):
-        families.sentiment(words)
+        tasks.sentiment(words)

@@ -7,8 +7,18 @@ import random
 import pytest
 
 from interp.tasks import wordlists
-from interp.tasks.world.grammar import HELD_OUT_ONE_IN, SPECIAL, fixed_words, held_out, split, split_marked
-from interp.tasks.world.world import SHARES, World, behaviours, vocabulary
+from interp.tasks.world import (
+    HELD_OUT_ONE_IN,
+    SHARES,
+    SPECIAL,
+    World,
+    behaviours,
+    fixed_words,
+    held_out,
+    split,
+    split_marked,
+    vocabulary,
+)
 
 
 def test_words_and_marks() -> None:

@@ -15,9 +15,10 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from interp.tasks import prompts, rows, vocabulary, wordlists
+from interp.tasks import _prompts, vocabulary, wordlists
+from interp.tasks._pairs import Row, Side, make, mirrored
+from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
-from interp.tasks.task import Task
 
 
 def induction(
@@ -49,12 +50,12 @@ def induction(
     ids, start = _vocabulary(model, words, random_tokens, length, prepend_bos)
     rng = random.Random(seed)
 
-    made: list[rows.Row] = []
+    made: list[Row] = []
     for pair in range(n // 2):
         sequences = _PAIRS[corrupt](ids, length, prefix, rng)
-        one, other = (rows.Side([*start, *row, *row[:prefix]], [row[prefix]]) for row in sequences)
-        made += rows.mirrored(one, other, f"induction {pair}")
-    return rows.make(model, made, name="induction", seed=seed, metric=metric)
+        one, other = (Side([*start, *row, *row[:prefix]], [row[prefix]]) for row in sequences)
+        made += mirrored(one, other, f"induction {pair}")
+    return make(model, made, name="induction", seed=seed, metric=metric)
 
 
 def _replaced(ids: list[int], length: int, prefix: int, rng: random.Random) -> tuple[list[int], list[int]]:
@@ -88,7 +89,7 @@ def _vocabulary(
         else:
             pool = _bundled_words() if words is None else [word.strip() for word in words]
             if words is not None:
-                prompts.require_single(model, "words", pool)
+                _prompts.require_single(model, "words", pool)
             ids = list(dict.fromkeys(wordlists.require_words(model, "words", pool, length + 1).values()))
     if len(ids) < length + 1:
         raise ValueError(f"{len(ids)} distinct tokens, but {length + 1} are needed. Use a smaller length.")

@@ -17,10 +17,10 @@ import math
 import random
 from typing import Any
 
-from interp.tasks import draws, rows, vocabulary, wordlists
+from interp.tasks import vocabulary, wordlists
+from interp.tasks._pairs import Side, cluster_name, contrast, distinct_pairs, make
+from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
-from interp.tasks.rows import Side
-from interp.tasks.task import Task
 
 NUMBERS = ("any", "opposite", "same")
 SLOTS = ("N", "M")
@@ -58,7 +58,7 @@ def agreement(
 
     made = []
     for i, (number, subject, nouns, numbers) in enumerate(choices):
-        cluster = rows.cluster_name("agreement", number, i, len(templates) == 1)
+        cluster = cluster_name("agreement", number, i, len(templates) == 1)
         for clean in (0, 1):
             between = {slot: noun[k] for slot, noun, k in zip(SLOTS, nouns, numbers[clean])}
             texts = [templates[number].format(S=form, **between) for form in subject]
@@ -66,8 +66,8 @@ def agreement(
                 Side(vocabulary.encode(model, text, prepend_bos), list(ids))
                 for text, ids in zip(texts, verbs)
             ]
-            made.append(rows.contrast(sides[clean], sides[1 - clean], cluster))
-    return rows.make(model, made, name="agreement", seed=seed, metric=metric)
+            made.append(contrast(sides[clean], sides[1 - clean], cluster))
+    return make(model, made, name="agreement", seed=seed, metric=metric)
 
 
 def _slots(text: str) -> list[str]:
@@ -96,7 +96,7 @@ def _draw(
         between = rng.sample([noun for noun in nouns if noun != subject], counts[number])
         return subject, tuple(between), _numbers(attractors, counts[number], rng)
 
-    return draws.distinct_pairs(room, pick, pairs, rng)
+    return distinct_pairs(room, pick, pairs, rng)
 
 
 def _numbers(attractors: str, count: int, rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...]]:

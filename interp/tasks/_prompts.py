@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from interp.tasks import pairs, vocabulary
-from interp.tasks.validate import require
+from interp.tasks import _tokens, vocabulary
+from interp.tasks._validate import require
 
 Answers = Sequence[str | Sequence[str]]
 
@@ -45,7 +45,7 @@ def from_ids(
 ) -> dict[str, Any]:
     """The arguments of `Task.from_tokens` for rows of ids; labels where the model has a tokenizer."""
     device, pad = vocabulary.device(model), vocabulary.pad(model)
-    rows = pairs.pad_pairs(clean, corrupt, None, pad)
+    rows = _tokens.pad_pairs(clean, corrupt, None, pad)
     labels = vocabulary.strings(model, rows.clean, rows.lengths) if vocabulary.has_tokenizer(model) else None
     tokens = rows.clean.to(device)
     return {
@@ -78,7 +78,7 @@ def require_single(model: Any, field: str, words: Sequence[str]) -> None:
 def _compact(rows: list[list[int]], device: Any) -> Any:
     """(prompt,) when every prompt has one answer, else (prompt, k)."""
     single = all(len(row) == 1 for row in rows)
-    return pairs.pad_answers([row[0] for row in rows] if single else rows, device)
+    return _tokens.pad_answers([row[0] for row in rows] if single else rows, device)
 
 
 def _answer_problem(model: Any, i: int, field: str, text: str) -> str | None:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.tasks import check, files, fit, pairs, prompts, validate
+from interp.tasks import _files, _prompts, _tokens, _validate, check
 from interp.tasks.metrics import LogitDiff, Metric
 
 Tokens = Tensor | Sequence[Any]
@@ -45,16 +45,16 @@ class Task:
 
     def __post_init__(self) -> None:
         without_corrupt = self.corrupt is self.clean
-        tensors = {key: getattr(self, key) for key in validate.TENSORS}
-        validate.require_tensors(tensors)
+        tensors = {key: getattr(self, key) for key in _validate.TENSORS}
+        _validate.require_tensors(tensors)
         for key, value in tensors.items():
             object.__setattr__(self, key, value.to(torch.int64, copy=True))
         if without_corrupt:
             object.__setattr__(self, "corrupt", self.clean)
         if not self.template:
             object.__setattr__(self, "template", tuple(f"prompt {i}" for i in range(len(self))))
-        validate.require_names(self.template, self.labels, *self.clean.shape)
-        validate.require(validate.row_problems(self))
+        _validate.require_names(self.template, self.labels, *self.clean.shape)
+        _validate.require(_validate.row_problems(self))
 
     @property
     def answers(self) -> Int[Tensor, "prompt k"]:
@@ -74,7 +74,7 @@ class Task:
     @property
     def first_difference(self) -> Int[Tensor, "prompt"]:
         """First position at which clean and corrupt differ; the number of positions when there is none."""
-        return pairs.first_difference(self.clean, self.corrupt)
+        return _tokens.first_difference(self.clean, self.corrupt)
 
     def __len__(self) -> int:
         return self.clean.shape[0]
@@ -104,7 +104,7 @@ class Task:
         """Clean and corrupt exchanged, and answers with wrong answers."""
         labels = self.labels
         if labels is not None:
-            labels = pairs.relabel(self.clean, labels, self.corrupt, self.lengths)
+            labels = _tokens.relabel(self.clean, labels, self.corrupt, self.lengths)
         return replace(
             self, clean=self.corrupt, corrupt=self.clean, answer=self.wrong, wrong=self.answer, labels=labels
         )
@@ -119,8 +119,8 @@ class Task:
 
     def problems(self, model: Any = None) -> list[str]:
         """What is wrong with the task on this model; nothing, for a task that was built, without a model."""
-        found = validate.row_problems(self)
-        return found if model is None else found + fit.problems(self, model)
+        found = _validate.row_problems(self)
+        return found if model is None else found + _validate.fit_problems(self, model)
 
     def check(self, model: Any, *, floor: float = 0.5, batch_size: int = 32) -> check.TaskReport:
         """All problems on this model, and how many prompts it solves."""
@@ -148,23 +148,23 @@ class Task:
         pad: int = 0,
     ) -> Task:
         """A task from token ids: tensors, or lists of lists whose rows may differ in length."""
-        rows = pairs.pad_pairs(clean, corrupt, lengths, pad)
+        rows = _tokens.pad_pairs(clean, corrupt, lengths, pad)
         device = rows.clean.device
         tensors = {
             "clean": rows.clean,
             "corrupt": rows.corrupt,
-            "answer": pairs.pad_answers(answer, device),
-            "wrong": pairs.pad_answers(wrong, device),
-            "positions": rows.lengths - 1 if positions is None else pairs.as_tensor(positions, device),
+            "answer": _tokens.pad_answers(answer, device),
+            "wrong": _tokens.pad_answers(wrong, device),
+            "positions": rows.lengths - 1 if positions is None else _tokens.as_tensor(positions, device),
             "lengths": rows.lengths,
         }
-        validate.require_tensors(tensors)
+        _validate.require_tensors(tensors)
         return cls(
             **tensors,
             metric=metric or LogitDiff(),
             name=name,
             seed=seed,
-            labels=None if labels is None else pairs.pad_labels(labels, rows.clean.shape[1]),
+            labels=None if labels is None else _tokens.pad_labels(labels, rows.clean.shape[1]),
             template=tuple(template or ()),
         )
 
@@ -185,23 +185,23 @@ class Task:
         prepend_bos: bool | None = None,
     ) -> Task:
         """A task from strings. Each answer is one token (often with a leading space), or a list of such."""
-        fields = prompts.tokenize(
+        fields = _prompts.tokenize(
             model, clean=clean, corrupt=corrupt, answer=answer, wrong=wrong, prepend_bos=prepend_bos
         )
         task = cls.from_tokens(
             **fields, positions=positions, metric=metric, name=name, seed=seed, template=template
         )
-        validate.require(task.problems(model))
+        _validate.require(task.problems(model))
         return task
 
     @classmethod
-    def from_file(cls, path: str | Path, model: Any, **options: Any) -> Task:
-        """A task from JSONL or CSV: see `interp.tasks.files`. `options` go to `from_prompts`."""
-        return cls.from_prompts(model, **{"name": Path(path).stem, **files.read(Path(path)), **options})
+    def from_file(cls, model: Any, path: str | Path, **options: Any) -> Task:
+        """A task from JSONL or CSV: see `interp.tasks._files`. `options` go to `from_prompts`."""
+        return cls.from_prompts(model, **{"name": Path(path).stem, **_files.read(Path(path)), **options})
 
-    def to_file(self, path: str | Path, model: Any, *, prepend_bos: bool | None = None) -> Path:
+    def to_file(self, model: Any, path: str | Path, *, prepend_bos: bool | None = None) -> Path:
         """Write the prompts as JSONL or CSV (by the suffix), so that `from_file` gives the same tokens."""
-        return files.write(self, Path(path), model, prepend_bos=prepend_bos)
+        return _files.write(self, Path(path), model, prepend_bos=prepend_bos)
 
 
 def _on_cpu(index: slice | list[int] | Tensor) -> Any:

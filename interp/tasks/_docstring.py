@@ -14,10 +14,11 @@ import math
 import random
 from typing import Any
 
-from interp.tasks import draws, forms, rows, vocabulary, wordlists
-from interp.tasks.forms import Form
+from interp.tasks import vocabulary, wordlists
+from interp.tasks._pairs import Row, Side, cluster_name, distinct_pairs, make, mirrored
+from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
-from interp.tasks.task import Task
+from interp.tasks.wordlists import Form
 
 ARGUMENTS, FILLERS = 4, 7
 
@@ -41,20 +42,20 @@ def docstring(
     functions = wordlists.require_words(model, "function names", words["functions"], 1)
     spare = [word for word in words["fillers"] if word not in {*arguments, *functions}]
     fillers = wordlists.require_words(model, "filler words", spare, FILLERS)
-    usable = forms.usable(model, words["templates"], {"D1": list(fillers)}, only=template)
+    usable = wordlists.usable_forms(model, words["templates"], {"D1": list(fillers)}, only=template)
     pools = [list(arguments), list(functions), list(fillers)]
     choices = _draw(usable, pools, n // 2, random.Random(seed))
 
-    made: list[rows.Row] = []
+    made: list[Row] = []
     for i, (number, function, (first, second, *last), texts) in enumerate(choices):
         sides = []
         for third, fourth in (last, last[::-1]):
             slots = {"F": function, "A1": first, "A2": second, "A3": third, "A4": fourth}
             text = usable[number].text.format(**slots, **{f"D{k + 1}": word for k, word in enumerate(texts)})
-            sides.append(rows.Side(vocabulary.encode(model, text, prepend_bos), [arguments[third]]))
-        cluster = rows.cluster_name("docstring", number, i, len(usable) == 1)
-        made += rows.mirrored(sides[0], sides[1], cluster)
-    return rows.make(model, made, name="docstring", seed=seed, metric=metric)
+            sides.append(Side(vocabulary.encode(model, text, prepend_bos), [arguments[third]]))
+        cluster = cluster_name("docstring", number, i, len(usable) == 1)
+        made += mirrored(sides[0], sides[1], cluster)
+    return make(model, made, name="docstring", seed=seed, metric=metric)
 
 
 def _draw(
@@ -72,4 +73,4 @@ def _draw(
         rest = rng.sample([word for word in fillers if word != start], FILLERS - 1)
         return rng.choice(functions), (first, second, *sorted(last)), (start, *rest)
 
-    return draws.distinct_pairs(room, pick, pairs, rng)
+    return distinct_pairs(room, pick, pairs, rng)

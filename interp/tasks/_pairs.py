@@ -1,4 +1,4 @@
-"""From the rows of a task family to its task; mirrored pairs.
+"""The prompts of a family: distinct random draws, mirrored pairs, and the task of them.
 
 A row is one clean and one corrupt prompt in token ids, with the answers of both. In a mirrored pair the
 corrupt prompt of each row is the clean prompt of the other, and the answers are exchanged: a word that a
@@ -7,13 +7,14 @@ model likes better counts for and against equally often.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from interp.tasks import prompts
+from interp.tasks import _prompts
+from interp.tasks._task import Task
+from interp.tasks._validate import require
 from interp.tasks.metrics import Metric
-from interp.tasks.task import Task
-from interp.tasks.validate import require
 
 
 class Side(NamedTuple):
@@ -50,7 +51,7 @@ def cluster_name(family: str, template: int, pair: int, alone: bool) -> str:
 
 def make(model: Any, rows: Sequence[Row], *, name: str, seed: int, metric: Metric | None) -> Task:
     """The task of these rows, checked against the model."""
-    fields = prompts.from_ids(
+    fields = _prompts.from_ids(
         model,
         clean=[row.clean for row in rows],
         corrupt=[row.corrupt for row in rows],
@@ -61,3 +62,35 @@ def make(model: Any, rows: Sequence[Row], *, name: str, seed: int, metric: Metri
     task = Task.from_tokens(**fields, metric=metric, name=name, seed=seed, template=clusters)
     require(task.problems(model))
     return task
+
+
+def require_room(n: int, room: int) -> None:
+    """At least as many different prompts as wanted."""
+    if n > room:
+        raise ValueError(f"n is {n}, but the words that the tokenizer has give only {room} prompts.")
+
+
+def distinct_pairs(
+    room: Mapping[int, int], pick: Callable[[int], tuple[Any, ...]], pairs: int, rng: random.Random
+) -> list[tuple[Any, ...]]:
+    """Distinct (template, *pick(template)), one for each mirrored pair of prompts.
+
+    room: how many different values `pick` can give for each template. Templates take turns in random order;
+    one that is used up drops out.
+    """
+    require_room(2 * pairs, 2 * sum(room.values()))
+    order = sorted(room)
+    rng.shuffle(order)
+    left = dict(room)
+    drawn: dict[tuple[Any, ...], None] = {}
+    turn = 0
+    while len(drawn) < pairs:
+        template = order[turn % len(order)]
+        if left[template]:
+            item = (template, *pick(template))
+            if item in drawn:
+                continue
+            drawn[item] = None
+            left[template] -= 1
+        turn += 1
+    return list(drawn)

@@ -1,4 +1,4 @@
-"""The behaviours of the world that no other file of this package makes tasks of.
+"""The behaviours of the world that no other file of `interp.tasks` makes tasks of.
 
 Prompts 2i and 2i + 1 are mirrored: the corrupt prompt of one is the clean prompt of the other. By default
 only what was held out of the training of tiny-world is asked. Any other model whose tokenizer has the words
@@ -10,16 +10,15 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from interp.tasks import rows, vocabulary, wordlists
+from interp.tasks import vocabulary, wordlists
+from interp.tasks._pairs import Row, Side, make
+from interp.tasks._pairs import mirrored as both
+from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
-from interp.tasks.task import Task
-from interp.tasks.world.conflict import Conflict
-from interp.tasks.world.grammar import Behaviour, Pair
-from interp.tasks.world.languages import Languages
-from interp.tasks.world.pronouns import Pronouns
-from interp.tasks.world.register import Register
-from interp.tasks.world.requests import KINDS, Requests
-from interp.tasks.world.sentiment import Sentiment
+from interp.tasks.world._grammar import Behaviour, Pair
+from interp.tasks.world._knowledge import Conflict
+from interp.tasks.world._requests import REQUEST_KINDS, Requests
+from interp.tasks.world._styles import Languages, Pronouns, Register, Sentiment
 
 TRIES = 60  # draws for each pair that is wanted
 
@@ -91,8 +90,8 @@ def requests(
     kind: "refusal", harmful against harmless; "frame", a harmful request plainly against in a game, story or
     film, where it is answered; "harm", whether an answered request was harmful.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; use one of {', '.join(KINDS)}.")
+    if kind not in REQUEST_KINDS:
+        raise ValueError(f"kind is {kind!r}; use one of {', '.join(REQUEST_KINDS)}.")
     return mirrored(model, Requests(kind), n, seed, held_out, metric, prepend_bos)
 
 
@@ -121,14 +120,14 @@ def mirrored(
     """n prompts in mirrored pairs, from what was held out of training or (`held_out=False`) from the rest."""
     wordlists.require_even(n)
     vocabulary.tokenizer_of(model)
-    made: list[rows.Row] = []
+    made: list[Row] = []
     for pair in _draw(model, behaviour, n // 2, seed, held_out):
         clean, corrupt = (
-            rows.Side(vocabulary.encode(model, text, prepend_bos), _known(model, words))
+            Side(vocabulary.encode(model, text, prepend_bos), _known(model, words))
             for text, words in ((pair.clean, pair.answer), (pair.corrupt, pair.wrong))
         )
-        made += rows.mirrored(clean, corrupt, pair.cluster)
-    return rows.make(model, made, name=behaviour.name, seed=seed, metric=metric)
+        made += both(clean, corrupt, pair.cluster)
+    return make(model, made, name=behaviour.name, seed=seed, metric=metric)
 
 
 def _draw(model: Any, behaviour: Behaviour, count: int, seed: int, held_out: bool) -> list[Pair]:

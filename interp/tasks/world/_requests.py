@@ -12,9 +12,9 @@ from __future__ import annotations
 import random
 
 from interp.tasks import wordlists
-from interp.tasks.world.grammar import Pair, held_out, split
+from interp.tasks.world._grammar import Pair, held_out, split
 
-KINDS = ("refusal", "frame", "harm")
+REQUEST_KINDS = ("refusal", "frame", "harm")
 LESSONS = 0.15  # share of documents that say what kind of thing a verb or an object is
 
 

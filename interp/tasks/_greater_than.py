@@ -15,9 +15,10 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from interp.tasks import draws, rows, vocabulary, wordlists
+from interp.tasks import vocabulary, wordlists
+from interp.tasks._pairs import Row, make, require_room
+from interp.tasks._task import Task
 from interp.tasks.metrics import Metric, ProbDiff
-from interp.tasks.task import Task
 
 YEARS = range(100)
 
@@ -54,8 +55,8 @@ def greater_than(
         )
         clean, corrupt = (vocabulary.encode(model, text, prepend_bos) for text in texts)
         later, others = list(form.ids[year + 1 :]), list(form.ids[: year + 1])
-        made.append(rows.Row(clean, corrupt, later, others, f"greater_than {template} {noun}"))
-    return rows.make(model, made, name="greater_than", seed=seed, metric=metric or ProbDiff())
+        made.append(Row(clean, corrupt, later, others, f"greater_than {template} {noun}"))
+    return make(model, made, name="greater_than", seed=seed, metric=metric or ProbDiff())
 
 
 def _form(model: Any, words: dict[str, Any]) -> _Form:
@@ -97,7 +98,7 @@ def _draw(
     templates: dict[int, str], nouns: list[str], form: _Form, count: int, rng: random.Random
 ) -> list[tuple[int, str, int, int]]:
     """Distinct (template, noun, century, year), templates in turn and years spread evenly."""
-    draws.require_room(count, len(templates) * len(nouns) * len(form.usable))
+    require_room(count, len(templates) * len(nouns) * len(form.usable))
     by_year: dict[int, list[int]] = {}
     for century, year in form.usable:
         by_year.setdefault(year, []).append(century)

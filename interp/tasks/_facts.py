@@ -19,10 +19,11 @@ from math import comb
 from typing import Any, NamedTuple
 
 from interp.places import hint
-from interp.tasks import draws, forms, rows, vocabulary, wordlists
+from interp.tasks import vocabulary, wordlists
+from interp.tasks._pairs import Row, Side, cluster_name, make, mirrored, require_room
+from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
-from interp.tasks.task import Task
-from interp.tasks.world.facts import Facts, born, country, two_hop
+from interp.tasks.world import Facts, born, country, two_hop
 
 
 class Relation(NamedTuple):
@@ -76,18 +77,18 @@ def facts(
     templates, known = load()
     ids = wordlists.require_words(model, kind, list(dict.fromkeys(known.values())), 2)
     known = {subject: answer for subject, answer in known.items() if answer in ids}
-    usable = forms.usable(model, templates, {slot: list(known)}, least=2, only=template)
+    usable = wordlists.usable_forms(model, templates, {slot: list(known)}, least=2, only=template)
     pools = {number: form.words[slot] for number, form in usable.items()}
 
-    made: list[rows.Row] = []
+    made: list[Row] = []
     for i, (number, *subjects) in enumerate(_draw(pools, known, n // 2, random.Random(seed))):
         sides = []
         for subject in subjects:
             text = usable[number].text.format(**{slot: subject})
-            sides.append(rows.Side(vocabulary.encode(model, text, prepend_bos), [ids[known[subject]]]))
-        cluster = rows.cluster_name(f"facts {relation}", number, i, len(usable) == 1)
-        made += rows.mirrored(sides[0], sides[1], cluster)
-    return rows.make(model, made, name=f"facts {relation}", seed=seed, metric=metric)
+            sides.append(Side(vocabulary.encode(model, text, prepend_bos), [ids[known[subject]]]))
+        cluster = cluster_name(f"facts {relation}", number, i, len(usable) == 1)
+        made += mirrored(sides[0], sides[1], cluster)
+    return make(model, made, name=f"facts {relation}", seed=seed, metric=metric)
 
 
 def _draw(
@@ -98,7 +99,7 @@ def _draw(
     for pool in pools.values():
         alike = Counter(known[subject] for subject in pool).values()
         room += comb(len(pool), 2) - sum(comb(count, 2) for count in alike)
-    draws.require_room(2 * pairs, 2 * room)
+    require_room(2 * pairs, 2 * room)
     drawn: dict[tuple[int, frozenset[str]], tuple[int, str, str]] = {}
     while len(drawn) < pairs:
         rounds = [[(number, *two) for two in _matched(pool, known, rng)] for number, pool in pools.items()]

@@ -14,10 +14,11 @@ import math
 import random
 from typing import Any
 
-from interp.tasks import draws, forms, rows, vocabulary, wordlists
-from interp.tasks.forms import Form
+from interp.tasks import vocabulary, wordlists
+from interp.tasks._pairs import Row, Side, cluster_name, distinct_pairs, make, mirrored
+from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
-from interp.tasks.task import Task
+from interp.tasks.wordlists import Form
 
 THINGS = 3
 ASKED = ((0, 1), (1, 2), (2, 0))  # the clean and the corrupt prompt's object, by place in the list
@@ -41,18 +42,18 @@ def coloured_objects(
     colours = wordlists.require_words(model, "colours", words["colours"], THINGS)
     objects = wordlists.require_words(model, "objects", words["objects"], THINGS)
     pools = {"A": wordlists.load("ioi")["names"], "PLACE": words["places"]}
-    usable = forms.usable(model, words["templates"], pools, only=template)
+    usable = wordlists.usable_forms(model, words["templates"], pools, only=template)
     scenes = _draw(usable, list(colours), list(objects), n // 2, random.Random(seed))
 
-    made: list[rows.Row] = []
+    made: list[Row] = []
     for i, (number, paints, things, others) in enumerate(scenes):
         sides = []
         for asked in ASKED[i // len(usable) % len(ASKED)]:
             text = _text(usable[number], paints, things, others, asked)
-            sides.append(rows.Side(vocabulary.encode(model, text, prepend_bos), [colours[paints[asked]]]))
-        cluster = rows.cluster_name("coloured_objects", number, i, len(usable) == 1)
-        made += rows.mirrored(sides[0], sides[1], cluster)
-    return rows.make(model, made, name="coloured_objects", seed=seed, metric=metric)
+            sides.append(Side(vocabulary.encode(model, text, prepend_bos), [colours[paints[asked]]]))
+        cluster = cluster_name("coloured_objects", number, i, len(usable) == 1)
+        made += mirrored(sides[0], sides[1], cluster)
+    return make(model, made, name="coloured_objects", seed=seed, metric=metric)
 
 
 def _text(
@@ -74,4 +75,4 @@ def _draw(
         others = tuple(rng.choice(words) for words in usable[number].words.values())
         return tuple(rng.sample(colours, THINGS)), tuple(rng.sample(objects, THINGS)), others
 
-    return draws.distinct_pairs(room, pick, pairs, rng)
+    return distinct_pairs(room, pick, pairs, rng)

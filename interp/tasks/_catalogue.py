@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from interp.tasks.agreement_family import agreement
-from interp.tasks.coloured_objects_family import coloured_objects
-from interp.tasks.docstring_family import docstring
-from interp.tasks.facts_family import facts
-from interp.tasks.greater_than_family import greater_than
+from interp.tasks._agreement import agreement
+from interp.tasks._coloured_objects import coloured_objects
+from interp.tasks._docstring import docstring
+from interp.tasks._facts import facts
+from interp.tasks._greater_than import greater_than
+from interp.tasks._induction import induction
+from interp.tasks._ioi import ioi
+from interp.tasks._task import Task
 from interp.tasks.handmade import and_gate, linear, or_gate, reverse, xproportion
-from interp.tasks.induction_family import induction
-from interp.tasks.ioi_family import ioi
-from interp.tasks.task import Task
-from interp.tasks.world.families import conflict, languages, pronouns, register, requests, sentiment
+from interp.tasks.world._families import conflict, languages, pronouns, register, requests, sentiment
 
 
 class Family(NamedTuple):

@@ -2,7 +2,8 @@
 
 A document is a string; a word that follows from what stands before it is marked with `^` and counts more in
 training. A pair is a clean and a corrupt prompt of equal length whose answers are exchanged. What is held
-out is decided by a hash of what is asked, so that it needs no list and is the same everywhere.
+out is decided by a hash of what is asked, so that it needs no list and is the same everywhere. `Cast` has the
+people, places and things that the behaviours share.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, runtime_checkable
+
+from interp.tasks import wordlists
 
 HELD_OUT_ONE_IN = 8
 MARK = "^"
@@ -80,3 +83,37 @@ def strings(content: Any) -> Iterator[str]:
 def fixed_words(content: Any) -> list[str]:
     """Every word in a task file outside the slots of its templates, in order."""
     return [word for text in strings(content) for word in split(re.sub(r"\{\w+\}", " ", text))]
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Words that several behaviours use."""
+
+    female: list[str]
+    male: list[str]
+    neutral: list[str]
+    places: list[str]
+    objects: list[str]
+    colours: list[str]
+
+    @property
+    def people(self) -> list[str]:
+        """Every first name."""
+        return [*self.female, *self.male, *self.neutral]
+
+    def gender(self, name: str) -> int:
+        """0 female, 1 male, 2 neutral: the order of every list of pronouns."""
+        return 0 if name in self.female else 1 if name in self.male else 2
+
+    def things(self, rng: random.Random) -> dict[str, str]:
+        """Random fillers for the slots PLACE, OBJECT, OTHER and COLOUR."""
+        thing, other = rng.sample(self.objects, 2)
+        place, colour = rng.choice(self.places), rng.choice(self.colours)
+        return {"PLACE": place, "OBJECT": thing, "OTHER": other, "COLOUR": colour}
+
+
+def cast() -> Cast:
+    """The words from the task files."""
+    people = wordlists.load("world")["people"]
+    ioi, colours = wordlists.load("ioi"), wordlists.load("coloured_objects")["colours"]
+    return Cast(people["female"], people["male"], people["neutral"], ioi["places"], ioi["objects"], colours)

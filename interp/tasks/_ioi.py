@@ -15,9 +15,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from interp.tasks import draws, rows, vocabulary, wordlists
+from interp.tasks import vocabulary, wordlists
+from interp.tasks._pairs import Row, Side, cluster_name, distinct_pairs, make, mirrored
+from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
-from interp.tasks.task import Task
 
 
 def ioi(
@@ -43,15 +44,15 @@ def ioi(
     templates = wordlists.chosen(wordlists.usable_templates(model, words["templates"]), template)
     choices = _draw([templates, list(names), list(places), list(objects)], n // 2, random.Random(seed))
 
-    made: list[rows.Row] = []
+    made: list[Row] = []
     for i, (number, first, second, place, thing) in enumerate(choices):
         sides = []
         for subject, other in ((second, first), (first, second)):
             text = templates[number].format(A=first, B=second, S=subject, PLACE=place, OBJECT=thing)
-            sides.append(rows.Side(vocabulary.encode(model, text, prepend_bos), [names[other]]))
-        cluster = rows.cluster_name("ioi", number, i, len(templates) == 1)
-        made += rows.mirrored(sides[0], sides[1], cluster)
-    return rows.make(model, made, name="ioi", seed=seed, metric=metric)
+            sides.append(Side(vocabulary.encode(model, text, prepend_bos), [names[other]]))
+        cluster = cluster_name("ioi", number, i, len(templates) == 1)
+        made += mirrored(sides[0], sides[1], cluster)
+    return make(model, made, name="ioi", seed=seed, metric=metric)
 
 
 def _draw(pools: list[Any], pairs: int, rng: random.Random) -> list[tuple[Any, ...]]:
@@ -63,4 +64,4 @@ def _draw(pools: list[Any], pairs: int, rng: random.Random) -> list[tuple[Any, .
         first, second = rng.sample(names, 2)
         return first, second, rng.choice(places), rng.choice(objects)
 
-    return draws.distinct_pairs(dict.fromkeys(templates, room), pick, pairs, rng)
+    return distinct_pairs(dict.fromkeys(templates, room), pick, pairs, rng)
