@@ -31,6 +31,7 @@ import torch
 from patching import GPT2, _device, _version, model_of, task_of, timed
 
 import interp
+from interp.methods import IG, Atp, Relp
 
 HERE = Path(__file__).resolve().parent
 SITES = ("resid_pre", "attn_out", "mlp_out", "z")
@@ -102,11 +103,11 @@ def counted(model: Any) -> list[dict[str, Any]]:
     """Forwards and backwards that really happened, by method, steps and sites."""
     task = task_of(model, 15, 0, 2)
     rows = []
-    for method, options in (("atp", {}), ("relp", {}), ("ig", {"steps": 4}), ("ig", {"steps": 8})):
+    for method in (Atp(), Relp(), IG(steps=4), IG(steps=8)):
         for sites in (SITES[:1], SITES):
             with passes.counted(model) as count:
-                interp.attribute(model, task, sites, "layer", method=method, progress=False, **options)
-            rows.append({"method": method, **options, "sites": len(sites), **count})
+                interp.attribute(model, task, sites, "layer", method=method, progress=False)
+            rows.append({"method": method.name, **method.attrs(), "sites": len(sites), **count})
     return rows
 
 

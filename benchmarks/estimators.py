@@ -29,6 +29,7 @@ import torch
 import xarray as xr
 
 import interp
+from interp.methods import GIM, IG, Atp, AtpStar, AttnLRP, Relp, Secant
 from interp.models import model_fingerprint
 
 HERE = Path(__file__).resolve().parent
@@ -37,18 +38,18 @@ SITES = ("resid_pre", "attn_out", "mlp_out", "z", "post")
 INPUTS = ("q", "k")
 TOGETHER = (("resid_pre", "attn_out", "mlp_out"), ("z",), ("post",), INPUTS)  # sites of one call
 METHODS: dict[str, dict[str, Any]] = {
-    "atp": {"method": "atp"},
-    "ig": {"method": "ig"},
-    "atp*": {"method": "atp*"},
-    "relp": {"method": "relp"},
-    "relp, ah off": {"method": "relp", "ah": False},
-    "attnlrp": {"method": "attnlrp"},
-    "gim": {"method": "gim"},
-    "secant": {"method": "secant"},
+    "atp": Atp(),
+    "ig": IG(),
+    "atp*": AtpStar(),
+    "relp": Relp(),
+    "relp, ah off": Relp(ah=False),
+    "attnlrp": AttnLRP(),
+    "gim": GIM(),
+    "secant": Secant(),
 }
 SIZE = "size of atp"  # mean |estimate|, beside GradDrop's
 MAGNITUDES = ("atp*", SIZE)
-QK_FIX = {"qk fix": {"method": "atp*", "grad_drop": False}}
+QK_FIX = {"qk fix": AtpStar(grad_drop=False)}
 NO_INPUTS = ("relp", "atp*")  # under the AH-rule nothing reaches q and k; the QK fix stands for atp* there
 QUIET = {"progress": False}
 
@@ -71,8 +72,8 @@ def study(case: cases.Case) -> dict[str, Any]:
         exact = interp.patch(model, task, sites, **options)
         out["exact_s"][", ".join(sites)] = time.perf_counter() - start
         out["gap"] = float((exact["clean"] - exact["corrupt"]).mean())
-        for name, settings in _methods(sites).items():
-            estimate = interp.attribute(model, task, sites, **settings, **options)
+        for name, method in _methods(sites).items():
+            estimate = interp.attribute(model, task, sites, method=method, **options)
             for site in sites:
                 out["rows"] += rows(site, name, _only(estimate, site), _only(exact, site))
                 if name == "atp" and site not in INPUTS:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from interp import ablation as ablation
     from interp import attribution as attribution
     from interp import circuits as circuits
+    from interp import methods as methods
     from interp import models as models
     from interp import patching as patching
     from interp import places as places
@@ -34,6 +35,7 @@ _SUBMODULES = (
     "ablation",
     "attribution",
     "circuits",
+    "methods",
     "models",
     "patching",
     "places",
@@ -53,6 +55,7 @@ __all__ = [
     "attribution",
     "circuits",
     "load",
+    "methods",
     "models",
     "patch",
     "patching",

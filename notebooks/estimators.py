@@ -22,6 +22,7 @@
 # %%
 import interp
 from interp.attribution import direct, relevance, relevance_rules, screen
+from interp.methods import IG, Atp, AtpStar, Relp, Secant
 
 model = interp.load("tiny-world")
 task = interp.tasks.ioi(model, n=32, seed=0, template=0)
@@ -77,10 +78,10 @@ interp.stats.agreement(estimate, exact).drop_dims("k").to_dataframe()
 # - `secant`: slopes *between* the two runs, since both are at hand.
 
 # %%
-methods = {"atp": {}, "ig": {}, "relp": {}, "relp, ah off": {"method": "relp", "ah": False}, "secant": {}}
+methods = {"atp": Atp(), "ig": IG(), "relp": Relp(), "relp, ah off": Relp(ah=False), "secant": Secant()}
 print(f"{'':14}{'pearson':>9}{'slope':>9}{'relative L1':>13}")
-for name, options in methods.items():
-    found = interp.attribute(model, task, sites, **({"method": name} | options), progress=False)
+for name, method in methods.items():
+    found = interp.attribute(model, task, sites, method=method, progress=False)
     all_cells = interp.stats.agreement(found, exact).sel(cells="all")
     figures = (float(all_cells[key]) for key in ("pearson", "slope", "relative_l1"))
     print(f"{name:14}" + "{:9.3f}{:9.3f}{:13.3f}".format(*figures))
@@ -97,8 +98,8 @@ interp.plot.agreement(interp.attribute(model, task, sites, method="relp", progre
 # %%
 some = {"neurons": range(0, model.cfg.d_mlp, 8), "progress": False}
 neurons = interp.patch(model, task, "post", **some)
-for name, options in methods.items():
-    found = interp.attribute(model, task, "post", **({"method": name} | options), **some)
+for name, method in methods.items():
+    found = interp.attribute(model, task, "post", method=method, **some)
     print(f"{name:14}{float(interp.stats.agreement(found, neurons)['relative_l1'].sel(cells='all')):9.3f}")
 
 # %% [markdown]
@@ -110,9 +111,11 @@ for name, options in methods.items():
 
 # %%
 queries = interp.patch(model, task, "q", progress=False)
-for options in ({"method": "atp"}, {"method": "atp*", "grad_drop": False}):
-    found = interp.attribute(model, task, "q", **options, progress=False)
-    print(f"{options['method']:14}{float(interp.stats.agreement(found, queries)['relative_l1'].sel(cells='all')):9.3f}")
+for method in (Atp(), AtpStar(grad_drop=False)):
+    found = interp.attribute(model, task, "q", method=method, progress=False)
+    print(
+        f"{method.name:14}{float(interp.stats.agreement(found, queries)['relative_l1'].sel(cells='all')):9.3f}"
+    )
 
 # %% [markdown]
 # ## Where the metric comes from
@@ -161,7 +164,7 @@ print(report)
 # %%
 facts = interp.tasks.facts(model, n=32, seed=0)
 axes = ("layer", "pos", "head")
-found = screen(model, facts, "z", 48, by=axes, method="relp", ah=False, progress=False)
+found = screen(model, facts, "z", 48, by=axes, method=Relp(ah=False), progress=False)
 names = ("threshold", "above", "above_in_sample", "sampled", "unverified", "missed_at_most")
 print({name: found.attrs[name] for name in names})
 
@@ -175,7 +178,9 @@ print({name: found.attrs[name] for name in names})
 # %%
 everything = interp.patch(model, facts, "z", by=axes, progress=False)["value"].mean("prompt")
 large = abs(everything.values) >= found.attrs["threshold"]
-print(large.sum(), "cells are above the threshold;", (large & (found["group"].values == 0)).sum(), "were missed")
+print(
+    large.sum(), "cells are above the threshold;", (large & (found["group"].values == 0)).sum(), "were missed"
+)
 
 # %% [markdown]
 # ## Questions to take away

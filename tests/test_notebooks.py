@@ -99,11 +99,12 @@ def test_what_the_text_of_estimators_says_of_tiny_world() -> None:
 
 def test_what_the_text_of_estimators_says_of_the_screen() -> None:
     from interp.attribution import screen
+    from interp.methods import Relp
 
     model = interp.load("tiny-world")
     task = interp.tasks.facts(model, n=32, seed=0)
     axes = ("layer", "pos", "head")
-    found = screen(model, task, "z", 48, by=axes, method="relp", ah=False, progress=False)
+    found = screen(model, task, "z", 48, by=axes, method=Relp(ah=False), progress=False)
     exact = interp.patch(model, task, "z", by=axes, progress=False)["value"].mean("prompt")
     assert exact.size == 320
     assert found.attrs["sampled"] == 12

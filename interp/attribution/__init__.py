@@ -6,9 +6,7 @@ from interp.attribution.attribute import attribute as attribute
 from interp.attribution.capture import gradients as gradients
 from interp.attribution.direct import direct as direct
 from interp.attribution.relevance import relevance as relevance
-from interp.attribution.rules import Rules as Rules
 from interp.attribution.rules import relevance_rules as relevance_rules
-from interp.attribution.rules import rules_for as rules_for
 from interp.attribution.screen import screen as screen
 
-__all__ = ["Rules", "attribute", "direct", "gradients", "relevance", "relevance_rules", "rules_for", "screen"]
+__all__ = ["attribute", "direct", "gradients", "relevance", "relevance_rules", "screen"]

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 
 import torch
 
-from interp.attribution.integrated import points
-from interp.attribution.methods import Integrated
+from interp.attribution.integrated import BOTH_ENDS, points
 from interp.attribution.one_pass import Tables, make_terms, tables
 from interp.attribution.passes import Found, Passes
 from interp.attribution.tables import Place
+from interp.methods import IG
 
 EMBED: Place = ("embed", 0)
 
 
-def along_path(passes: Passes, places: Sequence[Place], method: Integrated) -> Found:
+def along_path(passes: Passes, places: Sequence[Place], method: IG) -> Found:
     """The estimates of every place."""
     needed = [*places, EMBED]
     source, base = passes.source(needed), passes.base(needed)
@@ -29,7 +29,8 @@ def along_path(passes: Passes, places: Sequence[Place], method: Integrated) -> F
     terms = make_terms(passes, places, [], source, base.values)
     clean = passes.clean(base.picked, source.picked)
     total: Tables = {}
-    for alpha, weight in points(method.steps, method.rule):
+    ends_only = method.variant == "clean-corrupted"
+    for alpha, weight in BOTH_ENDS if ends_only else points(method.steps, method.rule):
         graph = passes.graph(places, embeddings=start + alpha * change)
         here = tables(passes, graph, passes.measure(graph.picked, clean), terms, last=True)
         for place, table in here.items():

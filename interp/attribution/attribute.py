@@ -16,6 +16,7 @@ Nanda 2023 (attribution patching), Syed et al. 2310.10348, Hanna et al. 2403.178
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,12 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from interp.attribution.checks import check_corruption, check_metrics, check_model, check_request
+from interp.attribution.checks import check_model, check_request
 from interp.attribution.estimator import Estimator, all_places
 from interp.attribution.memory import prompts_at_once
-from interp.attribution.methods import Method, Star, parse
 from interp.attribution.passes import Passes
 from interp.engine.memory import DEFAULT_BUDGET
+from interp.methods import AtpStar, Method, parse
 from interp.models import Model, anatomy
 from interp.patching import corruption as corruptions
 from interp.patching import request as requests
@@ -47,30 +48,25 @@ def attribute(
     site: str | Sequence[str] | None = None,
     by: str | Sequence[str] | None = None,
     *,
-    method: str = "atp",
+    method: str | Method = "atp",
     cells: Sequence[str | Sequence[str]] | None = None,
     direction: str | None = None,
     metrics: Metric | Sequence[Metric] | None = None,
     corruption: str | Corruption = "tokens",
     neurons: Sequence[int] | None = None,
-    steps: int | None = None,
-    rule: str | None = None,
     batch_size: int | None = None,
     memory: int = DEFAULT_BUDGET,
     progress: bool = True,
-    **switches: Any,
 ) -> xr.Dataset:
     """Estimated effect of patching every cell of a grid.
 
     model, task, site, by, direction, metrics, corruption, neurons: as in `interp.patch`.
     method: "atp" (gradient), "ig" (integrated gradients), "atp*" (QK fix and GradDrop), "relp", "attnlrp" and
-        "gim" (relevance rules), "secant" (two-point slopes).
+        "gim" (relevance rules), "secant" (two-point slopes); or a value of `interp.methods` with its options,
+        such as IG(steps=16) or Relp(ah=False).
     cells: instead of a grid, a list of cells by name; one place each.
-    steps, rule: of "ig": number of points (8), and "midpoint", "gauss" or "left".
     batch_size: prompts at once at most; by default as many as `memory` allows.
     memory: bytes to use above the model's own.
-    switches: parts of a method to leave out. "atp*": qk_fix, grad_drop; the relevance methods: those of
-        `interp.attribution.rules_for`.
 
     Returns a Dataset as `interp.patch` does. With GradDrop values are magnitudes, without a sign.
 
@@ -79,7 +75,7 @@ def attribute(
     Raises ValueError for anything wrong with the request before the first forward pass, and at the first pass
     for a site that no gradient reaches. Warns `UnsolvedTask` as `interp.patch` does.
     """
-    chosen = parse(method, steps, rule, switches)
+    chosen = parse(method)
     with torch.inference_mode(False), torch.no_grad():
         options = {"by": by, "cells": cells, "window": 1, "neurons": neurons, "metrics": metrics}
         job = _job(model, task, site, direction, corruption, batch_size, memory, chosen, options)
@@ -104,8 +100,8 @@ def _job(
     check_model(model)
     measured = requests.check_metrics(options["metrics"], task)
     spoilt = corruptions.parse(corruption)
-    check_corruption(spoilt, method)
-    check_metrics(measured, method, corruptions.direction_of(spoilt, direction, task))
+    kind = {"Tokens": "resample"}.get(type(spoilt).__name__, type(spoilt).__name__.lower())
+    method.check(measured, SimpleNamespace(kind=kind), corruptions.direction_of(spoilt, direction, task))
     job = prepare(model, task, site, direction, spoilt, batch_size, memory, **options)
     check_request(model, job.request, facts, method)
     return job
@@ -150,7 +146,7 @@ def _attrs(job: Job, method: Method, forwards: int, backwards: int) -> dict[str,
     )
     attrs |= {"forwards": forwards, "backwards": backwards, **method.attrs()}
     attrs["convention"] = "estimate of: " + attrs["convention"]
-    if isinstance(method, Star) and method.grad_drop:
+    if isinstance(method, AtpStar) and method.grad_drop:
         attrs["convention"] += "; magnitudes only (GradDrop), without a sign"
     return attrs
 

@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.attribution.checks import check_model
-from interp.attribution.rules import Rules, relevance_rules
+from interp.attribution.rules import relevance_rules
+from interp.methods import Method, Rules
 from interp.models import Model, logits
 
 Hook = tuple[str, Callable[..., Tensor]]
@@ -116,7 +117,7 @@ def gradients(
     hook_names: Sequence[str],
     metric_fn: Callable[[Tensor], Tensor],
     *,
-    rules: Rules | None = None,
+    rules: Rules | Method | str | None = None,
     embeddings: Float[Tensor, "prompt pos d_model"] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """The metric, activations and gradients (of its sum) at hook points, by name.
@@ -144,7 +145,7 @@ def _leaf(embeddings: Tensor | None) -> Callable[..., Tensor]:
     return hook
 
 
-def ruled(model: Model, rules: Rules | None) -> AbstractContextManager[Any]:
+def ruled(model: Model, rules: Rules | Method | str | None) -> AbstractContextManager[Any]:
     """The model under relevance rules, or as it is for None."""
     if rules is None:
         return nullcontext()

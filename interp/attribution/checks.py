@@ -3,16 +3,12 @@ metrics without a slope, requests for cells that do not add up."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
-from interp.attribution.methods import Method, Secant, Star
 from interp.attribution.scoring import scorings
+from interp.methods import AtpStar, Method
 from interp.models import Anatomy, Model, unsupported
-from interp.patching.corruption import Corruption, Mean, Zero
 from interp.patching.request import Request
-from interp.tasks.metrics import Metric
 
 
 def check_model(model: Model) -> None:
@@ -32,31 +28,6 @@ def check_model(model: Model) -> None:
             )
 
 
-def check_metrics(metrics: Sequence[Metric], method: Method, direction: str) -> None:
-    """Raise ValueError for a metric that has no gradient, or whose gradient is 0 in the base run."""
-    for metric in metrics:
-        if not metric.differentiable:
-            raise ValueError(
-                f"metric {metric.name!r} has no gradient (it counts), and method {method.name!r} needs one. "
-                "Use LogitDiff or LogProb, or interp.patch, which needs none."
-            )
-        if metric.flat_at_clean and direction == "noise" and method.one_sided:
-            raise ValueError(
-                f"metric {metric.name!r} is at its minimum in the clean run, where its slope is 0: "
-                f"{method.name!r} with direction='noise' would be 0 everywhere. Use direction='denoise', or "
-                "method='ig' or 'secant'."
-            )
-
-
-def check_corruption(corruption: Corruption, method: Method) -> None:
-    """Raise ValueError for a method that needs two runs where there is one."""
-    if isinstance(corruption, (Zero, Mean)) and not method.one_sided:
-        raise ValueError(
-            f"method {method.name!r} works between two runs, and an ablation has only one. "
-            "Use corruption='tokens' or 'gaussian', or a method of the base run alone (atp, relp)."
-        )
-
-
 def check_request(model: Model, request: Request, facts: Anatomy, method: Method) -> None:
     """Raise ValueError for cells of several patches, and methods that do not fit the model."""
     if not request.table.single:
@@ -64,14 +35,14 @@ def check_request(model: Model, request: Request, facts: Anatomy, method: Method
             "a cell of several patches has no estimate of its own: one patch can cut the path of another, so "
             "estimates do not add up. Ask for the places one by one, or use interp.patch."
         )
-    if isinstance(method, Star) and method.qk_fix and {"q", "k"} & set(request.all_sites):
+    if isinstance(method, AtpStar) and method.qk_fix and {"q", "k"} & set(request.all_sites):
         _check_queries_and_keys(model, facts)
-    if isinstance(method, Secant) and (reason := unsupported(model)):
+    if method.needs_weights and (reason := unsupported(model)):
         raise ValueError(
-            f"method 'secant' has to know every step of the model, and does not: {reason}. Use a method that "
-            "needs only slopes (atp, ig, relp)."
+            f"method {method.name!r} has to know every step of the model, and does not: {reason}. Use a "
+            "method that needs only slopes (atp, ig, relp)."
         )
-    if isinstance(method, Star) and method.grad_drop and facts.n_layers < 2:
+    if isinstance(method, AtpStar) and method.grad_drop and facts.n_layers < 2:
         raise ValueError(
             "GradDrop drops one layer at a time, and the model has only one. Use grad_drop=False."
         )

@@ -10,12 +10,12 @@ import numpy as np
 from interp.attribution.along_path import along_path
 from interp.attribution.capture import autograd_on
 from interp.attribution.grad_drop import paths_left
-from interp.attribution.methods import Integrated, Method, Secant, Star
 from interp.attribution.one_pass import one_pass
 from interp.attribution.passes import Found, Passes
 from interp.attribution.secant import secant
 from interp.attribution.tables import Place, places, read
 from interp.engine.cells import Cells
+from interp.methods import IG, AtpStar, Method, Secant
 from interp.patching.result import signs
 from interp.places import SITES
 
@@ -44,7 +44,7 @@ class Estimator:
     def run(self, cells: Cells) -> Estimates:
         """The estimate of every cell."""
         found = [read(tables, cells) for tables in self.tables]
-        if isinstance(self.method, Star) and self.method.grad_drop:
+        if isinstance(self.method, AtpStar) and self.method.grad_drop:
             change = self._magnitude(found, cells)
         else:
             change = found[0]
@@ -62,7 +62,7 @@ class Estimator:
 
 
 def _find(passes: Passes, wanted: Sequence[Place], method: Method) -> Found:
-    if isinstance(method, Integrated):
+    if isinstance(method, IG):
         return along_path(passes, wanted, method)
     if isinstance(method, Secant):
         return secant(passes, wanted)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from interp.attribution.methods import Method
 from interp.engine.memory import Budget
+from interp.methods import Method
 from interp.models import Anatomy
 from interp.places import AXES
 

@@ -15,19 +15,19 @@ from torch import Tensor
 
 from interp.attribution.capture import ruled
 from interp.attribution.grad_drop import Gates
-from interp.attribution.methods import Method, Star
 from interp.attribution.passes import Found, Graph, Passes, Plain, Values
 from interp.attribution.qk_fix import fixes
 from interp.attribution.scoring import scorings
 from interp.attribution.tables import Place, live
 from interp.attribution.terms import Linear, Term
+from interp.methods import AtpStar, Method
 
 Tables = dict[Place, Tensor]  # [prompt, axis + 1, ..., metric]
 
 
 def one_pass(passes: Passes, places: Sequence[Place], method: Method) -> Found:
     """The estimates of every place."""
-    star = method if isinstance(method, Star) else None
+    star = method if isinstance(method, AtpStar) else None
     fixed = [place for place in places if star is not None and star.qk_fix and place[0] in ("q", "k")]
     needed = sorted({*places, *((site, layer) for _, layer in fixed for site in ("q", "k"))})
     extra = sorted({("pattern", layer) for _, layer in fixed})

@@ -28,7 +28,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.attribution.capture import Recording, autograd_on, record
-from interp.attribution.rules import Rules, relevance_rules, rules_for
+from interp.attribution.rules import relevance_rules
+from interp.methods import Method, rules_of
 from interp.models import Anatomy, Model, anatomy
 from interp.patching.result import versions
 from interp.places import hook_name
@@ -43,13 +44,14 @@ def relevance(
     tokens: Int[Tensor, "pos"] | Int[Tensor, "prompt pos"] | str,
     metric: Target,
     *,
-    rules: Rules | None = None,
+    method: Method | str = "relp",
 ) -> xr.Dataset:
     """Relevance of one prompt's tokens and of the model's components for a metric.
 
     tokens: the prompt, as a string or as token ids. metric: a token (its logit after the prompt), a pair of
     tokens (the first one's logit minus the second's), strings or ids; or a function from the logits [pos,
-    vocab] to a number. rules: those of `rules_for`; RelP's by default.
+    vocab] to a number. method: the relevance rules, "relp", "attnlrp", "gim" or a value such as
+    `Relp(ah=False)`.
 
     Returns a Dataset in units of the metric: `tokens` [pos], the relevance of the stream before the first
     block, with the coordinate `token`; `value` [component], the relevance of "embed" (all of `tokens`),
@@ -60,7 +62,7 @@ def relevance(
     a metric without a gradient, and as `relevance_rules` does.
     """
     facts = anatomy(model)
-    chosen = rules_for("relp") if rules is None else rules
+    chosen = rules_of(method)
     row = _row(model, facts, tokens)
     measure, name, unit = _measure(model, facts, metric)
     biases = _biases(model)

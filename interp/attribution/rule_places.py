@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from interp.attribution.gates import check_activation
 from interp.attribution.rule_hooks import Activation, RuleHook, SoftMax, capped, constant, halved
-from interp.attribution.rule_set import Rules
+from interp.methods import Rules
 from interp.models import Model
 from interp.models.hook_points import MLPPoints, mlp_points, router_points
 

@@ -27,21 +27,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from interp.attribution.checks import check_model
 from interp.attribution.rule_places import Report, place
 from interp.attribution.rule_scope import attached
-from interp.attribution.rule_set import Rules as Rules
-from interp.attribution.rule_set import rules_for as rules_for
+from interp.methods import Method, Rules, rules_of
 from interp.models import Model, anatomy
 
 
 @contextmanager
-def relevance_rules(model: Model, rules: Rules | None = None, **switches: Any) -> Iterator[Report]:
+def relevance_rules(model: Model, rules: Rules | Method | str = "relp") -> Iterator[Report]:
     """Rules on a model for the duration of a `with` block; yields a report of the modules they touch.
 
-    rules: of `rules_for`; or switches, those of `Rules`: `relevance_rules(model, ah=False)`.
+    rules: a relevance method by name or value ("relp", `Relp(ah=False)`, `AttnLRP()`), or `methods.Rules`.
 
     Within the block, differentiate any quantity of a forward pass. Forward values do not change (on a bridge,
     by rounding). Rules come before other hooks wherever they replace a tensor, and behind them wherever they
@@ -52,9 +50,7 @@ def relevance_rules(model: Model, rules: Rules | None = None, **switches: Any) -
     whose gate is not known, a model that is compiled or checkpoints activations; and at the first pass, for a
     model that does not compute what its config says or bypasses a rule's hook point.
     """
-    if rules is not None and switches:
-        raise ValueError(f"give rules or switches, not both: rules is {rules}, switches are {switches}.")
-    chosen = rules_for("relp", **switches) if rules is None else rules
+    chosen = rules_of(rules)
     anatomy(model)
     check_model(model)
     if getattr(model, "compatibility_mode", True) is False:

@@ -11,7 +11,6 @@ Cells that are no-ops by causality are known to be 0; they are neither sampled n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from interp.attribution.missed import missed_at_most
 from interp.engine.items import live_items
 from interp.engine.memory import DEFAULT_BUDGET
 from interp.engine.plan import token_touched
+from interp.methods import Method
 from interp.models import Model
 from interp.patching import patch
 from interp.patching.corruption import Corruption
@@ -40,7 +40,7 @@ def screen(
     budget: int,
     by: str | Sequence[str] | None = None,
     *,
-    method: str = "relp",
+    method: str | Method = "relp",
     direction: str | None = None,
     metric: Metric | Sequence[Metric] | None = None,
     corruption: str | Corruption = "tokens",
@@ -52,14 +52,12 @@ def screen(
     memory: int = DEFAULT_BUDGET,
     engine: str = "auto",
     progress: bool = True,
-    **switches: Any,
 ) -> xr.Dataset:
     """The most important cells of a grid, measured exactly, and a bound on what was missed.
 
     budget: cells to measure. sample: the share of it that goes to random cells. threshold: the size of an
     effect that counts, in units of the metric; by default 5 % of the mean |clean - corrupt| gap. confidence:
-    of the bound. seed: of the sample. method, switches: of the estimate, as in `attribute`; the rest as in
-    `patch`.
+    of the bound. seed: of the sample. method: of the estimate, as in `attribute`; the rest as in `patch`.
 
     Returns a Dataset in the dims of `patch`: `estimate`; `value`, the exact effect, NaN where not measured;
     `group` by cell: 0 unverified, 1 top, 2 sample, 3 no-op; the baselines. Attributes: threshold, above
@@ -77,7 +75,7 @@ def screen(
         )  # fmt: skip
     _check(job, budget, sample, confidence, threshold)
     options |= {"batch_size": batch_size, "memory": memory, "progress": progress}
-    estimate = attribute(model, task, site, by, method=method, **options, **switches)
+    estimate = attribute(model, task, site, by, method=method, **options)
     size = np.abs(estimate["value"].mean("prompt").values).ravel()  # in the order of the request's cells
     group = choose_cells(size, _live(job), budget, sample, seed)
     measured = np.flatnonzero((group == 1) | (group == 2))

@@ -21,10 +21,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from interp.attribution.integrated import RULES
-from interp.attribution.methods import STEPS
 from interp.circuits.ablation import Ablation
 from interp.circuits.graph import Graph
+from interp.methods import IG, RULES, Relp
 from interp.models import Model, unsupported
 from interp.places import hint
 from interp.tasks.metrics import Metric
@@ -42,7 +41,7 @@ class EdgeMethod:
     variant: str | None = None
     steps: int = 1
     rule: str | None = None
-    rules: Any = None  # of `interp.attribution.rules_for`
+    rules: Any = None  # `interp.methods.Rules`
 
     def __post_init__(self) -> None:
         if self.variant is not None and self.variant not in VARIANTS:
@@ -96,9 +95,7 @@ def parse(name: str, options: Mapping[str, Any]) -> EdgeMethod:
             may = f"it takes {', '.join(f'{k}=' for k in known)}" if known else "it has no options"
             raise ValueError(f"method {name!r} does not know {option}=; {may}.")
     if name == "relp":
-        from interp.attribution.rules import rules_for
-
-        return EdgeMethod(name, rules=rules_for("relp", **options))
+        return EdgeMethod(name, rules=Relp(**options).rules)
     return _integrated(**options) if name == "eap-ig" else EdgeMethod(name)
 
 
@@ -110,7 +107,7 @@ def _integrated(variant: str = "inputs", steps: int | None = None, rule: str | N
                 "rule=. Use variant='inputs' for points of the path between them."
             )
         return EdgeMethod("eap-ig", variant)
-    return EdgeMethod("eap-ig", variant, STEPS if steps is None else steps, rule or "midpoint")
+    return EdgeMethod("eap-ig", variant, IG().steps if steps is None else steps, rule or "midpoint")
 
 
 def check_method(

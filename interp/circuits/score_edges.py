@@ -67,7 +67,7 @@ def score_edges(
     batch_size: prompts at once at most; by default as many as `memory` (bytes above the model's own) allows.
     options: "eap-ig": variant ("inputs", "activations" or "clean-corrupted"), steps (8), rule ("midpoint",
         "gauss", or "left", that of published code); "relp": ln, identity, ah, half (see
-        `interp.attribution.rules_for`).
+        `interp.methods.Relp`).
 
     Returns a Dataset: `value` with dims prompt, (pos,) writer, reader, NaN where there is no edge; `clean`
     and `corrupt`, the raw metric of both runs. Positive: the edge helps.

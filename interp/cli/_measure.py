@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 from interp.cli._inputs import default_name, make_task, sweep_options
+from interp.methods import IG, Method, parse
 
 
 def patch(args: argparse.Namespace) -> None:
@@ -46,8 +48,7 @@ def attribute(args: argparse.Namespace) -> None:
     with warnings.catch_warnings():
         found = []
         for method in args.method:
-            more = _older(options) | _steps(args, method)
-            found.append(interp.attribute(model, task, method=method, **more))
+            found.append(interp.attribute(model, task, method=_method(args, method), **_older(options)))
             warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)  # once is enough
         exact = interp.patch(model, task, **options) if args.compare else None
     for method, estimate in zip(args.method, found):
@@ -57,10 +58,12 @@ def attribute(args: argparse.Namespace) -> None:
     print(_page(found, exact, folder / "report.html", f"{args.model}, {task.name}"))
 
 
-def _steps(args: argparse.Namespace, method: str) -> dict[str, Any]:
-    """The options of integrated gradients, for it alone."""
+def _method(args: argparse.Namespace, name: str) -> Method:
+    """The method of a name; --steps and --rule are those of integrated gradients."""
     given = {"steps": args.steps, "rule": args.rule}
-    return {name: value for name, value in given.items() if value is not None and method == "ig"}
+    options = {option: value for option, value in given.items() if value is not None}
+    chosen = parse(name)
+    return replace(chosen, **options) if isinstance(chosen, IG) else chosen
 
 
 def _page(found: list[xr.Dataset], exact: xr.Dataset | None, path: Path, title: str) -> Path:

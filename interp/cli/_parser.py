@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from interp import __version__
+from interp import __version__, methods
 from interp.cli.steer._parser import add_steer
 
 _DESCRIPTION = "Exact activation patching on TransformerLens models, estimates of it, circuits, and steering."
@@ -27,7 +27,7 @@ examples:
   interp circuit tiny-ioi --task ioi --method acdc --threshold 0.01
   interp circuit gpt2 --task ioi --method acdc --threshold 0.05 --n 10 --out out/ioi --resume
 """
-_EDGE_METHODS = ("acdc", "eap", "eap-ig", "relp", "secant", "exact", "flow-routes")
+_EDGE_METHODS = ("acdc", *methods.names("edges"))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -87,11 +87,11 @@ def _add_attribute(commands: argparse._SubParsersAction) -> None:
         type=_names,
         default=["relp"],
         metavar="NAME[,NAME]",
-        help="atp, ig, atp*, relp (default), attnlrp, gim, secant; several are compared",
+        help=f"{', '.join(methods.names())}; relp by default; several are compared",
     )
     what.add_argument("--compare", choices=("exact",), help="patch exactly too, and show how they agree")
     what.add_argument("--steps", type=int, metavar="M", help="ig: points on the path (default 8)")
-    what.add_argument("--rule", choices=("midpoint", "gauss", "left"), help="ig: where the points lie")
+    what.add_argument("--rule", choices=methods.RULES, help="ig: where the points lie")
     _add_what(what)
     _add_how(attribute.add_argument_group("how to run"))
 

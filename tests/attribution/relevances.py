@@ -10,8 +10,8 @@ import architectures
 import torch
 from torch import Tensor
 
-from interp.attribution import gradients
-from interp.attribution.rules import Rules, relevance_rules
+from interp.attribution import gradients, relevance_rules
+from interp.methods import Rules
 
 MOE = {"num_experts": 4, "experts_per_token": 2, "gated_mlp": True, "act_fn": "silu"}
 OFF = Rules(ln=False, identity=False, ah=False, half=False)

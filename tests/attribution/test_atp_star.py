@@ -14,10 +14,11 @@ from sides import grids
 import interp
 from interp.attribution import attribute, gradients
 from interp.attribution.qk_fix import key_effects
+from interp.methods import AtpStar
 from interp.models import anatomy, logits
 from interp.places import hook_name
 
-QK = {"method": "atp*", "grad_drop": False}
+QK = {"method": AtpStar(grad_drop=False)}
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +180,7 @@ def test_grad_drop_is_a_loop_over_layers(name, direction):
             for layer, (n, delta) in enumerate(zip(names, deltas)):
                 own = site != "resid_pre" and layer == dropped  # what is constant moves nothing
                 total[:, layer] += 0 if own else (delta * slopes[n]).sum(-1).abs().detach().numpy()
-        found = attribute(model, pairs, site, method="atp*", qk_fix=False, direction=direction, **QUIET)[
+        found = attribute(model, pairs, site, method=AtpStar(qk_fix=False), direction=direction, **QUIET)[
             "value"
         ]
         np.testing.assert_allclose(found, total / (3 if site == "resid_pre" else 2), atol=1e-11)
@@ -190,7 +191,7 @@ def test_grad_drop_is_a_loop_over_layers(name, direction):
 def test_both_together_use_the_dropped_slopes_of_the_pattern(model):
     both = attribute(model, task(), ["q", "k"], method="atp*", **QUIET)["value"]
     fixed = attribute(model, task(), ["q", "k"], **QK, **QUIET)["value"]
-    dropped = attribute(model, task(), ["q", "k"], method="atp*", qk_fix=False, **QUIET)["value"]
+    dropped = attribute(model, task(), ["q", "k"], method=AtpStar(qk_fix=False), **QUIET)["value"]
     assert (both >= 0).all()
     assert (abs(both - abs(fixed)) > 1e-9).mean() > 0.5
     assert (abs(both - dropped) > 1e-9).mean() > 0.5

@@ -14,6 +14,7 @@ from sides import grids
 
 import interp
 from interp.attribution import attribute, gradients
+from interp.methods import IG
 from interp.models import anatomy
 from interp.places import AXES
 from interp.tasks import KL, Custom, LogitDiff, LogProb, Loss
@@ -69,9 +70,8 @@ def test_batched_equals_each_prompt_alone(model, method):
     rows = [[t[i, : lengths[i]].tolist() for i in range(6)] for t in (full.clean, full.corrupt)]
     keep = {"answer": full.answer, "wrong": full.wrong}
     batch = interp.Task.from_tokens(clean=rows[0], corrupt=rows[1], positions=positions, **keep)
-    options = {"method": method, "metrics": [LogitDiff(), Loss()], **QUIET} | (
-        {"steps": 2} if method == "ig" else {}
-    )
+    chosen = IG(steps=2) if method == "ig" else method
+    options = {"method": chosen, "metrics": [LogitDiff(), Loss()], **QUIET}
     sites, by = ("resid_mid", "q", "k", "pattern", "post"), "layer"
     together = attribute(model, batch, sites, by, **options)["value"]
     in_twos = attribute(model, batch, sites, by, batch_size=2, **options)["value"]

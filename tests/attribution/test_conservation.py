@@ -12,7 +12,8 @@ import torch
 from architectures import build, grid
 from relevances import MOE, gaps, metric, place, run
 
-from interp.attribution.rules import Rules, relevance_rules
+from interp.attribution import relevance_rules
+from interp.methods import Rules
 
 OWN = {"solu-ln": {"act_fn": "solu_ln"}, "relu2": {"act_fn": "relu2"}}
 CONFIGS = {name: config for name, config in grid() if name != "clip"} | OWN

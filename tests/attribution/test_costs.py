@@ -12,6 +12,7 @@ from interp.ablation import Gaussian
 from interp.attribution import attribute, direct, gradients
 from interp.attribution.capture import Recording
 from interp.attribution.memory import prompt_bytes
+from interp.methods import GIM, IG, Atp, AtpStar, AttnLRP, Relp, Secant
 from interp.models import anatomy
 from interp.tasks import LogitDiff, LogProb
 
@@ -47,25 +48,24 @@ def model():
 
 @pytest.mark.parametrize("sites", [["z"], EVERY])
 @pytest.mark.parametrize(
-    ("method", "options", "forwards", "backwards"),
+    ("method", "forwards", "backwards"),
     [
-        ("atp", {}, 2, 1),
-        ("relp", {}, 2, 1),
-        ("attnlrp", {}, 2, 1),
-        ("gim", {}, 2, 1),
-        ("secant", {}, 2, 1),
-        ("ig", {"steps": 5}, 7, 5),
-        ("ig", {"steps": 2, "rule": "gauss"}, 4, 2),
-        ("atp*", {"grad_drop": False}, 2, 1),
-        ("atp*", {}, 2, 3),
+        (Atp(), 2, 1),
+        (Relp(), 2, 1),
+        (AttnLRP(), 2, 1),
+        (GIM(), 2, 1),
+        (Secant(), 2, 1),
+        (IG(steps=5), 7, 5),
+        (IG(steps=2, rule="gauss"), 4, 2),
+        (IG(variant="clean-corrupted"), 4, 2),
+        (AtpStar(grad_drop=False), 2, 1),
+        (AtpStar(), 2, 3),
     ],
 )
-def test_passes(model, monkeypatch, sites, method, options, forwards, backwards):
+def test_passes(model, monkeypatch, sites, method, forwards, backwards):
     for metrics in ([LogitDiff()], [LogitDiff(), LogProb()]):
         with counted(model, monkeypatch) as count:
-            found = attribute(
-                model, task(), sites, "layer", method=method, metrics=metrics, **options, **QUIET
-            )
+            found = attribute(model, task(), sites, "layer", method=method, metrics=metrics, **QUIET)
         assert count == {"forward": forwards, "backward": backwards * len(metrics)}
         assert found.attrs["forwards"] == forwards
         assert found.attrs["backwards"] == backwards * len(metrics)
@@ -105,7 +105,7 @@ def test_direct_and_gradients(model, monkeypatch):
 
 
 def test_progress_counts_passes(model, capsys):
-    attribute(model, task(), "z", method="ig", steps=3, batch_size=3, progress=True)
+    attribute(model, task(), "z", method=IG(steps=3), batch_size=3, progress=True)
     assert "16/16" in capsys.readouterr().err  # two blocks of 2 + 3 forwards and 3 backwards
     attribute(model, task(), "z", **QUIET)
     assert capsys.readouterr().err == ""

@@ -10,7 +10,8 @@ from cases import task
 from estimates import covering, model_of
 
 import interp
-from interp.attribution import Rules, direct, gradients
+from interp.attribution import direct, gradients
+from interp.methods import Rules
 from interp.models import anatomy, logits
 
 ONLY_LN = Rules(identity=False, ah=False, half=False)

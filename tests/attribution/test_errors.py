@@ -12,6 +12,7 @@ from estimates import model_of
 
 import interp
 from interp.attribution import attribute, direct, gradients, relevance
+from interp.methods import IG, AtpStar, Exact, Relp
 from interp.tasks import KL, Custom, LogitDiff, Rank
 
 
@@ -32,14 +33,9 @@ def no_forward(model, monkeypatch):
     ("arguments", "message"),
     [
         ({"method": "apt"}, "method 'apt' is not one of atp, ig.*did you mean 'atp'"),
-        ({"method": "atp", "steps": 4}, "steps= and rule= belong to method='ig'; the method is 'atp'"),
-        ({"method": "secant", "rule": "left"}, "belong to method='ig'"),
-        ({"method": "ig", "steps": 0}, "steps is 0"),
-        ({"method": "ig", "rule": "simpson"}, "'simpson' is not one of midpoint, left, gauss"),
-        ({"method": "atp", "qk_fix": True}, "method 'atp' does not know qk_fix=; it has no switches"),
-        ({"method": "atp*", "ah": False}, "does not know ah=; it takes qk_fix= and grad_drop="),
-        ({"method": "atp*", "qk_fix": False, "grad_drop": False}, "Use method='atp'"),
-        ({"method": "relp", "lnn": True}, "does not know lnn="),
+        ({"method": "flow-routes"}, "'flow-routes' does not fit: cells are estimated by atp, ig"),
+        ({"method": Exact()}, r"Exact\(\) does not fit"),
+        ({"method": IG(variant="activations")}, "'activations' moves what writers write"),
         ({"metrics": Rank()}, "metric 'rank' has no gradient"),
         (
             {"metrics": [LogitDiff(), Rank()], "method": "secant"},
@@ -47,7 +43,10 @@ def no_forward(model, monkeypatch):
         ),
         ({"metrics": KL(), "direction": "noise"}, "at its minimum in the clean run, where its slope is 0"),
         ({"metrics": KL(), "direction": "noise", "method": "relp"}, "direction='denoise', or method='ig'"),
-        ({"corruption": "zero", "method": "ig"}, "'ig' works between two runs, and an ablation has only one"),
+        (
+            {"corruption": "zero", "method": "ig"},
+            "'ig' works between two runs, and ablation 'zero' has",
+        ),
         ({"corruption": "mean", "method": "secant"}, "'secant' works between two runs"),
         ({"corruption": "zero", "direction": "denoise"}, "no denoising direction"),
         ({"site": None, "cells": [["L0H0", "L1H1"]]}, "several patches has no estimate of its own"),
@@ -133,15 +132,15 @@ def test_models_of_one_layer_have_no_other_to_drop():
     one = architectures.build({"n_layers": 1})
     with pytest.raises(ValueError, match="the model has only one"):
         attribute(one, task(), "z", method="atp*", **QUIET)
-    assert abs(attribute(one, task(), "z", method="atp*", grad_drop=False, **QUIET)["value"]).max() > 1e-3
+    assert abs(attribute(one, task(), "z", method=AtpStar(grad_drop=False), **QUIET)["value"]).max() > 1e-3
 
 
 def test_heads_that_share_a_norm_have_no_closed_form():
     shared = model_of("post-norm")  # OLMo 2
     with pytest.raises(ValueError, match=r"normed together.*qk_fix=False"):
         attribute(shared, task(), "k", method="atp*", **QUIET)
-    for method, options in (("atp*", {"qk_fix": False}), ("atp", {}), ("secant", {})):
-        assert abs(attribute(shared, task(), "k", method=method, **options, **QUIET)["value"]).max() > 1e-6
+    for method in (AtpStar(qk_fix=False), "atp", "secant"):
+        assert abs(attribute(shared, task(), "k", method=method, **QUIET)["value"]).max() > 1e-6
 
 
 def test_a_metric_that_turns_out_to_have_no_gradient(model):
@@ -160,7 +159,7 @@ def test_a_site_that_no_gradient_reaches(model):
     for site in ("q", "k"):
         with pytest.raises(ValueError, match=rf"no gradient reaches blocks\.0\.attn\.hook_{site}.*ah=False"):
             attribute(model, task(), site, method="relp", **QUIET)
-        assert abs(attribute(model, task(), site, method="relp", ah=False, **QUIET)["value"]).max() > 1e-3
+        assert abs(attribute(model, task(), site, method=Relp(ah=False), **QUIET)["value"]).max() > 1e-3
     for site in ("v", "pattern", "post"):
         assert abs(attribute(model, task(), site, method="relp", **QUIET)["value"]).max() > 1e-3
 
@@ -177,7 +176,7 @@ def test_a_pattern_that_attention_computes_otherwise(model):
     model.add_hook("blocks.1.attn.hook_attn_scores", lambda tensor, hook: tensor * 0.5)
     try:
         with pytest.raises(ValueError, match="layer 1: the pattern computed from queries and keys differs"):
-            attribute(model, task(), "k", method="atp*", grad_drop=False, **QUIET)
+            attribute(model, task(), "k", method=AtpStar(grad_drop=False), **QUIET)
         assert np.isfinite(attribute(model, task(), "k", **QUIET)["value"]).all()
     finally:
         model.reset_hooks()

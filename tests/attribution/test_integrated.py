@@ -10,7 +10,8 @@ from cases import QUIET, task
 from estimates import activation, model_of
 
 from interp.attribution import attribute, gradients
-from interp.attribution.integrated import RULES, points
+from interp.attribution.integrated import points
+from interp.methods import IG, RULES
 from interp.tasks import KL, LogitDiff, LogProb
 
 
@@ -47,7 +48,7 @@ def test_rules_integrate_polynomials():
 )
 def test_the_first_cut_adds_up_to_the_gap(name, direction):
     """The embedding is what is moved in a straight line: there the estimates are complete."""
-    options = {"method": "ig", "steps": 64, "rule": "gauss", "metrics": [LogitDiff(), LogProb()]}
+    options = {"method": IG(steps=64, rule="gauss"), "metrics": [LogitDiff(), LogProb()]}
     found = attribute(model_of(name), task(), "resid_pre", direction=direction, **options, **QUIET)
     gap = found["clean"] - found["corrupt"]
     total = found["value"].sel(layer=0).sum("pos")
@@ -59,7 +60,7 @@ def test_error_falls_as_the_rule_says(model):
     """Twice the points: half the error of the left sum, a quarter of the midpoint's."""
 
     def error(rule, steps):
-        found = attribute(model, task(), "resid_pre", method="ig", rule=rule, steps=steps, **QUIET)
+        found = attribute(model, task(), "resid_pre", method=IG(steps, rule), **QUIET)
         total = found["value"].sel(layer=0).sum("pos")
         return abs(total - (found["clean"] - found["corrupt"])).values
 
@@ -79,7 +80,7 @@ def test_both_directions_agree(model):
 
 def test_kl_has_an_estimate_in_the_noise_direction(model):
     """Its slope is 0 in the clean run, not along the path."""
-    options = {"method": "ig", "metrics": KL(), "direction": "noise", "steps": 48, "rule": "gauss"}
+    options = {"method": IG(48, "gauss"), "metrics": KL(), "direction": "noise"}
     found = attribute(model, task(), "resid_pre", **options, **QUIET)
     total = found["value"].sel(layer=0).sum("pos")
     np.testing.assert_allclose(total, found["corrupt"] - found["clean"], atol=1e-6)
@@ -103,9 +104,9 @@ def test_left_is_the_sum_of_published_code(model):
         between = corrupt + k / steps * (clean - corrupt)
         _, _, slopes = gradients(model, pairs.clean, [name], metric, embeddings=between)
         score += (delta * slopes[name]).sum(-1).detach() / steps
-    ours = attribute(
-        model, pairs, "mlp_out", method="ig", rule="left", steps=steps, direction="noise", **QUIET
-    )["value"].sel(layer=1)
+    ours = attribute(model, pairs, "mlp_out", method=IG(steps, "left"), direction="noise", **QUIET)[
+        "value"
+    ].sel(layer=1)
     np.testing.assert_allclose(ours, -score, atol=1e-12)
     assert abs(ours).max() > 1e-2
 
@@ -125,6 +126,6 @@ def test_one_midpoint_is_the_slope_half_way(model):
     _, _, slopes = gradients(model, pairs.clean, [name], metric, embeddings=middle)
     delta = activation(model, pairs.clean, name) - activation(model, pairs.corrupt, name)
     wanted = (delta * slopes[name]).sum((1, 3)).detach()
-    ours = attribute(model, pairs, "z", method="ig", steps=1, **QUIET)["value"].sel(layer=0)
+    ours = attribute(model, pairs, "z", method=IG(1), **QUIET)["value"].sel(layer=0)
     np.testing.assert_allclose(ours, wanted, atol=1e-12)
     assert abs(ours).max() > 1e-2

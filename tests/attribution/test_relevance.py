@@ -13,8 +13,8 @@ from architectures import build, grid
 from relevances import run
 
 import interp
-from interp.attribution import relevance, rules_for
-from interp.attribution.rules import Rules
+from interp.attribution import relevance
+from interp.methods import Relp, parse
 from interp.places import hook_name
 
 CONFIGS: dict[str, dict[str, Any]] = dict(grid())
@@ -44,7 +44,7 @@ def test_tokens_and_biases_add_up_to_the_metric(name: str) -> None:
     assert abs(found.attrs["residual"]) < 1e-10
     assert float(abs(found["tokens"]).max()) > 1e-3
     assert float(found["value"].sel(component="embed")) == pytest.approx(float(found["tokens"].sum()))
-    without = relevance(model, ROW, (3, 5), rules=rules_for("relp", ah=False))
+    without = relevance(model, ROW, (3, 5), method=Relp(ah=False))
     assert abs(without.attrs["residual"]) > 1e-6
 
 
@@ -57,7 +57,7 @@ def test_tokens_and_biases_add_up_on_a_bridge(family: str) -> None:
 
 @pytest.mark.parametrize("method", ["relp", "attnlrp", "gim"])
 def test_components_are_value_times_coefficient(method: str) -> None:
-    model, rules = build(CONFIGS[NAMES[0]]), rules_for(method)
+    model, rules = build(CONFIGS[NAMES[0]]), parse(method).rules
     names = [hook_name("resid_pre", 0), hook_name("z", 1), hook_name("mlp_out", 2)]
     _, values, slopes, _ = run(model, ROW, names, rules, last)
     stream, z, mlp = (values[name] * slopes[name] for name in names)
@@ -124,4 +124,4 @@ def test_bad_input_before_the_first_pass(tokens: torch.Tensor, metric: Any, mess
 def test_rules_that_match_nothing_are_said() -> None:
     model = build(CONFIGS["attn-only"])
     with pytest.raises(ValueError, match="identity"):
-        relevance(model, ROW, 3, rules=Rules(identity=True))
+        relevance(model, ROW, 3, method=Relp(identity=True))

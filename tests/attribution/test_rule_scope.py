@@ -13,9 +13,9 @@ from architectures import build, grid
 from relevances import OFF, POST, PRE, STREAM, attached, metric, slope
 from torch import Tensor
 
-from interp.attribution import gradients
+from interp.attribution import gradients, relevance_rules
 from interp.attribution.gates import gate
-from interp.attribution.rules import Rules, relevance_rules, rules_for
+from interp.methods import Relp, Rules, rules_of
 from interp.places import hook_name
 
 TOKENS = architectures.tokens()[0]
@@ -77,7 +77,7 @@ def test_a_users_hook_keeps_its_own_slope(point: str, spoiler: Callable[..., Ten
 def test_nested_rules_do_not_add_up() -> None:
     """The innermost set holds alone, the outer one again after it."""
     model = build(CONFIGS[GATED])
-    sets = {name: rules_for(name) for name in ("relp", "attnlrp", "gim")}
+    sets = {name: rules_of(name) for name in ("relp", "attnlrp", "gim")}
     alone = {name: slope(model, STREAM, rules) for name, rules in sets.items()}
     assert float((alone["relp"] - alone["attnlrp"]).abs().max()) > 1e-3
     for outer in sets:
@@ -96,7 +96,7 @@ def test_a_second_model_is_left_alone() -> None:
     with relevance_rules(first):
         assert torch.equal(slope_within(second), true)
         assert not torch.equal(slope_within(first), true)
-        with relevance_rules(second, ah=False):
+        with relevance_rules(second, Relp(ah=False)):
             assert torch.equal(slope_within(first), slope(build(CONFIGS[PLAIN]), STREAM, Rules()))
     assert torch.equal(slope(first), true)
 
@@ -135,7 +135,7 @@ def test_the_model_is_left_as_it_was(method: str, broken: Callable[[Any, Rules],
     true, order = slope(model), list(seen)
     before, flags = attached(model), [p.requires_grad for p in model.parameters()]
     with pytest.raises(Broken):
-        broken(model, rules_for(method))
+        broken(model, rules_of(method))
     seen.clear()
     assert attached(model) == before
     assert [p.requires_grad for p in model.parameters()] == flags
@@ -171,14 +171,14 @@ def test_passes_without_gradients_are_plain() -> None:
 def test_bfloat16(method: str) -> None:
     """Bit-identical and finite, and near the slopes in float64."""
     model = build(CONFIGS[GATED])
-    exact = slope(model, STREAM, rules_for(method))
+    exact = slope(model, STREAM, rules_of(method))
     weights = model.state_dict()
     model = build(CONFIGS[GATED] | {"dtype": torch.bfloat16})
     model.load_state_dict(weights)
     with torch.no_grad():
         plain = model(TOKENS)
-    with relevance_rules(model, rules_for(method)):
+    with relevance_rules(model, rules_of(method)):
         assert torch.equal(model(TOKENS).detach(), plain)
-    found = slope(model, STREAM, rules_for(method)).double()
+    found = slope(model, STREAM, rules_of(method)).double()
     assert found.isfinite().all()
     assert float((found - exact).norm() / exact.norm()) < 0.1

@@ -11,9 +11,9 @@ import torch
 from architectures import build, grid
 from relevances import LINEAR, MOE, OFF, POST, PRE, attached, metric, slope
 
-from interp.attribution import gradients
+from interp.attribution import gradients, relevance_rules
 from interp.attribution.gates import gate
-from interp.attribution.rules import Rules, relevance_rules, rules_for
+from interp.methods import GIM, AttnLRP, Relp, Rules, rules_of
 from interp.models import anatomy
 from interp.places import hook_name
 
@@ -108,20 +108,18 @@ def test_every_site_has_a_slope_or_raises(name: str, method: str) -> None:
     model = build(CONFIGS[name])
     dead = ("q", "k") if method == "relp" else ()
     names = [hook_name(site, 1) for site in anatomy(model).sites() if site not in dead]
-    slopes = gradients(model, TOKENS, names, metric, rules=rules_for(method))[2]
+    slopes = gradients(model, TOKENS, names, metric, rules=rules_of(method))[2]
     assert all(float(slopes[name].abs().max()) > 1e-6 for name in names)
     for site in dead:
         with pytest.raises(ValueError, match=f"no gradient reaches blocks.1.attn.hook_{site}"):
-            slope(model, hook_name(site, 1), rules_for(method))
+            slope(model, hook_name(site, 1), rules_of(method))
 
 
 def test_methods() -> None:
-    assert rules_for("relp") == Rules()
-    assert rules_for("relp", ah=False) == Rules(ah=False)
-    assert rules_for("attnlrp") == Rules(ah=False, qkv=True)
-    assert rules_for("gim", half=False) == Rules(
-        identity=False, ah=False, half=False, qkv=True, temperature=2.0
-    )
+    assert Relp().rules == Rules()
+    assert Relp(ah=False).rules == Rules(ah=False)
+    assert AttnLRP().rules == Rules(ah=False, qkv=True)
+    assert GIM(half=False).rules == Rules(identity=False, ah=False, half=False, qkv=True, temperature=2.0)
 
 
 # The report, and what is refused
@@ -151,7 +149,7 @@ def test_families_that_the_model_lacks_are_skipped_by_default() -> None:
 def test_a_family_that_is_asked_for_must_match(family: str, config: dict[str, Any]) -> None:
     with (
         pytest.raises(ValueError, match=f"{family}=True matches no module"),
-        relevance_rules(build(config), **{family: True}),
+        relevance_rules(build(config), Rules(**{family: True})),
     ):
         pass
 
@@ -181,20 +179,20 @@ def test_hook_points_that_are_missing_are_an_error_by_default(point: str, family
         ({"ah": True, "qkv": True}, "Use ah=False"),
         ({"temperature": 2.0}, "Use ah=False"),
         ({"ah": False, "temperature": 0.0}, "temperature is 0.0"),
-        ({"ln": "yes"}, "ln is 'yes'"),
-        ({"lN": True}, "does not know lN="),
     ],
 )
 def test_switches_that_do_not_fit(switches: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        rules_for("relp", **switches)
+        Rules(**switches)
+    with pytest.raises((ValueError, TypeError), match="yes"):
+        Rules(ln="yes")  # type: ignore[arg-type]
 
 
-def test_unknown_methods_and_doubled_arguments() -> None:
+def test_unknown_methods() -> None:
     with pytest.raises(ValueError, match="did you mean 'relp'"):
-        rules_for("rel")
+        rules_of("rel")
     model = small.model()
-    with pytest.raises(ValueError, match="not both"), relevance_rules(model, Rules(), ln=True):
+    with pytest.raises(ValueError, match="'atp' has no relevance rules"), relevance_rules(model, "atp"):
         pass
     with (
         pytest.raises(ValueError, match="expected a TransformerLens model"),
@@ -208,7 +206,7 @@ def test_an_unknown_activation_is_an_error_and_not_a_skip() -> None:
     model.cfg.act_fn = "xielu"
     with pytest.raises(ValueError, match=r"'xielu' is not known"), relevance_rules(model):
         pass
-    with relevance_rules(model, identity=False) as report:
+    with relevance_rules(model, Relp(identity=False)) as report:
         assert report["ln"]
 
 

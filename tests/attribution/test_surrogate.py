@@ -14,7 +14,7 @@ from relevances import metric
 
 import interp
 from interp.attribution import attribute, gradients
-from interp.attribution.rules import Rules, rules_for
+from interp.methods import Relp, Rules
 from interp.models import anatomy
 from interp.places import hook_name
 from interp.tasks import Task, families
@@ -42,7 +42,7 @@ def test_relp_is_exact_patching_in_the_surrogate(name: str) -> None:
     torch.testing.assert_close(surrogate({}), plain, rtol=0, atol=1e-11)
     sites = sites_of(model)
     names = [hook_name(site, 1) for site in sites]
-    value, values, slopes = gradients(model, TOKENS, names, metric, rules=rules_for("relp"))
+    value, values, slopes = gradients(model, TOKENS, names, metric, rules=Rules())
     assert torch.equal(value, metric(plain))  # the rules change no value
     generator = torch.Generator().manual_seed(3)
     for size in (1e-3, 1e3):
@@ -111,7 +111,7 @@ def test_what_the_ah_rule_leaves_out() -> None:
     clean, corrupt = activations(model, task.clean), activations(model, task.corrupt)
     rows, found = torch.arange(len(task)), {}
     for ah in (True, False):
-        scores = attribute(model, task, "z", method="relp", ah=ah, progress=False)["value"]
+        scores = attribute(model, task, "z", method=Relp(ah=ah), progress=False)["value"]
         found[ah] = torch.from_numpy(scores.mean("prompt").values).flatten()
 
     @torch.no_grad()
