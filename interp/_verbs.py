@@ -1,0 +1,50 @@
+"""What every public verb does beside its work: it names the argument that was meant, and warns its caller."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_PACKAGE = str(Path(__file__).parent)
+_BETWEEN = (str(Path("jaxtyping", "_decorator.py")), "contextlib.py")
+
+
+def verb(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A public function: an argument that it does not have is a TypeError that names the nearest it has."""
+    parameters = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        for name in kwargs:
+            if name not in parameters:
+                raise TypeError(_no_argument(function.__name__, name, list(parameters)))
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _no_argument(function: str, name: str, parameters: list[str]) -> str:
+    from interp.places import hint
+
+    end = hint(name, parameters)
+    return f"{function}() has no argument {name!r}{end} It has: {', '.join(parameters)}."
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, at the line outside of this package that called into it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and _within(frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _within(filename: str) -> bool:
+    """Whether a frame is this package's, or one that type checks or context managers put between its own."""
+    return filename.startswith((_PACKAGE, "<@beartype")) or filename.endswith(_BETWEEN)

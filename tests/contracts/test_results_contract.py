@@ -1,0 +1,162 @@
+"""The contract of results: one test for every verb that returns a Dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import interp
+from interp import circuits, results, steering
+from interp.tasks import KL, LogitDiff
+
+QUIET = {"progress": False}
+TWO = {"metric": [LogitDiff(), KL()], **QUIET}
+BASELINES = {"circuits": ("clean", "empty"), "steering": ("clean",)}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return interp.load("tiny-ioi")
+
+
+@pytest.fixture(scope="module")
+def task(model: Any) -> interp.Task:
+    return interp.tasks.ioi(model, n=6, seed=0)
+
+
+@pytest.fixture(scope="module")
+def circuit(model: Any, task: interp.Task) -> circuits.Circuit:
+    return circuits.top(circuits.score_edges(model, task, **QUIET), 40)
+
+
+@pytest.fixture(scope="module")
+def direction(model: Any, task: interp.Task) -> steering.Direction:
+    return steering.mean_difference(model, task.clean, task.corrupt, layer=1)
+
+
+def _sweep(model: Any, task: interp.Task, circuit: Any, direction: Any, **options: Any) -> xr.Dataset:
+    return steering.sweep(model, direction, task, [0.0, 1.0], **options)
+
+
+Verb = Callable[..., xr.Dataset]
+PATCHING: dict[str, Verb] = {
+    "patch": lambda m, t, c, d, **o: interp.patch(m, t, "z", **o),
+    "patch by position": lambda m, t, c, d, **o: interp.patch(m, t[:2], "resid_pre", **o),
+    "patch zero": lambda m, t, c, d, **o: interp.patch(m, t, "z", ablation="zero", **o),
+    "attribute": lambda m, t, c, d, **o: interp.attribute(m, t, "z", direction="denoise", **o),
+    "screen": lambda m, t, c, d, **o: interp.attribution.screen(m, t, "z", 4, direction="denoise", **o),
+    "score_edges": lambda m, t, c, d, **o: circuits.score_edges(m, t, direction="denoise", **o),
+    "score_nodes": lambda m, t, c, d, **o: circuits.score_nodes(m, t, direction="denoise", **o),
+    "exact": lambda m, t, c, d, **o: circuits.exact(m, t, **o),
+}
+CIRCUITS: dict[str, Verb] = {
+    "evaluate": lambda m, t, c, d, **o: circuits.evaluate(m, t, c, **o),
+    "curve": lambda m, t, c, d, **o: circuits.curve(m, t, circuits.score_edges(m, t, **QUIET), **o),
+    "random_baseline": lambda m, t, c, d, **o: circuits.random_baseline(m, t, [10, 30], draws=3, **o),
+    "run": lambda m, t, c, d, **o: circuits.run(m, t, [c], **o),
+}
+STEERING: dict[str, Verb] = {"sweep": _sweep}
+EVERY = {**PATCHING, **CIRCUITS, **STEERING}
+
+
+@pytest.fixture(scope="module")
+def made(model: Any, task: Any, circuit: Any, direction: Any) -> Callable[..., xr.Dataset]:
+    kept: dict[tuple[str, bool], xr.Dataset] = {}
+
+    def make(name: str, several: bool = False) -> xr.Dataset:
+        if (name, several) not in kept:
+            kept[name, several] = EVERY[name](model, task, circuit, direction, **(TWO if several else QUIET))
+        return kept[name, several]
+
+    return make
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_the_contract(name: str, made: Callable[..., xr.Dataset], task: interp.Task) -> None:
+    result = made(name)
+    results.check(result)
+    assert result["value"].dims[0] == "prompt"
+    assert "metric" not in result.dims or name == "sweep"
+    family = "circuits" if name in CIRCUITS else "steering" if name in STEERING else "patching"
+    for baseline in BASELINES.get(family, ("clean", "corrupt")):
+        assert result[baseline].dims[0] == "prompt"
+    assert result.attrs["task"] == task.name
+    assert result.attrs["task_fingerprint"] in (task.fingerprint(), task[:2].fingerprint())
+    assert result.attrs["n_prompts"] == result.sizes["prompt"]
+    assert result.attrs["model"] == "tiny-ioi"
+    assert list(result["template"].dims) == ["prompt"]
+    assert float(np.nanmax(np.abs(result["value"].values))) > 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_several_metrics_are_each_alone(name: str, made: Callable[..., xr.Dataset]) -> None:
+    both, alone = made(name, True), made(name)
+    first = alone["value"].sel(metric="logit_diff") if "metric" in alone.dims else alone["value"]
+    assert list(both["metric"].values) == ["logit_diff", "kl"]
+    assert both.attrs["metric"] == "logit_diff, kl"
+    assert both.attrs["unit"] == "logits, nats"
+    assert both.attrs["better"] == "higher, lower"
+    shown = both["value"].sel(metric="logit_diff").transpose(*first.dims)
+    np.testing.assert_allclose(shown.values, first.values, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(CIRCUITS))
+def test_value_of_a_circuit_is_its_effect(name: str, made: Callable[..., xr.Dataset]) -> None:
+    """More of what the model does than nothing at all, in the unit of the metric, whatever is better."""
+    result = made(name, True)
+    for metric, sign in (("logit_diff", 1), ("kl", -1)):
+        one = result.sel(metric=metric)
+        expected = sign * (one["raw"] - one["empty"])
+        np.testing.assert_allclose(
+            one["value"].values, expected.transpose(*one["value"].dims).values, atol=1e-6
+        )
+
+
+def test_value_of_steering_is_its_effect(made: Callable[..., xr.Dataset]) -> None:
+    result = made("sweep", True)
+    for metric, sign in (("logit_diff", 1), ("kl", -1)):
+        one = result.sel(metric=metric)
+        expected = sign * (one["raw"] - one["clean"])
+        np.testing.assert_allclose(
+            one["value"].values, expected.transpose(*one["value"].dims).values, atol=1e-6
+        )
+        assert abs(one["value"].sel(coefficient=0.0)).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["evaluate", "curve", "random_baseline"])
+def test_an_interval_has_a_level_and_a_seed(name: str, model: Any, task: Any, circuit: Any) -> None:
+    options = {"seed": 7, **QUIET} | ({} if name == "random_baseline" else {"level": 0.5})
+    result = EVERY[name](model, task, circuit, None, **options)
+    assert result.attrs["seed"] == 7
+    assert name == "random_baseline" or result.attrs["level"] == 0.5
+
+
+def test_two_results_of_one_task_subtract(made: Callable[..., xr.Dataset]) -> None:
+    gap = made("patch")["value"] - made("attribute")["value"]
+    assert gap.dims == made("patch")["value"].dims
+    assert float(abs(gap).max()) > 0
+    edges = made("score_edges")["value"] - made("exact")["value"]
+    assert edges.shape == made("exact")["value"].shape
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_a_result_is_kept_by_netcdf(name: str, made: Callable[..., xr.Dataset], tmp_path: Any) -> None:
+    result = made(name, True)
+    result.to_netcdf(tmp_path / "result.nc", engine="h5netcdf")
+    with xr.open_dataset(tmp_path / "result.nc", engine="h5netcdf") as again:
+        xr.testing.assert_equal(again.load(), result)
+        assert {k: str(v) for k, v in again.attrs.items()} == {k: str(v) for k, v in result.attrs.items()}
+
+
+def test_a_broken_contract_is_named(made: Callable[..., xr.Dataset]) -> None:
+    result = made("patch")
+    with pytest.raises(ValueError, match="lacks the attributes direction"):
+        results.check(
+            result.drop_attrs().assign_attrs({k: v for k, v in result.attrs.items() if k != "direction"})
+        )
+    with pytest.raises(ValueError, match="prompt comes first"):
+        results.check(result.transpose("layer", ...))

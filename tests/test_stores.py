@@ -1,0 +1,189 @@
+"""Stores: one driver at a time, nothing of another's touched, what is lost or damaged is done again or refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import torch
+import xarray as xr
+from patching.cases import QUIET, task
+
+import interp
+from interp import stores
+
+SITES = ["resid_pre", "attn_out"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small.model()
+
+
+def run(model, path, **options):
+    return interp.patch(model, task(), SITES, store=path, batch_size=4, **(options | QUIET))
+
+
+@pytest.fixture
+def stored(model, tmp_path):
+    return run(model, tmp_path / "run.zarr"), tmp_path / "run.zarr"
+
+
+def chunks(path: Path) -> list[Path]:
+    """The chunks of the effects that hold numbers."""
+    return sorted(f for f in (path / "value").iterdir() if not f.name.startswith("."))
+
+
+def test_a_neighbour_called_new_is_left_alone(model, tmp_path):
+    (tmp_path / "run.zarr.new").mkdir()
+    (tmp_path / "run.zarr.new" / "thesis.txt").write_text("mine")
+    run(model, tmp_path / "run.zarr")
+    assert (tmp_path / "run.zarr.new" / "thesis.txt").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.zarr", "run.zarr.new"]
+
+
+def _lose(chunk: Path, other: Path) -> None:
+    chunk.unlink()
+
+
+def _flip(chunk: Path, other: Path) -> None:
+    text = bytearray(chunk.read_bytes())
+    text[-1] ^= 0xFF
+    chunk.write_bytes(bytes(text))
+
+
+def _swap(chunk: Path, other: Path) -> None:
+    mine, theirs = chunk.read_bytes(), other.read_bytes()
+    chunk.write_bytes(theirs)
+    other.write_bytes(mine)
+
+
+@pytest.mark.parametrize("damage", [_lose, _flip, _swap])
+def test_damage_is_noticed_and_measured_again(model, stored, damage):
+    whole, path = stored
+    damage(chunks(path)[0], chunks(path)[-1])
+    with pytest.warns(UserWarning, match=r"finished units are lost or damaged, and are measured again"):
+        again = run(model, path)
+    xr.testing.assert_identical(again, whole)
+    xr.testing.assert_identical(run(model, path), whole)  # and nothing is said any more
+
+
+def test_a_second_process_is_refused_by_name(tmp_path):
+    path = tmp_path / "run.zarr"
+    hold = (
+        "import sys, time\nfrom pathlib import Path\nfrom interp import stores\n"
+        f"with stores.locked(Path({str(path)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "held\n"
+        with (
+            pytest.raises(ValueError, match=rf"is being written by process {child.pid} on "),
+            stores.locked(path),
+        ):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    with stores.locked(path):  # the lock went with its process
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+START = """
+import sys, warnings
+warnings.simplefilter("ignore")
+sys.path[:0] = {paths!r}
+import interp, small
+from patching.cases import task
+try:
+    interp.patch(small.model(), task(), {sites!r}, batch_size=4, store={path!r}, progress=False)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_two_processes_at_once_leave_a_whole_store(model, tmp_path):
+    path = tmp_path / "run.zarr"
+    here = str(Path(__file__).parent)
+    script = START.format(paths=[here, str(Path(here).parent)], sites=SITES, path=str(path))
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+        )
+        for _ in range(2)
+    ]
+    told = [child.communicate()[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0]
+    for text in told:
+        assert text == "" or "is being written by process" in text
+    xr.testing.assert_allclose(run(model, path), run(model, None))
+    assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
+
+
+def test_a_log_resumes_and_refuses(tmp_path):
+    path, identity = tmp_path / "search.jsonl", {"model": "a", "threshold": "0.1"}
+    with stores.open_log(path, "acdc", identity) as log:
+        log.append({"edge": "a->b", "kept": True})
+        log.append({"edge": "b->c", "kept": False})
+    with path.open("a") as file:
+        file.write('{"cut')  # a kill
+    with stores.open_log(path, "acdc", identity) as log:
+        assert [line["kept"] for line in log.lines] == [True, False]
+    for other, message in (({**identity, "threshold": "0.2"}, "threshold: '0.1' there, '0.2' here"),):
+        with pytest.raises(ValueError, match=message), stores.open_log(path, "acdc", other):
+            pass
+    with (
+        pytest.raises(ValueError, match="is not a store of train_mask"),
+        stores.open_log(path, "train_mask", identity),
+    ):
+        pass
+    text = path.read_text().replace('"b->c"', '"b->d"')
+    path.write_text(text)
+    with pytest.raises(ValueError, match="line 3 is damaged"), stores.open_log(path, "acdc", identity):
+        pass
+    assert path.read_text() == text
+    with pytest.raises(ValueError, match="is a folder"), stores.open_log(tmp_path, "acdc", identity):
+        pass
+
+
+def test_a_state_resumes_and_refuses(tmp_path):
+    path, identity = tmp_path / "masks.safetensors", {"model": "a"}
+    with stores.open_state(path, "train_mask", identity) as store:
+        assert store.tensors is None
+        store.save({"theta": torch.arange(3.0)})
+    with stores.open_state(path, "train_mask", identity) as store:
+        assert torch.equal(store.tensors["theta"], torch.arange(3.0))
+    with (
+        pytest.raises(ValueError, match=r"holds another run \(model: 'a' there, 'b' here\)"),
+        stores.open_state(path, "train_mask", {"model": "b"}),
+    ):
+        pass
+    text = bytearray(path.read_bytes())
+    text[-1] ^= 0x01
+    path.write_bytes(bytes(text))
+    with pytest.raises(ValueError, match="is damaged"), stores.open_state(path, "train_mask", identity):
+        pass
+    path.write_text("my notes")
+    with (
+        pytest.raises(ValueError, match="is not a store of"),
+        stores.open_state(path, "train_mask", identity),
+    ):
+        pass
+    assert path.read_text() == "my notes"
+
+
+def test_no_path_is_no_store():
+    for opened in (
+        stores.open_log(None, "acdc", {}),
+        stores.open_state(None, "train_mask", {}),
+        stores.open_arrays(None, xr.Dataset({"value": ("x", np.zeros(1))}), {}, {}, []),
+    ):
+        with opened as store:
+            assert store is None
