@@ -1,4 +1,4 @@
-"""The files of this package: where the bundled data lies, and files that are written whole or not at all.
+"""The files of this package: bundled data, files written whole or not at all, files of tensors.
 
 A file is written under a temporary name beside its path, then renamed. It gets the rights that the umask
 gives any new file, or those of the file that it replaces; where the path is a symbolic link, the link stays
@@ -7,11 +7,16 @@ and what it points to is replaced.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -48,3 +53,53 @@ def data_dir() -> Path:
         f"the bundled data is missing: neither {package / '_data'} nor {package.parent / 'data'} exists. "
         "Reinstall the package, or run from a full checkout."
     )
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], *, form: str, key: str, header: Mapping[str, Any]
+) -> Path:
+    """Write tensors as safetensors; the header has the name of the format and, at `key`, all else as JSON."""
+    from safetensors.torch import save_file
+
+    listed = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    with whole(path) as unfinished:
+        save_file(listed, unfinished, metadata={"format": form, key: json.dumps(header)})
+    return path
+
+
+def read_tensors(
+    path: Path, *, form: str, key: str, writer: str, fields: Collection[str] = ()
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file of `write_tensors`, and what its header says.
+
+    writer: what makes such files, for the message. fields: what the header must have. Raises ValueError for a
+    file that is missing, damaged or something else, and for numbers that are not finite.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or is damaged: {error}.") from None
+    if metadata.get("format") != form:
+        raise ValueError(f"{path} has format {metadata.get('format')!r}, expected {form!r}. Use {writer}.")
+    header = _header(metadata.get(key, ""))
+    missing = [key] if header is None else [field for field in fields if field not in header]
+    if header is None or missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)} in its header. Write it with {writer}.")
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise ValueError(f"{path} has values in {broken[0]} that are not finite; it cannot be used.")
+    return tensors, header
+
+
+def _header(text: str) -> dict[str, Any] | None:
+    try:
+        header = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return header if isinstance(header, dict) else None

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.probes.logistic import logistic
+from interp.probes._train import logistic
 
 _BINS = 10
 

@@ -88,5 +88,4 @@ _EXPORTS = {
     ),
 }
 _MODULES = ("check", "handmade", "metrics", "vocabulary", "wordlists", "world")
-__all__ = sorted([*_MODULES, *(name for names in _EXPORTS.values() for name in names)])
 __getattr__, __dir__ = lazy(__name__, _EXPORTS, _MODULES)

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from interp.probes._train import train
 from interp.probes.aggregate import KINDS, WINDOW, Weights, scores
-from interp.probes.train import train
 from interp.steering.selectors import auroc
 
 D = 5

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp.probes.logistic import logistic
-from interp.probes.train import train
+from interp.probes._train import logistic, train
 from interp.steering.estimators import logistic_probe
 
 
@@ -60,7 +59,7 @@ def test_labellings_are_trained_as_each_would_be_alone(kind: str) -> None:
 
 
 def test_training_through_a_maximum_lowers_the_loss_and_leaves_the_generator_alone() -> None:
-    from interp.probes.train import _loss
+    from interp.probes._train import _loss
 
     g = torch.Generator().manual_seed(5)
     tokens = torch.randn(40, 8, 4, generator=g, dtype=torch.float64)

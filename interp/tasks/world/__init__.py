@@ -83,5 +83,4 @@ _EXPORTS = {
     "interp.tasks.world._requests": ("REQUEST_KINDS", "Requests"),
     "interp.tasks.world._styles": ("CASES", "WORD_KINDS", "Languages", "Pronouns", "Register", "Sentiment"),
 }
-__all__ = sorted(name for names in _EXPORTS.values() for name in names)
 __getattr__, __dir__ = lazy(__name__, _EXPORTS)
