@@ -2,7 +2,7 @@
 
     python benchmarks/circuits.py [--quick] [--device cuda] [--rows acdc exact acdc-gpt2]
 
-The one-by-one side is `interp.circuits.reference`: one forward of the whole model for each edge tried, in
+The one-by-one side is `interp.circuits._reference`: one forward of the whole model for each edge tried, in
 plain tensor operations. Both sides give the same numbers, or the script says by how much they differ. Times
 are medians; each whole call is timed, base runs, checks and result included.
 """
@@ -25,7 +25,7 @@ import torch
 
 import interp
 from interp import circuits
-from interp.circuits.reference import Reference, acdc_one_by_one
+from interp.circuits._reference import Reference, acdc_one_by_one
 from interp.tasks import KL
 
 Row = dict[str, Any]

@@ -119,7 +119,7 @@ def test_what_the_text_of_estimators_says_of_the_screen() -> None:
 def test_what_the_text_of_circuits_says() -> None:
     """Four of six edges of `reverse` have no slope; ACDC's circuit is inside the larger one, and good."""
     from interp import circuits
-    from interp.circuits.ranking import mean_scores
+    from interp.circuits._select import mean_scores
     from interp.tasks.handmade import some_inputs
 
     reverse = interp.load("reverse")

@@ -1,62 +1,63 @@
-"""Circuits: the graph of a model, sets of its edges, and the circuits that are known.
+"""Circuits: the graph of a model, sets of its edges, and how they are found and judged.
+
+| step         | names                                                                        | where      |
+|--------------|------------------------------------------------------------------------------|------------|
+| cut edges    | `run`                                                                        | `_run/`    |
+| score edges  | `score_edges`, `score_nodes`, `exact`                                        | `_score/`  |
+| select       | `top`, `threshold`, `greedy`, `prune`                                        | `_select`  |
+| search       | `acdc`, `acdc_sweep`, `trace`, `train_mask`                                  | `_search/` |
+| judge        | `evaluate`, `curve`, `random_baseline`, `hypothesis_tests`, `compare`, `roc` | `_judge/`  |
+| things       | `Graph`, `Circuit`, `known`, `known_names`                                   | here       |
 
 Importing this package loads no torch; the first use of a name that needs it does.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from interp.circuits.catalogue import known_names as known_names
+from interp._lazy import lazy
 
 if TYPE_CHECKING:
-    from interp.circuits.acdc import acdc as acdc
-    from interp.circuits.acdc_sweep import acdc_sweep as acdc_sweep
-    from interp.circuits.acdc_trace import trace as trace
-    from interp.circuits.circuit import Circuit as Circuit
-    from interp.circuits.compare import compare as compare
-    from interp.circuits.curve import curve as curve
-    from interp.circuits.evaluate import evaluate as evaluate
-    from interp.circuits.exact import exact as exact
-    from interp.circuits.graph import Graph as Graph
-    from interp.circuits.hypothesis_tests import hypothesis_tests as hypothesis_tests
-    from interp.circuits.known_circuits import known as known
-    from interp.circuits.random_baseline import random_baseline as random_baseline
-    from interp.circuits.roc import roc as roc
-    from interp.circuits.run import run as run
-    from interp.circuits.score_edges import score_edges as score_edges
-    from interp.circuits.score_nodes import score_nodes as score_nodes
-    from interp.circuits.select import greedy as greedy
-    from interp.circuits.select import prune as prune
-    from interp.circuits.select import threshold as threshold
-    from interp.circuits.select import top as top
-    from interp.circuits.train_mask import train_mask as train_mask
+    from interp.circuits._circuit import Circuit as Circuit
+    from interp.circuits._graph import Graph as Graph
+    from interp.circuits._judge.curves import curve as curve
+    from interp.circuits._judge.curves import random_baseline as random_baseline
+    from interp.circuits._judge.evaluate import evaluate as evaluate
+    from interp.circuits._judge.hypotheses import hypothesis_tests as hypothesis_tests
+    from interp.circuits._judge.overlap import compare as compare
+    from interp.circuits._judge.overlap import roc as roc
+    from interp.circuits._known import known as known
+    from interp.circuits._known import known_names as known_names
+    from interp.circuits._run.batch import run as run
+    from interp.circuits._score.edges import score_edges as score_edges
+    from interp.circuits._score.exact import exact as exact
+    from interp.circuits._score.nodes import score_nodes as score_nodes
+    from interp.circuits._search.acdc import acdc as acdc
+    from interp.circuits._search.acdc import acdc_sweep as acdc_sweep
+    from interp.circuits._search.decisions import trace as trace
+    from interp.circuits._search.masks import train_mask as train_mask
+    from interp.circuits._select import greedy as greedy
+    from interp.circuits._select import prune as prune
+    from interp.circuits._select import threshold as threshold
+    from interp.circuits._select import top as top
 
-_LAZY = {
-    "roc": "interp.circuits.roc",
-    "random_baseline": "interp.circuits.random_baseline",
-    "hypothesis_tests": "interp.circuits.hypothesis_tests",
-    "evaluate": "interp.circuits.evaluate",
-    "curve": "interp.circuits.curve",
-    "compare": "interp.circuits.compare",
-    "Circuit": "interp.circuits.circuit",
-    "Graph": "interp.circuits.graph",
-    "acdc": "interp.circuits.acdc",
-    "acdc_sweep": "interp.circuits.acdc_sweep",
-    "exact": "interp.circuits.exact",
-    "known": "interp.circuits.known_circuits",
-    "run": "interp.circuits.run",
-    "trace": "interp.circuits.acdc_trace",
-    "greedy": "interp.circuits.select",
-    "prune": "interp.circuits.select",
-    "score_edges": "interp.circuits.score_edges",
-    "score_nodes": "interp.circuits.score_nodes",
-    "threshold": "interp.circuits.select",
-    "top": "interp.circuits.select",
-    "train_mask": "interp.circuits.train_mask",
+_EXPORTS = {
+    "interp.circuits._circuit": ("Circuit",),
+    "interp.circuits._graph": ("Graph",),
+    "interp.circuits._judge.curves": ("curve", "random_baseline"),
+    "interp.circuits._judge.evaluate": ("evaluate",),
+    "interp.circuits._judge.hypotheses": ("hypothesis_tests",),
+    "interp.circuits._judge.overlap": ("compare", "roc"),
+    "interp.circuits._known": ("known", "known_names"),
+    "interp.circuits._run.batch": ("run",),
+    "interp.circuits._score.edges": ("score_edges",),
+    "interp.circuits._score.exact": ("exact",),
+    "interp.circuits._score.nodes": ("score_nodes",),
+    "interp.circuits._search.acdc": ("acdc", "acdc_sweep"),
+    "interp.circuits._search.decisions": ("trace",),
+    "interp.circuits._search.masks": ("train_mask",),
+    "interp.circuits._select": ("greedy", "prune", "threshold", "top"),
 }
 
 __all__ = [
@@ -84,19 +85,4 @@ __all__ = [
     "train_mask",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'interp.circuits' has no attribute {name!r}; it has {', '.join(__all__)}")
-
-
-class _Package(ModuleType):
-    """`circuits.run` is the function, also after its module of the same name has been imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _LAZY and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+__getattr__, __dir__ = lazy(__name__, _EXPORTS)

@@ -17,8 +17,8 @@ from model_folders import needs_hooked
 import interp
 from interp import circuits
 from interp.circuits import Circuit, Graph
-from interp.circuits.acdc_search import Rule, Search, edge_order
-from interp.circuits.reference import acdc_one_by_one
+from interp.circuits._reference import acdc_one_by_one
+from interp.circuits._search.decisions import Rule, Search, edge_order
 from interp.models.handmade import gates, truth
 from interp.tasks import KL, LogitDiff
 from interp.tasks.handmade import or_gate as or_gate_task

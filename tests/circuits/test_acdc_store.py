@@ -22,7 +22,7 @@ import sys, time
 sys.path[:0] = {paths!r}
 import masks
 from interp import circuits
-from interp.circuits.acdc_store import Store
+from interp.circuits._search.acdc import Store
 append = Store.append
 def slow(self, *rest):
     append(self, *rest)

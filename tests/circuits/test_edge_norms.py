@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from interp.attribution.two_point import norm_change
-from interp.circuits.edge_norms import pull_back
+from interp.circuits._score.readers import pull_back
 from interp.models.parts import Norm
 
 

@@ -13,8 +13,8 @@ from scipy.stats import hypergeom
 import interp
 from interp import circuits
 from interp.circuits import Circuit, Graph
-from interp.circuits.evaluate import without
-from interp.circuits.paths import on_paths
+from interp.circuits._judge.evaluate import without
+from interp.circuits._paths import on_paths
 from interp.tasks import Task
 
 CONFIGS = dict(grid())

@@ -12,7 +12,7 @@ import torch
 from test_score_edges import FEW, model_of
 
 from interp.circuits import Graph, score_edges
-from interp.circuits.flow_routes import importance
+from interp.circuits._score.flow_routes import importance
 from interp.tasks import Task
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp.circuits import hard_concrete as gates
+from interp.circuits._search import gates
 
 N = 40_000
 

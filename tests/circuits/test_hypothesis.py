@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from interp.circuits.hypothesis import equivalence, independence, minimality
+from interp.circuits._judge.hypotheses import equivalence, independence, minimality
 
 ALPHA, RUNS = 0.05, 300
 MOST = int(binom.ppf(0.999, RUNS, ALPHA))  # rejections that chance allows

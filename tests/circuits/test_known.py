@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from test_import import modules_after
 
-from interp.circuits import Circuit, Graph, known, known_names, published
-from interp.circuits.catalogue import PUBLISHED
-from interp.circuits.known_circuits import facts
+from interp.circuits import Circuit, Graph, known, known_names
+from interp.circuits._known import PUBLISHED, RULES, facts
 from interp.files import data_dir
 from interp.models import handmade
 
@@ -120,7 +119,7 @@ def test_docstring_edge_by_edge() -> None:
 
 def rebuilt(name: str, stated: dict[str, Any]) -> Circuit:
     graph = Graph(**stated["graph"])
-    return Circuit(graph, published.RULES[name](graph, stated))
+    return Circuit(graph, RULES[name](graph, stated))
 
 
 CONNECTIONS = [(name, i) for name in PUBLISHED for i in range(len(facts(name)["connections"]))]
@@ -173,7 +172,7 @@ def test_a_published_circuit_says_where_it_comes_from(name: str) -> None:
 
 def test_the_files_are_those_of_the_list() -> None:
     found = {path.stem for path in (data_dir() / "circuits").glob("*.json")}
-    assert found == set(PUBLISHED) == set(published.RULES)
+    assert found == set(PUBLISHED) == set(RULES)
     for name in PUBLISHED:
         path = data_dir() / "circuits" / f"{name}.json"
         assert json.loads(path.read_text(encoding="utf-8"))["name"] == name

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from interp.circuits import Graph
-from interp.circuits.paths import on_paths, random_paths
-from interp.circuits.random_baseline import random_mask
+from interp.circuits._judge.curves import random_mask
+from interp.circuits._paths import on_paths, random_paths
 
 GRAPHS = [Graph(3, 2), Graph(2, 4, 2), Graph(2, 3, attn_only=True), Graph(3, 2, parallel=True)]
 

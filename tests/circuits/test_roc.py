@@ -13,7 +13,7 @@ from architectures import has_hooked_transformer
 import interp
 from interp import circuits
 from interp.circuits import Circuit, Graph
-from interp.circuits.roc import SIZES, pessimistic, points, roc
+from interp.circuits._judge.overlap import SIZES, pessimistic, points, roc
 
 GRAPH = Graph(2, 2)
 

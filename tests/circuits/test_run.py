@@ -14,8 +14,8 @@ from model_folders import needs_hooked
 
 from interp import circuits
 from interp.circuits import Circuit, Graph
-from interp.circuits.ablation import replacements
-from interp.circuits.reference import Reference
+from interp.circuits._reference import Reference
+from interp.circuits._run.ablation import replacements
 from interp.models import is_bridge
 from interp.tasks import KL, LogitDiff, Loss, Task
 
@@ -234,8 +234,8 @@ def test_circuits_by_object(model: Any) -> None:
 def test_functions_are_not_hidden_by_their_modules() -> None:
     import importlib
 
-    for name in ("run", "exact", "acdc"):
-        importlib.import_module(f"interp.circuits.{name}")
+    for name, module in (("run", "_run.batch"), ("exact", "_score.exact"), ("acdc", "_search.acdc")):
+        importlib.import_module(f"interp.circuits.{module}")
         assert callable(getattr(circuits, name))
 
 

@@ -15,9 +15,10 @@ import split
 import torch
 
 import interp
-from interp.circuits import Graph, edge_scoring, score_edges
-from interp.circuits.job import prepare
-from interp.circuits.train_mask_data import Batches
+from interp.circuits import Graph, score_edges
+from interp.circuits._run.job import prepare
+from interp.circuits._score import edges as edge_scoring
+from interp.circuits._search.soft import Batches
 from interp.tasks import Task
 from interp.tasks.handmade import some_inputs
 from interp.tasks.metrics import Custom, LogProb

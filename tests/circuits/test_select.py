@@ -11,8 +11,7 @@ import xarray as xr
 from drawn import GRAPHS, PLAIN, drawn
 
 from interp.circuits import Circuit, Graph, greedy, prune, threshold, top
-from interp.circuits.paths import on_paths
-from interp.circuits.select_paths import on_paths_by_pos
+from interp.circuits._paths import on_paths, on_paths_by_pos
 
 SMALL = Graph(1, 2, attn_only=True)  # input, a0.h0, a0.h1 -> q, k, v of both, logits
 

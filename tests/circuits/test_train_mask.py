@@ -13,9 +13,10 @@ from test_score_edges import FEW, model_of
 
 import interp
 from interp import circuits
-from interp.circuits import Circuit, train_mask_state
-from interp.circuits.job import prepare
-from interp.circuits.train_mask_data import Batches
+from interp.circuits import Circuit
+from interp.circuits._run.job import prepare
+from interp.circuits._search import gates as train_mask_state
+from interp.circuits._search.soft import Batches
 from interp.models.handmade import truth
 from interp.tasks import KL
 from interp.tasks.handmade import some_inputs
@@ -109,7 +110,7 @@ def test_mean_writes_leave_out_the_padding() -> None:
     job = prepare(model, task, "resample", "noise", task.metric)
     found = Batches(model, job, 3, 0).mean_writes()
     rows = [
-        interp.circuits.ablation.replacements(model, task[[i]], "resample")[:, 0, : int(task.lengths[i])]
+        interp.circuits._run.ablation.replacements(model, task[[i]], "resample")[:, 0, : int(task.lengths[i])]
         for i in range(len(task))
     ]
     torch.testing.assert_close(found, torch.cat(rows, 1).mean(1), atol=1e-10, rtol=0)

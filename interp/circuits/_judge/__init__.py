@@ -1,0 +1,1 @@
+"""Judging circuits: faithfulness and its relatives, curves by size, hypothesis tests, overlap."""

@@ -1,0 +1,187 @@
+"""Faithfulness by size: circuits of the best 0.1 to 100 % of edges (MIB, Mueller et al. 2504.13151).
+
+1. Rank the edges by their mean score: signed (what helps most comes first) and absolute (what matters most).
+2. For each size keep the first edges, and of them those on a path from the input to the logits.
+3. Run them all, and give the areas over the share of edges: CPR, that of faithfulness, under the signed
+   ranking (higher is better), and CMD, that of |1 - faithfulness|, under the absolute one (lower is better).
+
+Sizes are nominal (the share that was asked for, as MIB counts) and true (what is left on paths); both areas
+are given on both. They run from the smallest size to 1, by straight lines.
+
+The bar that a found circuit has to pass is circuits of the same size drawn at random (`random_baseline`):
+`uniform` draws edges; `paths` draws random walks from the logits back to the input and keeps their edges, so
+that every edge of the random circuit can matter: the harder comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from scipy.integrate import trapezoid
+from torch import Tensor
+
+from interp.circuits._graph import Graph
+from interp.circuits._judge.faithfulness import faithfulness, measured, recipe
+from interp.circuits._judge.overlap import SIZES
+from interp.circuits._paths import on_paths, random_paths
+from interp.circuits._run.ablation import Ablation
+from interp.circuits._run.job import prepare, the_metric
+from interp.circuits._select import RANKINGS, Scores, first, mean_scores, ranked
+from interp.engine.memory import DEFAULT_BUDGET
+from interp.models import Model
+from interp.tasks import Task
+from interp.tasks.metrics import Metric
+
+
+def curve(
+    model: Model,
+    task: Task,
+    scores: Scores,
+    *,
+    sizes: Sequence[float | int] = SIZES,
+    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
+    direction: str = "noise",
+    metric: Metric | None = None,
+    paths: bool = True,
+    level: float = 0.95,
+    seed: int = 0,
+    memory: int = DEFAULT_BUDGET,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Faithfulness of the best edges, by size and ranking.
+
+    scores: of `score_edges`, or a circuit with scores. sizes: shares of all edges, above 0, at most 1.
+    paths: drop edges that are on no path from the input to the logits. level, seed: of the intervals.
+
+    Returns a Dataset, dims ranking and size: `faithfulness`, `low`, `high`, `mean_of_ratios`, `edges` (what
+    is left); `value` (also by prompt), the raw metric; `clean` and `empty` by prompt. Attributes: cpr, cmd
+    (nominal sizes), cpr_true, cmd_true, and the recipe.
+
+    Cost: one forward of a circuit a size, ranking and prompt. Raises ValueError before the first forward.
+    """
+    graph = Graph.of(model)
+    means, shares = mean_scores(scores, graph), _check_sizes(sizes)
+    job = prepare(model, task, ablation, direction, the_metric(metric, task.metric), memory)
+    masks = [_mask(graph, means, by, share, paths) for by in RANKINGS for share in shares]
+    values, whole, empty = measured(job, torch.stack(masks), progress)
+    attrs = recipe(job, task, direction, "curve")
+    found = faithfulness(values, whole, empty, attrs, task.template, level=level, seed=seed)
+    grid = (len(RANKINGS), len(shares))
+    edges = np.array([int(mask.sum()) for mask in masks]).reshape(grid)
+    dims = ("ranking", "size")
+    variables = {name: (dims, array.values.reshape(grid)) for name, array in found.items()}
+    variables |= {"edges": (dims, edges), "value": (("prompt", *dims), values.reshape(-1, *grid))}
+    variables |= {"clean": (("prompt",), whole), "empty": (("prompt",), empty)}
+    curves = variables["faithfulness"][1]
+    attrs |= {
+        "n_edges": graph.n_edges,
+        "scores": _name(scores),
+        **areas(curves, shares, edges / graph.n_edges),
+    }
+    return xr.Dataset(variables, {"ranking": list(RANKINGS), "size": shares}, attrs)
+
+
+def areas(
+    curves: Float[np.ndarray, "ranking size"],
+    nominal: Float[np.ndarray, "size"],
+    true: Float[np.ndarray, "ranking size"],
+) -> dict[str, float]:
+    """CPR of the signed curve and CMD of the absolute one, over nominal and true sizes."""
+    signed, absolute = curves[RANKINGS.index("signed")], np.abs(1 - curves[RANKINGS.index("absolute")])
+    return {
+        "cpr": float(trapezoid(signed, nominal)),
+        "cmd": float(trapezoid(absolute, nominal)),
+        "cpr_true": float(trapezoid(signed, true[RANKINGS.index("signed")])),
+        "cmd_true": float(trapezoid(absolute, true[RANKINGS.index("absolute")])),
+    }
+
+
+def _mask(graph: Graph, means: np.ndarray, by: str, share: float, paths: bool) -> Tensor:
+    mask = first(graph, ranked(means, by), max(1, round(share * graph.n_edges)))
+    return on_paths(graph, mask) if paths else mask
+
+
+def _check_sizes(sizes: Sequence[float | int]) -> np.ndarray:
+    found = np.array(sizes, dtype=float)
+    if (
+        found.ndim != 1
+        or not len(found)
+        or not ((found > 0) & (found <= 1)).all()
+        or (np.diff(found) <= 0).any()
+    ):
+        raise ValueError(f"sizes are {sizes}; give growing shares of all edges, above 0 and at most 1.")
+    return found
+
+
+def _name(scores: Scores) -> str:
+    return str(scores.attrs.get("method", "")) if isinstance(scores, xr.Dataset) else scores.name
+
+
+KINDS = ("uniform", "paths")
+
+
+def random_baseline(
+    model: Model,
+    task: Task,
+    n_edges: int | Sequence[int],
+    *,
+    kind: str = "paths",
+    draws: int = 20,
+    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
+    direction: str = "noise",
+    metric: Metric | None = None,
+    quantiles: Sequence[float] = (0.05, 0.5, 0.95),
+    seed: int = 0,
+    memory: int = DEFAULT_BUDGET,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Faithfulness of random circuits.
+
+    n_edges: the size, or several. kind: "uniform" or "paths" (then a circuit can be larger by a path's
+    length). draws: circuits of each size.
+
+    Returns a Dataset: `faithfulness` and `edges` by size and draw, `quantile` by size and level, and the
+    recipe as attributes. Cost: a forward of a circuit a draw, size and prompt. Raises ValueError before the
+    first forward.
+    """
+    graph = Graph.of(model)
+    sizes = [n_edges] if isinstance(n_edges, int) else list(n_edges)
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
+    if draws < 1 or not sizes or not all(1 <= size <= graph.n_edges for size in sizes):
+        raise ValueError(
+            f"draws is {draws} and n_edges {sizes}; give at least 1 draw, and sizes from "
+            f"1 to {graph.n_edges}."
+        )
+    job = prepare(model, task, ablation, direction, the_metric(metric, task.metric), memory)
+    rng = np.random.default_rng(seed)
+    masks = torch.stack([random_mask(graph, size, kind, rng) for size in sizes for _ in range(draws)])
+    values, whole, empty = measured(job, masks, progress)
+    attrs = recipe(job, task, direction, "random baseline") | {"kind": kind, "seed": seed}
+    ratio = faithfulness(values, whole, empty, attrs, task.template)["faithfulness"].values
+    grid = (len(sizes), draws)
+    found = ratio.reshape(grid)
+    edges = masks.flatten(1).sum(1).numpy().reshape(grid)
+    return xr.Dataset(
+        {
+            "faithfulness": (("size", "draw"), found),
+            "edges": (("size", "draw"), edges),
+            "quantile": (("size", "level"), np.quantile(found, quantiles, axis=1).T),
+        },
+        {"size": sizes, "level": list(quantiles)},
+        attrs,
+    )
+
+
+def random_mask(graph: Graph, n_edges: int, kind: str, rng: np.random.Generator) -> Tensor:
+    """The mask of one random circuit."""
+    if kind == "paths":
+        return random_paths(graph, n_edges, rng)
+    mask = torch.zeros_like(graph.allowed)
+    every = np.flatnonzero(graph.allowed.numpy().ravel())
+    mask.view(-1)[torch.from_numpy(rng.choice(every, n_edges, replace=False))] = True
+    return mask

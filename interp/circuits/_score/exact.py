@@ -1,0 +1,196 @@
+"""The exact effect of every edge: cut it alone and run the rest of the model.
+
+1. Nothing before the reader changes, so the reader of a cut edge u→v sees the base stream plus the gap
+   a_u(alt) − a_u: the same for every query of a layer, and every key and value. One norm and one product with
+   all heads' weights serve all of them.
+2. A cut query, key or value moves its own head's write, a cut MLP input the MLP's: the run enters the stream
+   there with that change (`Entered`), and from there on it is an ordinary run.
+
+effect = metric(clean) − metric(cut) for direction "noise", metric(cut) − metric(corrupt) for "denoise", with
+the sign turned for metrics where lower is better. Positive: what the clean run sends along the edge helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from interp.circuits._run.ablation import Ablation, head_writes
+from interp.circuits._run.job import Job, prepare, the_metric
+from interp.circuits._run.state import Base
+from interp.circuits._score.result import edge_dataset
+from interp.engine import block as B
+from interp.engine.cells import Cells, table
+from interp.engine.items import Items
+from interp.engine.layout import Layout
+from interp.engine.memory import DEFAULT_BUDGET
+from interp.engine.wavefront import Wavefront
+from interp.models import Model
+from interp.models.parts import MLP
+from interp.tasks import Task
+from interp.tasks.metrics import Metric
+
+
+def exact(
+    model: Model,
+    task: Task,
+    *,
+    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
+    direction: str = "noise",
+    metric: Metric | None = None,
+    memory: int = DEFAULT_BUDGET,
+    progress: bool = False,
+) -> xr.Dataset:
+    """The effect of cutting each edge alone.
+
+    Returns a Dataset: `value` with dims prompt, writer, reader, NaN where there is no edge; `clean` and
+    `corrupt`, the raw metric of both runs.
+
+    Cost: two forwards per prompt, and for each edge the layers after its reader, from the first position that
+    differs on. Raises ValueError for anything wrong with the request, before the first forward pass.
+    """
+    measure = the_metric(metric, task.metric)
+    job = prepare(model, task, ablation, direction, measure, memory)
+    graph = job.graph
+    values = np.full((len(task), len(graph.writers), len(graph.readers)), np.nan)
+    clean, corrupt = np.empty(len(task)), np.empty(len(task))
+    total = len(task) * graph.n_edges
+    with torch.inference_mode(), tqdm(total=total, disable=not progress, desc="exact", unit="run") as bar:
+        for block, base in job.bases():
+            ends = base.values.cpu().numpy(), base.source_values.cpu().numpy()
+            clean[block], corrupt[block] = ends if job.runs.clean_is_base else ends[::-1]
+            for writers, readers, found in _edges(job, base):
+                effect = found - base.values  # [writer, reader, prompt]
+                values[block, writers, readers] = effect.permute(2, 0, 1).cpu().numpy()
+                bar.update(effect.numel())
+    sign = (1 if measure.better == "higher" else -1) * (-1 if direction == "noise" else 1)
+    values[:, ~graph.allowed.numpy()] = np.nan
+    return edge_dataset(sign * values, clean, corrupt, job, task, direction, method="exact")
+
+
+def _edges(job: Job, base: Base) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Spans of writers and readers, and the metric with each edge cut alone: [writer, reader, prompt]."""
+    spans = job.spans
+    for layer, block in enumerate(base.weights.blocks):
+        stop = spans.heads(layer).start  # the writers before this layer
+        middle = block.mlp is not None and not block.parallel
+        for part in "qkv":
+            readers = spans.part(layer, part)
+            for writers in _some(job, base, stop, readers.stop - readers.start):
+                change = _by_part(base, layer, part, base.gaps[writers])
+                yield writers, readers, _metrics(job, base, 2 * layer + (1 if middle else 2), change)
+        if block.mlp is not None:
+            reader = spans.mlp_reader(layer)
+            for writers in _some(job, base, spans.mlp(layer) if middle else stop, 1):
+                change = _by_mlp(base, layer, base.gaps[writers])
+                yield writers, slice(reader, reader + 1), _metrics(job, base, 2 * layer + 2, change)
+    for writers in _some(job, base, len(spans.graph.writers), 1):
+        change = base.gaps[writers][:, None]
+        yield (
+            writers,
+            slice(spans.logits, spans.logits + 1),
+            _metrics(job, base, 2 * job.graph.n_layers, change),
+        )
+
+
+def _some(job: Job, base: Base, n_writers: int, n_readers: int) -> Iterator[slice]:
+    """Spans of writers, as many at once as fit the memory with all readers of a part."""
+    columns = job.budget.facts.d_vocab if base.reads.columns is None else len(base.reads.columns)
+    each = job.budget.run_bytes(base.runs.n_pos, columns, base.reads.everywhere)
+    each += job.budget.item_size * 4 * base.width * job.budget.facts.d_model
+    size = max(1, int(job.budget.limit / 2 / (each * n_readers * len(base.runs))))
+    for first in range(0, n_writers, size):
+        yield slice(first, min(first + size, n_writers))
+
+
+def _by_part(
+    base: Base, layer: int, part: str, gaps: Tensor
+) -> Float[Tensor, "writer reader prompt pos d_model"]:
+    """What attention writes beyond the base run when one query, key or value sees one gap."""
+    block, state = base.weights.blocks[layer], base.full
+    attn, shape = block.attn, gaps.shape[:3]  # writer, prompt, pos
+    x = B.normed(block.attn_norm, base.pre[layer] + gaps).flatten(0, 2)
+    n = shape[0]
+    q, k, v = (
+        _repeated(getattr(state, name)[layer], n) for name in "qkv"
+    )  # [writer prompt, pos, head, d_head]
+    pos = base.pos.repeat(n, 1)  # [writer prompt, pos]
+    rows = (torch.arange(len(pos), device=pos.device)[:, None], pos)
+    if part == "q":
+        new = B.finish(attn, B.project(attn.W_Q, attn.b_Q, x), pos.flatten(), attn.q_norm)
+        q = new.unflatten(0, (-1, shape[2]))
+    elif part == "k":
+        new = B.finish(attn, B.project(attn.W_K, attn.b_K, x), pos.flatten(), attn.k_norm)
+        k[rows] = new.unflatten(0, (-1, shape[2]))
+    else:
+        new = B.value(attn, B.project(attn.W_V, attn.b_V, x))
+        v[rows] = new.unflatten(0, (-1, shape[2]))
+    z = B.attend(attn, q, k, v, pos[:, None])[1].unflatten(0, shape[:2]) - state.z[layer]
+    writes = head_writes(attn.W_O, z).transpose(0, 1)  # [writer, head, prompt, pos, d_model]
+    shared = 1 if part == "q" else base.spans.graph.group
+    return writes if shared == 1 else writes.unflatten(1, (-1, shared)).sum(2)
+
+
+def _repeated(x: Tensor, n: int) -> Tensor:
+    """x [prompt, ...] for each of n writers: [writer prompt, ...], a copy."""
+    return x.repeat(n, *(1 for _ in x.shape[1:]))
+
+
+def _by_mlp(base: Base, layer: int, gaps: Tensor) -> Float[Tensor, "writer 1 prompt pos d_model"]:
+    """What the MLP writes beyond the base run when it sees one gap."""
+    mlp = cast(MLP, base.weights.blocks[layer].mlp)
+    x = base.stream(layer, True) + gaps
+    hidden = B.mlp_hidden(mlp, B.normed(mlp.norm, x.flatten(0, 2)))
+    return (B.mlp_write(mlp, hidden).view(x.shape) - base.full.mlp[layer])[:, None]
+
+
+def _metrics(
+    job: Job, base: Base, point: int, changes: Float[Tensor, "writer reader prompt pos d_model"]
+) -> Float[Tensor, "writer reader prompt"]:
+    """The metric of every run that enters at a point with its change."""
+    writers, readers, prompts = changes.shape[:3]
+    first = base.runs.first_change().cpu().numpy()
+    stop = base.reads.stop.cpu().numpy()
+    cell, prompt = (x.ravel() for x in np.indices((writers * readers, prompts)))
+    start = first[prompt]
+    alive = np.flatnonzero(start < stop[prompt])
+    columns = (cell, prompt, start, stop[prompt], np.full(len(cell), point))
+    items = Items(*(column[alive] for column in columns))
+    out = base.values.expand(writers * readers, prompts).clone().flatten()
+    live = torch.as_tensor(alive, device=out.device)
+    if len(alive):
+        out[live] = measured(base, items, changes.flatten(0, 2)[live])
+    return out.view(writers, readers, prompts)
+
+
+class Entered(Wavefront):
+    """Runs whose stream is the base run's plus a change of their own, from the point where they enter on."""
+
+    def __init__(
+        self, base: Base, layout: Layout, cells: Cells, changes: Float[Tensor, "item pos d_model"]
+    ) -> None:
+        super().__init__(base.weights, base.streams, cells, layout, closed_form=True)
+        self.changes, self.first = changes, base.pos[:, 0]  # [prompt]
+
+    def _add_changes(self, rows: Tensor, item: Tensor, prompt: Tensor, pos: Tensor) -> None:
+        rows += self.changes[item, pos - self.first[prompt]]
+
+
+def measured(base: Base, items: Items, changes: Float[Tensor, "item pos d_model"]) -> Float[Tensor, "item"]:
+    """The metric of each run, float64. `changes` are at the positions that `base` computes."""
+    reads, n_layers = base.reads, len(base.weights.blocks)
+    layout = Layout(items, n_layers, reads.everywhere, changes.device)
+    stream = Entered(base, layout, table([], len(items)), changes).run()
+    logits, prompt = base.readout.logits(stream), layout.item_prompt
+    if reads.everywhere:  # positions before an item's start are the base run's
+        whole = base.full.logits[prompt].clone()  # [item, pos, column]
+        whole[layout.final_item, layout.final_pos] = logits
+        logits = whole
+    return base.readout.score(logits, base.clean_logits[prompt], prompt)[:, 0]

@@ -1,0 +1,174 @@
+"""The passes that edge scores are made of, on some prompts, through the model itself.
+
+A pass with a graph gives the slope of the metric in what every reader makes of its normed input (q, k, v, and
+the MLP's pre-activations) and in the final stream: a few tensors a layer, one for each head where heads have
+their own. No copy of the stream for each head is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.attribution.capture import Hook, record, ruled
+from interp.attribution.secant_hooks import TwoRuns
+from interp.attribution.secant_metric import metric_path
+from interp.circuits._score.methods import EdgeMethod
+from interp.engine.readout import Reads, Scores
+from interp.engine.reference import finite_hooks
+from interp.engine.runs import Runs
+from interp.models import Anatomy, Model, logits
+from interp.models.hook_points import MLPPoints, mlp_points, slope_hook
+from interp.places import hook_name
+from interp.tasks.metrics import Metric
+
+Place = tuple[str, int]  # site or part, layer
+Values = dict[Place, Tensor]
+INPUT: Place = ("resid_pre", 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """A run: the logits that are read, activations, and slopes by (part, layer) where there are any."""
+
+    picked: Tensor
+    values: Values
+    slopes: Values = field(default_factory=dict)
+    notes: dict[str, float] = field(default_factory=dict)
+
+
+class EdgePasses:
+    """Base and source runs of some prompts, ready to be made. `tick` hears of every pass, either way."""
+
+    def __init__(
+        self,
+        model: Model,
+        facts: Anatomy,
+        runs: Runs,
+        metric: Metric,
+        tick: Callable[[int], object],
+    ) -> None:
+        self.model, self.facts, self.runs, self.metric, self.tick = model, facts, runs, metric, tick
+        self.scores = Scores(Reads(runs, (metric,)))
+        self.mlps: list[MLPPoints] = [] if facts.attn_only else mlp_points(model)
+        layers = range(facts.n_layers)
+        sites = ("z", "mlp_out", "resid_pre", "resid_mid")
+        self.places = [(s, layer) for s in sites if s in facts.sites() for layer in layers]
+        self.places += [("attn_out", layer) for layer in layers]  # of the first prompt: `check_writes`
+
+    def plain(self, *, source: bool, watch: Sequence[Hook] = ()) -> Passed:
+        """A run without a graph, its activations as the ablation replaces them. Cost: one forward."""
+        tokens, kept = (self.runs.source if source else self.runs.base), {}
+        with torch.no_grad(), self.model.hooks(fwd_hooks=[*watch, *self._keepers(kept)]):
+            picked = self.scores.pick(logits(self.model, tokens))
+        self.tick(1)
+        if source and self.runs.fill is not None:
+            kept = {place: self.runs.fill(*place, value) for place, value in kept.items()}
+        return Passed(picked, kept)
+
+    def graph(
+        self,
+        clean: Tensor | None = None,
+        *,
+        rules: Any = None,
+        replaced: Values | None = None,
+        source: bool = False,
+        two: TwoRuns | None = None,
+        other: Tensor | None = None,
+    ) -> Passed:
+        """A run with its graph, and the slopes of the metric. Cost: one forward, one backward.
+
+        clean: the clean run's logits; this run's own for None. replaced: what some places carry instead. two,
+        other: for secant slopes, the source run's activations and logits.
+        """
+        kept: Values = {}
+        tokens = self.runs.source if source else self.runs.base
+        before = [(hook_name(*place), _putting(value)) for place, value in (replaced or {}).items()]
+        before += self._keepers(kept)
+        gates = () if two is None else two.gates
+        with ruled(self.model, rules), nullcontext() if two is None else two.attached():
+            recording = record(self.model, tokens, self._taps(), before=before, gates=gates)
+        self.tick(1)
+        picked = self.scores.pick(recording.logits)
+        clean = picked.detach() if clean is None else clean
+        tensors, notes = dict(recording.tensors), {}
+        if two is None or other is None:
+            value = self.scores(picked, clean)
+        else:
+            value, left = self._two_point(picked, clean, other)
+            notes = {"softmax_residual": two.residual, "metric_residual": left}
+            # what the two-point activation reads, which on a bridge is not what a later hook sees
+            tensors |= {key: two.here[key] for key in tensors if key[0] in ("pre", "linear")}
+        slopes = _slopes(value, tensors)
+        self.tick(1)
+        return Passed(picked.detach(), kept, slopes, notes)
+
+    def _two_point(self, picked: Tensor, clean: Tensor, other: Tensor) -> tuple[Tensor, float]:
+        """The metric with slopes between two runs' logits, and the residual."""
+        cap = float(getattr(self.model.cfg, "output_logits_soft_cap", None) or -1.0)
+        return metric_path(lambda x: self.scores(x, clean), picked, other, cap)
+
+    def measure(self, picked: Tensor, clean: Tensor) -> Tensor:
+        """The metric, float64: [prompt]."""
+        with torch.no_grad():
+            return self.scores(picked, clean)[:, 0]
+
+    def _taps(self) -> dict[Place, str]:
+        """Hook points of what readers make of their normed input, and of the final stream."""
+        found = {(s, layer): hook_name(s, layer) for layer in range(self.facts.n_layers) for s in "qkv"}
+        found |= {("pre", mlp.layer): mlp.pre for mlp in self.mlps}
+        found |= {("linear", mlp.layer): mlp.linear for mlp in self.mlps if mlp.linear is not None}
+        last = self.facts.n_layers - 1
+        return found | {("resid_post", last): slope_hook(self.model, "resid_post", last)}
+
+    def _keepers(self, kept: Values) -> list[Hook]:
+        def keeper(place: Place) -> Callable[..., Tensor]:
+            def keep(tensor: Tensor, hook: Any) -> Tensor:
+                kept[place] = tensor.detach()[:1] if place[0] == "attn_out" else tensor.detach()
+                return tensor
+
+            return keep
+
+        hooks: list[Hook] = finite_hooks(self.facts.n_layers)
+        return hooks + [(hook_name(*place), keeper(place)) for place in self.places]
+
+
+def run_secant(passes: EdgePasses) -> tuple[Passed, Passed]:
+    """Source and base run, the base with slopes between both."""
+    two = TwoRuns(passes.model, passes.facts)
+    with two.watch():
+        source = passes.plain(source=True)
+    clean = None if passes.runs.clean_is_base else source.picked
+    return source, passes.graph(clean, two=two, other=source.picked)
+
+
+def run_base(passes: EdgePasses, method: EdgeMethod) -> tuple[Passed, Passed]:
+    """Source and base run, the base with its slopes or those of the method's rules."""
+    source = passes.plain(source=True)
+    clean = None if passes.runs.clean_is_base else source.picked
+    return source, passes.graph(clean, rules=method.rules)
+
+
+def _putting(value: Tensor) -> Callable[..., Tensor]:
+    return lambda tensor, hook: value.detach().requires_grad_(True)
+
+
+def _slopes(value: Tensor, tensors: Values) -> Values:
+    """d Σ value / d tensor where the value depends on it. Prompts do not touch one another."""
+    if not value.requires_grad:
+        raise ValueError(
+            "the metric has no gradient in the logits: it is not differentiable. Use another metric, or "
+            "method='exact', which needs no gradient."
+        )
+    found = torch.autograd.grad(value.sum(), list(tensors.values()), allow_unused=True)
+    return {place: slope for place, slope in zip(tensors, found) if slope is not None}
+
+
+def wide(x: Tensor) -> Tensor:
+    """Float32 or better."""
+    return x if x.dtype == torch.float64 else x.float()

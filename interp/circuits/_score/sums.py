@@ -1,0 +1,163 @@
+"""Scores of all edges from one run: what a cut brings to its reader, times the slope in what the reader sees.
+
+Writers and readers meet a block of positions at a time, so that what is held beside the run stays small.
+
+What writers add to the stream, and what of it an ablation changes, is [writer, prompt, pos, d_model]. Heads
+go through z, so that no layer keeps what each of its heads writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.circuits._graph import Spans
+from interp.circuits._run.ablation import head_writes
+from interp.circuits._score.passes import INPUT, Passed, Place, wide
+from interp.circuits._score.readers import readers
+from interp.engine.runs import Runs
+from interp.models.parts import Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """How edges of some prompts are scored.
+
+    at_once: positions. by_pos: keep positions apart. kind: of slopes through norms, see `readers.py`.
+    """
+
+    weights: Weights
+    spans: Spans
+    runs: Runs
+    constants: Tensor | None
+    stop: int  # one past the last position that any metric reads
+    at_once: int
+    by_pos: bool
+    kind: str = "gradient"
+
+    def zeros(self) -> Float[Tensor, "prompt *pos writer reader"]:
+        graph = self.spans.graph
+        pos = (self.runs.n_pos,) if self.by_pos else ()
+        shape = (len(self.runs), *pos, len(graph.writers), len(graph.readers))
+        return torch.zeros(shape, dtype=torch.float64, device=self.runs.base.device)
+
+    @torch.no_grad()
+    def add(
+        self,
+        out: Float[Tensor, "prompt *pos writer reader"],
+        base: Passed,
+        source: Passed,
+        run: Passed,
+        weight: float = 1.0,
+        rows: slice = slice(None),
+    ) -> None:
+        """Add weight · (what the source has in place of a writer − what the base run has) · slope of `run`.
+
+        rows: the writers that are scored, consecutive.
+        """
+        first = self.runs.first_change()
+        other = source if self.kind == "secant" else None
+        for span in self._blocks(first):
+            change = differences(
+                self.weights, self.spans, base, source, self.constants, first, span, rows
+            )  # [writer, prompt, pos, d_model]
+            for part in readers(self.weights, self.spans, run, self.kind, other, span):
+                some = slice(*rows.indices(part.n_writers)[:2])
+                if some.start >= some.stop:
+                    continue
+                if self.by_pos:
+                    found = weight * products_by_pos(change[some], part.slope)
+                    out[:, span, some, part.index] += found
+                else:
+                    out[:, some, part.index] += weight * products(change[some], part.slope)
+
+    def _blocks(self, first: Tensor) -> Iterator[slice]:
+        """The positions where anything changes that can matter, some at a time."""
+        for start in range(int(first.min()), self.stop, self.at_once):
+            yield slice(start, min(start + self.at_once, self.stop))
+
+
+def products(
+    change: Float[Tensor, "writer prompt pos d"], slope: Float[Tensor, "reader prompt pos d"]
+) -> Float[Tensor, "prompt writer reader"]:
+    """Summed over positions."""
+    left = change.flatten(2).transpose(0, 1)  # [prompt, writer, pos d]
+    return torch.bmm(left, slope.flatten(2).permute(1, 2, 0))
+
+
+def products_by_pos(
+    change: Float[Tensor, "writer prompt pos d"], slope: Float[Tensor, "reader prompt pos d"]
+) -> Float[Tensor, "prompt pos writer reader"]:
+    """Position by position."""
+    left = change.flatten(1, 2).transpose(0, 1)  # [prompt pos, writer, d]
+    right = slope.flatten(1, 2).permute(1, 2, 0)  # [prompt pos, d, reader]
+    return torch.bmm(left, right).unflatten(0, change.shape[1:3])
+
+
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 3e-4}  # norms inside a bridge compute in float32
+
+
+def written(
+    weights: Weights, spans: Spans, activation: Callable[[Place], Tensor], rows: slice = slice(None)
+) -> Float[Tensor, "writer prompt pos d_model"]:
+    """What writers make of activations (or of differences: the biases of attention are nobody's write).
+
+    Writers outside `rows` are not computed.
+    """
+    first = activation(INPUT)
+    wanted = range(len(spans.graph.writers))[rows]
+    out = first.new_zeros(len(spans.graph.writers), *first.shape)
+    if 0 in wanted:
+        out[0] = first
+    for layer, block in enumerate(weights.blocks):
+        heads, mlp = spans.heads(layer), spans.mlp(layer)
+        if heads.start in wanted:
+            out[heads] = head_writes(block.attn.W_O.to(first), activation(("z", layer)))
+        if block.mlp is not None and mlp in wanted:
+            out[mlp] = activation(("mlp_out", layer))
+    return out
+
+
+def differences(
+    weights: Weights,
+    spans: Spans,
+    base: Passed,
+    source: Passed,
+    constants: Tensor | None,
+    first: Tensor,
+    span: slice,
+    rows: slice = slice(None),
+) -> Float[Tensor, "writer prompt pos d_model"]:
+    """What the ablation puts in place of each writer, less what it writes in the base run, float32 or better.
+
+    first: the first position of each prompt at which the runs can differ; before it there is only rounding.
+    """
+    if constants is None:
+        change = lambda at: wide(source.values[at][:, span]) - wide(base.values[at][:, span])  # noqa: E731
+        out = written(weights, spans, change, rows)
+    else:
+        now = written(weights, spans, lambda at: wide(base.values[at][:, span]), rows)
+        out = constants.to(now)[:, None, None] - now
+    pos = torch.arange(span.start, span.stop, device=first.device)
+    return out.mul_((pos >= first[:, None])[..., None])
+
+
+@torch.no_grad()
+def check_writes(weights: Weights, run: Passed, name: str) -> None:
+    """Raise ValueError unless the heads of each layer and its bias add up to what attention writes."""
+    for layer, block in enumerate(weights.blocks):
+        z, out = wide(run.values["z", layer][:1]), wide(run.values["attn_out", layer])
+        W_O = block.attn.W_O.to(z)
+        found = z.flatten(2) @ W_O.flatten(0, 1)
+        found = found if block.attn.b_O is None else found + block.attn.b_O
+        gap = float(((found - out).abs() / (1 + out.abs())).max())
+        if not gap <= _TOLERANCE.get(block.attn.W_O.dtype, 0.1):
+            raise ValueError(
+                f"the edges of {name} cannot be scored: in layer {layer} the heads and the bias do not add "
+                f"up to what attention writes (they differ by {gap:.2g} of its size). Its architecture is "
+                "not supported."
+            )

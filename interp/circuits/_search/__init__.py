@@ -1,0 +1,1 @@
+"""Searching for circuits: ACDC, and masks that are trained."""

@@ -1,0 +1,205 @@
+"""Circuits by training a mask: a gate for every edge or every node, opened and closed by gradient descent.
+
+1. A gate has a parameter θ (`gates.py`). Each step draws gates for a batch of prompts, each prompt
+   its own, and runs the model with soft edges (`soft.py`).
+2. The loss is the metric's mean (KL from the clean run by default) plus λ₁ (t − s) + λ₂ (t − s)², where s is
+   the expected share of cut edges and t the share asked for, which grows from 0 over the first half. θ
+   follows the slope down, λ up.
+3. The circuit is the edges with the highest θ, exactly as many as asked for; its scores are θ.
+
+| settings                                        | known as                                               |
+|-------------------------------------------------|--------------------------------------------------------|
+| gates of edges, hard-concrete                   | edge pruning (Bhaskar et al. 2024, 2406.16778)         |
+| gates of nodes, hard-concrete                   | subnetwork probing (Cao et al. 2021, 2104.03514)       |
+| gates of edges, uniform, ablation "learned"     | uniform gradient sampling with optimal ablation        |
+|                                                 | (Li & Janson 2024, 2409.09951)                         |
+
+With "learned" the constants that cut edges carry are trained beside the gates, from the means of the corrupt
+prompts on. The model's weights do not change.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from interp.attribution.capture import autograd_on
+from interp.circuits._circuit import Circuit, Provenance
+from interp.circuits._graph import Graph, Spans
+from interp.circuits._run.ablation import Ablation
+from interp.circuits._run.ablation import parse as parse_ablation
+from interp.circuits._run.job import Job, check_model, the_metric
+from interp.circuits._search import gates
+from interp.circuits._search.gates import Settings, State, Store, open_state
+from interp.circuits._search.soft import Batches
+from interp.engine.memory import Budget
+from interp.models import Model, weights
+from interp.patching.result import versions
+from interp.tasks import Task
+from interp.tasks.metrics import KL, Metric
+
+_SAVE_EVERY = 25
+
+
+def train_mask(
+    model: Model,
+    task: Task,
+    sparsity: float | int = 0.95,
+    *,
+    granularity: str = "edges",
+    gate: str = "hard-concrete",
+    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    metric: Metric | None = None,
+    steps: int = 300,
+    batch_size: int = 8,
+    learning_rate: float | int = 0.1,
+    penalty_rate: float | int = 0.1,
+    seed: int = 0,
+    store: str | Path | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> TrainedCircuit:
+    """The circuit of the gates that stay open.
+
+    sparsity: share of all edges (or nodes) to cut, 0 to 1. granularity: "edges" or "nodes".
+    gate: "hard-concrete" or "uniform" (uniform gradient sampling).
+    ablation: what a cut edge carries: "resample", "zero", "mean", constants [writer, d_model], or "learned".
+    metric: what to keep, KL by default; any metric with a gradient. The clean prompts are run.
+    steps, batch_size, learning_rate (of the gates), penalty_rate (of λ): of the training.
+    store: a file that the state is saved to every 25 steps; the same call after a kill resumes from it and
+        ends the same (with `resume=False` a file that exists is refused). One of another run is refused.
+
+    Returns a Circuit with θ as scores, and `constants` [writer, d_model] if they were learned. The same seed
+    gives the same circuit on the same machine.
+
+    Cost: a step is two forwards of the batch, and a forward and backward in which every reader has its input.
+    Raises ValueError for anything wrong with the request, before the first forward pass.
+    """
+    rates = {"learning_rate": float(learning_rate), "penalty_rate": float(penalty_rate)}
+    chosen = Settings(float(sparsity), granularity, gate, steps, batch_size, seed=seed, **rates)
+    facts = check_model(model, task)
+    measure = the_metric(metric, KL())
+    if not measure.differentiable:
+        raise ValueError(
+            f"metric {measure.name!r} has no gradient (it counts). Use KL, LogitDiff or LogProb."
+        )
+    graph, learned = Graph.of(model), ablation == "learned" if isinstance(ablation, str) else False
+    replaced = parse_ablation("mean" if learned else ablation, graph, task, "noise")
+    with torch.inference_mode(False), torch.no_grad():
+        runs = replaced.runs(model, task, "noise").outside_inference()
+        job = Job(weights(model), Spans(graph), runs, measure, replaced, Budget(facts))
+        batches = Batches(model, job, chosen.batch_size, chosen.seed)
+    with autograd_on():
+        state = State.new(chosen, graph, batches.mean_writes() if learned else None)
+        kept = (
+            None
+            if store is None
+            else open_state(Path(store), state, model, task, job, chosen, learned, resume)
+        )
+        _train(job, chosen, state, batches, kept, progress)
+    return trained_circuit(job, task, chosen, state, learned)
+
+
+def _train(
+    job: Job, settings: Settings, state: State, batches: Batches, store: Store | None, progress: bool
+) -> None:
+    sign = 1.0 if job.metric.better == "lower" else -1.0
+    with tqdm(
+        total=settings.steps, initial=state.step, disable=not progress, desc="train_mask", unit="step"
+    ) as bar:
+        for step in range(state.step, settings.steps):
+            generator = torch.Generator().manual_seed(_seed(settings.seed, step))
+            soft, clean = batches.draw(step, state.constants)
+            mask = state.mask(job.graph, gates.sample(settings.gate, state.theta, len(soft.runs), generator))
+            measured = soft.score(soft.logits(mask), clean).mean()
+            share = 1 - gates.open_share(settings.gate, state.theta).mean()
+            target = settings.sparsity * min(1.0, 2 * (step + 1) / settings.steps)
+            gap = target - share
+            loss = sign * measured + state.penalties[0] * gap + state.penalties[1] * gap**2
+            state.update(loss.to(state.theta.dtype), settings)
+            state.losses.append(float(measured.detach()))
+            bar.update()
+            bar.set_postfix(
+                {job.metric.name: f"{state.losses[-1]:.3g}", "cut": f"{float(share.detach()):.1%}"}
+            )
+            if store is not None and (state.step % _SAVE_EVERY == 0 or state.step == settings.steps):
+                state.save(store)
+
+
+def _seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence((seed, step, 1)).generate_state(1)[0])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainedCircuit(Circuit):
+    """A circuit, with the constants that its cut edges carry if they were learned, and the metric by step.
+
+    A file of it (`save`) holds the circuit alone.
+    """
+
+    constants: Float[Tensor, "writer d_model"] | None = None
+    losses: tuple[float, ...] = field(default=())
+
+
+def trained_circuit(job: Job, task: Task, settings: Settings, state: State, learned: bool) -> TrainedCircuit:
+    """The gates with the highest θ, as many as are asked for."""
+    theta = state.theta.detach()
+    n = round((1 - settings.sparsity) * len(theta))
+    kept = torch.zeros(len(theta), dtype=torch.bool)
+    kept[torch.argsort(theta, descending=True, stable=True)[:n]] = True
+    graph = job.graph
+    mask, scores = (_of_edges if state.edges else _of_nodes)(graph, kept, theta)
+    last = state.losses[-max(1, len(state.losses) // 10) :]
+    told: Provenance = {
+        "method": "train_mask",
+        "granularity": settings.granularity,
+        "gate": settings.gate,
+        "sparsity": settings.sparsity,
+        "steps": settings.steps,
+        "batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "penalty_rate": settings.penalty_rate,
+        "seed": settings.seed,
+        "ablation": "learned" if learned else job.ablation.kind,
+        "direction": "noise",
+        "metric": job.metric.name,
+        "better": job.metric.better,
+        "metric_last": sum(last) / len(last),
+        "open_share": float(gates.open_share(settings.gate, theta).mean()),
+        "model": job.budget.facts.name,
+        "task": task.name,
+        "task_fingerprint": task.fingerprint(),
+        "prompts": len(task),
+        "versions": json.dumps(versions()),
+    }
+    constants = None if state.constants is None else state.constants.detach().to(job.weights.W_E.dtype)
+    name = f"train_mask {settings.granularity} {settings.sparsity:g}"
+    return TrainedCircuit(graph, mask, scores, told, name, constants, tuple(state.losses))
+
+
+def _of_edges(graph: Graph, kept: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    allowed = graph.allowed
+    mask = torch.zeros_like(allowed).masked_scatter(allowed, kept)
+    scores = torch.full(allowed.shape, math.nan, dtype=torch.float64).masked_scatter(allowed, theta)
+    return mask, scores
+
+
+def _of_nodes(graph: Graph, kept: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """All edges between kept nodes; an edge's score is the lower θ of its ends, where they have one."""
+    always = torch.tensor([True])
+    nodes = torch.cat((always, kept, always))
+    height = torch.cat((torch.tensor([math.inf]), theta, torch.tensor([math.inf]))).double()
+    into = (graph.owners & nodes).any(1)
+    reach = height.expand(len(graph.readers), -1).where(graph.owners, -math.inf).amax(1)
+    mask = graph.allowed & nodes[:-1, None] & into
+    scores = torch.minimum(height[:-1, None], reach).where(graph.allowed, math.nan)
+    top = theta.max() + 1 if len(theta) else torch.tensor(1.0)
+    return mask, scores.clamp(max=float(top))

@@ -1,0 +1,157 @@
+"""The model with soft edges, differentiable in the mask and in the constants of learned ablation.
+
+Reader v sees  x_v = resid − Σ_u (1 − m_uv) (a_u − a_u(alt)),  before the norm, with any m from 0 to 1. At
+m = 0 or 1 it is `circuits.run`. Every node is computed at every position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.circuits._graph import Spans
+from interp.circuits._run.ablation import head_writes
+from interp.circuits._run.job import Job
+from interp.circuits._score.passes import EdgePasses
+from interp.circuits._score.sums import check_writes, written
+from interp.engine import block as B
+from interp.engine.readout import Readout, Reads
+from interp.engine.runs import Runs
+from interp.models import Model
+from interp.models.parts import Block, Norm, Weights
+
+
+class Batches:
+    """The prompts of a job, drawn without replacement, round by round; steps are drawn by their number."""
+
+    def __init__(self, model: Model, job: Job, size: int, seed: int) -> None:
+        self.model, self.job, self.seed = model, job, seed
+        self.size = min(size, len(job.runs))
+
+    def draw(self, step: int, constants: Float[Tensor, "writer d_model"] | None) -> tuple[Soft, Tensor]:
+        """The model on the prompts of a step, and the clean run's logits at what the metric reads."""
+        job = self.job
+        runs = job.runs.take(torch.as_tensor(self._prompts(step), device=job.runs.base.device))
+        passes = self._passes(runs)
+        readout = Readout(job.weights, Reads(runs, (job.metric,)))
+        with torch.no_grad():
+            base = passes.plain(source=False)
+            if step == 0:
+                check_writes(job.weights, base, job.budget.facts.name)
+            columns = readout.reads.columns
+            clean = base.picked if columns is None else base.picked[..., columns]
+            fixed = job.ablation.constants if constants is None else constants
+            if fixed is None:
+                values = passes.plain(source=True).values
+                alt = written(job.weights, job.spans, lambda place: values[place])
+        if fixed is not None:
+            alt = fixed[:, None, None].to(job.weights.W_E)
+        return Soft(job.weights, job.spans, runs, readout, alt), clean
+
+    @torch.no_grad()
+    def mean_writes(self) -> Float[Tensor, "writer d_model"]:
+        """What each writer writes in the corrupt run: the mean over prompts and real positions."""
+        total, count = torch.zeros(()), 0
+        for start in range(0, len(self.job.runs), self.size):
+            runs = self.job.runs.take(slice(start, start + self.size))
+            values = self._passes(runs).plain(source=True).values
+            writes = written(self.job.weights, self.job.spans, lambda place, values=values: values[place])
+            real = torch.arange(runs.n_pos, device=writes.device) < runs.lengths[:, None]  # [prompt, pos]
+            total = total.to(writes) + (writes * real[..., None]).sum((1, 2))
+            count += int(real.sum())
+        return total / count
+
+    def _passes(self, runs: Runs) -> EdgePasses:
+        return EdgePasses(self.model, self.job.budget.facts, runs, self.job.metric, lambda passes: None)
+
+    def _prompts(self, step: int) -> np.ndarray:
+        """Consecutive parts of one long list: every prompt in a random order, again and again."""
+        n, first = len(self.job.runs), step * self.size
+        rounds = range(first // n, (first + self.size - 1) // n + 1)
+        order = np.concatenate(
+            [np.random.default_rng((self.seed, number, 2)).permutation(n) for number in rounds]
+        )
+        return np.sort(order[first - rounds.start * n :][: self.size])
+
+    def _round(self, number: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, number, 2)).permutation(len(self.job.runs))
+
+
+Mask = Float[Tensor, "some writer any"]  # some: prompts, or 1 for all; any: readers, or 1 for all of them
+
+
+@dataclass(frozen=True, eq=False)
+class Soft:
+    """Some prompts; `alt`: what cut writers write instead, the same everywhere where it has 1 for an axis."""
+
+    weights: Weights
+    spans: Spans
+    runs: Runs
+    readout: Readout
+    alt: Float[Tensor, "writer some any d_model"]
+
+    def logits(self, mask: Mask) -> Tensor:
+        """At the positions and columns that the metric reads."""
+        spans, cut = self.spans, 1 - mask
+        stream = self.weights.embed(self.runs.base)  # [prompt, pos, d_model]
+        gaps = [self._gap(stream[None], slice(0, 1))]
+        for layer, block in enumerate(self.weights.blocks):
+            heads = self._heads(layer, block, cut, stream, gaps)
+            after = stream + heads.sum(0) + (0 if block.attn.b_O is None else block.attn.b_O)
+            written = [*gaps, self._gap(heads, spans.heads(layer))]
+            if block.mlp is not None:
+                sees = (stream, gaps) if block.parallel else (after, written)
+                reader, writer = spans.mlp_reader(layer), spans.mlp(layer)
+                x = inputs(cut, slice(reader, reader + 1), *sees)[0]
+                hidden = B.mlp_hidden(block.mlp, B.normed(block.mlp.norm, x.flatten(0, 1)))
+                out = B.mlp_write(block.mlp, hidden).view(x.shape)
+                after, written = after + out, [*written, self._gap(out[None], slice(writer, writer + 1))]
+            stream, gaps = after, written
+        return self.readout.whole_runs(inputs(cut, slice(spans.logits, spans.logits + 1), stream, gaps)[0])
+
+    def score(self, logits: Tensor, clean: Tensor) -> Float[Tensor, "prompt"]:
+        """The metric of each prompt, float64."""
+        prompt = torch.arange(len(self.runs), device=logits.device)
+        return self.readout.score(logits, clean, prompt)[:, 0]
+
+    def _gap(self, now: Tensor, rows: slice) -> Tensor:
+        """What writers write now beyond what they would be replaced by: [writer, prompt, pos, d_model]."""
+        return now - self.alt[rows]
+
+    def _heads(self, layer: int, block: Block, cut: Tensor, stream: Tensor, gaps: Sequence[Tensor]) -> Tensor:
+        attn, made = block.attn, {}
+        parts: dict[str, tuple[Tensor, Tensor | None, Norm | None]] = {
+            "q": (attn.W_Q, attn.b_Q, attn.q_norm),
+            "k": (attn.W_K, attn.b_K, attn.k_norm),
+            "v": (attn.W_V, attn.b_V, None),
+        }
+        for part, (W, b, norm) in parts.items():
+            x = inputs(cut, self.spans.part(layer, part), stream, gaps)  # [head or 1, prompt, pos, d_model]
+            x = B.normed(block.attn_norm, x).flatten(1, 2).expand(len(W), -1, -1)
+            x = (torch.bmm(x, W) if b is None else torch.baddbmm(b[:, None], x, W)).transpose(0, 1)
+            x = x.unflatten(0, stream.shape[:2])  # [prompt, pos, head, d_head]
+            made[part] = B.value(attn, x) if part == "v" else B.finish_runs(attn, x, norm)
+        pos = torch.arange(stream.shape[1], device=stream.device)
+        return head_writes(attn.W_O, B.attend(attn, made["q"], made["k"], made["v"], pos)[1])
+
+
+def inputs(
+    cut: Mask, readers: slice, stream: Float[Tensor, "prompt pos d_model"], gaps: Sequence[Tensor]
+) -> Float[Tensor, "reader prompt pos d_model"]:
+    """What some readers see; one row for all of them where the mask does not tell them apart."""
+    cut = cut if cut.shape[-1] == 1 else cut[..., readers]
+    x, first = stream[None], 0
+    for gap in gaps:  # [writer, prompt, pos, d_model]
+        share = cut[:, first : first + len(gap)].transpose(1, 2).to(gap)  # [prompt or 1, reader, writer]
+        if len(share) == 1:
+            change = (share[0] @ gap.flatten(1)).unflatten(1, gap.shape[1:])
+        else:
+            change = torch.bmm(share, gap.flatten(2).transpose(0, 1)).transpose(0, 1)
+            change = change.unflatten(2, gap.shape[2:])
+        x, first = x - change, first + len(gap)
+    return x
