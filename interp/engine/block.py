@@ -1,12 +1,16 @@
-"""One transformer block on ragged rows.
+"""The block of a transformer, written once: patching, circuits, steering and readouts all run this one.
 
 A row is one position of one run, and rows stand in any order: norms, projections and the MLP treat them
 alike, in one large product. Only attention looks at runs; it works by group, a group being the runs that
 start and stop at the same positions, and reads what lies before the start from the base run's keys and
 values.
 
-`tap(site, layer, tensor, group)` sees every activation under its TransformerLens name and returns what to go
-on with.
+What differs between passes is handed in:
+
+- `tap(site, layer, tensor, group)` sees every activation under its TransformerLens name, and what the MLP
+  reads (before its norm) as "mlp_in"; it returns what to go on with;
+- `attend(block, layer, stream, tap)` gives attention's z: which rows attend to which, and what the readers of
+  attention see.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from torch import Tensor
 from interp.models.parts import MLP, Attention, Block, Norm, Weights
 
 Tap = Callable[..., Tensor]
+Attend = Callable[[Block, int, Tensor, Tap], Tensor]  # the stream [row, d_model] -> z [row, head, d_head]
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "post")
 
 
@@ -43,6 +48,31 @@ class Past:
 
     k: Tensor
     v: Tensor
+
+
+def through_attention(
+    block: Block, layer: int, x: Tensor, attend: Attend, tap: Tap, rows: Tensor | None = None
+) -> Tensor:
+    """The stream after attention, from that before the block; in a parallel block after the MLP as well.
+
+    rows: those of which `attend` gives z, and which go on; None for all.
+    """
+    x = tap("resid_pre", layer, x)
+    z = attend(block, layer, x, tap)
+    x = x if rows is None else x[rows]
+    middle = x + tap("attn_out", layer, attn_write(block, z))
+    if block.mlp is None:
+        return middle
+    if block.parallel:
+        return middle + mlp(block.mlp, layer, x, tap)
+    return tap("resid_mid", layer, middle)
+
+
+def through_mlp(block: Block, layer: int, x: Tensor, tap: Tap) -> Tensor:
+    """The stream after the block, from what `through_attention` gives."""
+    if block.mlp is not None and not block.parallel:
+        x = x + mlp(block.mlp, layer, x, tap)
+    return tap("resid_post", layer, x)
 
 
 def normed(norm: Norm | None, x: Tensor) -> Tensor:
@@ -195,5 +225,5 @@ def mlp_write(mlp: MLP, hidden: Tensor) -> Tensor:
 
 def mlp(mlp: MLP, layer: int, x: Tensor, tap: Tap) -> Tensor:
     """The MLP's write for stream rows x [row, d_model]."""
-    hidden = tap("post", layer, mlp_hidden(mlp, normed(mlp.norm, x)))
+    hidden = tap("post", layer, mlp_hidden(mlp, normed(mlp.norm, tap("mlp_in", layer, x))))
     return tap("mlp_out", layer, mlp_write(mlp, hidden))

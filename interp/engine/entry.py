@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from interp.engine import block as B
-from interp.engine.capture import Capture
 from interp.engine.cells import Cells
+from interp.engine.runs import Capture
 from interp.models import Anatomy
 from interp.models.parts import MLP, Block
 from interp.places import STREAM_SITES

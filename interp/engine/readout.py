@@ -105,6 +105,20 @@ class Scores:
         return clean_right(clean, self.reads.runs, self.reads.runs.answer, self.reads.runs.wrong)
 
 
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Raw metrics, float64: of the patched runs [cell, prompt, metric], of both runs [prompt, metric]."""
+
+    patched: np.ndarray
+    base: np.ndarray
+    source: np.ndarray
+
+    @property
+    def change(self) -> np.ndarray:
+        """patched - base: [cell, prompt, metric]."""
+        return self.patched - self.base
+
+
 class Readout:
     """Final norm, the columns read of the unembedding, and the metrics."""
 

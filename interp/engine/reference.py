@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from interp.engine.cells import SITES, Cells
-from interp.engine.fast import Outcome
-from interp.engine.readout import Reads, Scores
+from interp.engine.readout import Outcome, Reads, Scores
 from interp.engine.runs import Runs
 from interp.models import Model, anatomy, logits
 from interp.models.hook_points import patch_hooks

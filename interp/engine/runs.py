@@ -1,19 +1,29 @@
-"""The two runs of every counterfactual: the base, which is patched, and the source of what is patched in.
+"""The two runs of every counterfactual, and what is kept of them.
 
-Denoising patches the clean run's activations into the corrupt run; noising the other way round. An ablation
-takes its source from `fill` instead of from a second run.
+The base is patched; the source is what is patched in. Denoising patches the clean run's activations into the
+corrupt run; noising the other way round. An ablation takes its source from `fill` instead of from a second
+run.
+
+`capture` runs both together. Of the base it keeps the stream before every block and in its middle, keys and
+values; of both the activations of the patched sites. Nothing is unembedded but the positions that the metrics
+read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.engine import block as B
+from interp.engine.forward import through_blocks, whole_runs
+from interp.models.parts import Weights
+
 Fill = Callable[[str, int, Tensor], Tensor]  # site, layer, activation of the source run -> what to patch in
+_ALSO = {"q": ("k", "v", "z"), "k": ("q", "v", "z"), "v": ("pattern", "z"), "pattern": ("z",)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,3 +77,76 @@ class Runs:
         names = ("base", "source", "answer", "wrong", "positions", "lengths", "noise")
         parts = {name: getattr(self, name) for name in names}
         return replace(self, **{name: part[index] for name, part in parts.items() if part is not None})
+
+
+@dataclass(eq=False)
+class Capture:
+    """`base` and `source` map (site, layer) to [prompt, ...]; streams are those of the base run."""
+
+    pre: list[Tensor] = field(default_factory=list)  # by layer, and after the last: [prompt, pos, d_model]
+    mid: list[Tensor] = field(default_factory=list)
+    past: list[B.Past] = field(default_factory=list)
+    base: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    source: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    # The stream after the last block of base, then source: [2 prompt, pos, d_model].
+    final: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def difference(self, site: str, layer: int) -> Tensor:
+        return self.source[site, layer] - self.base[site, layer]
+
+
+def needed(sites: tuple[str, ...]) -> set[str]:
+    """The sites to keep in order to patch `sites`."""
+    return set(sites).union(*(_ALSO.get(site, ()) for site in sites))
+
+
+def capture(weights: Weights, runs: Runs, sites: tuple[str, ...]) -> Capture:
+    """Run base and source. Cost: 2 forwards of the blocks per prompt.
+
+    Raises ValueError at the first value that is not finite.
+    """
+    n, n_pos = runs.base.shape
+    base_noise, source_noise = runs.noises()
+    embedded = [weights.embed(runs.base, base_noise), weights.embed(runs.source, source_noise)]
+    x = torch.cat(embedded).flatten(0, 1)  # [2 n_prompt pos, d_model]
+    saved = Capture()
+    keep = lambda layer, k, v: saved.past.append(B.Past(k[:n], v[:n]))  # noqa: E731
+    x = through_blocks(
+        weights, x, whole_runs((2 * n, n_pos), x.device, keep), _saver(saved, runs, needed(sites))
+    )
+    _finite(x, len(weights.blocks), n, n_pos)
+    saved.final = x.view(2 * n, n_pos, -1)
+    saved.pre.append(saved.final[:n])
+    return saved
+
+
+def _saver(saved: Capture, runs: Runs, sites: set[str]) -> B.Tap:
+    n, n_pos = runs.base.shape
+
+    def tap(site: str, layer: int, tensor: Tensor, group: B.Group | None = None) -> Tensor:
+        if site == "resid_pre":
+            _finite(tensor, layer, n, n_pos)
+        if site in sites or site in ("resid_pre", "resid_mid"):
+            whole = tensor if group else tensor.unflatten(0, (2 * n, n_pos))
+            base, source = whole[:n], whole[n:]
+            if site in ("resid_pre", "resid_mid"):
+                (saved.pre if site == "resid_pre" else saved.mid).append(base)
+            if site in sites:
+                saved.base[site, layer] = base
+                saved.source[site, layer] = source if runs.fill is None else runs.fill(site, layer, source)
+        return tensor
+
+    return tap
+
+
+def _finite(x: Tensor, layer: int, n: int, n_pos: int) -> None:
+    if torch.isfinite(x).all():
+        return
+    row = int((~torch.isfinite(x)).any(-1).nonzero()[0])
+    run, pos = divmod(row, n_pos)
+    which = "base" if run < n else "source"
+    place = "L0.resid_pre" if layer == 0 else f"L{layer - 1}.resid_post"
+    raise ValueError(
+        f"the model computes values that are not finite: first in {place}, {which} run of prompt {run % n}, "
+        f"position {pos}. Check the weights, or load the model in float32."
+    )

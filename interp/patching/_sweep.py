@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from interp import results, stores
 from interp.ablation import Ablation, Constants
-from interp.engine.choose import choose
-from interp.engine.fast import Outcome, Prepared
+from interp.engine.trust import choose
+from interp.engine.readout import Outcome
+from interp.engine.wavefront import Prepared
 from interp.engine.plan import Plan, make_plan
 from interp.engine.readout import Reads
 from interp.engine.reference import Reference

@@ -2,7 +2,7 @@
 
 1. Run the prompts in batches, right-padded, so that padding reaches no real token.
 2. At every place, read the chosen positions; the pass stops once the last place has been read. It is made by
-   the model's weights where those give its logits (`forward.why_not`), else by the model under hooks.
+   the model's weights where those give its logits (`engine.trust`), else by the model under hooks.
 3. Means are summed in float64.
 """
 
@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.engine.forward import forward
+from interp.engine.trust import weights_of
 from interp.models import Model, anatomy, logits
-from interp.models import weights as weights_of
 from interp.models.parts import Weights
 from interp.places import Place, hook_name
-from interp.steering.forward import forward, why_not
 from interp.steering.intervention import as_hook
 from interp.steering.places import place
 from interp.steering.prompts import Prompts, read
@@ -96,11 +96,12 @@ def _collected(
     weight = weights(pos, prompts)
     rows: dict[Place, list[Tensor]] = {where: [] for where in wanted}
     order = []
-    first = prompts.tokens[0, : int(prompts.lengths[0])]
-    parts = weights_of(model) if why_not(model, (), first) is None else None
+    sites = tuple({where.site for where in wanted})
+    own = weights_of(model, prompts.tokens, prompts.lengths, sites=sites)
+    blocks = None if isinstance(own, str) else own
     for index, batch in prompts.batches(batch_size):
         order.append(index)
-        kept = _one_pass(model, batch, wanted, parts)
+        kept = _one_pass(model, batch, wanted, blocks)
         for where in wanted:
             rows[where].append(_reduce(kept[where], weight[index], pos == "all", agg))
     return {

@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engine import block as B
-from interp.models.parts import Attention, Weights
-from interp.steering.forward import forward, taps, unembed
+from interp.engine.forward import forward, unembed
+from interp.models.parts import Block, Weights
 from interp.steering.frame import Clock
-from interp.steering.intervention import Intervention
+from interp.steering.intervention import Intervention, taps
 
 
 class FastDecoder:
@@ -99,8 +99,8 @@ class _Attend:
         self.decoder, self.start, self.column, self.position = decoder, start, column, position
         self._hidden: dict[int | None, Tensor | None] = {}
 
-    def __call__(self, attn: Attention, layer: int, h: Tensor, tap: B.Tap) -> Tensor:
-        n, at = len(self.column), self.position
+    def __call__(self, block: Block, layer: int, x: Tensor, tap: B.Tap) -> Tensor:
+        n, at, attn, h = len(self.column), self.position, block.attn, B.normed(block.attn_norm, x)
         q, k, v = B.qkv(attn, layer, (h, at), (h, at), tap)  # each [row · pos, head, d_head]
         rows, heads = len(q) // n, q.shape[1]
         k, v = (each.unflatten(0, (rows, n)).transpose(1, 2) for each in (k, v))

@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.engine.choose import ENGINES
-from interp.models import Model, weights
+from interp.engine.trust import ENGINES
+from interp.models import Model
 from interp.steering.decoder import Decoder
 from interp.steering.fast_decoder import FastDecoder
-from interp.steering.forward import why_not
-from interp.steering.intervention import Intervention, flat
+from interp.steering.intervention import Intervention, flat, own_weights
 from interp.steering.prompts import Prompts, read
 from interp.steering.steer import steer
 from interp.tasks import vocabulary
@@ -57,7 +56,8 @@ def generate(
     fill = vocabulary.pad(model) if pad is None else pad
     tokens, real = left_padded(rows, fill)
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad(), decoding(model, tokens, real, checked, use_cache, engine) as decoder:
+    reach = tokens.shape[1] + max_new_tokens
+    with torch.no_grad(), decoding(model, tokens, real, checked, use_cache, engine, reach) as decoder:
         whole = _decode(decoder, max_new_tokens, temperature, top_k, generator, stop, fill)
     on_left = mask is not None and not bool(mask.reshape(len(rows), -1)[:, 0].all())
     return whole if on_left else _right_padded(whole, real, fill)
@@ -65,17 +65,25 @@ def generate(
 
 @contextmanager
 def decoding(
-    model: Model, tokens: Tensor, real: Tensor, made: Sequence[Intervention], use_cache: bool, engine: str
+    model: Model,
+    tokens: Tensor,
+    real: Tensor,
+    made: Sequence[Intervention],
+    use_cache: bool,
+    engine: str,
+    reach: int = 0,
 ) -> Iterator[Decoder | FastDecoder]:
-    """By the weights, or of the model under hooks."""
+    """By the weights, or of the model under hooks. reach: tokens that the longest row will have."""
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}.")
-    reason = "the reference" if engine == "reference" else why_not(model, made, tokens[0, real[0]])
-    if reason is None:
-        yield FastDecoder(weights(model), tokens, real, made, use_cache=use_cache)
-        return
-    if engine == "fast":
-        raise ValueError(f"the fast engine cannot run this: {reason}. Use engine='reference'.")
+    if engine != "reference":
+        on_left = _right_padded(tokens, real, 0), real.sum(1)
+        weights = own_weights(model, made, *on_left, min(reach, vocabulary.context(model) or reach))
+        if not isinstance(weights, str):
+            yield FastDecoder(weights, tokens, real, made, use_cache=use_cache)
+            return
+        if engine == "fast":
+            raise ValueError(f"the fast engine cannot run this: {weights}. Use engine='reference'.")
     steered = steer(model, *made, prompt_length=real.sum(1)) if made else nullcontext()
     with steered:
         yield Decoder(model, tokens, real, use_cache)

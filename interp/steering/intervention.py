@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.engine.block import SITES as PASSED
+from interp.engine.forward import Taps
+from interp.engine.trust import weights_of
 from interp.models import Anatomy, Model, anatomy, is_bridge
+from interp.models.parts import Weights
 from interp.places import AXES, SITES, Place, hook_name, parse
 from interp.steering.edits import Edit
 from interp.steering.frame import Clock
@@ -269,6 +273,34 @@ def flat(interventions: Iterable[Any]) -> list[Intervention]:
                 "4.0), steering.ablate(direction), or Intervention(site, edit)."
             )
     return found
+
+
+def taps(interventions: Iterable[Intervention], clock: Clock) -> Taps:
+    """What the interventions do at each site and layer, in the order given, for `engine.forward`."""
+    acts: dict[tuple[str, int], list[Act]] = {}
+    for each in interventions:
+        for where, act in each.taps(clock):
+            acts.setdefault((where.site, where.layer or 0), []).append(act)
+    return {where: partial(_in_turn, listed) for where, listed in acts.items()}
+
+
+def _in_turn(acts: list[Act], tensor: Tensor) -> Tensor:
+    for act in acts:
+        tensor = act(tensor)
+    return tensor
+
+
+def own_weights(
+    model: Model, interventions: Sequence[Intervention], tokens: Tensor, lengths: Tensor, reach: int = 0
+) -> Weights | str:
+    """The model's weights where a pass by them makes the interventions as hooks would; else why not.
+
+    tokens, lengths, reach: as in `trust.weights_of`.
+    """
+    places = [where for each in interventions for where in each.places]
+    if any(where.site not in PASSED for where in places):
+        return "an intervention acts on attention scores"
+    return weights_of(model, tokens, lengths, sites=tuple({where.site for where in places}), reach=reach)
 
 
 def _spread(values: Tensor, like: Tensor, scores: bool) -> Tensor:

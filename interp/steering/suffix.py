@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp.engine.forward import forward
 from interp.engine.readout import Readout, Reads, widened
-from interp.models import Model, logits, weights
-from interp.steering.forward import forward, taps, why_not
+from interp.models import Model, logits
+from interp.models.parts import Weights
 from interp.steering.frame import Clock
-from interp.steering.intervention import Intervention
+from interp.steering.intervention import Intervention, own_weights, taps
 from interp.steering.steer import steer
 
 
@@ -54,8 +55,8 @@ class Whole:
 class Suffix:
     """Steered runs from the steered layer on, by the model's weights."""
 
-    def __init__(self, model: Model, reads: Reads, layers: set[int]) -> None:
-        self.weights, self.reads = weights(model), reads
+    def __init__(self, weights: Weights, reads: Reads, layers: set[int]) -> None:
+        self.weights, self.reads = weights, reads
         self.readout = Readout(self.weights, reads)
         self.pre: dict[int, Tensor] = {}
 
@@ -90,7 +91,8 @@ def runner(model: Model, reads: Reads, made: Sequence[Sequence[Intervention]]) -
 
     made: the interventions of each run that is to come, for the layers at which they start.
     """
-    first = reads.runs.base[0, : int(reads.runs.lengths[0])]
-    if why_not(model, [each for run in made for each in run], first) is not None:
+    runs = reads.runs
+    weights = own_weights(model, [each for run in made for each in run], runs.base, runs.lengths)
+    if isinstance(weights, str):
         return Whole(model, reads)
-    return Suffix(model, reads, {min(each.first_layer for each in run) for run in made if run})
+    return Suffix(weights, reads, {min(each.first_layer for each in run) for run in made if run})

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from interp.engine.cells import COLUMNS, Cells, grid
-from interp.engine.fast import Outcome, Prepared
 from interp.engine.memory import Budget
+from interp.engine.readout import Outcome
 from interp.engine.reference import Reference
 from interp.engine.runs import Runs
+from interp.engine.wavefront import Prepared
 from interp.models import anatomy, weights
 from interp.places import AXES
 from interp.tasks import LogitDiff

@@ -8,10 +8,10 @@ import torch
 from sides import GATED, LOGIT_DIFF, PLAIN, all_cells, make_runs, model_of
 from torch.utils.flop_counter import FlopCounterMode
 
-from interp.engine.fast import Prepared
 from interp.engine.memory import Budget
 from interp.engine.plan import forward_flops, make_plan
 from interp.engine.readout import Reads
+from interp.engine.wavefront import Prepared
 from interp.models import anatomy, logits, weights
 
 # d_model 768, 12 layers, 12 heads: the shape of GPT-2 small with a small vocabulary, on the meta device.

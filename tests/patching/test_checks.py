@@ -25,7 +25,7 @@ def no_forward(model, monkeypatch):
         raise AssertionError("a forward pass ran")
 
     monkeypatch.setattr(type(model), "forward", refuse)
-    monkeypatch.setattr("interp.engine.fast.capture", refuse)
+    monkeypatch.setattr("interp.engine.wavefront.capture", refuse)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def planted(n, d, sigma, seed, gap=1.0, shape=None):
 def test_activations_are_those_of_the_cache(toy, ids, within, name, monkeypatch):
     """By the weights to rounding (a Llama of transformers norms in float32), under hooks to the bit."""
     got = steering.activations(toy, ids, name, "last")
-    monkeypatch.setattr("interp.steering.forward.unsupported", lambda model: "a test says so")
+    monkeypatch.setattr("interp.engine.trust.unsupported", lambda model: "a test says so")
     hooked = steering.activations(toy, ids, name, "last")
     with torch.no_grad():
         _, cache = toy.run_with_cache(ids)

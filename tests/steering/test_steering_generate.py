@@ -10,7 +10,6 @@ import torch
 
 from interp import steering
 from interp.steering.fast_decoder import FastDecoder
-from interp.steering.forward import _verdicts
 from interp.steering.generate import decoding, left_padded
 from interp.steering.prompts import read
 
@@ -136,10 +135,9 @@ def test_which_engine_runs(model, ids, draw, monkeypatch):
         steps(engine="slow")
     with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda tensor, hook: tensor)]):
         assert steps() == 0
-    _verdicts.pop(model, None)
-    monkeypatch.setattr("interp.steering.forward.close", lambda *args: False)
+    monkeypatch.setattr("interp.engine.trust.unsupported", lambda model: "a test says so")
     assert steps() == 0
-    with pytest.raises(ValueError, match="do not give its logits"):
+    with pytest.raises(ValueError, match="a test says so"):
         steps(engine="fast")
 
 

@@ -87,7 +87,7 @@ def test_both_runners_agree_under_every_when_and_site(toy, ids, draw, within):
 def test_models_that_the_engine_cannot_run_are_swept_under_hooks(model, ids, monkeypatch):
     d = steering.mean_difference(model, ids[:2], ids[2:], layer=[1, 2])
     fast = steering.sweep(model, d, ids, STEPS)
-    monkeypatch.setattr("interp.steering.forward.unsupported", lambda model: "a test says so")
+    monkeypatch.setattr("interp.engine.trust.unsupported", lambda model: "a test says so")
     assert isinstance(runner(model, _reads(model, ids, None, None, [KL()]), []), Whole)
     slow = steering.sweep(model, d, ids, STEPS)
     np.testing.assert_allclose(fast["value"], slow["value"], rtol=0, atol=1e-9)

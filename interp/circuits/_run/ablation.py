@@ -22,8 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.circuits._graph import Graph
-from interp.engine.capture import Capture, capture
-from interp.engine.runs import Runs
+from interp.engine.runs import Capture, Runs, capture
 from interp.models import Model, anatomy, weights
 from interp.models.parts import Weights
 from interp.patching.corruption import Corruption, Mean, Tokens, Zero, direction_of, make_runs

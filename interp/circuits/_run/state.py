@@ -20,9 +20,8 @@ from interp.circuits._graph import Spans
 from interp.circuits._run.ablation import gaps
 from interp.circuits._run.reach import WHOLE
 from interp.engine import block as B
-from interp.engine.capture import Capture, capture
 from interp.engine.readout import Readout, Reads
-from interp.engine.runs import Runs
+from interp.engine.runs import Capture, Runs, capture
 from interp.models.parts import Weights
 from interp.tasks.metrics import Metric
 

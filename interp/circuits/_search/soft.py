@@ -20,6 +20,7 @@ from interp.circuits._run.job import Job
 from interp.circuits._score.passes import EdgePasses
 from interp.circuits._score.sums import check_writes, written
 from interp.engine import block as B
+from interp.engine.forward import through_blocks
 from interp.engine.readout import Readout, Reads
 from interp.engine.runs import Runs
 from interp.models import Model
@@ -97,47 +98,68 @@ class Soft:
 
     def logits(self, mask: Mask) -> Tensor:
         """At the positions and columns that the metric reads."""
-        spans, cut = self.spans, 1 - mask
+        single = _Pass(self, 1 - mask)
         stream = self.weights.embed(self.runs.base)  # [prompt, pos, d_model]
-        gaps = [self._gap(stream[None], slice(0, 1))]
-        for layer, block in enumerate(self.weights.blocks):
-            heads = self._heads(layer, block, cut, stream, gaps)
-            after = stream + heads.sum(0) + (0 if block.attn.b_O is None else block.attn.b_O)
-            written = [*gaps, self._gap(heads, spans.heads(layer))]
-            if block.mlp is not None:
-                sees = (stream, gaps) if block.parallel else (after, written)
-                reader, writer = spans.mlp_reader(layer), spans.mlp(layer)
-                x = inputs(cut, slice(reader, reader + 1), *sees)[0]
-                hidden = B.mlp_hidden(block.mlp, B.normed(block.mlp.norm, x.flatten(0, 1)))
-                out = B.mlp_write(block.mlp, hidden).view(x.shape)
-                after, written = after + out, [*written, self._gap(out[None], slice(writer, writer + 1))]
-            stream, gaps = after, written
-        return self.readout.whole_runs(inputs(cut, slice(spans.logits, spans.logits + 1), stream, gaps)[0])
+        single.keep(stream[None], slice(0, 1))
+        stream = through_blocks(self.weights, stream.flatten(0, 1), single.attend, single.tap)
+        return self.readout.whole_runs(single.inputs(self.spans.logits, stream))
 
     def score(self, logits: Tensor, clean: Tensor) -> Float[Tensor, "prompt"]:
         """The metric of each prompt, float64."""
         prompt = torch.arange(len(self.runs), device=logits.device)
         return self.readout.score(logits, clean, prompt)[:, 0]
 
-    def _gap(self, now: Tensor, rows: slice) -> Tensor:
-        """What writers write now beyond what they would be replaced by: [writer, prompt, pos, d_model]."""
-        return now - self.alt[rows]
 
-    def _heads(self, layer: int, block: Block, cut: Tensor, stream: Tensor, gaps: Sequence[Tensor]) -> Tensor:
-        attn, made = block.attn, {}
-        parts: dict[str, tuple[Tensor, Tensor | None, Norm | None]] = {
+class _Pass:
+    """One pass over the blocks in which every reader has an input of its own."""
+
+    def __init__(self, soft: Soft, cut: Mask) -> None:
+        self.soft, self.cut, self.spans = soft, cut, soft.spans
+        self.size = tuple(soft.runs.base.shape)
+        self.gaps: list[Tensor] = []  # of the writers so far: [writer, prompt, pos, d_model]
+        self.waiting: list[Tensor] = []  # of heads that a parallel MLP does not see
+
+    def keep(self, now: Tensor, rows: slice) -> None:
+        """Add what writers write beyond what they would be replaced by."""
+        self.gaps.append(now - self.soft.alt[rows])
+
+    def inputs(self, reader: int, x: Tensor) -> Float[Tensor, "prompt pos d_model"]:
+        """What one reader sees of the stream [prompt · pos, d_model]."""
+        readers = slice(reader, reader + 1)
+        return inputs(self.cut, readers, x.unflatten(0, self.size), self.gaps)[0]
+
+    def tap(self, site: str, layer: int, tensor: Tensor, group: B.Group | None = None) -> Tensor:
+        if site == "mlp_in":
+            return self.inputs(self.spans.mlp_reader(layer), tensor).flatten(0, 1)
+        if site == "mlp_out":
+            self.gaps += self.waiting
+            self.waiting = []
+            writer = self.spans.mlp(layer)
+            self.keep(tensor.unflatten(0, self.size)[None], slice(writer, writer + 1))
+        return tensor
+
+    def attend(self, block: Block, layer: int, x: Tensor, tap: B.Tap) -> Tensor:
+        """z [prompt · pos, head, d_head], from what each query, key and value sees."""
+        attn, stream, parts = block.attn, x.unflatten(0, self.size), {}
+        projections: dict[str, tuple[Tensor, Tensor | None, Norm | None]] = {
             "q": (attn.W_Q, attn.b_Q, attn.q_norm),
             "k": (attn.W_K, attn.b_K, attn.k_norm),
             "v": (attn.W_V, attn.b_V, None),
         }
-        for part, (W, b, norm) in parts.items():
-            x = inputs(cut, self.spans.part(layer, part), stream, gaps)  # [head or 1, prompt, pos, d_model]
-            x = B.normed(block.attn_norm, x).flatten(1, 2).expand(len(W), -1, -1)
-            x = (torch.bmm(x, W) if b is None else torch.baddbmm(b[:, None], x, W)).transpose(0, 1)
-            x = x.unflatten(0, stream.shape[:2])  # [prompt, pos, head, d_head]
-            made[part] = B.value(attn, x) if part == "v" else B.finish_runs(attn, x, norm)
-        pos = torch.arange(stream.shape[1], device=stream.device)
-        return head_writes(attn.W_O, B.attend(attn, made["q"], made["k"], made["v"], pos)[1])
+        for part, (W, b, norm) in projections.items():
+            seen = inputs(
+                self.cut, self.spans.part(layer, part), stream, self.gaps
+            )
+            seen = B.normed(block.attn_norm, seen).flatten(1, 2).expand(len(W), -1, -1)
+            out = torch.bmm(seen, W) if b is None else torch.baddbmm(b[:, None], seen, W)
+            out = out.transpose(0, 1).unflatten(0, self.size)  # [prompt, pos, head, d_head]
+            parts[part] = B.value(attn, out) if part == "v" else B.finish_runs(attn, out, norm)
+        pos = torch.arange(self.size[1], device=x.device)
+        z = B.attend(attn, parts["q"], parts["k"], parts["v"], pos)[1]
+        self.keep(head_writes(attn.W_O, z), self.spans.heads(layer))
+        if block.parallel and block.mlp is not None:
+            self.waiting = [self.gaps.pop()]
+        return z.flatten(0, 1)
 
 
 def inputs(

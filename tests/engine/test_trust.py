@@ -1,4 +1,4 @@
-"""The self-check: fast only where it proves itself, and saying so where it does not."""
+"""The trust check: the model's weights only where they give its logits, and saying so where they do not."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import dataclasses
 import architectures
 import pytest
 import torch
-from sides import LOGIT_DIFF, PLAIN, all_cells, make_runs
+from sides import PLAIN, all_cells, make_runs
 
-from interp.engine import choose as choosing
-from interp.engine.memory import Budget
-from interp.models import anatomy, weights
+from interp.engine import trust
+from interp.models import weights
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def model():
 def pick(model, engine="auto", site="z"):
     cells = all_cells(model, site, ("layer", "head"))
     with torch.inference_mode():
-        return choosing.choose(model, make_runs(), cells, LOGIT_DIFF, Budget(anatomy(model)), engine)
+        return trust.choose(model, make_runs(), cells, engine)
 
 
 def wrong_scale(model):
@@ -34,8 +33,8 @@ def wrong_scale(model):
 
 def test_fast_is_chosen_and_checked_once(model, monkeypatch):
     calls = []
-    check = choosing.self_check
-    monkeypatch.setattr(choosing, "self_check", lambda *a: (calls.append(1), check(*a))[1])
+    check = trust._difference
+    monkeypatch.setattr(trust, "_difference", lambda *a: (calls.append(1), check(*a))[1])
     assert [pick(model) for _ in range(3)] == ["fast"] * 3
     assert len(calls) == 1
     assert pick(model, site="q") == "fast"
@@ -43,10 +42,10 @@ def test_fast_is_chosen_and_checked_once(model, monkeypatch):
 
 
 def test_misread_weights_fall_back(model, monkeypatch):
-    monkeypatch.setattr(choosing, "weights", wrong_scale)
-    with pytest.warns(UserWarning, match=r"using the reference engine .* self-check failed at z"):
+    monkeypatch.setattr(trust, "weights", wrong_scale)
+    with pytest.warns(UserWarning, match=r"using the reference engine, 12 forward passes .* its logits"):
         assert pick(model) == "reference"
-    with pytest.raises(ValueError, match=r"fast engine cannot run this model: its self-check failed"):
+    with pytest.raises(ValueError, match=r"fast engine cannot run this model: its weights do not give"):
         pick(model, "fast")
 
 
@@ -54,7 +53,7 @@ def test_missing_parts_fall_back(model, monkeypatch):
     def broken(model):
         raise AttributeError("no such part")
 
-    monkeypatch.setattr(choosing, "weights", broken)
+    monkeypatch.setattr(trust, "weights", broken)
     with pytest.warns(UserWarning, match=r"not laid out as expected .*no such part"):
         assert pick(model) == "reference"
 
@@ -75,7 +74,7 @@ def test_architectures_left_to_the_reference(change, reason):
 
 
 def test_reference_needs_no_check(model, monkeypatch):
-    monkeypatch.setattr(choosing, "self_check", None)
+    monkeypatch.setattr(trust, "_difference", None)
     assert pick(model, "reference") == "reference"
 
 

@@ -1,0 +1,75 @@
+"""The forward pass by a model's weights, with taps where something is read or changed.
+
+The loop over blocks stands here, once. Its values are those of the model under hooks (`trust.py` proves it),
+without the time that TransformerLens spends on hook points (benchmarks/steering.py). Passes in which runs
+join on the way, the wavefront of patching, run the halves of the block themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.engine import block as B
+from interp.models.parts import Block, Weights
+
+Taps = Mapping[tuple[str, int], Callable[[Tensor], Tensor]]  # by site and layer, of [run, pos, ...]
+Keep = Callable[[int, Tensor, Tensor], object]  # layer, finished keys and values [run, pos, kv head, d_head]
+
+
+def through_blocks(weights: Weights, x: Tensor, attend: B.Attend, tap: B.Tap, start: int = 0) -> Tensor:
+    """The stream [row, d_model] after the last block, from that before block `start`."""
+    for layer, block in enumerate(weights.blocks[start:], start):
+        x = B.through_attention(block, layer, x, attend, tap)
+        x = B.through_mlp(block, layer, x, tap)
+    return x
+
+
+def forward(
+    weights: Weights,
+    x: Float[Tensor, "run pos d_model"],
+    start: int = 0,
+    taps: Taps | None = None,
+    attend: B.Attend | None = None,
+) -> Float[Tensor, "run pos d_model"]:
+    """The stream after the last block, from the stream before block `start`.
+
+    taps see the activations [run, pos, ...] at their site and layer (patterns [run, head, dst, src]), and say
+    what to go on with. attend: by default each run attends to itself, from position 0 on.
+    """
+    size, taps = (x.shape[0], x.shape[1]), taps or {}
+    attend = whole_runs(size, x.device) if attend is None else attend
+
+    def tap(site: str, layer: int, tensor: Tensor, group: B.Group | None = None) -> Tensor:
+        act = taps.get((site, layer))
+        if act is None:
+            return tensor
+        return act(tensor.unflatten(0, size)).flatten(0, 1) if group is None else act(tensor)
+
+    return through_blocks(weights, x.flatten(0, 1), attend, tap, start).unflatten(0, size)
+
+
+def whole_runs(size: tuple[int, int], device: torch.device, keep: Keep | None = None) -> B.Attend:
+    """Attention of whole runs to themselves; size: (runs, positions). `keep` gets keys and values."""
+    n, n_pos = size
+    pos = torch.arange(n_pos, device=device)
+    rows = torch.arange(n * n_pos, device=device).view(n, n_pos)
+    runs = torch.arange(n, device=device)
+    groups, every = [B.Group(0, n_pos, runs, rows, rows, pos, runs)], pos.repeat(n)
+
+    def attend(block: Block, layer: int, x: Tensor, tap: B.Tap) -> Tensor:
+        h = B.normed(block.attn_norm, x)
+        z, k, v = B.attention(block.attn, layer, (h, every), (h, every), groups, None, tap)
+        if keep is not None:
+            keep(layer, k.unflatten(0, size), v.unflatten(0, size))
+        return z
+
+    return attend
+
+
+def unembed(weights: Weights, x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+    """Logits of the final stream."""
+    return B.unembed(weights, x, weights.W_U, weights.b_U)

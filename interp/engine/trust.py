@@ -1,0 +1,381 @@
+"""May a model's weights be run by our own forward pass? The one place where that is decided.
+
+1. Our logits are compared with the model's own, on the longest and the shortest prompt of the call, at every
+   position, relative to the spread of the logits there and in the dtype at hand; the activations of the sites
+   that the call uses as well.
+2. The verdict is remembered for as long as nothing changes that could change it (the types of the modules,
+   their `forward`, activations, switches and hooks; dtype and versions of the parameters) and no longer
+   prompt comes. Where that cannot be seen (hooks of torch, a `forward` put into one module, tensors made in
+   inference mode), every call checks.
+3. Where the model itself is run instead, under hooks, its hook points are proved: each site has the shape
+   that the anatomy says, and a changed value reaches the logits.
+
+In half precision our logits may be as far from those of our own pass in float32 as rounding takes them, and
+the model's a few times that.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.engine import block as B
+from interp.engine.cells import Cells
+from interp.engine.forward import through_blocks, unembed, whole_runs
+from interp.engine.runs import Runs
+from interp.models import Anatomy, Model, anatomy, is_bridge, logits, unsupported, weights
+from interp.models.hook_points import slope_hook
+from interp.models.parts import Weights
+from interp.places import AXES, hook_name
+
+ENGINES = ("auto", "fast", "reference")
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # of the spread of the logits
+_SAMPLE = 1024  # columns of the vocabulary that the spread is measured on
+_PLAIN = frozenset(vars(torch.nn.Module()))
+
+
+def weights_of(
+    model: Model,
+    tokens: Int[Tensor, "prompt pos"],
+    lengths: Int[Tensor, "prompt"] | None = None,
+    *,
+    sites: Sequence[str] = (),
+    reach: int = 0,
+) -> Weights | str:
+    """The model's weights where our forward pass by them is the model's own; else why not, in words.
+
+    tokens: the prompts of the call, padded on the right. lengths: their tokens, all of them by default.
+    sites: whose activations are read or changed. reach: tokens that a run will have in the end, if it grows.
+
+    Cost: at the first call two forwards of the model at most and as many of ours; after that, nothing.
+    """
+    reason = unsupported(model) or _mode(model)
+    if reason is not None:
+        return reason
+    try:
+        parts = weights(model)
+    except _LAYOUT as error:
+        return f"its parts are not laid out as expected ({type(error).__name__}: {error})"
+    with torch.no_grad():
+        reason = _verdict(model, parts, list(_ends(tokens, lengths, reach)), frozenset(sites))
+    return parts if reason is None else reason
+
+
+_LAYOUT = (AttributeError, RuntimeError, TypeError, IndexError, KeyError)
+
+
+def choose(model: Model, runs: Runs, cells: Cells, engine: str) -> str:
+    """ "fast" or "reference". With `engine="auto"` a fall-back warns why; with "fast" it raises ValueError.
+
+    The hook points that the reference engine uses are proved. Cost: that of `weights_of` or `prove_sites`.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}.")
+    reason = None
+    if engine != "reference":
+        reason = weights_of(model, runs.base, runs.lengths, sites=cells.sites)
+        if isinstance(reason, Weights):
+            return "fast"
+        if engine == "fast":
+            raise ValueError(f"the fast engine cannot run this model: {reason}. Use engine='reference'.")
+    prove_sites(model, runs.base, cells.sites, runs.lengths)
+    if reason is not None:
+        warnings.warn(
+            f"using the reference engine, {len(cells):,} forward passes of {len(runs):,} prompts: {reason}.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return "reference"
+
+
+def prove_sites(
+    model: Model,
+    tokens: Int[Tensor, "prompt pos"],
+    sites: Sequence[str],
+    lengths: Int[Tensor, "prompt"] | None = None,
+) -> None:
+    """ValueError unless each site has the shape that the anatomy says and a change there reaches the logits.
+
+    Cost: a forward and a backward of the longest prompt, once for each site while the model stays as it is.
+    """
+    memory = _memory(model)
+    wanted = [site for site in dict.fromkeys(sites) if site not in memory.proved]
+    if wanted:
+        with torch.inference_mode(False):
+            _prove(model, next(_ends(tokens, lengths, 0)).clone(), wanted)
+        memory.proved |= set(wanted)
+
+
+def _prove(model: Model, prompt: Tensor, sites: list[str]) -> None:
+    facts = anatomy(model)
+    places = [(site, layer) for site in sites for layer in range(facts.n_layers)]
+    probes = {place: torch.zeros((), device=facts.device, requires_grad=True) for place in places}
+    gone_by: set[tuple[str, int]] = set()
+
+    def prober(place: tuple[str, int]) -> Callable[..., Tensor]:
+        def act(tensor: Tensor, hook: Any) -> Tensor:
+            _check_shape(model, facts, place, tensor, prompt.shape[1])
+            gone_by.add(place)
+            return tensor + probes[place].to(tensor.dtype)
+
+        return act
+
+    names = {place: slope_hook(model, *place) for place in places}
+    for place, name in names.items():
+        if name not in model.hook_dict:
+            raise ValueError(f"{_named(model)} has no site {place[0]!r} in layer {place[1]}: no {name}.")
+    with torch.enable_grad(), model.hooks(fwd_hooks=[(names[place], prober(place)) for place in places]):
+        out = logits(model, prompt)
+    slopes: Sequence[Tensor | None] = [None] * len(places)
+    if out.requires_grad:
+        slopes = torch.autograd.grad(out.double().sum(), list(probes.values()), allow_unused=True)
+    for place, slope in zip(places, slopes):
+        if slope is None:
+            what = (
+                "a change does not reach the logits" if place in gone_by else "the pass leaves it out"
+            )
+            raise ValueError(
+                f"{_named(model)} cannot be changed at site {place[0]!r}: in layer {place[1]} {what} "
+                f"({names[place]}). Use another site, or load the model with eager attention."
+            )
+
+
+def _check_shape(model: Model, facts: Anatomy, place: tuple[str, int], tensor: Tensor, n_pos: int) -> None:
+    site, layer = place
+    width = {"pattern": (), "post": ()}.get(
+        site, (facts.d_model if AXES[site] == ("pos",) else facts.d_head,)
+    )
+    expected = [1, *(facts.size(site, axis, n_pos) for axis in AXES[site]), *width]
+    if list(tensor.shape) != expected:
+        raise ValueError(
+            f"site {site!r} of {_named(model)} is not what its name says: in layer {layer} it has shape "
+            f"{list(tensor.shape)}, expected {expected}. Use another site."
+        )
+
+
+def _named(model: Model) -> str:
+    """The model's name and architecture."""
+    cfg = model.cfg
+    kind = getattr(cfg, "architecture", None) or getattr(cfg, "original_architecture", None)
+    return f"{cfg.model_name} ({kind})" if kind else str(cfg.model_name)
+
+
+def _mode(model: Model) -> str | None:
+    """What about the model's present state no forward pass of ours follows."""
+    if torch.is_autocast_enabled(model.W_E.device.type):
+        return "autocast is on, in which the model computes in several dtypes"
+    inside = next((name for name, module in model.named_modules() if module.training), None)
+    return None if inside is None else f"{inside or 'the model'} is in train mode"
+
+
+def _ends(tokens: Tensor, lengths: Tensor | None, reach: int) -> Iterator[Tensor]:
+    """The longest prompt, repeated up to `reach`, and the shortest if it is another: each [1, pos]."""
+    n, n_pos = tokens.shape
+    sizes = [n_pos] * n if lengths is None else lengths.tolist()
+    longest, shortest = sizes.index(max(sizes)), sizes.index(min(sizes))
+    prompt = tokens[longest : longest + 1, : sizes[longest]]
+    times = -(-reach // max(sizes[longest], 1))
+    yield prompt if reach <= sizes[longest] else prompt.repeat(1, times)[:, :reach]
+    if sizes[shortest] != sizes[longest]:
+        yield tokens[shortest : shortest + 1, : sizes[shortest]]
+
+
+@dataclass(eq=False)
+class _Memory:
+    """What is known of a model in one state."""
+
+    state: tuple
+    passed: dict[str, int] = field(default_factory=dict)  # by site, "" for logits: the longest prompt
+    failed: dict[str, tuple[int, str]] = field(default_factory=dict)  # by site: at which length, and why
+    proved: set[str] = field(default_factory=set)  # sites whose hook points are in the path
+
+
+_known: WeakKeyDictionary[Model, _Memory] = WeakKeyDictionary()
+
+
+def _memory(model: Model) -> _Memory:
+    """What is remembered of the model as it is now."""
+    state = _state(model)
+    if state is None:
+        return _Memory(())
+    if model not in _known or _known[model].state != state:
+        _known[model] = _Memory(state)
+    return _known[model]
+
+
+def _verdict(model: Model, parts: Weights, prompts: list[Tensor], sites: frozenset[str]) -> str | None:
+    memory, longest = _memory(model), prompts[0].shape[1]
+    for site in ("", *sorted(sites)):
+        length, reason = memory.failed.get(site, (longest + 1, ""))
+        if length <= longest:
+            return reason
+    if all(memory.passed.get(site, 0) >= longest for site in ("", *sites)):
+        return None
+    for prompt in prompts:
+        difference = _difference(model, parts, prompt, tuple(sites))
+        if difference is not None:
+            memory.failed[difference[0]] = (longest, difference[1])
+            return difference[1]
+    memory.passed |= {site: max(longest, memory.passed.get(site, 0)) for site in ("", *sites)}
+    return None
+
+
+def _difference(
+    model: Model, parts: Weights, prompt: Tensor, sites: tuple[str, ...]
+) -> tuple[str, str] | None:
+    """The first site ("" for the logits) at which our pass is not the model's, and how; None if it is."""
+    theirs: dict[tuple[str, int], Tensor] = {}
+    places = [(site, layer) for site in sites for layer in range(len(parts.blocks))]
+    hooks = [(hook_name(*place), _keeper(theirs, place)) for place in places]
+    with model.hooks(fwd_hooks=[hook for hook in hooks if hook[0] in model.hook_dict]):
+        whole = logits(model, prompt)[0]
+    try:
+        ours: dict[tuple[str, int], Tensor] = {}
+        own = _own_logits(parts, prompt, ours, places)
+        margin = _margin(model, parts, prompt, own)
+    except _LAYOUT as error:
+        return "", f"its parts are not laid out as expected ({type(error).__name__}: {error})"
+    if not torch.isfinite(whole).all():
+        return "", "its logits are not finite"
+    if own.shape != whole.shape:
+        return "", f"its weights give {own.shape[-1]} logits, the model {whole.shape[-1]}"
+    allowed = margin * spread(whole)[:, None] + margin_of_rounding(own, whole)
+    gap = (own.double() - whole.double()).abs()
+    if not (gap <= allowed).all():
+        worst = float((gap / spread(whole)[:, None]).max())
+        return "", f"its weights do not give its logits (they differ by {worst:.2g} of the logits' spread)"
+    for place in places:
+        site_reason = _site_differs(place, ours.get(place), theirs.get(place), margin)
+        if site_reason is not None:
+            return place[0], site_reason
+    return None
+
+
+def _keeper(kept: dict[tuple[str, int], Tensor], place: tuple[str, int]) -> Callable[..., Tensor]:
+    def keep(tensor: Tensor, hook: Any = None) -> Tensor:
+        kept[place] = tensor.detach()
+        return tensor
+
+    return keep
+
+
+def _own_logits(
+    parts: Weights, prompt: Tensor, kept: dict[tuple[str, int], Tensor], places: list[tuple[str, int]]
+) -> Float[Tensor, "pos vocab"]:
+    """Logits by the weights, and the activations at some places [pos, ...] (patterns [1, head, dst, src])."""
+
+    def tap(site: str, layer: int, tensor: Tensor, group: B.Group | None = None) -> Tensor:
+        if (site, layer) in places:
+            kept[site, layer] = tensor.clone()
+        return tensor
+
+    x = parts.embed(prompt)
+    final = through_blocks(parts, x.flatten(0, 1), whole_runs((1, x.shape[1]), x.device), tap)
+    return unembed(parts, final)
+
+
+def _site_differs(
+    place: tuple[str, int], ours: Tensor | None, theirs: Tensor | None, margin: float
+) -> str | None:
+    name = f"L{place[1]}.{place[0]}"
+    if ours is None or theirs is None:
+        return f"the forward pass does not go by {name}"
+    ours = ours if place[0] == "pattern" else ours[None]
+    if ours.shape != theirs.shape:
+        return f"{name} has shape {list(theirs.shape)}, expected {list(ours.shape)}"
+    gap = (ours.double() - theirs.double()).abs().max()
+    scale = theirs.double().abs().max()
+    if not gap <= 10 * max(margin, 1e-12) * scale:
+        return (
+            f"{name} of its weights is not that of its hook point (they differ by {float(gap / scale):.2g})"
+        )
+    return None
+
+
+def spread(logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, "pos"]:
+    """Distance of the quartiles of the logits over the vocabulary, at each position; float64."""
+    columns = logits[:, :: max(1, logits.shape[1] // _SAMPLE)].double().sort(-1).values
+    n = columns.shape[1]
+    quartiles = columns[:, (3 * (n - 1)) // 4] - columns[:, (n - 1) // 4]
+    return torch.where(quartiles > 0, quartiles, columns[:, -1] - columns[:, 0])
+
+
+def margin_of_rounding(own: Tensor, whole: Tensor) -> float:
+    """What rounding of the largest logit may come to, where that is far above the spread."""
+    dtype = own.dtype if torch.finfo(own.dtype).eps > torch.finfo(whole.dtype).eps else whole.dtype
+    return 32 * torch.finfo(dtype).eps * float(whole.double().abs().max()) if dtype.itemsize >= 4 else 0.0
+
+
+def _margin(model: Model, parts: Weights, prompt: Tensor, own: Tensor) -> float:
+    """Shares of the spread by which logits may differ, in the dtype at hand."""
+    computed = getattr(model.cfg, "dtype", own.dtype)
+    dtype = min((own.dtype, computed), key=lambda each: each.itemsize)
+    if dtype.itemsize < 4:
+        exact = _own_logits(_Widened.of(parts), prompt, {}, [])
+        noise = ((own.double() - exact.double()).abs() / spread(exact)[:, None]).max()
+        return max(5 * float(noise), 8 * torch.finfo(dtype).eps)
+    # Norms and softmax of transformers inside a bridge compute in float32, whatever the dtype.
+    return 1e-4 if dtype == torch.float64 and is_bridge(model) else TOLERANCE[dtype]
+
+
+class _Widened(Sequence):
+    """Blocks in float32, made one at a time as they are asked for."""
+
+    def __init__(self, blocks: Sequence) -> None:
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return _Widened(self.blocks[index])
+        return _wide(self.blocks[index])
+
+    @staticmethod
+    def of(parts: Weights) -> Weights:
+        """The same weights in float32; blocks are widened when they run."""
+        ends = _wide(replace(parts, blocks=()))
+        return replace(ends, blocks=_Widened(parts.blocks))  # type: ignore[arg-type]
+
+
+def _wide(part: Any) -> Any:
+    """A dataclass of weights with its tensors in float32."""
+    if isinstance(part, Tensor):
+        return part.float() if part.is_floating_point() else part
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    return replace(part, **{each.name: _wide(getattr(part, each.name)) for each in fields(part)})
+
+
+def _state(model: Model) -> tuple | None:
+    """What a verdict depends on, to be compared; None where a change could not be seen."""
+    parts: list[Any] = [tuple(_plain(vars(model.cfg)))]
+    try:
+        for module in model.modules():
+            own = module.__dict__
+            if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
+                return None
+            kind = type(module)
+            parts.append((kind, kind.forward, *_plain({k: v for k, v in own.items() if k not in _PLAIN})))
+            tensors = [tensor for tensor in own["_parameters"].values() if tensor is not None]
+            parts += [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]
+    except RuntimeError:  # tensors made in inference mode have no version
+        return None
+    return tuple(parts)
+
+
+def _plain(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Switches, numbers, names and functions among some attributes; functions by identity."""
+    for name, value in values.items():
+        if value is None or isinstance(value, (bool, int, float, str, torch.dtype)):
+            yield name, value
+        elif callable(value) and not isinstance(value, torch.nn.Module):
+            yield name, id(value)
