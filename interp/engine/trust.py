@@ -138,9 +138,7 @@ def _prove(model: Model, prompt: Tensor, sites: list[str]) -> None:
         slopes = torch.autograd.grad(out.double().sum(), list(probes.values()), allow_unused=True)
     for place, slope in zip(places, slopes):
         if slope is None:
-            what = (
-                "a change does not reach the logits" if place in gone_by else "the pass leaves it out"
-            )
+            what = "a change does not reach the logits" if place in gone_by else "the pass leaves it out"
             raise ValueError(
                 f"{_named(model)} cannot be changed at site {place[0]!r}: in layer {place[1]} {what} "
                 f"({names[place]}). Use another site, or load the model with eager attention."

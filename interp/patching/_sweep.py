@@ -23,13 +23,12 @@ from tqdm import tqdm
 
 from interp import results, stores
 from interp.ablation import Ablation, Constants
-from interp.engine.trust import choose
-from interp.engine.readout import Outcome
-from interp.engine.wavefront import Prepared
 from interp.engine.plan import Plan, make_plan
-from interp.engine.readout import Reads
+from interp.engine.readout import Outcome, Reads
 from interp.engine.reference import Reference
 from interp.engine.runs import Runs
+from interp.engine.trust import choose
+from interp.engine.wavefront import Prepared
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
 from interp.grid import Grid, Sheet, make_grid
 from interp.models import Model, unsupported, weights
@@ -195,9 +194,7 @@ class _Sweep:
     def run(self) -> xr.Dataset:
         """Unit by unit: run, average the draws, write, go on."""
         experiment, budget = self.experiment, self.experiment.budget
-        engine = choose(
-            experiment.model, self.runs, self.grid.table, experiment.metric, experiment.room, budget.engine
-        )
+        engine = choose(experiment.model, self.runs, self.grid.table, budget.engine)
         attrs = results.attrs(experiment, method="patch", site=", ".join(self.grid.all_sites))
         attrs |= {"window": self.grid.window, "engine": engine, "draws": experiment.draws}
         sheet = Sheet(experiment, self.grid, attrs)
