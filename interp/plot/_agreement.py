@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,17 +11,18 @@ import xarray as xr
 
 from interp import stats
 from interp.plot import _theme as theme
-from interp.plot._cells import Drawn, Index, cell_names, drawn, hover
+from interp.plot import _words as words
+from interp.plot._cells import Cells, Index, cell_names, cells_of, hover, require_dataset
 from interp.plot._theme import escape, number
 
-_WIDTH, _HEIGHT, _RIGHT = 620, 560, 32
+_HEIGHT, _RIGHT = 560, 32
 
 
 @dataclass(frozen=True)
 class _Points:
     """The live cells of both results: prompt means."""
 
-    cells: Drawn  # of the exact result
+    cells: Cells  # of the exact result
     indices: list[Index]
     exact: np.ndarray
     estimate: np.ndarray
@@ -41,43 +43,34 @@ def agreement(
 
     estimate, exact: results over the same cells and prompts. worst: how many of the cells with the largest
     error are named. metric: which, if the results have several. The subtitle holds the figures of
-    `stats.agreement`; colours tell whether the sign agrees.
+    `stats.agreement`, and says where the exact effects are too small for them; colours tell whether the sign
+    agrees.
 
     Raises ValueError for results that cannot be compared.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=4)
+        >>> exact = interp.patch(model, task, "z", progress=False)
+        >>> estimate = interp.attribute(model, task, "z", method="relp", progress=False)
+        >>> interp.plot.agreement(estimate, exact).layout.title.text
+        '<b>RelP estimate against exact patching</b>'
     """
+    for result in (estimate, exact):
+        require_dataset(result, "agreement")
     if worst < 0:
         raise ValueError(f"worst is {worst}; it must be 0 or more.")
     points = _points(estimate, exact, metric)
-    same = np.sign(points.estimate) == np.sign(points.exact)
-    texts = [
-        f"{text}<br>estimate {number(float(value))}"
-        for text, value in zip(hover(points.cells, points.indices), points.estimate)
-    ]
-    dots = go.Scatter(
-        x=points.exact,
-        y=points.estimate,
-        mode="markers",
-        marker={
-            "color": [theme.POSITIVE if agrees else theme.NEGATIVE for agrees in same],
-            "size": 7,
-            "opacity": 0.65,
-            "line": {"width": 0},
-        },
-        hovertext=texts,
-        hoverinfo="text",
-        showlegend=False,
-    )
-    fig = go.Figure([_line(points), dots])
+    fig = go.Figure([_line(points), _dots(points)])
     _name_worst(fig, points, worst)
-    method = str(estimate.attrs.get("method", "estimate"))
-    _dress(
-        fig, points, method, _figures(estimate, exact, metric), title or f"{method} against exact patching"
-    )
+    names = [words.method(estimate) or "estimate", words.method(exact) or "exact"]
+    _dress(fig, points, names, _figures(estimate, exact, metric), title or f"{names[0]} against {names[1]}")
     return fig
 
 
 def _points(estimate: xr.Dataset, exact: xr.Dataset, metric: str | None) -> _Points:
-    cells, other = drawn(exact, metric=metric), drawn(estimate, metric=metric)
+    cells, other = cells_of(exact, metric=metric), cells_of(estimate, metric=metric)
     a, b = (part.value.values.astype(float) for part in (other, cells))
     if a.shape != b.shape:
         raise ValueError(f"the results have cells {a.shape} and {b.shape}. Use the same site and by=.")
@@ -87,16 +80,19 @@ def _points(estimate: xr.Dataset, exact: xr.Dataset, metric: str | None) -> _Poi
 
 
 def _figures(estimate: xr.Dataset, exact: xr.Dataset, metric: str | None) -> str:
-    found = stats.agreement(estimate, exact)
-    if "metric" in found.dims:
-        found = found.sel(metric=metric)
-    whole = found.sel(cells="all")
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        figures = stats.agreement(estimate, exact)
+    if "metric" in figures.dims:
+        figures = figures.sel(metric=metric)
+    whole, rest = figures.sel(cells="all"), figures.sel(cells="without largest")
     parts = [f"{name} {float(whole[name]):.3f}" for name in ("pearson", "spearman", "slope")]
     parts.append(f"relative L1 {float(whole['relative_l1']):.3f}")
-    parts.append(
-        f"pearson without the largest cell {float(found['pearson'].sel(cells='without largest')):.3f}"
-    )
-    return " · ".join([*parts, f"{int(whole['n_cells'])} live cells"])
+    parts.append(f"pearson without the largest cell {float(rest['pearson']):.3f}")
+    text = " · ".join([*parts, f"{int(whole['n_cells'])} live cells"])
+    if any(issubclass(warning.category, stats.NearlyNoEffect) for warning in raised):
+        return f"THE EXACT EFFECTS ARE NEARLY 0, so these figures mean nothing: {text}"
+    return text
 
 
 def _line(points: _Points) -> go.Scatter:
@@ -105,6 +101,24 @@ def _line(points: _Points) -> go.Scatter:
     ends = [float(both.min()), float(both.max())]
     line = {"color": theme.MUTED, "width": 1, "dash": "dot"}
     return go.Scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+
+
+def _dots(points: _Points) -> go.Scatter:
+    same = np.sign(points.estimate) == np.sign(points.exact)
+    texts = [
+        f"{text}<br>estimate {number(float(value))}"
+        for text, value in zip(hover(points.cells, points.indices), points.estimate)
+    ]
+    colours = [theme.POSITIVE if agrees else theme.NEGATIVE for agrees in same]
+    return go.Scatter(
+        x=points.exact,
+        y=points.estimate,
+        mode="markers",
+        marker={"color": colours, "size": 7, "opacity": 0.65, "line": {"width": 0}},
+        hovertext=texts,
+        hoverinfo="text",
+        showlegend=False,
+    )
 
 
 def _name_worst(fig: go.Figure, points: _Points, count: int) -> None:
@@ -120,20 +134,20 @@ def _name_worst(fig: go.Figure, points: _Points, count: int) -> None:
             showarrow=False,
             xanchor="right" if left else "left",
             xshift=-7 if left else 7,
-            font={"size": 11, "color": theme.INK},
+            font={"size": 11},
         )
 
 
-def _dress(fig: go.Figure, points: _Points, method: str, figures: str, title: str) -> None:
-    heading, above = theme.titles(title, f"{figures} · {points.cells.subtitle}", _WIDTH)
+def _dress(fig: go.Figure, points: _Points, names: list[str], figures: str, title: str) -> None:
+    about = points.cells.subtitle.removeprefix(f"{names[1]} · ")
+    heading, above = theme.titles(title, f"{figures} · {about}")
     fig.update_layout(
         template=theme.template(),
         title=heading,
-        width=_WIDTH,
         height=above + _HEIGHT - 90,
         margin={"l": 76, "r": _RIGHT, "t": above, "b": 62},
     )
-    grid = {"showgrid": True, "gridcolor": "#eceff3", "zeroline": True, "zerolinecolor": theme.LINES}
+    grid = {"showgrid": True, "zeroline": True}
     unit = escape(points.cells.unit)
-    fig.update_xaxes(title_text=f"exact effect ({unit})", **grid)
-    fig.update_yaxes(title_text=f"{escape(method)} estimate ({unit})", **grid)
+    fig.update_xaxes(title_text=f"{escape(names[1])} ({unit})", **grid)
+    fig.update_yaxes(title_text=f"{escape(names[0])} ({unit})", **grid)

@@ -7,12 +7,12 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp.plot import _theme as theme
-from interp.plot._cells import Drawn, Index, at, hover, labels, top_cells
+from interp.plot import _words as words
+from interp.plot._cells import Cells, Index, at, hover, labels, require_dataset, top_cells
 from interp.plot._theme import escape
 
-_BAR, _RIGHT, _WIDTH = 24, 32, 720
+_BAR, _RIGHT = 24, 32  # pixels: of a bar, of the margin
 _LONGEST_NAME = 40
-_WHAT = {"relevance": "relevance", "direct": "direct effect"}  # by method; all others give effects
 
 
 def bars(
@@ -25,8 +25,17 @@ def bars(
 ) -> go.Figure:
     """The `top` cells by |effect|, the largest above; the error bars are intervals over prompts.
 
-    Takes a result of any dims. The other arguments are those of `plot.heads`. One prompt has no interval.
+    Takes a result of any dims, readouts (`direct`, `relevance`) as well. The other arguments are those of
+    `plot.heads`. One prompt has no interval. Raises ValueError for what is no result.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("tiny-ioi")
+        >>> shares = interp.attribution.direct(model, interp.tasks.ioi(model, n=4))
+        >>> len(interp.plot.bars(shares, top=5).data[0].x)
+        5
     """
+    require_dataset(result, "bars")
     cells, indices = top_cells(result, top, normalise, interval, metric)
     value = at(cells.value, indices)
     names = [_short(name) for name in labels(cells, indices)]
@@ -41,38 +50,31 @@ def bars(
         showlegend=False,
     )
     fig = go.Figure(trace)
-    _dress(fig, cells, names, title or _heading(cells, len(indices)))
+    kind = words.noun(result.attrs)
+    heading = words.heading(result, f"{kind}s: the {len(indices)} largest")
+    _dress(fig, cells, names, title or heading, f"{kind} ({escape(cells.unit)})")
     return fig
-
-
-def _what(cells: Drawn) -> str:
-    return _WHAT.get(str(cells.attrs.get("method")), "effect")
-
-
-def _heading(cells: Drawn, n: int) -> str:
-    return f"The {n} largest {_what(cells)}s"
 
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
-def _errors(cells: Drawn, indices: list[Index]) -> dict | None:
+def _errors(cells: Cells, indices: list[Index]) -> dict | None:
     if cells.low is None or cells.high is None:
         return None
     value, low, high = (at(part, indices) for part in (cells.value, cells.low, cells.high))
-    style = {"color": theme.INK, "thickness": 1.2, "width": 4}
+    style = {"color": theme.MUTED, "thickness": 1.4, "width": 4}
     return {"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low, **style}
 
 
-def _dress(fig: go.Figure, cells: Drawn, names: list[str], title: str) -> None:
+def _dress(fig: go.Figure, cells: Cells, names: list[str], title: str, axis: str) -> None:
     left = 28 + int(7.2 * max(map(len, names), default=4))
-    heading, above = theme.titles(title, cells.subtitle, _WIDTH)
+    heading, above = theme.titles(title, cells.subtitle)
     fig.update_layout(
         template=theme.template(),
         title=heading,
         bargap=0.3,
-        width=_WIDTH,
         height=above + 62 + max(90, _BAR * len(names)),
         margin={"l": left, "r": _RIGHT, "t": above, "b": 62},
     )
@@ -82,5 +84,5 @@ def _dress(fig: go.Figure, cells: Drawn, names: list[str], title: str) -> None:
         ticktext=[escape(name) for name in names],
         autorange="reversed",
     )
-    grid = {"showgrid": True, "gridcolor": "#eceff3", "zeroline": True, "zerolinecolor": theme.MUTED}
-    fig.update_xaxes(title_text=f"{_what(cells)} ({escape(cells.unit)})", zerolinewidth=1, **grid)
+    grid = {"showgrid": True, "zeroline": True, "zerolinecolor": theme.MUTED}
+    fig.update_xaxes(title_text=axis, zerolinewidth=1, **grid)

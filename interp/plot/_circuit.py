@@ -16,20 +16,22 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import plotly.graph_objects as go
+import xarray as xr
 
 from interp.plot import _theme as theme
+from interp.plot import _words as words
 from interp.plot._theme import escape, number
 
 _PARTS = {
-    "q": ("query", "#7b3294"),
-    "k": ("key", "#d9820b"),
-    "v": ("value", "#1b7f4d"),
-    "": ("MLP, logits", "#44607c"),
-    "*": ("edges, together", "#44607c"),
+    "q": ("query", theme.QUERY),
+    "k": ("key", theme.KEY),
+    "v": ("value", theme.VALUE),
+    "": ("MLP, logits", theme.PLAIN),
+    "*": ("edges, together", theme.PLAIN),
 }
 _SIGNS = {1: ("helps", theme.POSITIVE), -1: ("hurts", theme.NEGATIVE)}
 _WIDTHS = (1.0, 1.8, 2.8, 4.2)
-_NODE, _ROW, _LOWEST, _LEAST = 78, 74, 44, 640  # pixels
+_ROW, _LOWEST = 74, 44  # pixels: a row, and a row at least
 _BEND = 0.32
 
 
@@ -57,35 +59,66 @@ def circuit(
 ) -> go.Figure:
     """The edges of a circuit, with their scores under the pointer.
 
-    colour: "part" tells queries, keys and values apart (an edge with a negative score is dotted); "sign"
-    tells edges that help from edges that hurt. Width goes with |score|. With more edges than `most`, the
-    heads of a layer are drawn as one node, and edges between the same nodes as one.
+    circuit: a Circuit. colour: "part" tells queries, keys and values apart (an edge with a negative score is
+    dotted); "sign" tells edges that help from edges that hurt. Width goes with |score|. With more edges than
+    `most`, the heads of a layer are drawn as one node, and edges between the same nodes as one.
 
-    Raises ValueError for a circuit without edges.
+    Raises ValueError for what is no circuit, and for one without edges.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("tiny-ioi")
+        >>> scores = interp.circuits.score_edges(model, interp.tasks.ioi(model, n=4), progress=False)
+        >>> figure = interp.plot.circuit(interp.circuits.prune(interp.circuits.top(scores, 20)))
+        >>> figure.layout.title.text
+        '<b>Circuit eap-ig, 20 edges</b>'
     """
-    if colour not in ("part", "sign"):
-        raise ValueError(f"colour is {colour!r}; it must be 'part' or 'sign'.")
-    if circuit.n_edges == 0:
-        raise ValueError(f"{circuit.name!r} has no edge to draw.")
+    _check(circuit, colour)
     every = _edges(circuit)
     together = len(every) > most
     drawn = _collapsed(every) if together else every
     at = places(drawn)
     fig = go.Figure([*_lines(drawn, at, colour), _hover(drawn, at), _nodes(drawn, at)])
-    notes = [f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} edges"]
+    notes = [_about(circuit), f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} edges"]
     notes += ["heads of a layer together, since there are many"] if together else []
     scored = any(np.isfinite(edge.score) for edge in every)
     notes += ["width: |score|"] if scored else ["width: number of edges"] if together else []
     notes += ["dotted: negative"] if colour == "part" and any(edge.score < 0 for edge in drawn) else []
-    _dress(fig, drawn, at, title or f"Circuit {circuit.name}", " · ".join(notes))
+    _dress(fig, drawn, at, title or f"Circuit {circuit.name}", " · ".join(filter(None, notes)))
     return fig
+
+
+def _check(circuit: Any, colour: str) -> None:
+    if not isinstance(circuit, Drawable):
+        scores = hasattr(circuit, "attrs") and "writer" in getattr(circuit, "dims", ())
+        advice = (
+            "These are scores of edges: choose some first, as in circuits.top(scores, 30)."
+            if scores
+            else "Give the Circuit that circuits.top, circuits.acdc or Circuit.load returns."
+        )
+        raise ValueError(f"plot.circuit draws a Circuit, not a {type(circuit).__name__}. {advice}")
+    if colour not in ("part", "sign"):
+        raise ValueError(f"colour is {colour!r}; it must be 'part' or 'sign'.")
+    if circuit.n_edges == 0:
+        raise ValueError(f"{circuit.name!r} has no edge to draw.")
+
+
+def _about(circuit: Drawable) -> str:
+    """How the circuit was found, of which model, on what: what its provenance holds of it."""
+    facts = getattr(circuit, "provenance", {})
+    about = xr.Dataset(attrs={key: value for key, value in facts.items() if value is not None})
+    ablation = str(facts.get("ablation", "")).partition("(")[0]
+    parts = [f"found by {facts['method']}"] if "method" in facts else []
+    parts += [words.subject(about), str(facts.get("direction", "")), words.prompts(about)]
+    parts += [str(facts.get("metric", "")), f"{ablation} ablation" if ablation else ""]
+    return " · ".join(part for part in parts if part)
 
 
 def _edges(circuit: Drawable) -> list[Edge]:
     scores = None if circuit.scores is None else np.array(circuit.scores.tolist(), dtype=float)
     if scores is not None and scores.ndim == 3:
         scores = np.nanmean(np.where(np.isnan(scores).all(0), 0.0, scores), 0)
-    found = []
+    edges = []
     for name in circuit.edges():
         writer, reader = circuit.graph.edge(name)
         source, target = name.split("->")
@@ -93,8 +126,8 @@ def _edges(circuit: Drawable) -> list[Edge]:
         part = target[-2] if target.endswith(">") else ""
         text = f"{label(source)} → {label(target.partition('<')[0])}{'.' + part if part else ''}"
         text += f"<br>score {number(score)}" if np.isfinite(score) else ""
-        found.append(Edge(source, target.partition("<")[0], part, score, text))
-    return found
+        edges.append(Edge(source, target.partition("<")[0], part, score, text))
+    return edges
 
 
 def _collapsed(edges: list[Edge]) -> list[Edge]:
@@ -102,14 +135,14 @@ def _collapsed(edges: list[Edge]) -> list[Edge]:
     groups: dict[tuple[str, str], list[Edge]] = {}
     for edge in edges:
         groups.setdefault((_layer_of(edge.source), _layer_of(edge.target)), []).append(edge)
-    found = []
+    bundles = []
     for (source, target), members in groups.items():
         sizes = [abs(edge.score) for edge in members if np.isfinite(edge.score)]
         size = float(sum(sizes)) if sizes else float(len(members))
         text = f"{label(source)} → {label(target)}<br>{len(members)} edges"
         text += f"<br>sum of |score| {number(size)}" if sizes else ""
-        found.append(Edge(source, target, "*", size, text))
-    return found
+        bundles.append(Edge(source, target, "*", size, text))
+    return bundles
 
 
 def _layer_of(node: str) -> str:
@@ -179,19 +212,27 @@ def _hover(edges: list[Edge], at: dict[str, tuple[float, float]]) -> go.Scatter:
 
 
 def _nodes(edges: list[Edge], at: dict[str, tuple[float, float]]) -> go.Scatter:
+    """What the pointer finds on a node; its box is an annotation."""
     into = {node: sum(edge.target == node for edge in edges) for node in at}
     out = {node: sum(edge.source == node for edge in edges) for node in at}
     return go.Scatter(
         x=[x for x, _ in at.values()],
         y=[y for _, y in at.values()],
-        mode="markers+text",
-        text=[escape(label(node)) for node in at],
-        textfont={"size": 11, "color": theme.INK},
-        marker={"symbol": "square", "size": 26, "color": "white", "opacity": 0.85, "line": {"width": 0}},
+        mode="markers",
+        marker={"symbol": "square", "size": 26, "opacity": 0},
         hovertext=[f"{escape(label(node))}<br>{into[node]} edges in, {out[node]} out" for node in at],
         hoverinfo="text",
         showlegend=False,
     )
+
+
+def _boxes(fig: go.Figure, at: dict[str, tuple[float, float]]) -> None:
+    """A box for each node, over the lines that pass it."""
+    for node, (x, y) in at.items():
+        fig.add_annotation(
+            x=x, y=y, text=escape(label(node)), showarrow=False, bgcolor=theme.SURFACE,
+            bordercolor=theme.MUTED, borderwidth=1, borderpad=3, font={"size": 11},
+        )  # fmt: skip
 
 
 def _dress(
@@ -199,12 +240,11 @@ def _dress(
 ) -> None:
     x = np.concatenate([_way(edge, at)[0] for edge in edges] + [[place[0] for place in at.values()]])
     rows = max(y for _, y in at.values()) + 1
-    width = int(max(_LEAST, 60 + _NODE * (x.max() - x.min() + 1.2)))
-    heading, above = theme.titles(title, notes, width)
+    heading, above = theme.titles(title, notes)
+    _boxes(fig, at)
     fig.update_layout(
         template=theme.template(),
         title=heading,
-        width=width,
         height=int(above + 70 + max(_LOWEST, _ROW - rows) * rows),
         margin={"l": 30, "r": 30, "t": above, "b": 50},
         legend={"orientation": "h", "y": 0, "yanchor": "top", "x": 0.5, "xanchor": "center"},
@@ -234,18 +274,18 @@ def row(node: str) -> tuple[int, int]:
         return (-1, 0)
     if node == "logits":
         return (10**9, 0)
-    found = re.fullmatch(r"([am])(\d+)(?:\.h\d+|\.all)?", node)
-    if found is None:
+    match = re.fullmatch(r"([am])(\d+)(?:\.h\d+|\.all)?", node)
+    if match is None:
         raise ValueError(f"{node!r} is not a node's name, such as input, a9.h6, m5 or logits.")
-    return (int(found[2]), int(found[1] == "m"))
+    return (int(match[2]), int(match[1] == "m"))
 
 
 def label(node: str) -> str:
     """The name of a node in the style of the package: L9H6, MLP5."""
-    if found := re.fullmatch(r"a(\d+)\.h(\d+)", node):
-        return f"L{found[1]}H{found[2]}"
-    if found := re.fullmatch(r"a(\d+)\.all", node):
-        return f"L{found[1]} heads"
+    if match := re.fullmatch(r"a(\d+)\.h(\d+)", node):
+        return f"L{match[1]}H{match[2]}"
+    if match := re.fullmatch(r"a(\d+)\.all", node):
+        return f"L{match[1]} heads"
     return re.sub(r"^m(\d+)", r"MLP\1", node)
 
 
@@ -279,10 +319,10 @@ def curved(start: tuple[float, float], end: tuple[float, float], bend: float) ->
 
 
 def _rows(nodes: list[str]) -> list[list[str]]:
-    found: dict[tuple[int, int], list[str]] = {}
+    rows: dict[tuple[int, int], list[str]] = {}
     for node in nodes:
-        found.setdefault(row(node), []).append(node)
-    return [sorted(found[key], key=_head) for key in sorted(found)]
+        rows.setdefault(row(node), []).append(node)
+    return [sorted(rows[key], key=_head) for key in sorted(rows)]
 
 
 def _head(node: str) -> int:

@@ -1,4 +1,4 @@
-"""Files: one self-contained HTML page, or PNG images through kaleido and a Chromium browser."""
+"""Files: one HTML page with a figure, or PNG images through kaleido and a Chromium browser."""
 
 from __future__ import annotations
 
@@ -10,18 +10,43 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from interp.files import write_text
+from interp.plot._theme import WIDTH, themed
 
 INSTALL = (
     "PNG export needs kaleido 1.x and a Chromium or Chrome browser: pip install 'kaleido>=1.0', and install "
     "chromium from your system's packages (or run plotly_get_chrome). HTML needs neither: plot.save_html."
 )
-CONFIG = {"displaylogo": False, "modeBarButtons": [["toImage", "resetScale2d"]]}
-_WIDTH, _HEIGHT = 900, 600
+CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage", "resetScale2d"]]}
+_HEIGHT = 600
+_PAGES = (".html", ".htm")
 
 
-def save_html(fig: go.Figure, path: str | Path, cdn: bool = False) -> Path:
-    """Write one page with the figure; plotly.js is inside it unless `cdn` is set. Returns the path."""
-    return write_text(Path(path), fig.to_html(include_plotlyjs="cdn" if cdn else True, config=CONFIG))
+def save_html(fig: go.Figure, path: str | Path, cdn: bool = False, *, theme: str = "light") -> Path:
+    """Write one page with the figure, and return its path.
+
+    cdn: False puts plotly.js into the page (4.8 MB), which then needs no network; True loads it from plotly's
+    network when the page is opened, and the page is about 10 kB. theme: "light" or "dark".
+
+    Raises ValueError for a path that does not end in .html.
+
+    Example:
+        >>> import interp, tempfile
+        >>> model = interp.load("tiny-ioi")
+        >>> result = interp.patch(model, interp.tasks.ioi(model, n=4), "z", progress=False)
+        >>> page = f"{tempfile.mkdtemp()}/heads.html"
+        >>> interp.plot.save_html(interp.plot.heads(result), page, cdn=True).name
+        'heads.html'
+    """
+    require_page(path)
+    return write_text(
+        Path(path), themed(fig, theme).to_html(include_plotlyjs="cdn" if cdn else True, config=CONFIG)
+    )
+
+
+def require_page(path: str | Path) -> None:
+    """Raise ValueError unless a path has the name of an HTML page."""
+    if Path(path).suffix.lower() not in _PAGES:
+        raise ValueError(f"{str(path)!r} does not end in .html, and what is written there is an HTML page.")
 
 
 def save_png(
@@ -30,10 +55,14 @@ def save_png(
     width: int | None = None,
     height: int | None = None,
     scale: float = 2.0,
+    *,
+    theme: str = "light",
 ) -> list[Path]:
-    """Write each figure as an image, in one browser session; sizes in pixels, by default the figure's own.
+    """Write each figure as an image, in one browser session.
 
-    Raises ValueError where figures and paths do not match, RuntimeError where no browser can be used.
+    width, height: in pixels, by default the figure's own, else 800 wide. scale: pixels of the image for each.
+    theme: "light" or "dark". Raises ValueError where figures and paths do not match, RuntimeError where no
+    browser can be used.
     """
     figures = [figs] if isinstance(figs, go.Figure) else list(figs)
     files = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(p) for p in paths]
@@ -42,11 +71,12 @@ def save_png(
     wrong = [str(file) for file in files if file.suffix.lower() != ".png"]
     if wrong:
         raise ValueError(f"{wrong[0]!r} does not end in .png.")
-    sizes = [(width or fig.layout.width or _WIDTH, height or fig.layout.height or _HEIGHT) for fig in figures]
+    sizes = [(width or fig.layout.width or WIDTH, height or fig.layout.height or _HEIGHT) for fig in figures]
     with tempfile.TemporaryDirectory() as folder:
-        for made, file in zip(_render(figures, sizes, scale, Path(folder)), files):
+        images = _render([themed(fig, theme) for fig in figures], sizes, scale, Path(folder))
+        for image, file in zip(images, files):
             file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(made, file)
+            shutil.move(image, file)
     return files
 
 

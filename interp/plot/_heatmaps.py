@@ -1,4 +1,7 @@
-"""Heatmaps of effects: layer × head, layer × position; a panel a site, one colour scale centred on 0."""
+"""Heatmaps of effects: layer × head, layer × position; a panel a site, one colour scale centred on 0.
+
+Layer 0 is on top. A cell without a value is grey with a cross, so that it never looks like one of no effect.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,14 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from interp.plot import _theme as theme
-from interp.plot._cells import Drawn, drawn, every, hover, require_dims
+from interp.plot import _words as words
+from interp.plot._cells import Cells, cells_of, every, hover, require_dataset, require_dims
 from interp.plot._theme import escape, token_axis, token_labels
+
+_LEFT, _RIGHT, _GAP = 64, 116, 28  # pixels: margins, and between panels side by side
+_ROOM = theme.WIDTH - _LEFT - _RIGHT
+_NARROW = 11  # pixels: columns below it ask for fewer panels side by side
+_NUMBERS = 46  # pixels that a number in a cell needs
 
 
 def heads(
@@ -21,20 +30,31 @@ def heads(
     interval: float | xr.Dataset | None = None,
     metric: str | None = None,
     title: str | None = None,
+    *,
+    zmax: float | None = None,
 ) -> go.Figure:
-    """The effect of every head, averaged over prompts.
+    """The effect of every head, averaged over prompts: layer × head, a panel a site (q, k, v, pattern, z).
 
     result: dims prompt, (site,) layer, head; or means or intervals of one from `interp.stats`.
     normalise: divide by the mean of clean - corrupt (ratio of means).
     interval: a level such as 0.95, or a Dataset of `stats.bootstrap`; shown on hover.
-    metric: which one, where the result has several.
+    metric: which one, where the result has several. zmax: the end of the colour scale, so that several
+    figures share one or a huge cell does not flatten the rest (default: the largest |effect|).
+
+    Raises ValueError for what is no result, and for other dims.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("tiny-ioi")
+        >>> result = interp.patch(model, interp.tasks.ioi(model, n=4), "z", progress=False)
+        >>> interp.plot.heads(result, normalise=True).layout.title.text
+        '<b>Effect of each head (z)</b>'
     """
     require_dims(result, "heads", ("layer", "head"))
-    cells = drawn(result, normalise, interval, metric)
-    ticks = {"dtick": 1, "tickangle": 0}
-    axes = Axes("head", "layer", "head", "layer", ticks, x_cell=32, below=24)
+    cells = cells_of(result, normalise, interval, metric)
     site = "" if "site" in cells.value.dims else f" ({result.attrs.get('site', 'z')})"
-    return panels(cells, axes, title or f"Effect of each head{site}")
+    axes = Axes("head", "layer", "head", _numbered(cells.value.sizes["head"]), below=24)
+    return _panels(cells, axes, title or words.heading(result, f"effect of each head{site}"), zmax)
 
 
 def positions(
@@ -44,25 +64,35 @@ def positions(
     metric: str | None = None,
     head: int | None = None,
     title: str | None = None,
+    *,
+    zmax: float | None = None,
 ) -> go.Figure:
-    """The effect of every layer at every position, averaged over prompts.
+    """The effect of every layer at every position, averaged over prompts: layer × position, over tokens.
 
     result: dims prompt, (site,) layer, pos; or with a head dim, of which `head` picks one index.
-    The other arguments are those of `plot.heads`.
+    The other arguments and the errors are those of `plot.heads`.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=4, template=1)
+        >>> result = interp.patch(model, task, "resid_pre", progress=False)
+        >>> len(interp.plot.positions(result).data)
+        1
     """
+    require_dataset(result, "positions")
     shown = result if head is None else _one_head(result, head)
     require_dims(shown, "positions", ("layer", "pos"))
     if isinstance(interval, xr.Dataset) and "head" in interval.dims:
         interval = _one_head(interval, head)
-    cells = drawn(shown, normalise, interval, metric)
+    cells = cells_of(shown, normalise, interval, metric)
     labels = token_labels(shown)
-    longest = max(map(len, labels), default=1)
-    ticks = token_axis(labels)
-    below = 24 if ticks["tickangle"] == 0 else 18 + int(6 * longest)
-    axes = Axes("pos", "layer", "position", "layer", ticks, x_cell=30, below=below)
-    what = str(result.attrs.get("site", "")) if "site" not in cells.value.dims else ""
-    words = f"Effect by position{f' ({what})' if what else ''}" + ("" if head is None else f", head {head}")
-    return panels(cells, axes, title or words)
+    ticks = token_axis(labels, _ROOM // _columns(cells, "pos"))
+    below = 24 if ticks["tickangle"] == 0 else 18 + int(6.5 * max(map(len, labels), default=1))
+    site = str(result.attrs.get("site", "")) if "site" not in cells.value.dims else ""
+    text = f"effect by position{f' ({site})' if site else ''}" + ("" if head is None else f", head {head}")
+    axes = Axes("pos", "layer", "position", ticks, below=below)
+    return _panels(cells, axes, title or words.heading(result, text), zmax)
 
 
 def _one_head(result: xr.Dataset, head: int | None) -> xr.Dataset:
@@ -76,97 +106,109 @@ def _one_head(result: xr.Dataset, head: int | None) -> xr.Dataset:
     return result.sel(head=head)
 
 
-_LEFT, _RIGHT, _GAP = 64, 116, 28
-_NARROWEST, _WIDEST = 560, 1150  # a page; beyond it cells shrink, down to _NARROW_CELL
-_NARROW_CELL = 16
+def _numbered(n: int) -> dict:
+    """Ticks at whole numbers, every k-th where there are many."""
+    return {"dtick": max(1, math.ceil(n / 48)), "tickangle": 0}
 
 
 @dataclass(frozen=True)
 class Axes:
-    """The two axes of every panel: dims, titles, and the settings of the horizontal ticks."""
+    """The two axes of every panel: dims, the title of x, the settings of its ticks."""
 
     x: str
     y: str
     x_title: str
-    y_title: str
     ticks: dict
-    x_cell: int  # pixels a cell, at most
     below: int  # pixels for the tick labels under a panel
 
 
-def panels(drawn: Drawn, axes: Axes, title: str, columns: int = 3) -> go.Figure:
+def _columns(cells: Cells, x: str) -> int:
+    """Panels side by side: three at most, two of four, fewer where columns would be too narrow."""
+    n = cells.value.sizes.get("site", 1)
+    most = max(1, _ROOM // (_NARROW * cells.value.sizes[x]))
+    return min(2 if n == 4 else 3, n, most)
+
+
+def _panels(cells: Cells, axes: Axes, title: str, zmax: float | None) -> go.Figure:
     """One heatmap, or one a site where there is a `site` dim."""
-    sites = [str(s) for s in drawn.value["site"].values] if "site" in drawn.value.dims else []
-    n = max(1, len(sites))
-    n_columns = min(columns, n) if n != 4 else 2
+    sites = [str(s) for s in cells.value["site"].values] if "site" in cells.value.dims else []
+    n, n_columns = max(1, len(sites)), _columns(cells, axes.x)
     n_rows = math.ceil(n / n_columns)
-    width, height, spacing = _size(drawn, axes, n_rows, n_columns)
+    height, spacing = _height(cells, axes, n_rows)
     fig = make_subplots(
         n_rows,
         n_columns,
         subplot_titles=[f"<b>{escape(site)}</b>" for site in sites] or None,
-        horizontal_spacing=spacing[0],
-        vertical_spacing=spacing[1],
+        horizontal_spacing=_GAP / _ROOM if n_columns > 1 else 0.0,
+        vertical_spacing=spacing,
     )
     for number in range(n):
-        one = drawn.isel(site=number) if sites else drawn
         row, column = divmod(number, n_columns)
-        fig.add_trace(_heatmap(one, axes), row + 1, column + 1)
-        bottom = number + n_columns >= n
-        fig.update_xaxes(
-            title_text=axes.x_title if bottom else None, **axes.ticks, row=row + 1, col=column + 1
-        )
-        first = column == 0
-        labels = {"title_text": axes.y_title if first else None, "showticklabels": first}
-        labels["ticks"] = "outside" if first else ""
-        fig.update_yaxes(**labels, autorange="reversed", dtick=1, row=row + 1, col=column + 1)
-    _dress(fig, drawn, axes, title, width, height, bool(sites))
+        place = {"row": row + 1, "col": column + 1}
+        for trace in _heatmaps(cells.isel(site=number) if sites else cells, axes, n_columns):
+            fig.add_trace(trace, **place)
+        _label(fig, axes, place, first=column == 0, bottom=number + n_columns >= n)
+    _dress(fig, cells, axes, title, height, bool(sites), zmax)
     return fig
 
 
-def _heatmap(one: Drawn, axes: Axes) -> go.Heatmap:
-    value = one.value.transpose(axes.y, axes.x)
-    texts = np.array(hover(one, every(one.value)), dtype=object).reshape(one.value.shape)
-    texts = texts if one.value.dims == value.dims else texts.T
+def _label(fig: go.Figure, axes: Axes, place: dict, first: bool, bottom: bool) -> None:
+    """Titles and ticks of one panel; layers are numbered in the first column only."""
+    fig.update_xaxes(title_text=axes.x_title if bottom else None, **axes.ticks, **place)
+    fig.update_yaxes(
+        title_text=axes.y if first else None, showticklabels=first, ticks="outside" if first else "",
+        autorange="reversed", dtick=1, **place,
+    )  # fmt: skip
+
+
+def _heatmaps(cells: Cells, axes: Axes, n_columns: int) -> list[go.Heatmap]:
+    """The effects of one panel, and a grey cross wherever there is none."""
+    value = cells.value.transpose(axes.y, axes.x)
+    texts = np.array(hover(cells, every(cells.value)), dtype=object).reshape(cells.value.shape)
+    texts = texts if cells.value.dims == value.dims else texts.T
     x = np.arange(value.sizes[axes.x]) if "tickvals" in axes.ticks else value[axes.x].values
-    return go.Heatmap(
-        z=value.values,
-        x=x,
-        y=value[axes.y].values,
-        hovertext=texts,
-        hoverinfo="text",
-        hoverongaps=False,
-        coloraxis="coloraxis",
-        xgap=1,
-        ygap=1,
-    )
+    grid = {"x": x, "y": value[axes.y].values, "hovertext": texts, "hoverinfo": "text", "xgap": 1, "ygap": 1}
+    numbers = _in_cells(value.values, n_columns)
+    effects = go.Heatmap(z=value.values, coloraxis="coloraxis", hoverongaps=False, **numbers, **grid)
+    empty = np.isnan(value.values)
+    if not empty.any():
+        return [effects]
+    crosses = go.Heatmap(
+        z=np.where(empty, 0.0, np.nan), text=np.where(empty, "×", ""), texttemplate="%{text}",
+        textfont={"color": theme.INK, "size": 13}, showscale=False, hoverongaps=False,
+        colorscale=[[0, theme.NOTHING], [1, theme.NOTHING]], **grid,
+    )  # fmt: skip
+    return [effects, crosses]
 
 
-def _size(drawn: Drawn, axes: Axes, n_rows: int, n_columns: int) -> tuple[int, int, tuple[float, float]]:
-    """Pixels of the plotting area, and the gaps between panels as shares of it."""
-    n_x, n_y = drawn.value.sizes[axes.x], drawn.value.sizes[axes.y]
-    room = (_WIDEST - _LEFT - _RIGHT - (n_columns - 1) * _GAP) // (n_columns * n_x)
-    one_x = max(n_x * min(axes.x_cell, max(room, _NARROW_CELL)), 130)
-    one_y = min(max(n_y * 30, 150), max(n_y * 16, 480))
-    width = max(n_columns * one_x + (n_columns - 1) * _GAP, _NARROWEST - _LEFT - _RIGHT)
-    gap_y = axes.below + 34
-    height = n_rows * one_y + (n_rows - 1) * gap_y
-    return width, height, (_GAP / width, gap_y / height)
+def _in_cells(values: np.ndarray, n_columns: int) -> dict:
+    """Numbers in the cells, where they fit."""
+    if values.shape[1] * n_columns * _NUMBERS > _ROOM:
+        return {}
+    text = np.array([f"{v:.2f}".replace("-", "−") if np.isfinite(v) else "" for v in values.ravel()])
+    return {"text": text.reshape(values.shape), "texttemplate": "%{text}", "textfont": {"size": 11}}
+
+
+def _height(cells: Cells, axes: Axes, n_rows: int) -> tuple[int, float]:
+    """Pixels of the plotting area, and the gap between rows as a share of it."""
+    n_y = cells.value.sizes[axes.y]
+    panel = min(max(n_y * 30, 150), max(n_y * 16, 480))
+    gap = axes.below + 34
+    height = n_rows * panel + (n_rows - 1) * gap
+    return height, gap / height if n_rows > 1 else 0.0
 
 
 def _dress(
-    fig: go.Figure, drawn: Drawn, axes: Axes, title: str, width: int, height: int, titled: bool
+    fig: go.Figure, cells: Cells, axes: Axes, title: str, height: int, titled: bool, zmax: float | None
 ) -> None:
     fig.update_annotations(font_size=13, yshift=2)  # the panel titles
-    whole = width + _LEFT + _RIGHT
-    heading, above = theme.titles(title, drawn.subtitle, whole)
+    heading, above = theme.titles(title, cells.subtitle)
     above += 18 if titled else 0
     below = axes.below + 34
     fig.update_layout(
         template=theme.template(),
         title=heading,
-        coloraxis=theme.effect_axis(drawn.value.values, drawn.unit, height),
-        width=whole,
+        coloraxis=theme.effect_axis(cells.value.values, cells.unit, height, zmax),
         height=height + above + below,
         margin={"l": _LEFT, "r": _RIGHT, "t": above, "b": below},
     )

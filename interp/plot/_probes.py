@@ -43,23 +43,22 @@ def _layers(result: xr.Dataset, title: str) -> go.Figure:
         fill="toself",
         mode="lines",
         line={"width": 0, "color": theme.MUTED},
-        fillcolor="rgba(95,107,122,0.18)",
+        fillcolor=theme.BAND,
         name=f"shuffled labels, {100 * _ENDS[0]:.0f} % to {100 * _ENDS[1]:.0f} %",
         hoverinfo="skip",
     )
     control = _line(x, middle, "shuffled labels, mean", theme.MUTED, "dash")
     fig = go.Figure([band, control, _line(x, accuracy, "probe", theme.POSITIVE, "solid")])
-    heading, above = theme.titles(title, _subtitle(result), 640)
+    heading, above = theme.titles(title, _subtitle(result))
     fig.update_layout(
         template=theme.template(),
         title=heading,
-        width=640,
         height=above + 420,
         margin={"l": _LEFT, "r": 30, "t": above, "b": 96},
         legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0.5, "xanchor": "center"},
         showlegend=True,
     )
-    grid = {"showgrid": True, "gridcolor": "#eceff3"}
+    grid = {"showgrid": True}
     fig.update_xaxes(title_text="layer", dtick=max(1, len(x) // 16), **grid)
     least = min(0.4, float(np.nanmin([accuracy.min(), low.min()])) - 0.03)
     fig.update_yaxes(title_text="accuracy on held-out prompts", range=[least, 1.03], **grid)
@@ -78,23 +77,21 @@ def _line(x: np.ndarray, y: np.ndarray, name: str, colour: str, dash: str) -> go
 def _heads(result: xr.Dataset, title: str) -> go.Figure:
     high = result["control"].quantile(_ENDS[1], "draw", keep_attrs=True)
     n_layers, n_heads = result.sizes["layer"], result.sizes["head"]
-    one = max(200, min(32 * n_heads, 500))
-    width, height = 2 * one + _GAP, min(max(30 * n_layers, 150), max(16 * n_layers, 480))
+    height = min(max(30 * n_layers, 150), max(16 * n_layers, 480))
     names = ["probe", f"shuffled labels, {100 * _ENDS[1]:.0f} %"]
     fig = make_subplots(
-        1, 2, subplot_titles=[f"<b>{name}</b>" for name in names], horizontal_spacing=_GAP / width
+        1, 2, subplot_titles=[f"<b>{name}</b>" for name in names], horizontal_spacing=_GAP / theme.WIDTH
     )
     for column, values in enumerate((result["accuracy"], high), 1):
         fig.add_trace(_map(values.transpose("layer", "head"), result, names[column - 1]), 1, column)
-        fig.update_xaxes(title_text="head", dtick=1, tickangle=0, row=1, col=column)
+        fig.update_xaxes(title_text="head", dtick=max(1, n_heads // 12), tickangle=0, row=1, col=column)
         first = column == 1
         fig.update_yaxes(
             title_text="layer" if first else None, showticklabels=first, autorange="reversed",
             ticks="outside" if first else "",
             dtick=max(1, n_layers // 16), row=1, col=column,
         )  # fmt: skip
-    whole = width + _LEFT + _RIGHT
-    heading, above = theme.titles(title, _subtitle(result), whole)
+    heading, above = theme.titles(title, _subtitle(result))
     fig.update_annotations(font_size=13, yshift=2)
     bar = {
         "title": {"text": "accuracy<br> ", "font": {"size": 12}}, "thickness": 14, "outlinewidth": 0,
@@ -105,7 +102,6 @@ def _heads(result: xr.Dataset, title: str) -> go.Figure:
         template=theme.template(),
         title=heading,
         coloraxis={"colorscale": theme.scale(theme.SEQUENTIAL), "cmin": 0.5, "cmax": 1.0, "colorbar": bar},
-        width=whole,
         height=above + 18 + height + _BELOW,
         margin={"l": _LEFT, "r": _RIGHT, "t": above + 18, "b": _BELOW},
     )

@@ -16,38 +16,37 @@ from plotly.subplots import make_subplots
 
 from interp.places import hint
 from interp.plot import _theme as theme
+from interp.plot import _words as words
+from interp.plot._cells import require_dataset
 from interp.plot._theme import escape, number
+from interp.stats._means import MetricFacts, metric_facts
 
 _LEFT, _RIGHT, _GAP, _BELOW = 64, 28, 72, 118
-_CELL, _NARROWEST, _WIDEST, _PAGE = 44, 250, 460, 1130  # pixels: a column of a heatmap, a panel, a page
 
 
 def steering(result: xr.Dataset, metric: str | None = None, title: str | None = None) -> go.Figure:
     """Effect on a metric, KL and perplexity of neutral text, by layer and coefficient, side by side.
 
-    result: of `steering.sweep`. metric: which effect to draw (default: the first that is not the KL); it is
-    metric − base, averaged over prompts, positive is better. The KL and the perplexity are drawn where the
-    sweep has measured them. A heatmap for several layers; for one layer (`result.isel(layer=[2])`) lines with
-    a band from the 10th to the 90th percentile of the prompts.
+    result: of `steering.sweep`. metric: which effect to draw (default: the first that is not the KL),
+    averaged over prompts, positive is better. The KL and the perplexity are drawn where the sweep has measured
+    them. A heatmap for several layers; for one layer (`result.isel(layer=[2])`) lines with a band from the
+    10th to the 90th percentile of the prompts.
 
     Raises ValueError for another Dataset and for a metric that the sweep does not have.
     """
+    require_dataset(result, "steering")
     result = result.sortby("coefficient") if "coefficient" in result.dims else result
-    found = quantities(result, metric)
+    drawn = quantities(result, metric)
     by_layer = result.sizes["layer"] > 1
-    width, height, gap = _size(result, len(found), by_layer)
-    fig = make_subplots(
-        1,
-        len(found),
-        subplot_titles=[f"<b>{escape(each.name)}</b>" for each in found],
-        horizontal_spacing=gap,
-    )
-    for column, quantity in enumerate(found, 1):
+    gap = (36 if by_layer else _GAP) / (theme.WIDTH - _LEFT - _RIGHT)
+    titles = [f"<b>{escape(each.name)}</b>" for each in drawn]
+    fig = make_subplots(1, len(drawn), subplot_titles=titles, horizontal_spacing=gap)
+    for column, quantity in enumerate(drawn, 1):
         if by_layer:
             _map(fig, quantity, result, column)
         else:
             _lines(fig, quantity, column)
-    _dress(fig, result, title, width, height, by_layer)
+    _dress(fig, result, title, by_layer)
     return fig
 
 
@@ -120,33 +119,20 @@ def _colours(fig: go.Figure, quantity: Quantity, values: np.ndarray, column: int
 def _lines(fig: go.Figure, quantity: Quantity, column: int) -> None:
     for trace in traces(quantity, first=column == 1):
         fig.add_trace(trace, 1, column)
-    grid = {"showgrid": True, "gridcolor": "#eceff3"}
+    grid = {"showgrid": True}
     fig.update_xaxes(title_text="coefficient", **grid, row=1, col=column)
     zero = {"zeroline": quantity.is_effect, "zerolinecolor": theme.MUTED, "zerolinewidth": 1}
     fig.update_yaxes(title_text=escape(quantity.unit), title_standoff=4, **grid, **zero, row=1, col=column)
 
 
-def _size(result: xr.Dataset, n: int, by_layer: bool) -> tuple[int, int, float]:
-    """Width and height of the plotting area in pixels, and the gap between panels as a share of the width."""
-    gap = 36 if by_layer else _GAP
-    most = min(_WIDEST, (_PAGE - _LEFT - _RIGHT - (n - 1) * gap) // n)
-    one = min(max(_CELL * result.sizes["coefficient"], _NARROWEST), most) if by_layer else min(330, most)
-    width = n * one + (n - 1) * gap
-    height = min(max(30 * result.sizes["layer"], 160), 520) if by_layer else 300
-    return width, height, gap / width
-
-
-def _dress(
-    fig: go.Figure, result: xr.Dataset, title: str | None, width: int, height: int, by_layer: bool
-) -> None:
+def _dress(fig: go.Figure, result: xr.Dataset, title: str | None, by_layer: bool) -> None:
     fig.update_annotations(font_size=13, yshift=2)
-    whole = max(width + _LEFT + _RIGHT, 420)
-    place = "" if by_layer else f" at {result['place'].values[0]}"
-    heading, above = theme.titles(title or f"Steering{place}", _subtitle(result, by_layer), whole)
+    height = min(max(30 * result.sizes["layer"], 160), 520) if by_layer else 300
+    place = "" if by_layer or "place" not in result.coords else f" at {result['place'].values[0]}"
+    heading, above = theme.titles(title or f"Steering{place}", _subtitle(result, by_layer))
     fig.update_layout(
         template=theme.template(),
         title=heading,
-        width=whole,
         height=above + 18 + height + _BELOW,
         margin={"l": _LEFT, "r": _RIGHT, "t": above + 18, "b": _BELOW, "autoexpand": False},
         legend={"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yanchor": "top"},
@@ -158,24 +144,24 @@ def _dress(
 
 def _subtitle(result: xr.Dataset, by_layer: bool) -> str:
     low, high = (f"{100 * end:.0f}" for end in SPREAD)
-    parts = [str(result.attrs.get("model", "")), str(result.attrs.get("direction_method", ""))]
-    parts += [str(result.attrs.get("site", "")), str(result.attrs.get("when", ""))]
-    parts.append(f"{result.sizes['prompt']} prompts")
+    attrs = result.attrs
+    parts = [str(attrs.get("direction_method", "")), words.subject(result), str(attrs.get("site", ""))]
+    parts += [str(attrs.get("when", "")), words.prompts(result)]
     parts.append("means over prompts" if by_layer else f"band: {low}th to {high}th percentile of the prompts")
-    return " · ".join(part for part in parts if part)
+    return " · ".join(part for part in parts if part and part != "none")
 
 
 _STYLES = {
     "steered": {"color": theme.POSITIVE, "width": 2.5},
     "random": {"color": theme.MUTED, "width": 1.6, "dash": "dash"},
-    "shuffled": {"color": "#d9820b", "width": 1.6, "dash": "dot"},
+    "shuffled": {"color": theme.KEY, "width": 1.6, "dash": "dot"},
 }
 _NAMES = {"steered": "steered", "random": "random direction", "shuffled": "shuffled labels"}
 
 
 def traces(quantity: Quantity, first: bool) -> list[go.Scatter]:
     """A band and a line for the steered runs, a line for each control; `first` has the legend's entries."""
-    made = [_band(quantity, first)]
+    lines = [_band(quantity, first)]
     for run in quantity.values:
         mean = quantity.mean(run).isel(layer=0)
         unit = escape(quantity.unit)
@@ -195,8 +181,8 @@ def traces(quantity: Quantity, first: bool) -> list[go.Scatter]:
             hovertext=texts,
             hoverinfo="text",
         )
-        made.append(line)
-    return made
+        lines.append(line)
+    return lines
 
 
 def _band(quantity: Quantity, first: bool) -> go.Scatter:
@@ -208,7 +194,7 @@ def _band(quantity: Quantity, first: bool) -> go.Scatter:
         fill="toself",
         mode="lines",
         line={"width": 0, "color": theme.POSITIVE},
-        fillcolor="rgba(33,102,172,0.15)",
+        fillcolor=theme.POSITIVE_BAND,
         name="spread over prompts",
         legendgroup="spread",
         showlegend=first,
@@ -233,13 +219,13 @@ class Quantity:
 
     def mean(self, run: str = "steered") -> xr.DataArray:
         """Mean over prompts, (layer, coefficient)."""
-        found = self.values[run]
-        return self.shown(found.mean(_prompt_dim(found))).transpose(*_DIMS)
+        values = self.values[run]
+        return self.shown(values.mean(_prompt_dim(values))).transpose(*_DIMS)
 
     def spread(self, run: str = "steered") -> tuple[xr.DataArray, xr.DataArray]:
         """The quantiles `SPREAD` over prompts."""
-        found = self.values[run]
-        ends = self.shown(found.quantile(SPREAD, _prompt_dim(found)))
+        values = self.values[run]
+        ends = self.shown(values.quantile(SPREAD, _prompt_dim(values)))
         return ends.isel(quantile=0), ends.isel(quantile=1)
 
     @property
@@ -251,28 +237,28 @@ class Quantity:
 def quantities(result: xr.Dataset, metric: str | None = None) -> list[Quantity]:
     """The effect on a metric; the KL from the unsteered run, and the perplexity of neutral text, if measured.
 
-    metric: default the first that is not the KL. The effect is metric − base, positive is better. Raises
-    ValueError for what is not the result of a sweep, and for a metric that it does not have.
+    metric: default the first that is not the KL. Raises ValueError for what is not the result of a sweep, and
+    for a metric that it does not have.
     """
-    facts = _facts(result)
+    facts = {each.name: each for each in _facts(result)}
     names = list(facts)
     if metric is not None and metric not in names:
         raise ValueError(
             f"the sweep has no metric {metric!r}{hint(metric, names)} It has {', '.join(names)}."
         )
     chosen = metric or next((name for name in names if name != "kl"), "kl")
-    found = [_effect(result, chosen, *facts[chosen])]
-    if "kl" in names and chosen != "kl":
-        found.append(Quantity("KL", "nats", False, _runs(result, "kl"), _same))
+    drawn = [] if chosen == "kl" else [_effect(result, facts[chosen])]
+    if "kl" in names:
+        drawn.append(Quantity("KL", "nats", False, _costs(result, facts["kl"]), _same))
     if "neutral_loss" in result:
         loss = {"steered": result["neutral_loss"]}
-        found.append(Quantity("perplexity of neutral text", "", False, loss, np.exp))
-    return found
+        drawn.append(Quantity("perplexity of neutral text", "", False, loss, np.exp))
+    return drawn
 
 
-def _facts(result: xr.Dataset) -> dict[str, tuple[str, str]]:
-    """Unit, and whether higher or lower is better, by metric."""
-    if result.attrs.get("method") != "sweep" or not {"value", "base"} <= set(result.data_vars):
+def _facts(result: xr.Dataset) -> list[MetricFacts]:
+    """The metrics of a sweep."""
+    if result.attrs.get("method") != "sweep" or not {"value", "clean"} <= set(result.data_vars):
         raise ValueError(
             "this is not the result of steering.sweep: it has the variables "
             f"{', '.join(map(str, result.data_vars)) or 'none'}, method {result.attrs.get('method')!r}."
@@ -282,17 +268,17 @@ def _facts(result: xr.Dataset) -> dict[str, tuple[str, str]]:
         raise ValueError(
             f"the sweep has lost its dim {missing[0]!r}. Select with a list, as in isel({missing[0]}=[0])."
         )
-    lists = ([part.strip() for part in result.attrs[key].split(",")] for key in ("metric", "unit", "better"))
-    return {name: (unit, better) for name, unit, better in zip(*lists)}
+    return metric_facts(result)
 
 
-def _effect(result: xr.Dataset, metric: str, unit: str, better: str) -> Quantity:
-    if metric == "kl":
-        return Quantity("KL", unit, False, _runs(result, "kl"), _same)
-    base = _of(result["base"], metric)
-    sign = 1.0 if better == "higher" else -1.0
-    runs = {run: sign * (values - base) for run, values in _runs(result, metric).items()}
-    return Quantity(f"effect on {metric}", unit, True, runs, _same)
+def _effect(result: xr.Dataset, facts: MetricFacts) -> Quantity:
+    return Quantity(f"effect on {facts.name}", facts.unit, True, _runs(result, facts.name), _same)
+
+
+def _costs(result: xr.Dataset, facts: MetricFacts) -> dict[str, xr.DataArray]:
+    """The metric itself: its unsteered value plus the effect, with the sign that better has."""
+    clean = _of(result["clean"], facts.name)
+    return {run: clean + facts.sign * effect for run, effect in _runs(result, facts.name).items()}
 
 
 def _runs(result: xr.Dataset, metric: str) -> dict[str, xr.DataArray]:

@@ -1,6 +1,7 @@
 """Colours, fonts and titles, given to each figure, and text that plotly and HTML show as it is.
 
-plotly's global default template is never touched.
+A figure is drawn in the light palette; `themed` exchanges it for the dark one, colour by colour. Figures have
+a height and no width, so that they fill their container. plotly's global default template is never touched.
 """
 
 from __future__ import annotations
@@ -8,53 +9,17 @@ from __future__ import annotations
 import html
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-SPACE = "·"
-_VISIBLE = {" ": SPACE, "\n": "\\n", "\t": "\\t", "\r": "\\r", "Ġ": SPACE, "▁": SPACE, "Ċ": "\\n"}
-_LONGEST = 18
-
-
-def escape(text: str) -> str:
-    """Text for a plotly label: no tags, no entities, no `$` that starts maths."""
-    return html.escape(str(text), quote=False).replace("$", "&#36;")
-
-
-def visible(token: str) -> str:
-    """A token as it can be seen: `·` for a space, `\\n` for a line break, at most 18 letters."""
-    shown = "".join(_VISIBLE.get(letter, letter) for letter in token)
-    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
-
-
-def token_labels(result: xr.Dataset, dim: str = "pos") -> list[str]:
-    """The token of each position, visible and not escaped; the position itself where tokens are unknown."""
-    name = "token" if dim == "pos" else f"{dim}_token"
-    known = result[name].values if name in result.coords else result[dim].values
-    return [visible(str(token)) for token in known]
-
-
-def token_axis(labels: Sequence[str]) -> dict:
-    """An integer axis with a tick for every token, so that repeated tokens keep their own columns."""
-    return {
-        "tickmode": "array",
-        "tickvals": list(range(len(labels))),
-        "ticktext": [escape(label) for label in labels],
-        "tickangle": -60 if max(map(len, labels), default=0) > 2 else 0,
-    }
-
-
-def number(value: float) -> str:
-    """A value with its sign and four digits."""
-    return "none" if not np.isfinite(value) else f"{value:+.4g}".replace("-", "−")
-
-
-INK = "#1f2933"
-MUTED = "#5f6b7a"
-LINES = "#d5dae1"
-POSITIVE, NEGATIVE = "#2166ac", "#b2182b"
+INK, MUTED, LINES, GRID, SURFACE = "#1f2933", "#5f6b7a", "#d5dae1", "#eceff3", "#ffffff"
+POSITIVE, NEGATIVE, NOTHING = "#2166ac", "#b2182b", "#c3c9d1"
+QUERY, KEY, VALUE, PLAIN = "#7b3294", "#d9820b", "#1b7f4d", "#44607c"
+CATEGORIES = (VALUE, KEY, QUERY)
+BAND, POSITIVE_BAND = "rgba(95,107,122,0.18)", "rgba(33,102,172,0.15)"
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 # ColorBrewer RdBu and Blues, written out: plotly.py and plotly.js give the name RdBu opposite directions.
 DIVERGING = (
@@ -64,8 +29,47 @@ DIVERGING = (
 SEQUENTIAL = (
     "#f7fbff", "#deebf7", "#c6dbef", "#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b",
 )  # fmt: skip
+_DARK = {
+    INK: "#e6e9ee", MUTED: "#a3adba", LINES: "#454e59", GRID: "#2a3038", SURFACE: "#14181d",
+    POSITIVE: "#6baed6", NEGATIVE: "#f4806e", NOTHING: "#4d5661",
+    QUERY: "#c49add", KEY: "#e8a33d", VALUE: "#5cc08d", PLAIN: "#8fa8c2",
+    BAND: "rgba(163,173,186,0.25)", POSITIVE_BAND: "rgba(107,174,214,0.22)",
+}  # fmt: skip
+_DARK_SCALES = {  # the middle of a scale is the ground that it lies on
+    DIVERGING: (
+        "#ffc2b8", "#f4806e", "#cf4a3f", "#93312c", "#52241f", "#20252b",
+        "#1c3a52", "#22608c", "#3f8fc4", "#6baed6", "#c6e2f5",
+    ),
+    SEQUENTIAL: (
+        "#1a2129", "#1c2f40", "#1d4160", "#20547f", "#2a6ba0", "#3f86bd", "#62a3d3", "#93c2e4", "#d0e5f5",
+    ),
+}  # fmt: skip
+WIDTH = 800  # pixels: of the container for which ticks, titles and gaps are set
+_LETTERS = 112  # in a line of a subtitle
+_COLUMN = 11  # pixels that a tick's label needs
 
-_SUBTITLE_PIXELS = 5.7  # width of a letter at size 12
+SPACE = "·"
+_VISIBLE = {" ": SPACE, "\n": "\\n", "\t": "\\t", "\r": "\\r", "Ġ": SPACE, "▁": SPACE, "Ċ": "\\n"}
+_LONGEST = 18
+
+
+def themed(fig: go.Figure, theme: str) -> go.Figure:
+    """A copy of a figure in the "light" or the "dark" palette. Raises ValueError for another theme."""
+    if theme not in ("light", "dark"):
+        raise ValueError(f"theme is {theme!r}; it must be 'light' or 'dark'.")
+    return go.Figure(fig) if theme == "light" else go.Figure(_exchange(fig.to_dict()))
+
+
+def _exchange(node: Any) -> Any:
+    """The same tree with every colour of the light palette exchanged for its dark one."""
+    if isinstance(node, dict):
+        return {key: _exchange(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        steps = tuple(part[1] for part in node if isinstance(part, list | tuple) and len(part) == 2)
+        if len(steps) == len(node) and steps in _DARK_SCALES:
+            return scale(_DARK_SCALES[steps])
+        return [_exchange(value) for value in node]
+    return _DARK.get(node, node) if isinstance(node, str) else node
 
 
 def scale(colours: tuple[str, ...]) -> list[list]:
@@ -77,19 +81,18 @@ def template() -> go.layout.Template:
     """The look of every figure."""
     axis = {
         "showgrid": False, "zeroline": False, "ticks": "outside", "ticklen": 4, "tickcolor": LINES,
-        "linecolor": LINES, "title": {"font": {"size": 13}, "standoff": 10}, "tickfont": {"size": 11},
+        "linecolor": LINES, "gridcolor": GRID, "zerolinecolor": LINES,
+        "title": {"font": {"size": 13}, "standoff": 10}, "tickfont": {"size": 11},
     }  # fmt: skip
+    font = {"family": FONT, "size": 12, "color": INK}
     layout = {
-        "font": {"family": FONT, "size": 12, "color": INK},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
+        "font": font,
+        "title": {"font": {"size": 16}, "subtitle": {"font": {"size": 12, "color": MUTED}}},
+        "paper_bgcolor": SURFACE,
+        "plot_bgcolor": SURFACE,
         "xaxis": axis,
         "yaxis": axis,
-        "hoverlabel": {
-            "bgcolor": "white",
-            "font": {"family": FONT, "size": 12, "color": INK},
-            "align": "left",
-        },
+        "hoverlabel": {"bgcolor": SURFACE, "bordercolor": LINES, "font": font, "align": "left"},
     }
     return go.layout.Template(layout=layout)
 
@@ -100,9 +103,11 @@ def symmetric(values: np.ndarray) -> float:
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
 
-def effect_axis(values: np.ndarray, unit: str, pixels: int) -> dict:
-    """A colour axis for effects: red, white at 0, blue."""
-    end = symmetric(values)
+def effect_axis(values: np.ndarray, unit: str, pixels: int, zmax: float | None = None) -> dict:
+    """A colour axis for effects: red, white at 0, blue. zmax: its end, in place of the largest |value|."""
+    if zmax is not None and not zmax > 0:
+        raise ValueError(f"zmax is {zmax}; the end of the colour scale must be above 0.")
+    end = symmetric(values) if zmax is None else float(zmax)
     words = "<br>".join([*map(escape, textwrap.wrap(unit, 15)), " "])
     bar = {
         "title": {"text": words, "side": "top", "font": {"size": 12}},
@@ -112,22 +117,56 @@ def effect_axis(values: np.ndarray, unit: str, pixels: int) -> dict:
     return {"colorscale": scale(DIVERGING), "cmin": -end, "cmax": end, "cmid": 0, "colorbar": bar}
 
 
-def titles(title: str, subtitle: str, width: int) -> tuple[dict, int]:
-    """layout.title with its subtitle wrapped to the width, and the pixels that they need above the plot."""
-    lines = textwrap.wrap(subtitle, max(30, int((width - 40) / _SUBTITLE_PIXELS)))
-    made = {
+def titles(title: str, subtitle: str) -> tuple[dict, int]:
+    """layout.title with its subtitle in lines for a page of `WIDTH`, and the pixels that both need."""
+    lines = textwrap.wrap(subtitle, _LETTERS)
+    layout = {
         "text": f"<b>{escape(title)}</b>",
-        "font": {"size": 16},
         "x": 0,
         "xref": "container",
-        "pad": {"l": 20},
+        "pad": {"l": 20, "t": 14},
         "yref": "container",
         "y": 1,
         "yanchor": "top",
-        "subtitle": {
-            "text": "<br>".join(escape(line) for line in lines),
-            "font": {"size": 12, "color": MUTED},
-        },
+        "subtitle": {"text": "<br>".join(escape(line) for line in lines)},
     }
-    made["pad"]["t"] = 14
-    return made, 60 + 16 * len(lines)
+    return layout, 60 + 16 * len(lines)
+
+
+def escape(text: str) -> str:
+    """Text for a plotly label: no tags, no entities, no `$` that starts maths."""
+    return html.escape(str(text), quote=False).replace("$", "&#36;")
+
+
+def visible(token: str) -> str:
+    """A token as it can be seen: `·` for a space, `\\n` for a line break, at most 18 letters (`…`: cut)."""
+    shown = "".join(_VISIBLE.get(letter, letter) for letter in token)
+    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
+
+
+def token_labels(result: xr.Dataset, dim: str = "pos") -> list[str]:
+    """The token of each position, visible and not escaped; the position itself where tokens are unknown."""
+    name = "token" if dim == "pos" else f"{dim}_token"
+    known = result[name].values if name in result.coords else result[dim].values
+    return [visible(str(token)) for token in known]
+
+
+def token_axis(labels: Sequence[str], pixels: int = WIDTH) -> dict:
+    """An integer axis with a tick for every token, so that repeated tokens keep their own columns.
+
+    pixels: the width of the axis; where it is too narrow for a label at every column, every k-th has one.
+    """
+    step = max(1, -(-len(labels) * _COLUMN // max(pixels, 1)))
+    shown = range(0, len(labels), step)
+    long = max(map(len, labels), default=0) > 2
+    return {
+        "tickmode": "array",
+        "tickvals": list(shown),
+        "ticktext": [escape(labels[i]) for i in shown],
+        "tickangle": (-90 if len(labels) * 20 > pixels else -60) if long else 0,
+    }
+
+
+def number(value: float) -> str:
+    """A value with its sign and four digits."""
+    return "none" if not np.isfinite(value) else f"{value:+.4g}".replace("-", "−")

@@ -12,10 +12,15 @@ import xarray as xr
 from interp.plot import _theme as theme
 from interp.plot._theme import number, visible
 
+_BREAK = "<wbr>"  # where a browser may break the line: between tokens, never within one
+
 
 @dataclass(frozen=True)
 class TokenStrip:
-    """A row of tokens on coloured grounds. Jupyter shows it; `html()` is the same text."""
+    """A row of tokens on coloured grounds. Jupyter shows it; `html()` is the same text.
+
+    The strip brings its own ground and ink, so that it reads the same in a light and in a dark notebook.
+    """
 
     labels: tuple[str, ...]
     values: tuple[float, ...]
@@ -25,17 +30,21 @@ class TokenStrip:
     def html(self) -> str:
         """The strip as an HTML fragment, escaped, with its styles inline."""
         end = theme.symmetric(np.array(self.values))
-        cells = "".join(self._cell(label, value, end) for label, value in zip(self.labels, self.values))
+        cells = _BREAK.join(self._cell(label, value, end) for label, value in zip(self.labels, self.values))
         unit = f" {self.unit}" if self.unit else ""
         key = f"{number(-end)} (red) to {number(end)} (blue){unit}"
         heading = f"<div style='font-weight:600'>{html.escape(self.title)}</div>" if self.title else ""
-        style = f"font-family:{theme.FONT};font-size:14px;line-height:2;color:{theme.INK}".replace("'", '"')
+        style = (
+            f"font-family:{theme.FONT};font-size:14px;line-height:2;color:{theme.INK};"
+            f"background:{theme.SURFACE};padding:8px 12px;border-radius:4px;overflow-wrap:anywhere"
+        ).replace("'", '"')
         note = f"<div style='font-size:12px;color:{theme.MUTED}'>{html.escape(key)}</div>"
         return f"<div class='token-strip' style='{style}'>{heading}<div>{cells}</div>{note}</div>"
 
     def _cell(self, label: str, value: float, end: float) -> str:
         ground, ink = colours(value, end)
-        tip = html.escape(f"{visible(label)}: {number(value)} {self.unit}".strip(), quote=True)
+        text = number(value) if np.isfinite(value) else "no value"
+        tip = html.escape(f"{visible(label)}: {text} {self.unit}".strip(), quote=True)
         style = (
             f"background:{ground};color:{ink};padding:3px 2px;margin:0 1px;border-radius:3px;white-space:pre"
         )
@@ -52,7 +61,17 @@ def tokens(
     title: str = "",
     unit: str = "",
 ) -> TokenStrip:
-    """Tokens coloured by their values: blue positive, red negative, white at 0, NaN left uncoloured."""
+    """Tokens coloured by their values: blue positive, red negative, white at 0, NaN grey.
+
+    labels: the tokens. values: one a token. title, unit: said above and below. Raises ValueError where there
+    is not one value for each token.
+
+    Example:
+        >>> import interp
+        >>> strip = interp.plot.tokens([" Mary", " gave"], [0.5, -1.0], unit="logits")
+        >>> "Mary" in strip.html()
+        True
+    """
     flat = np.asarray(values, dtype=np.float32)
     if flat.ndim != 1 or len(flat) != len(labels):
         raise ValueError(
@@ -62,11 +81,27 @@ def tokens(
 
 
 def colours(value: float, end: float) -> tuple[str, str]:
-    """Ground and ink of a value on the scale from -end to end."""
+    """Ground and ink of a value on the scale from -end to end: the ink that has more contrast on it."""
     if not np.isfinite(value):
-        return "transparent", theme.MUTED
-    steps = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in theme.DIVERGING])
+        return theme.NOTHING, theme.INK
+    steps = np.array([_rgb(colour) for colour in theme.DIVERGING])
     at = (value / end + 1) / 2 * (len(steps) - 1)
-    red, green, blue = (round(float(np.interp(at, np.arange(len(steps)), steps[:, i]))) for i in range(3))
-    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
-    return f"rgb({red},{green},{blue})", "#ffffff" if dark else theme.INK
+    ground = [round(float(np.interp(at, np.arange(len(steps)), steps[:, i]))) for i in range(3)]
+    ink = max(("#ffffff", "#000000"), key=lambda colour: contrast(ground, _rgb(colour)))
+    return f"rgb({ground[0]},{ground[1]},{ground[2]})", ink
+
+
+def contrast(a: Sequence[float], b: Sequence[float]) -> float:
+    """Contrast of two colours (red, green, blue to 255) as WCAG 2 defines it: 1 to 21, readable from 4.5."""
+    high, low = sorted((_luminance(a), _luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: Sequence[float]) -> float:
+    parts = [part / 255 for part in colour]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16))

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING
 from interp._lazy import lazy
 
 if TYPE_CHECKING:
-    from interp.stats._agreement import agreement as agreement
     from interp.stats._intervals import MIN_CLUSTERS as MIN_CLUSTERS
     from interp.stats._intervals import bootstrap as bootstrap
     from interp.stats._means import mean as mean
     from interp.stats._means import normalise as normalise
+    from interp.stats._pairs import NearlyNoEffect as NearlyNoEffect
+    from interp.stats._pairs import agreement as agreement
+    from interp.stats._pairs import difference as difference
 
-__all__ = ["MIN_CLUSTERS", "agreement", "bootstrap", "mean", "normalise"]
+__all__ = ["MIN_CLUSTERS", "NearlyNoEffect", "agreement", "bootstrap", "difference", "mean", "normalise"]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "interp.stats._agreement": ("agreement",),
         "interp.stats._intervals": ("MIN_CLUSTERS", "bootstrap"),
         "interp.stats._means": ("mean", "normalise"),
+        "interp.stats._pairs": ("NearlyNoEffect", "agreement", "difference"),
     },
 )

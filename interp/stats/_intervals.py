@@ -40,10 +40,19 @@ def bootstrap(
 
     `statistic` is "mean" (units of the metric) or "normalised" (ratio of means). `cluster` names a coordinate
     on prompts, or None to resample prompts whatever their template. The same arguments give the same numbers.
+    Raises ValueError for what is no result, for fewer than two prompts and for settings out of range.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("tiny-ioi")
+        >>> result = interp.patch(model, interp.tasks.ioi(model, n=8), "z", progress=False)
+        >>> ends = interp.stats.bootstrap(result, n=200)
+        >>> bool((ends["low"] <= ends["estimate"]).all())
+        True
     """
-    require_result(result)
     if statistic not in STATISTICS:
         raise ValueError(f"statistic is {statistic!r}; it must be one of {', '.join(STATISTICS)}.")
+    require_result(result, statistic)
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; it must lie between 0 and 1, for example 0.95.")
     if n < 100:

@@ -5,7 +5,8 @@ that is NaN for a prompt does not exist there and is left out of that prompt's s
 
 Normalised effect: a ratio of means, sum over prompts of the effect / sum over prompts of (clean - corrupt),
 with (corrupt - clean) for a metric where lower is better. Under denoising 0 is the corrupt run and 1 a fully
-restored one; under noising 0 is the clean run and 1 a fully broken one.
+restored one; under noising 0 is the clean run and 1 a fully broken one. For circuits `empty` (every edge cut)
+stands in the place of `corrupt`: 1 is the whole model.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
+
+RATIO = "ratio of means"
+_FAR = ("corrupt", "empty")  # the baselines opposite to `clean`
 
 
 class MetricFacts(NamedTuple):
@@ -50,23 +54,56 @@ def _listed(text: str) -> list[str]:
     return [word.strip() for word in str(text).split(",")]
 
 
-RATIO = "ratio of means"
+def far_baseline(result: xr.Dataset) -> str | None:
+    """The baseline opposite to `clean`: "corrupt" or "empty"; None where a result has none."""
+    return next((name for name in _FAR if name in result), None)
+
+
+def is_difference(result: xr.Dataset) -> bool:
+    """Whether a Dataset is one result minus another: it says so, or its baselines have gone to 0 together."""
+    if result.attrs.get("method") == "difference":
+        return True
+    far = far_baseline(result)
+    if far is None or "clean" not in result or result["clean"].size == 0:
+        return False
+    return not (result["clean"].values.any() or result[far].values.any())
 
 
 def mean(result: xr.Dataset) -> xr.Dataset:
-    """The mean over prompts of the effect and of the baselines, in the units of the metric."""
+    """The mean over prompts of the effect and of the baselines, in the units of the metric.
+
+    result: with a prompt dim. Returns a Dataset without it; the attribute `n_prompts` keeps their number.
+    Raises ValueError for what is no result, or has lost its prompts.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("tiny-ioi")
+        >>> result = interp.patch(model, interp.tasks.ioi(model, n=4), "z", progress=False)
+        >>> interp.stats.mean(result)["value"].dims
+        ('layer', 'head')
+    """
     require_result(result)
-    out = result.drop_vars([name for name in result.coords if on_prompts(result, name)])
+    texts = [name for name in result.data_vars if result[name].dtype.kind in "OSU"]
+    out = result.drop_vars([*texts, *(name for name in result.coords if on_prompts(result, name))])
     out = out.mean("prompt", skipna=True, keep_attrs=True)
-    return out.assign_attrs(n_prompts=result.sizes["prompt"], normalisation="none")
+    out = out.assign_attrs(n_prompts=result.sizes["prompt"], normalisation="none")
+    return out.assign_attrs(method="difference") if is_difference(result) else out
 
 
 def normalise(result: xr.Dataset) -> xr.Dataset:
-    """The normalised effect of every cell: 0 is unpatched, 1 the whole of clean - corrupt.
+    """The normalised effect of every cell: 0 is unpatched, 1 the whole of clean - corrupt (or - empty).
 
-    Warns, and gives NaN, for a metric whose clean and corrupt means are equal.
+    Warns, and gives NaN, for a metric whose clean and corrupt means are equal. Raises ValueError for a result
+    without these baselines, and for a difference of results: normalise each, then subtract.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("tiny-ioi")
+        >>> result = interp.patch(model, interp.tasks.ioi(model, n=4), "resid_pre", progress=False)
+        >>> float(interp.stats.normalise(result)["value"].max().round(3))
+        1.0
     """
-    require_result(result)
+    require_result(result, "normalised")
     out = mean(result)[["value"]]
     out["value"] = out["value"].astype(float)
     for where, effect, full in blocks(result, "normalised"):
@@ -79,20 +116,21 @@ def blocks(result: xr.Dataset, statistic: str) -> Iterator[tuple[dict, np.ndarra
     """By metric: where it lies, effects [prompt, cell], and what their sum is divided by [prompt]."""
     for number, facts in enumerate(metric_facts(result)):
         where = {"metric": number} if "metric" in result.dims else {}
-        one = result.isel(where)
-        value = one["value"].transpose("prompt", ...).values.astype(float)
-        full = facts.sign * (one["clean"] - one["corrupt"]).values.astype(float)
-        weight = np.ones(len(value)) if statistic == "mean" else _require_nonzero(full, one, facts)
+        part = result.isel(where)
+        value = part["value"].transpose("prompt", ...).values.astype(float)
+        weight = np.ones(len(value)) if statistic == "mean" else _gap(part, facts)
         yield where, value.reshape(len(value), -1), weight
 
 
-def _require_nonzero(full: np.ndarray, one: xr.Dataset, facts: MetricFacts) -> np.ndarray:
-    """The weights, or NaN with a warning if their sum is lost in rounding."""
-    scale = max(float(np.abs(one[name].values).sum()) for name in ("clean", "corrupt"))
-    if abs(full.sum()) > 1e-6 * scale:
+def _gap(part: xr.Dataset, facts: MetricFacts) -> np.ndarray:
+    """clean - corrupt by prompt, positive where clean is better; NaN and a warning if the sum is rounding."""
+    far = far_baseline(part)
+    clean, other = (part[name].values.astype(float) for name in ("clean", far or "corrupt"))
+    full = facts.sign * (clean - other)
+    if abs(full.sum()) > 1e-6 * max(float(np.abs(clean).sum()), float(np.abs(other).sum())):
         return full
     warnings.warn(
-        f"{facts.name}: clean and corrupt have the same mean ({one['clean'].values.mean():.4g}), so the "
+        f"{facts.name}: clean and {far} have the same mean ({clean.mean():.4g}), so the "
         "normalised effect is not defined (NaN). Plot the effect itself, or choose prompts that differ.",
         stacklevel=4,
     )
@@ -127,13 +165,20 @@ def on_prompts(result: xr.Dataset, name: Any) -> bool:
     return "prompt" in result[name].dims
 
 
-def require_result(result: xr.Dataset) -> None:
-    """Raise ValueError unless this is a result with its prompts."""
-    missing = [name for name in ("value", "clean", "corrupt") if name not in result]
+def require_result(result: xr.Dataset, statistic: str = "mean") -> None:
+    """Raise ValueError unless this is a result with its prompts, and with baselines to normalise by."""
+    needed = ("value",) if statistic == "mean" else ("value", "clean")
+    missing = [name for name in needed if name not in result]
+    missing += ["corrupt (or empty)"] if statistic != "mean" and far_baseline(result) is None else []
     if missing or "prompt" not in result["value"].dims:
         what = f"no variable {missing[0]!r}" if missing else "no 'prompt' dim"
         there = f"variables {list(map(str, result.data_vars))}, dims {dict(result.sizes)}"
         raise ValueError(
             f"the Dataset has {what} ({there}). "
             "Give the result of a method, for example interp.patch(...), before any mean is taken."
+        )
+    if statistic != "mean" and is_difference(result):
+        raise ValueError(
+            "a difference of two results has no clean - corrupt to be normalised by. Normalise each with "
+            "stats.normalise, then subtract."
         )

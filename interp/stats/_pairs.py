@@ -1,14 +1,23 @@
-"""Agreement of two results over the same cells, such as an estimate and the exact effects."""
+"""Two results over the same cells: how well an estimate agrees with exact effects, and what parts them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from interp.stats._means import far_baseline, metric_facts
+
 _SAME_RUN = ("direction", "metric", "model", "task_fingerprint", "window")
+_NEARLY_NONE = 1e-3  # of clean - corrupt: effects below it are compared, and the figures are called empty
+_ROUNDING = 1e-5  # of the baselines
+
+
+class NearlyNoEffect(UserWarning):
+    """The effects that an estimate is compared with are so small that agreement means nothing."""
 
 
 def agreement(a: xr.Dataset, b: xr.Dataset, top_k: Sequence[int] = (5, 10, 20)) -> xr.Dataset:
@@ -18,11 +27,27 @@ def agreement(a: xr.Dataset, b: xr.Dataset, top_k: Sequence[int] = (5, 10, 20)) 
     are several: pearson, spearman, slope (least squares of a on b, with intercept: 1 is a faithful scale),
     relative_l1 (sum |a - b| / sum |b|), sign (share of cells of equal sign), recall (share of b's k largest
     |values| that are among a's k largest, by `k`), n_cells. Only live cells count: those that are exactly 0,
-    or NaN, in both results are no-ops that any two methods agree on.
+    or NaN, in both results are no-ops that any two methods agree on. `largest` is b's largest |effect| as a
+    share of clean - corrupt, NaN without baselines.
+
+    Warns (NearlyNoEffect) where it is below a thousandth: nothing in `b` matters there, and correlations of
+    such numbers mean nothing. Raises ValueError for results of different runs or cells.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=4)
+        >>> exact = interp.patch(model, task, "z", progress=False)
+        >>> estimate = interp.attribute(model, task, "z", method="atp", progress=False)
+        >>> bool(interp.stats.agreement(estimate, exact)["pearson"].sel(cells="all") > 0.9)
+        True
     """
     _require_same_run(a, b)
     metrics = list(a["metric"].values) if "metric" in a.dims else [None]
-    parts = [_agree(_cell_means(a, metric), _cell_means(b, metric), tuple(top_k)) for metric in metrics]
+    parts = [
+        _agree(*(_cell_means(r, metric) for r in (a, b)), tuple(top_k)).assign(largest=_largest(b, metric))
+        for metric in metrics
+    ]
     out = parts[0] if metrics == [None] else xr.concat(parts, xr.IndexVariable("metric", metrics))
     described = {f"method_{name}": str(r.attrs.get("method", "")) for name, r in (("a", a), ("b", b))}
     kept = {
@@ -33,8 +58,60 @@ def agreement(a: xr.Dataset, b: xr.Dataset, top_k: Sequence[int] = (5, 10, 20)) 
     return out.assign_attrs(**kept, **described)
 
 
-def _require_same_run(a: xr.Dataset, b: xr.Dataset) -> None:
-    for name in _SAME_RUN:
+def difference(a: xr.Dataset, b: xr.Dataset) -> xr.Dataset:
+    """a - b, cell by cell and prompt by prompt, with attributes that say what was subtracted from what.
+
+    a, b: results over the same cells and prompts of one model, such as two methods, two directions or two
+    ablations. Returns the Dataset that `a - b` gives, with method "difference"; what the two do not share is
+    in `difference`. Raises ValueError for other cells, models or prompts.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=4)
+        >>> exact = interp.patch(model, task, "z", progress=False)
+        >>> estimate = interp.attribute(model, task, "z", method="atp", progress=False)
+        >>> interp.stats.difference(estimate, exact).attrs["difference"]
+        'atp - patch'
+    """
+    _require_same_run(a, b, ("metric", "model"))
+    parts = ("method", "direction", "ablation", "task")
+    parting = next((name for name in parts if _differ(a, b, name)), None)
+    names = [str(r.attrs.get(parting, "")) if parting else label for r, label in ((a, "a"), (b, "b"))]
+    shared = {name: value for name, value in a.attrs.items() if not _differ(a, b, name)}
+    with xr.set_options(keep_attrs=False):
+        numbers = [name for name in a.data_vars if name in b and a[name].dtype.kind in "fiu"]
+        out = a[numbers] - b[numbers]
+    return out.assign_attrs(shared | {"method": "difference", "difference": " - ".join(names)})
+
+
+def _differ(a: xr.Dataset, b: xr.Dataset, name: Any) -> bool:
+    return a.attrs.get(name) != b.attrs.get(name)
+
+
+def _largest(exact: xr.Dataset, metric: Any) -> float:
+    """The largest |effect| as a share of clean - corrupt; warns where it is nearly nothing."""
+    far = far_baseline(exact)
+    if far is None or "clean" not in exact:
+        return float("nan")
+    here = exact if metric is None else exact.sel(metric=metric)
+    gap = abs(float((here["clean"] - here[far]).mean()))
+    noise = _ROUNDING * max(float(np.abs(here[name]).mean()) for name in ("clean", far))
+    largest = float(np.nanmax(np.abs(_cell_means(exact, metric)), initial=0.0))
+    share = largest / gap if gap > noise else float("nan")
+    if largest <= max(noise, _NEARLY_NONE * gap):
+        facts = metric_facts(here)[0]
+        warnings.warn(
+            f"the largest exact effect on {facts.name} is {largest:.2g} {facts.unit}, where clean - {far} is "
+            f"{gap:.3g}: nearly nothing. Agreement over such effects compares rounding, and means nothing.",
+            NearlyNoEffect,
+            stacklevel=3,
+        )
+    return share
+
+
+def _require_same_run(a: xr.Dataset, b: xr.Dataset, facts: Sequence[str] = _SAME_RUN) -> None:
+    for name in facts:
         left, right = a.attrs.get(name), b.attrs.get(name)
         if left is not None and right is not None and left != right:
             raise ValueError(
