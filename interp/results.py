@@ -31,6 +31,7 @@ CONVENTION = {
     "denoise": "effect = metric(patched) - metric(corrupt), clean patched into corrupt",
     "noise": "effect = metric(clean) - metric(patched), corrupt patched into clean",
 }
+VARIES = "*"  # after the token of a position that has another one in other prompts
 _PACKAGES = ("interp-workbench", "transformer-lens", "torch", "numpy")
 
 
@@ -143,14 +144,14 @@ def prompt_coords(task: Task) -> dict[str, Any]:
 
 
 def position_labels(task: Task) -> np.ndarray:
-    """One label a position: the token where all prompts agree, else the first prompt's and an ellipsis."""
+    """One label a position: the token where all prompts agree, else the first prompt's and an asterisk."""
     n_pos = task.clean.shape[1]
     if task.labels is None:
         return np.array([str(p) for p in range(n_pos)], dtype=object)
     out = []
     for pos in range(n_pos):
         tokens = [row[pos] for row in task.labels if pos < len(row) and row[pos]]
-        out.append("" if not tokens else tokens[0] if len(set(tokens)) == 1 else f"{tokens[0]}…")
+        out.append("" if not tokens else tokens[0] if len(set(tokens)) == 1 else f"{tokens[0]}{VARIES}")
     return np.array(out, dtype=object)
 
 

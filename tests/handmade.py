@@ -58,7 +58,7 @@ def make(
         "metric": ", ".join(names),
         "unit": ", ".join({"kl": "nats", "prob": "probability"}.get(name, "logits") for name in names),
         "better": ", ".join("lower" if name == "kl" else "higher" for name in names),
-        "corruption": "Tokens()",
+        "ablation": "resample",
         "window": 1,
         "engine": "fast",
         "seed": 0,

@@ -13,10 +13,10 @@ from interp import stats
 from interp.places import AXES, Place
 from interp.plot import _words as words
 from interp.plot._theme import escape, number, visible
+from interp.results import VARIES
 from interp.stats._means import MetricFacts, far_baseline, is_difference
 
 Index = tuple[int, ...]
-VARIES = "*"  # after a token that is another one in other prompts
 _FREE = ("prompt", "site", "metric")
 _DRAWS = {("layer", "head"): "plot.heads", ("layer", "pos"): "plot.positions"}
 _TOKENS = {"pos": "token", "dst": "dst_token", "src": "src_token"}
@@ -55,7 +55,7 @@ def require_dataset(result: Any, function: str) -> None:
         raise ValueError(f"the Dataset has no variable 'value'; it has {list(map(str, result.data_vars))}.")
 
 
-def require_dims(result: xr.Dataset, function: str, wanted: tuple[str, ...]) -> None:
+def require_dims(result: Any, function: str, wanted: tuple[str, ...]) -> None:
     """Raise ValueError unless the cells of the result lie along exactly the wanted dims."""
     require_dataset(result, function)
     variable = "value" if "value" in result else "estimate"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -144,7 +145,7 @@ def _panels(cells: Cells, axes: Axes, title: str, zmax: float | None) -> go.Figu
     )
     for number in range(n):
         row, column = divmod(number, n_columns)
-        place = {"row": row + 1, "col": column + 1}
+        place: dict[str, Any] = {"row": row + 1, "col": column + 1}
         for trace in _heatmaps(cells.isel(site=number) if sites else cells, axes, n_columns):
             fig.add_trace(trace, **place)
         _label(fig, axes, place, first=column == 0, bottom=number + n_columns >= n)

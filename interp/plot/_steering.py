@@ -28,9 +28,9 @@ def steering(result: xr.Dataset, metric: str | None = None, title: str | None = 
     """Effect on a metric, KL and perplexity of neutral text, by layer and coefficient, side by side.
 
     result: of `steering.sweep`. metric: which effect to draw (default: the first that is not the KL),
-    averaged over prompts, positive is better. The KL and the perplexity are drawn where the sweep has measured
-    them. A heatmap for several layers; for one layer (`result.isel(layer=[2])`) lines with a band from the
-    10th to the 90th percentile of the prompts.
+    averaged over prompts, positive is better. The KL and the perplexity are drawn where they were measured.
+    A heatmap for several layers; for one layer (`result.isel(layer=[2])`) lines with a band from the 10th to
+    the 90th percentile of the prompts.
 
     Raises ValueError for another Dataset and for a metric that the sweep does not have.
     """
@@ -240,6 +240,7 @@ def quantities(result: xr.Dataset, metric: str | None = None) -> list[Quantity]:
     metric: default the first that is not the KL. Raises ValueError for what is not the result of a sweep, and
     for a metric that it does not have.
     """
+    result = _with_effects(result)
     facts = {each.name: each for each in _facts(result)}
     names = list(facts)
     if metric is not None and metric not in names:
@@ -254,6 +255,17 @@ def quantities(result: xr.Dataset, metric: str | None = None) -> list[Quantity]:
         loss = {"steered": result["neutral_loss"]}
         drawn.append(Quantity("perplexity of neutral text", "", False, loss, np.exp))
     return drawn
+
+
+def _with_effects(result: xr.Dataset) -> xr.Dataset:
+    """A sweep that holds raw metrics beside `base`, as effects."""
+    if "base" not in result:
+        return result
+    signs = [facts.sign for facts in metric_facts(result)]
+    sign = xr.DataArray(signs, dims="metric") if "metric" in result.dims else signs[0]
+    runs = [name for name in ("value", *_CONTROLS) if name in result]
+    effects = {name: sign * (result[name] - result["base"]) for name in runs}
+    return result.assign(effects).rename(base="clean")
 
 
 def _facts(result: xr.Dataset) -> list[MetricFacts]:

@@ -91,13 +91,13 @@ def colours(value: float, end: float) -> tuple[str, str]:
     return f"rgb({ground[0]},{ground[1]},{ground[2]})", ink
 
 
-def contrast(a: Sequence[float], b: Sequence[float]) -> float:
+def contrast(a: Sequence[int], b: Sequence[int]) -> float:
     """Contrast of two colours (red, green, blue to 255) as WCAG 2 defines it: 1 to 21, readable from 4.5."""
     high, low = sorted((_luminance(a), _luminance(b)), reverse=True)
     return (high + 0.05) / (low + 0.05)
 
 
-def _luminance(colour: Sequence[float]) -> float:
+def _luminance(colour: Sequence[int]) -> float:
     parts = [part / 255 for part in colour]
     linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -93,9 +93,8 @@ def direction(attrs: Mapping[Any, Any]) -> str:
     kind = str(attrs.get("ablation", attrs.get("corruption", ""))).partition("(")[0].strip().lower()
     stand_in = _STAND_INS.get(kind, "corrupt")
     if way == "denoise":
-        return (
-            f"denoise: clean patched into {'corrupt' if stand_in == 'corrupt' else 'a run with ' + stand_in}"
-        )
+        into = "corrupt" if stand_in == "corrupt" else f"a run with {stand_in}"
+        return f"denoise: clean patched into {into}"
     return f"noise: {stand_in} patched into clean" if way == "noise" else way
 
 

@@ -1,4 +1,4 @@
-"""How good circuits are: the figures of `circuits.evaluate` as a table for each circuit."""
+"""How good circuits are, as tables: what `circuits.evaluate` measured of each, and a curve by size."""
 
 from __future__ import annotations
 
@@ -6,39 +6,86 @@ import numpy as np
 import xarray as xr
 
 from interp.plot._theme import number
-from interp.report._effects import table
+from interp.report._html import table
+from interp.stats._means import metric_facts
 
-_RECIPE = ("ablation", "granularity", "direction", "metric")
+_RECIPE = ("ablation", "granularity", "direction")
 
 
-def circuit_tables(found: xr.Dataset) -> str:
-    """One table for each circuit, with what a perfect one would have."""
-    parts = [_one(found.isel(circuit=i)) for i in range(found.sizes["circuit"])]
+def circuit_tables(result: xr.Dataset) -> str:
+    """One table for each circuit and metric, with what a perfect circuit would have."""
+    parts = [
+        _evaluation(result.isel(circuit=i), name)
+        for i in range(result.sizes["circuit"])
+        for name in _metrics(result)
+    ]
     return "\n".join(["<section class='result'>", *parts, "</section>"])
 
 
-def _one(found: xr.Dataset) -> str:
+def curve_tables(result: xr.Dataset) -> str:
+    """One table for each ranking and metric: edges and faithfulness by size, and the area."""
+    rankings = [str(ranking) for ranking in result["ranking"].values]
+    parts = [
+        _curve(result.sel(ranking=ranking), ranking, name)
+        for ranking in rankings
+        for name in _metrics(result)
+    ]
+    return "\n".join(["<section class='result'>", *parts, "</section>"])
+
+
+def _metrics(result: xr.Dataset) -> list[str]:
+    return [facts.name for facts in metric_facts(result)]
+
+
+def _of(result: xr.Dataset, metric: str) -> xr.Dataset:
+    return result.sel(metric=metric) if "metric" in result.dims else result
+
+
+def _about(result: xr.Dataset, metric: str) -> str:
+    recipe = [f"{name} {result.attrs[name]}" for name in _RECIPE if name in result.attrs]
+    return ", ".join([*recipe, f"metric {metric}"]) + "."
+
+
+def _level(result: xr.Dataset) -> str:
+    return f"{100 * float(result.attrs.get('level', 0.95)):.4g} % from"
+
+
+def _evaluation(circuit: xr.Dataset, metric: str) -> str:
+    chosen = _of(circuit, metric)
     rows = [
-        _row("faithfulness (ratio of means)", found, "faithfulness", "1", ("low", "high")),
-        _row("faithfulness (mean of ratios)", found, "mean_of_ratios", "1"),
-        _row("KL from the clean run, nats", found, "kl", "0"),
-        _row("faithfulness of the rest of the model", found, "without", "0"),
-        _row("incompleteness, mean over random sets", found, "incompleteness", "0"),
-        _row("minimality, least of its nodes", found, "minimality", "not 0"),
+        _row("faithfulness (ratio of means)", chosen, "faithfulness", "1", ("low", "high")),
+        _row("faithfulness (mean of ratios)", chosen, "mean_of_ratios", "1"),
+        _row("KL from the clean run, nats", chosen, "kl", "0"),
+        _row("faithfulness of the rest of the model", chosen, "without", "0"),
+        _row("incompleteness, mean over random sets", chosen, "incompleteness", "0"),
+        _row("minimality, least of its nodes", chosen, "minimality", "not 0"),
     ]
     caption = (
-        f"{found['circuit'].item()}: {int(found['edges'])} edges, {int(found['heads'])} heads, on "
-        f"{found.sizes['prompt']} prompts. " + ", ".join(f"{k} {found.attrs[k]}" for k in _RECIPE) + "."
+        f"{chosen['circuit'].item()}: {int(chosen['edges'])} edges, {int(chosen['heads'])} heads, on "
+        f"{chosen.sizes['prompt']} prompts. {_about(chosen, metric)}"
     )
-    header = ["", "value", f"{100 * float(found.attrs['level']):.4g} % from", "to", "a perfect circuit"]
-    return table(header, rows, caption)
+    return table(["", "value", _level(chosen), "to", "a perfect circuit"], rows, caption)
 
 
-def _row(label: str, found: xr.Dataset, name: str, best: str, ends: tuple[str, ...] = ()) -> list[str]:
-    values = found[name].values
+def _row(label: str, result: xr.Dataset, name: str, best: str, ends: tuple[str, ...] = ()) -> list[str]:
+    values = result[name].values
     known = values[np.isfinite(values)]
     value = float("nan")
     if known.size:
         value = float(known[np.abs(known).argmin()] if name == "minimality" else known.mean())
-    shown = [number(float(found[end])) for end in ends] or ["", ""]
+    shown = [number(float(result[end])) for end in ends] or ["", ""]
     return [label, number(value), *shown, best]
+
+
+def _curve(result: xr.Dataset, ranking: str, metric: str) -> str:
+    chosen = _of(result, metric)
+    columns = [chosen[name].values for name in ("edges", "faithfulness", "low", "high")]
+    rows = [
+        [f"{100 * float(size):.3g} %", str(int(edges)), *(number(float(value)) for value in values)]
+        for size, edges, *values in zip(chosen["size"].values, *columns)
+    ]
+    caption = (
+        f"Faithfulness by size, edges ranked by {ranking} score, on {chosen.sizes.get('prompt', '')} "
+        f"prompts. {_about(chosen, metric)}"
+    )
+    return table(["size asked for", "edges left", "faithfulness", _level(chosen), "to"], rows, caption)

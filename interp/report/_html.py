@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
@@ -53,6 +54,18 @@ def paragraph(text: str) -> str:
 def strip(tokens: TokenStrip) -> str:
     """Coloured tokens."""
     return f"<div class='wide'>{tokens.html()}</div>"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """A caption and an HTML table; the first column is text, the others are numbers."""
+    head = "".join(f"<th scope='col'>{html.escape(text)}</th>" for text in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows
+    )
+    return (
+        f"<p class='note'>{html.escape(caption)}</p>\n<div class='wide'><table>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def figure(fig: go.Figure, caption: str | None, number: int, library: bool | str) -> str:

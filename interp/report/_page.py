@@ -12,28 +12,42 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp.files import write_text
+from interp.plot._export import require_page
 from interp.plot._tokens import TokenStrip
-from interp.report._circuits import circuit_tables
-from interp.report._effects import Comparison, comparison_tables, result_table
+from interp.report._circuits import circuit_tables, curve_tables
+from interp.report._effects import Comparison, comparison_tables, facts_table, result_table
 from interp.report._html import CSS, figure, heading, paragraph, strip
-from interp.report._probes import probe_table
-from interp.report._steering import generations_tables, sweep_table
+from interp.report._steering import generations_tables, probe_table, sweep_table
 
-_TABLES = {  # by the method of a result; all others are results of interp.patch and its estimates
+_TABLES = {  # by the method of a result; all others are effects of cells
+    "curve": curve_tables,
     "evaluate": circuit_tables,
     "generations": generations_tables,
     "probe": probe_table,
     "sweep": sweep_table,
 }
+_FACTS = (
+    "method", "model", "task", "task_fingerprint", "n_prompts", "site", "direction", "metric", "ablation",
+    "window", "engine", "granularity", "seed",
+)  # fmt: skip
 
 
 def write(items: Sequence[Any], path: str | Path, title: str = "Report", cdn: bool = False) -> Path:
     """Write the page and return its path. It needs no network, unless `cdn` is set.
 
     items: plotly Figures, or (Figure, "caption"); results of every kind (Datasets) and Comparisons, shown
-    as tables; strings, shown as paragraphs; ("heading", "text"); TokenStrips. Text is
-    shown as it is: no HTML, no Markdown.
+    as tables; strings, shown as paragraphs; ("heading", "text"); TokenStrips. Text is shown as it is: no
+    HTML, no Markdown. cdn: load plotly.js from its network, for a page of some kB and not 4.8 MB.
+
+    Raises ValueError for other items and for a path that does not end in .html, before anything is written.
+
+    Example:
+        >>> import interp, tempfile
+        >>> page = interp.report.write(["A sentence."], f"{tempfile.mkdtemp()}/report.html", title="Heads")
+        >>> "<h1>Heads</h1>" in page.read_text()
+        True
     """
+    require_page(path)
     blocks = [_block(item, number, cdn, items) for number, item in enumerate(items)]
     results = [item for item in items if isinstance(item, xr.Dataset)]
     body = "\n".join(blocks)
@@ -52,7 +66,7 @@ def _block(item: Any, number: int, cdn: bool, items: Sequence[Any]) -> str:
     if isinstance(item, TokenStrip):
         return strip(item)
     if isinstance(item, xr.Dataset):
-        return _TABLES.get(str(item.attrs.get("method")), result_table)(item)
+        return _dataset(item)
     if isinstance(item, Comparison):
         return comparison_tables(item)
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
@@ -68,6 +82,14 @@ def _block(item: Any, number: int, cdn: bool, items: Sequence[Any]) -> str:
     )
 
 
+def _dataset(result: xr.Dataset) -> str:
+    """The tables of a result; what is no effect and has no tables of its own is described by its facts."""
+    special = _TABLES.get(str(result.attrs.get("method")))
+    if special is not None:
+        return special(result)
+    return result_table(result) if {"value", "estimate"} & set(result.data_vars) else facts_table(result)
+
+
 def _numbered(fig: go.Figure, caption: str | None, number: int, cdn: bool, items: Sequence[Any]) -> str:
     """A figure with its number on the page; the first one brings plotly.js."""
     before = sum(isinstance(_first(item), go.Figure) for item in items[:number])
@@ -77,12 +99,6 @@ def _numbered(fig: go.Figure, caption: str | None, number: int, cdn: bool, items
 
 def _first(item: Any) -> Any:
     return item[0] if isinstance(item, tuple) and item else item
-
-
-_FACTS = (
-    "method", "model", "task", "task_fingerprint", "site", "direction", "metric", "ablation", "window",
-    "engine", "ablation", "granularity", "seed",
-)  # fmt: skip
 
 
 def footer(results: Sequence[xr.Dataset]) -> str:
@@ -98,7 +114,9 @@ def footer(results: Sequence[xr.Dataset]) -> str:
 
 def _line(result: xr.Dataset) -> str:
     facts = [(name, str(result.attrs[name])) for name in _FACTS if name in result.attrs]
-    return "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts if value)
+    return "; ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in facts if value not in ("", "none")
+    )
 
 
 def _versions(text: str) -> str:

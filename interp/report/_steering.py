@@ -1,4 +1,4 @@
-"""Steering as tables: the best setting of each layer of a sweep, and generations side by side."""
+"""Steering and probes as tables: the best settings of a sweep, texts side by side, the best probes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import xarray as xr
 
 from interp.plot._steering import Quantity, quantities
 from interp.plot._theme import number
-from interp.report._effects import table
+from interp.report._html import table
 
 KL_LIMIT = 0.5  # nats
 _SWEEP_NOTE = (
@@ -75,39 +75,39 @@ _GENERATIONS_NOTE = (
 )
 
 
-def generations_tables(found: xr.Dataset) -> str:
+def generations_tables(result: xr.Dataset) -> str:
     """The means of every run, then the texts side by side."""
-    return "\n".join(["<section class='result'>", _numbers(found), _texts(found), "</section>"])
+    return "\n".join(["<section class='result'>", _numbers(result), _texts(result), "</section>"])
 
 
-def _numbers(found: xr.Dataset) -> str:
+def _numbers(result: xr.Dataset) -> str:
     rows = [
         [
             _name(run),
-            f"{float(found['coefficient'].sel(run=run)):.4g}".replace("-", "−"),
-            *(_mean(found[name].sel(run=run)) for name in ("kl", "loss", "repetition")),
+            f"{float(result['coefficient'].sel(run=run)):.4g}".replace("-", "−"),
+            *(_mean(result[name].sel(run=run)) for name in ("kl", "loss", "repetition")),
         ]
-        for run in found["run"].values
+        for run in result["run"].values
     ]
     header = ["", "coefficient", "KL (nats)", "loss (nats a token)", "repeated"]
     caption = (
-        f"{found.attrs['direction_method']} at {found.attrs['site']}, {found.attrs['when']}, "
-        f"on {found.sizes['prompt']} prompts. {_GENERATIONS_NOTE}"
+        f"{result.attrs['direction_method']} at {result.attrs['site']}, {result.attrs['when']}, "
+        f"on {result.sizes['prompt']} prompts. {_GENERATIONS_NOTE}"
     )
     return table(header, rows, caption)
 
 
-def _texts(found: xr.Dataset) -> str:
-    head = "".join(f"<th scope='col'>{html.escape(_name(run))}</th>" for run in found["run"].values)
-    body = "".join(_text_row(found.isel(prompt=i)) for i in range(found.sizes["prompt"]))
+def _texts(result: xr.Dataset) -> str:
+    head = "".join(f"<th scope='col'>{html.escape(_name(run))}</th>" for run in result["run"].values)
+    body = "".join(_text_row(result.isel(prompt=i)) for i in range(result.sizes["prompt"]))
     return (
         "<div class='wide'><table class='texts'><thead><tr><th scope='col'>prompt</th>"
         f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def _text_row(one: xr.Dataset) -> str:
-    texts = [str(one["prompt_text"].item()), *map(str, one["text"].values)]
+def _text_row(prompt: xr.Dataset) -> str:
+    texts = [str(prompt["prompt_text"].item()), *map(str, prompt["text"].values)]
     return "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in texts) + "</tr>"
 
 
@@ -117,3 +117,35 @@ def _name(run: object) -> str:
 
 def _mean(values: xr.DataArray) -> str:
     return f"{float(np.mean(values.values)):.3f}"
+
+
+_PROBES = 12
+_PROBES_NOTE = (
+    "p: share of the shuffles whose accuracy is as high, by probe; the best of many probes looks better than "
+    "it is. ECE: expected calibration error of the probabilities, as trained and after Platt scaling."
+)
+
+
+def probe_table(result: xr.Dataset) -> str:
+    """The probes with the highest held-out accuracy (ties by AUROC), at most twelve."""
+    accuracy, auroc = (result[name].values.ravel() for name in ("accuracy", "auroc"))
+    order = np.lexsort((-auroc, -accuracy))[:_PROBES]
+    rows = [_probe_row(result, np.unravel_index(int(at), result["accuracy"].shape)) for at in order]
+    attrs = result.attrs
+    caption = (
+        f"Probes at {attrs['site']}, {attrs['reads']}: trained on {attrs['n_train']} prompts, measured on "
+        f"{attrs['n_held_out']} others; {result.sizes['draw']} shuffles of the labels. {_PROBES_NOTE}"
+    )
+    header = ["probe", "accuracy", "AUROC", "shuffled, mean", "p", "ECE", "after scaling"]
+    return f"<section class='result'>{table(header, rows, caption)}</section>"
+
+
+def _probe_row(result: xr.Dataset, index: tuple) -> list[str]:
+    dims = result["accuracy"].dims
+    at = {dim: int(i) for dim, i in zip(dims, index)}
+    probe = result.isel(at)
+    layer = int(probe["layer"])
+    name = f"L{layer}H{int(probe['head'])}" if "head" in dims else f"L{layer}"
+    first, control, last = ("accuracy", "auroc"), probe["control"].mean(), ("p_value", "ece_raw", "ece")
+    numbers = (*(probe[key] for key in first), control, *(probe[key] for key in last))
+    return [name, *(f"{float(number):.3f}" for number in numbers)]

@@ -64,6 +64,7 @@ def bootstrap(
     base = mean(result)
     names = ("estimate", "low", "high")
     out = xr.Dataset({name: base["value"].astype(float).copy() for name in names}, attrs=base.attrs)
+    out = out.assign({name: base[name] for name in ("clean", "corrupt", "empty") if name in base})
     for where, effect, full in blocks(result, statistic):
         numerator, denominator = sums(effect, full, group)
         estimate = ratio(numerator.sum(0), denominator.sum(0))

@@ -45,8 +45,8 @@ def agreement(a: xr.Dataset, b: xr.Dataset, top_k: Sequence[int] = (5, 10, 20)) 
     _require_same_run(a, b)
     metrics = list(a["metric"].values) if "metric" in a.dims else [None]
     parts = [
-        _agree(*(_cell_means(r, metric) for r in (a, b)), tuple(top_k)).assign(largest=_largest(b, metric))
-        for metric in metrics
+        _agree(_cell_means(a, each), _cell_means(b, each), tuple(top_k)).assign(largest=_largest(b, each))
+        for each in metrics
     ]
     out = parts[0] if metrics == [None] else xr.concat(parts, xr.IndexVariable("metric", metrics))
     described = {f"method_{name}": str(r.attrs.get("method", "")) for name, r in (("a", a), ("b", b))}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from interp import plot, stats
-from interp.plot import _theme as theme
-from interp.plot._cells import largest
+
+BLUE, RED = "#2166ac", "#b2182b"
 
 
 def test_cells_are_sorted_by_size_and_coloured_by_sign(result) -> None:
@@ -15,7 +15,7 @@ def test_cells_are_sorted_by_size_and_coloured_by_sign(result) -> None:
     (trace,) = plot.bars(data, top=6).data
     mean = data["value"].mean("prompt").values.ravel()
     np.testing.assert_allclose(trace.x, mean[np.argsort(-np.abs(mean))[:6]], rtol=1e-5)
-    assert list(trace.marker.color) == [theme.POSITIVE if v > 0 else theme.NEGATIVE for v in trace.x]
+    assert list(trace.marker.color) == [BLUE if v > 0 else RED for v in trace.x]
     assert len(set(trace.marker.color)) == 2
 
 
@@ -59,8 +59,21 @@ def test_sites_are_part_of_the_name(result) -> None:
     assert {"L2H0", "L2H0.q"} <= set(ticks)
 
 
-def test_missing_cells_are_not_drawn() -> None:
-    assert largest(np.array([np.nan, 1.0, -3.0, np.nan]), top=4).tolist() == [2, 1]
+def test_missing_cells_are_not_drawn(result) -> None:
+    data = result(by=("cell",), sizes={"cell": 4, "layer": 1})
+    data["value"][:] = np.array([np.nan, 1.0, -3.0, np.nan])
+    assert plot.bars(data, top=4).data[0].x.tolist() == [-3, 1]
+
+
+def test_readouts_have_bars_and_their_own_word(result) -> None:
+    data = result(by=("component",), sizes={"component": 3, "layer": 1}, method="direct", direction="none")
+    data = data.drop_vars(["clean", "corrupt"]).assign_coords(component=["embed", "L0H1", "bias"])
+    fig = plot.bars(data)
+    assert set(fig.layout.yaxis.ticktext) == {"embed", "L0H1", "bias"}
+    assert fig.layout.title.text == "<b>Direct effects: the 3 largest</b>"
+    assert "direct logit attribution" in fig.layout.title.subtitle.text
+    assert fig.layout.xaxis.title.text == "direct effect (logits)"
+    assert fig.data[0].error_x.array is not None
 
 
 def test_one_prompt_has_no_error_bars(result) -> None:

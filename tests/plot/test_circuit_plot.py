@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from interp import plot
 from interp.circuits import Circuit, Graph
@@ -26,6 +29,12 @@ def texts(figure) -> list[str]:
     return [text for trace in figure.data for text in np.atleast_1d(trace.hovertext) if text is not None]
 
 
+def boxes(figure) -> set[str]:
+    """The nodes, which have a border and a ground that hides the lines below."""
+    assert all(note.bgcolor and note.bordercolor for note in figure.layout.annotations)
+    return {note.text for note in figure.layout.annotations}
+
+
 def test_every_edge_is_drawn_and_told() -> None:
     figure = plot.circuit(scored())
     lines = [trace for trace in figure.data if trace.mode == "lines"]
@@ -35,8 +44,7 @@ def test_every_edge_is_drawn_and_told() -> None:
         "input → L0H1.v<br>score +1", "L0H1 → L2H0.q<br>score +2", "L0H1 → MLP1<br>score +3",
         "MLP1 → L2H0.k<br>score +4", "L2H0 → logits<br>score +5", "MLP1 → logits<br>score −6",
     }  # fmt: skip
-    nodes = next(trace for trace in figure.data if trace.mode == "markers+text")
-    assert set(nodes.text) == {"input", "L0H1", "MLP1", "L2H0", "logits"}
+    assert boxes(figure) == {"input", "L0H1", "MLP1", "L2H0", "logits"}
     assert {trace.name for trace in lines} == {"query", "key", "value", "MLP, logits"}
     assert [trace.line.dash for trace in lines].count("dot") == 1
     assert len({trace.line.width for trace in lines}) > 1
@@ -66,8 +74,7 @@ def test_many_edges_are_drawn_by_layer() -> None:
     whole = Circuit(GRAPH, GRAPH.allowed, name="whole")
     figure = plot.circuit(whole)
     assert GRAPH.n_edges > 200
-    nodes = next(trace for trace in figure.data if trace.mode == "markers+text")
-    assert set(nodes.text) == {
+    assert boxes(figure) == {
         "input",
         "logits",
         *(f"L{i} heads" for i in range(3)),
@@ -94,3 +101,20 @@ def test_labels_and_bad_input() -> None:
         plot.circuit(scored() - scored())
     with pytest.raises(ValueError, match="colour is 'kind'"):
         plot.circuit(scored(), colour="kind")
+
+
+def test_scores_are_told_to_become_a_circuit_first() -> None:
+    scores = xr.Dataset({"value": (("prompt", "writer", "reader"), np.zeros((1, 2, 2)))})
+    with pytest.raises(ValueError, match=r"not a Dataset\. These are scores of edges: .* circuits\.top"):
+        inspect.unwrap(plot.circuit)(scores)
+    with pytest.raises(ValueError, match=r"not a list\. Give the Circuit"):
+        inspect.unwrap(plot.circuit)([1, 2])
+
+
+def test_the_picture_says_how_the_circuit_was_found() -> None:
+    facts = {"method": "acdc", "model": "toy", "task": "ioi", "direction": "noise", "n_prompts": 8}
+    facts |= {"metric": "kl", "ablation": "zero"}
+    circuit = Circuit.from_edges(GRAPH, EDGES, provenance=facts)
+    words = plot.circuit(circuit).layout.title.subtitle.text.replace("<br>", " ")
+    for part in ("found by acdc", "toy on ioi", "noise", "8 prompts", "kl", "zero ablation", "6 of"):
+        assert part in words

@@ -41,6 +41,26 @@ def test_html_from_the_network_on_request(result, tmp_path: Path) -> None:
     assert re.search(r"<script[^>]+src=.https://cdn.plot.ly", text)
 
 
+def test_a_page_is_called_one(result, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x\.pdf' does not end in \.html"):
+        plot.save_html(plot.heads(result()), tmp_path / "x.pdf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_dark_theme_changes_colours_and_nothing_else(result, tmp_path: Path) -> None:
+    fig = plot.heads(result())
+    light, dark = (
+        plot.save_html(fig, tmp_path / f"{theme}.html", cdn=True, theme=theme).read_text()
+        for theme in ("light", "dark")
+    )
+    for colour in ("#ffffff", "#1f2933", "#f7f7f7"):
+        assert colour in light
+        assert colour not in dark
+    assert re.sub("#[0-9a-f]{6}|rgba\\([^)]*\\)", "", light)[:-400] != ""
+    with pytest.raises(ValueError, match="theme is 'auto'"):
+        plot.save_html(fig, tmp_path / "x.html", theme="auto")
+
+
 def test_png_arguments_are_checked(result, tmp_path: Path) -> None:
     fig = plot.heads(result())
     with pytest.raises(ValueError, match="2 figures and 1 paths"):
@@ -78,7 +98,7 @@ def test_every_figure_draws_something(result, tmp_path: Path, browser) -> None:
     paths = plot.save_png(list(figures.values()), [tmp_path / f"{name}.png" for name in figures], scale=1.0)
     for path, fig in zip(paths, figures.values()):
         width, height, shades = pixels(path)
-        assert (width, height) == (fig.layout.width, fig.layout.height)
+        assert (width, height) == (800, fig.layout.height)
         assert shades > 100
 
 

@@ -8,7 +8,6 @@ import plotly.io as pio
 import pytest
 
 from interp import plot, stats
-from interp.plot import _theme as theme
 
 
 def layer_axis(fig: go.Figure) -> go.layout.YAxis:
@@ -68,7 +67,7 @@ def test_intervals_are_on_hover_and_in_the_subtitle(result) -> None:
     found = stats.bootstrap(data)
     fig = plot.heads(data, interval=0.95)
     low = f"{float(found['low'][1, 2]):+.4g}".replace("-", "−")
-    assert f"interval {low} to" in fig.data[0].hovertext[1][2]
+    assert f"95 % interval {low} to" in fig.data[0].hovertext[1][2]
     assert "95 % intervals over 12 groups of prompts" in fig.layout.title.subtitle.text.replace("<br>", " ")
     assert fig == plot.heads(data, interval=found) == plot.heads(found)
 
@@ -92,7 +91,7 @@ def test_one_of_several_metrics(result) -> None:
     assert "nats" in fig.data[0].hovertext[0][0]
     with pytest.raises(ValueError, match=r"2 metrics: logit_diff, kl\. Choose one"):
         plot.heads(data)
-    with pytest.raises(ValueError, match="Did you mean 'logit_diff'"):
+    with pytest.raises(ValueError, match="did you mean 'logit_diff'"):
         plot.heads(data, metric="logit_dif")
     alone = plot.heads(data.sel(metric="kl"))
     np.testing.assert_array_equal(alone.data[0].z, fig.data[0].z)
@@ -105,6 +104,39 @@ def test_cells_that_do_not_exist_are_left_blank(result) -> None:
     assert np.isnan(fig.data[1].z[:, 2:]).all()
     assert np.isfinite(fig.layout.coloraxis.cmax)
     assert fig.data[1].hoverongaps is False
+
+
+def test_a_cell_without_a_value_is_grey_with_a_cross_and_says_so(result) -> None:
+    data = result()
+    data["value"][:, 1, 2] = np.nan
+    data["value"][:, 0, 0] = 0.0
+    fig = plot.heads(data)
+    effects, crosses = fig.data
+    assert np.isnan(effects.z[1, 2])
+    assert np.argwhere(np.isfinite(crosses.z)).tolist() == [[1, 2]]
+    assert crosses.text[1, 2] == "×"
+    grey = crosses.colorscale[0][1]
+    assert grey not in {colour for _, colour in fig.layout.coloraxis.colorscale}
+    assert "no value (NaN)" in crosses.hovertext[1][2]
+    assert "grey ×: no value" in fig.layout.title.subtitle.text
+    assert "grey" not in plot.heads(result()).layout.title.subtitle.text
+
+
+def test_long_tokens_on_few_layers(result) -> None:
+    """The gap between rows of panels was larger than a figure of one row."""
+    data = result(by=("layer", "pos"), site="resid_pre", sizes={"layer": 3})
+    data["token"][3] = "antidisestablishme"
+    assert len(plot.positions(data).data) == 1
+    panels = result(by=("layer", "pos"), sites=("q", "k", "v", "z"), sizes={"layer": 3})
+    panels["token"][3] = "antidisestablishme"
+    assert len(plot.positions(panels).data) == 4
+
+
+def test_the_end_of_the_scale_can_be_given(result) -> None:
+    axis = plot.heads(result(), zmax=0.5).layout.coloraxis
+    assert (axis.cmin, axis.cmax) == (-0.5, 0.5)
+    with pytest.raises(ValueError, match="zmax is -1"):
+        plot.heads(result(), zmax=-1.0)
 
 
 def test_a_window_is_named_by_its_layers(result) -> None:
@@ -165,8 +197,8 @@ def test_positions_of_one_head(result) -> None:
         (plot.heads, ("layer", "pos"), "has the dims layer, pos. Use plot.positions"),
         (plot.positions, ("layer", "head"), "has the dims layer, head. Use plot.heads"),
         (plot.heads, ("layer", "neuron"), "Use plot.bars"),
-        (plot.heads, ("layer", "pos", "head"), r"result.isel\(pos=...\)"),
-        (plot.heads, ("layer", "head", "dst", "src"), r"result.isel\(dst=..., src=...\)"),
+        (plot.heads, ("layer", "pos", "head"), r"result.isel\(pos=0\)"),
+        (plot.heads, ("layer", "head", "dst", "src"), r"result.isel\(dst=0, src=0\)"),
     ],
 )
 def test_other_dims_say_which_function(result, draw, by: tuple[str, ...], says: str) -> None:
@@ -191,18 +223,24 @@ def test_the_template_is_the_figures_own(result) -> None:
     before = pio.templates.default
     fig = plot.heads(result())
     assert pio.templates.default == before
-    assert fig.layout.template.layout.plot_bgcolor == "white"
+    assert fig.layout.template.layout.plot_bgcolor == "#ffffff"
 
 
 def test_a_wide_figure_stays_on_the_page(result) -> None:
     wide = result(by=("layer", "pos"), sites=("resid_pre", "attn_out", "mlp_out"), sizes={"pos": 15})
-    assert plot.positions(wide).layout.width <= 1150
+    fig = plot.positions(wide)
+    assert fig.layout.width is None  # it fills its container
+    assert len({axis.domain for axis in fig.select_xaxes()}) == 3
+    fifty = plot.positions(result(by=("layer", "pos"), sites=("resid_pre", "attn_out"), sizes={"pos": 50}))
+    assert len({axis.domain for axis in fifty.select_xaxes()}) == 1  # one below the other
+    many = plot.positions(result(by=("layer", "pos"), site="resid_pre", sizes={"pos": 200}))
+    assert 20 < len(many.layout.xaxis.ticktext) < 70
 
 
-def test_titles_wrap_to_the_width() -> None:
-    made, above = theme.titles("a <b> title", "word " * 60, width=400)
-    lines = made["subtitle"]["text"].split("<br>")
+def test_long_titles_are_wrapped_and_escaped(result) -> None:
+    fig = plot.heads(result(model="word " * 60), title="a <b> title")
+    lines = fig.layout.title.subtitle.text.split("<br>")
     assert len(lines) > 3
-    assert max(map(len, lines)) < 70
-    assert above > theme.titles("t", "word", width=400)[1]
-    assert made["text"] == "<b>a &lt;b&gt; title</b>"
+    assert max(map(len, lines)) <= 112
+    assert fig.layout.margin.t > plot.heads(result()).layout.margin.t
+    assert fig.layout.title.text == "<b>a &lt;b&gt; title</b>"

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from interp import plot, stats
-from interp.plot import _theme as theme
 
 
 def pair(result, **options):
@@ -25,7 +24,7 @@ def test_points_are_the_prompt_means(result) -> None:
     np.testing.assert_allclose(dots.y, estimate["value"].mean("prompt").values.ravel(), rtol=1e-5)
     assert list(line.x) == list(line.y)
     same = np.sign(dots.x) == np.sign(dots.y)
-    assert [colour == theme.POSITIVE for colour in dots.marker.color] == same.tolist()
+    assert [colour == "#2166ac" for colour in dots.marker.color] == same.tolist()
 
 
 def test_the_worst_cells_are_named(result) -> None:
@@ -52,8 +51,20 @@ def test_the_subtitle_has_the_figures(result) -> None:
     words = fig.layout.title.subtitle.text.replace("<br>", " ")
     for name in ("pearson", "spearman", "slope"):
         assert f"{name} {float(found[name]):.3f}" in words
-    assert fig.layout.title.text == "<b>atp against exact patching</b>"
+    assert fig.layout.title.text == "<b>AtP estimate against exact patching</b>"
     assert "nats" in fig.layout.xaxis.title.text
+
+
+def test_effects_of_nearly_nothing_are_called_that(result) -> None:
+    estimate, exact = pair(result)
+    estimate["value"] *= 1e-6
+    exact["value"] *= 1e-6
+    with pytest.warns(
+        stats.NearlyNoEffect, match="the largest exact effect on logit_diff is .* nearly nothing"
+    ):
+        stats.agreement(estimate, exact)
+    assert "NEARLY 0" in plot.agreement(estimate, exact).layout.title.subtitle.text
+    assert "NEARLY 0" not in plot.agreement(*pair(result)).layout.title.subtitle.text
 
 
 def test_what_cannot_be_compared_is_refused(result) -> None:

@@ -9,7 +9,6 @@ import pytest
 import xarray as xr
 
 from interp import plot
-from interp.plot._steering import quantities
 
 LAYERS, STEPS, N = [1, 3, 4], [-1.0, 0.0, 2.0], 10
 
@@ -17,20 +16,20 @@ LAYERS, STEPS, N = [1, 3, 4], [-1.0, 0.0, 2.0], 10
 def sweep(metrics: tuple[str, ...] = ("logit_diff", "kl"), neutral: bool = True, seed: int = 0) -> xr.Dataset:
     """A result as steering.sweep returns it."""
     rng = np.random.default_rng(seed)
-    dims = ("layer", "coefficient", "prompt", "metric")
-    shape = (len(LAYERS), len(STEPS), N, len(metrics))
-    base = rng.normal(0.5, 1, (N, len(metrics)))
-    found = {name: (dims, base + rng.normal(0, 1, shape)) for name in ("value", "random", "shuffled")}
-    found["base"] = (dims[2:], base)
+    dims = ("prompt", "layer", "coefficient", "metric")
+    shape = (N, len(LAYERS), len(STEPS), len(metrics))
+    found = {name: (dims, rng.normal(0, 1, shape)) for name in ("value", "random", "shuffled")}
+    found["clean"] = (("prompt", "metric"), rng.normal(0.5, 1, (N, len(metrics))))
     if neutral:
         found["neutral_loss"] = (("layer", "coefficient", "neutral_prompt"), rng.uniform(1, 3, (3, 3, 7)))
     coords = {"layer": LAYERS, "coefficient": STEPS, "prompt": np.arange(N), "metric": list(metrics)}
-    coords["in_norms"] = (dims[:2], np.outer([0.5, 1, 2], STEPS))
+    coords["in_norms"] = (dims[1:3], np.outer([0.5, 1, 2], STEPS))
     coords["place"] = ("layer", np.array([f"L{layer}.resid_pre" for layer in LAYERS], dtype=object))
     lower = [name for name in metrics if name in ("kl", "loss", "entropy")]
     attrs = {
         "method": "sweep", "direction_method": "mean_difference", "site": "resid_pre", "model": "toy",
-        "when": "everywhere", "metric": ", ".join(metrics), "unit": ", ".join("nats" for _ in metrics),
+        "when": "everywhere", "task": "ioi", "n_prompts": N, "metric": ", ".join(metrics),
+        "unit": ", ".join("nats" for _ in metrics),
         "better": ", ".join("lower" if name in lower else "higher" for name in metrics),
     }  # fmt: skip
     made = xr.Dataset(found, coords, attrs)
@@ -41,9 +40,9 @@ def test_panels_are_the_effect_the_kl_and_the_perplexity() -> None:
     result = sweep()
     figure = plot.steering(result)
     effect, kl, perplexity = (trace.z for trace in figure.data)
-    value, base = (result[name].sel(metric="logit_diff") for name in ("value", "base"))
-    np.testing.assert_allclose(effect, (value - base).mean("prompt"))
-    np.testing.assert_allclose(kl, result["value"].sel(metric="kl").mean("prompt"))
+    np.testing.assert_allclose(effect, result["value"].sel(metric="logit_diff").mean("prompt"))
+    unsteered, change = (result[name].sel(metric="kl") for name in ("clean", "value"))
+    np.testing.assert_allclose(kl, (unsteered - change).mean("prompt"))  # lower is better
     np.testing.assert_allclose(perplexity, np.exp(result["neutral_loss"].mean("neutral_prompt")))
     assert [a.text for a in figure.layout.annotations] == [
         "<b>effect on logit_diff</b>",
@@ -63,21 +62,21 @@ def test_blue_is_better_and_the_scale_is_centred() -> None:
     assert figure.layout.coloraxis2.cmin == 0
 
 
-def test_where_lower_is_better_the_effect_turns_its_sign() -> None:
+def test_the_kl_alone_is_a_cost() -> None:
     result = sweep(("loss", "kl"))
-    value, base = (result[name].sel(metric="loss") for name in ("value", "base"))
-    np.testing.assert_allclose(plot.steering(result).data[0].z, -(value - base).mean("prompt"))
-    assert "effect on kl" not in str(plot.steering(result, metric="kl").layout.annotations)
     np.testing.assert_allclose(
-        plot.steering(result, metric="kl").data[0].z, result["value"].sel(metric="kl").mean("prompt")
+        plot.steering(result).data[0].z, result["value"].sel(metric="loss").mean("prompt")
     )
+    assert "effect on kl" not in str(plot.steering(result, metric="kl").layout.annotations)
+    cost = (result["clean"] - result["value"]).sel(metric="kl").mean("prompt")
+    np.testing.assert_allclose(plot.steering(result, metric="kl").data[0].z, cost)
 
 
 def test_hover_has_the_controls_and_the_length_in_norms() -> None:
     result = sweep()
     text = plot.steering(result).data[0].hovertext[1][2]
     assert text.startswith("<b>layer 3, coefficient 2</b><br>2 median norms<br>steered: ")
-    difference = (result["random"] - result["base"]).sel(metric="logit_diff", layer=3, coefficient=2.0)
+    difference = result["random"].sel(metric="logit_diff", layer=3, coefficient=2.0)
     shown = text.split("random: ")[1].split(" ")[0].replace("−", "-")
     assert float(shown) == pytest.approx(float(difference.mean()), rel=1e-3)
     assert "shuffled: " in text
@@ -94,11 +93,11 @@ def test_one_layer_gives_lines_with_the_spread_and_both_controls() -> None:
         ("shuffled labels", "shuffled"),
     ):
         line = drawn[(name, "x")]
-        effect = (ordered[variable] - ordered["base"]).sel(metric="logit_diff").isel(layer=0)
+        effect = ordered[variable].sel(metric="logit_diff").isel(layer=0)
         np.testing.assert_allclose(line.x, sorted(STEPS))
         np.testing.assert_allclose(line.y, effect.mean("prompt"))
     band = drawn[("spread over prompts", "x")]
-    effect = (ordered["value"] - ordered["base"]).sel(metric="logit_diff").isel(layer=0)
+    effect = ordered["value"].sel(metric="logit_diff").isel(layer=0)
     low, high = (effect.quantile(q, "prompt").values for q in (0.1, 0.9))
     np.testing.assert_allclose(band.y, [*high, *low[::-1]])
     assert ("steered", "x3") in drawn
@@ -110,9 +109,15 @@ def test_one_layer_gives_lines_with_the_spread_and_both_controls() -> None:
 def test_what_was_not_measured_is_not_drawn() -> None:
     assert len(plot.steering(sweep(neutral=False)).data) == 2
     alone = sweep(("logit_diff",), neutral=False)
-    assert [each.name for each in quantities(alone)] == ["effect on logit_diff"]
+    assert [a.text for a in plot.steering(alone).layout.annotations] == ["<b>effect on logit_diff</b>"]
     bare = plot.steering(alone.drop_vars(["random", "shuffled"]).isel(layer=[0]))
     assert [trace.name for trace in bare.data] == ["spread over prompts", "steered"]
+
+
+def test_the_subtitle_says_how_on_what_and_on_how_many() -> None:
+    words = plot.steering(sweep()).layout.title.subtitle.text
+    for part in ("mean_difference", "toy on ioi", "resid_pre", "everywhere", "10 prompts"):
+        assert part in words
 
 
 def test_names_are_text_and_not_markup() -> None:
@@ -125,7 +130,7 @@ def test_names_are_text_and_not_markup() -> None:
     ("change", "message"),
     [
         (lambda r: r.assign_attrs(method="patch"), "not the result of steering.sweep"),
-        (lambda r: r.drop_vars("base"), "not the result of steering.sweep"),
+        (lambda r: r.drop_vars("clean"), "not the result of steering.sweep"),
         (lambda r: r.isel(layer=0), "lost its dim 'layer'"),
         (lambda r: r.isel(prompt=0), "lost its dim 'prompt'"),
     ],

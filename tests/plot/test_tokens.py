@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 
 from interp import plot
 from interp.plot import _theme as labels
-from interp.plot._tokens import colours
 
 
 class Text(HTMLParser):
@@ -57,7 +57,7 @@ def test_a_strip_shows_every_token_once_and_escapes_it() -> None:
     strip = plot.tokens(given, np.linspace(-1, 2, 7), title="<i>title", unit="logits")
     page = Text()
     page.feed(strip._repr_html_())
-    assert set(page.tags) == {"div", "span", "br"}
+    assert set(page.tags) == {"div", "span", "br", "wbr"}
     assert [t for t in page.text if t in {labels.visible(g) for g in given}] == [
         labels.visible(g) for g in given
     ]
@@ -65,11 +65,48 @@ def test_a_strip_shows_every_token_once_and_escapes_it() -> None:
     assert "−2 (red) to +2 (blue) logits" in page.text
 
 
+def grounds_and_inks(strip: plot.TokenStrip) -> list[tuple[str, str]]:
+    return re.findall(r"<span style='background:([^;]*);color:([^;]*);", strip.html())
+
+
 def test_colours_go_from_red_over_white_to_blue() -> None:
-    assert colours(1.0, 1.0) == ("rgb(5,48,97)", "#ffffff")
-    assert colours(-1.0, 1.0)[0] == "rgb(103,0,31)"
-    assert colours(0.0, 1.0)[0] == "rgb(247,247,247)"
-    assert colours(float("nan"), 1.0)[0] == "transparent"
+    blue, red, white, none = grounds_and_inks(plot.tokens(list("abcd"), [1.0, -1.0, 0.0, np.nan]))
+    assert blue == ("rgb(5,48,97)", "#ffffff")
+    assert red[0] == "rgb(103,0,31)"
+    assert white[0] == "rgb(247,247,247)"
+    assert none[0] == "#c3c9d1"
+    assert "d: no value" in plot.tokens(list("abcd"), [1.0, -1.0, 0.0, np.nan]).html()
+
+
+def luminance(colour: str) -> float:
+    """As WCAG 2 defines it."""
+    if colour.startswith("#"):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    else:
+        parts = [int(part) / 255 for part in colour[4:-1].split(",")]
+    linear = [x / 12.92 if x <= 0.03928 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def test_every_token_is_readable_whatever_the_notebook() -> None:
+    """Ground and ink come together, at a contrast of 4.5 or more; so do those of the words around."""
+    values = np.linspace(-1, 1, 201)
+    strip = plot.tokens(["x"] * 201, values, title="title")
+    outer = re.search(r"color:(#\w+);background:(#\w+)", strip.html())
+    note = re.search(r"font-size:12px;color:(#\w+)", strip.html())
+    assert outer is not None
+    assert note is not None
+    pairs = [*grounds_and_inks(strip), (outer[2], outer[1]), (outer[2], note[1])]
+    assert len(pairs) == 203
+    for ground, ink in pairs:
+        low, high = sorted((luminance(ground), luminance(ink)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5
+
+
+def test_a_line_may_break_between_tokens_and_not_within() -> None:
+    text = plot.tokens([" Mary", " gave"], [0.0, 1.0]).html()
+    assert text.count("</span><wbr><span") == 1
+    assert "white-space:pre" in text
 
 
 def test_one_value_a_token() -> None:

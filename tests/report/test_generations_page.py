@@ -68,13 +68,15 @@ def test_a_run_without_shuffled_labels_has_no_column_for_it(tmp_path: Path) -> N
 
 
 def test_a_sweep_is_a_table_of_the_best_setting_of_each_layer(tmp_path: Path) -> None:
-    dims = ("layer", "coefficient", "prompt", "metric")
+    dims = ("prompt", "layer", "coefficient", "metric")
     value = np.zeros((2, 3, 4, 2))
     value[0, :, :, 0] = np.array([0.0, 1.0, 5.0])[:, None]
     value[1, :, :, 0] = np.array([0.0, 2.0, 3.0])[:, None]
     value[1, :, 0, 0] = [0.0, -1.0, -2.0]  # one prompt of four the wrong way
     value[..., 1] = np.array([0.0, 0.3, 0.9])[:, None]  # beyond the limit at the last coefficient
-    found = {"value": (dims, value), "random": (dims, value / 10), "base": (dims[2:], np.zeros((4, 2)))}
+    value = value.transpose(2, 0, 1, 3) * [1, -1]  # an effect: what lowers the KL helps
+    found = {"value": (dims, value), "random": (dims, value / 10)}
+    found["clean"] = (("prompt", "metric"), np.zeros((4, 2)))
     coords = {"layer": [2, 5], "coefficient": [0.0, 1.0, 2.0], "metric": ["logit_diff", "kl"]}
     attrs = {"method": "sweep", "metric": "logit_diff, kl", "unit": "logits, nats", "better": "higher, lower"}
     page = report.write([xr.Dataset(found, coords, attrs)], tmp_path / "page.html").read_text()

@@ -26,7 +26,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.scripts += tag == "script"
         self.fetched += [str(value) for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "br", "link", "img"):
+        if tag not in ("meta", "br", "link", "img", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -100,8 +100,8 @@ def test_a_result_is_shown_with_its_largest_cells_and_intervals(result, tmp_path
 
 def test_a_table_for_every_metric(result, tmp_path: Path) -> None:
     page = written(report.write([result(metrics=("logit_diff", "kl"))], tmp_path / "two.html"))
-    assert "effects on logit_diff, in logits" in page.text("p")
-    assert "effects on kl, in nats" in page.text("p")
+    assert "Effects on logit_diff: the 10 largest, in logits" in page.text("p")
+    assert "Effects on kl: the 10 largest, in nats" in page.text("p")
 
 
 def test_one_prompt_has_a_table_without_intervals(result, tmp_path: Path) -> None:
@@ -136,6 +136,12 @@ def test_items_of_other_kinds_are_refused_before_writing(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="item 0 is a tuple"):
         report.write([("header", "text")], path)
     assert not path.parent.exists()
+
+
+def test_a_page_is_not_written_under_another_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x\.pdf' does not end in \.html"):
+        report.write(["text"], tmp_path / "x.pdf")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_folder_is_made_and_holds_only_the_page(tmp_path: Path) -> None:

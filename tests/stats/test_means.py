@@ -82,8 +82,39 @@ def test_the_inputs_are_not_changed(result) -> None:
     xr.testing.assert_identical(given, before)
 
 
+def test_a_circuit_is_normalised_by_the_empty_one(result) -> None:
+    given = result(np.array([[1.0], [2.0]]), clean=np.array([4.0, 6.0]), corrupt=np.array([1.0, 3.0]))
+    circuit = given.rename(corrupt="empty")
+    np.testing.assert_allclose(stats.normalise(circuit)["value"], 0.5)
+    found, same = (stats.bootstrap(each, statistic="normalised", n=200) for each in (circuit, given))
+    for name in ("estimate", "low", "high"):
+        xr.testing.assert_allclose(found[name], same[name])
+
+
+def test_a_readout_without_baselines_has_means_and_intervals_but_no_share(result) -> None:
+    readout = result(effects()).drop_vars(["clean", "corrupt"])
+    np.testing.assert_allclose(stats.mean(readout)["value"], effects().mean(0))
+    assert (stats.bootstrap(readout, n=200)["low"] <= stats.mean(readout)["value"]).all()
+    with pytest.raises(ValueError, match="no variable 'clean'"):
+        stats.normalise(readout)
+    with pytest.raises(ValueError, match="no variable 'corrupt"):
+        stats.bootstrap(result(effects()).drop_vars("corrupt"), statistic="normalised")
+
+
+def test_a_difference_knows_what_it_is(result) -> None:
+    a, b = result(effects(), method="atp"), result(effects(seed=1), method="patch")
+    parted = stats.difference(a, b)
+    xr.testing.assert_allclose(parted["value"], a["value"] - b["value"])
+    assert (parted.attrs["method"], parted.attrs["difference"]) == ("difference", "atp - patch")
+    assert stats.mean(a - b).attrs["method"] == "difference"
+    with pytest.raises(ValueError, match="a difference of two results has no clean - corrupt"):
+        stats.normalise(parted)
+    with pytest.raises(ValueError, match="differ in metric"):
+        stats.difference(a, b.assign_attrs(metric="kl"))
+
+
 def test_what_is_no_result_is_refused(result) -> None:
     with pytest.raises(ValueError, match="no variable 'clean'"):
-        stats.mean(result(effects()).drop_vars("clean"))
+        stats.normalise(result(effects()).drop_vars("clean"))
     with pytest.raises(ValueError, match="no 'prompt' dim"):
         stats.normalise(stats.mean(result(effects())))
