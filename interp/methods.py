@@ -196,6 +196,25 @@ class IG(Method):
         passes = {"inputs": self.steps, "activations": self.steps * parts, "clean-corrupted": 2}[self.variant]
         return passes + (1 if self.variant == "clean-corrupted" else 2), passes
 
+    def points(self) -> list[tuple[float, float]]:
+        """(α, weight) of every run from base + α (source - base); the weights sum to 1.
+
+        | rule     | α                    | error of the mean                                           |
+        |----------|----------------------|-------------------------------------------------------------|
+        | midpoint | (k + 1/2) / m        | O(1/m²)                                                     |
+        | gauss    | Gauss-Legendre nodes | falls faster than any power of m where the metric is smooth |
+        | left     | k / m, k from 0      | O(1/m): the sum in published code, which omits the far end  |
+        """
+        if self.variant == "clean-corrupted":
+            return [(0.0, 0.5), (1.0, 0.5)]
+        if self.rule == "gauss":
+            from numpy.polynomial.legendre import leggauss
+
+            nodes, weights = leggauss(self.steps)
+            return list(zip(((nodes + 1) / 2).tolist(), (weights / 2).tolist()))
+        shift = 0.5 if self.rule == "midpoint" else 0.0
+        return [((k + shift) / self.steps, 1 / self.steps) for k in range(self.steps)]
+
     def attrs(self) -> dict[str, Any]:
         path = {} if self.variant == "clean-corrupted" else {"steps": self.steps, "rule": self.rule}
         return {"variant": self.variant, **path}

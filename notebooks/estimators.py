@@ -126,7 +126,7 @@ for method in (Atp(), AtpStar(grad_drop=False)):
 # %%
 prompt = "When Mary and John went to the store, John gave a book to"
 shares = relevance(model, prompt, ("Mary", "John"))
-print({name: round(shares.attrs[name], 4) for name in ("total", "residual")})
+print({name: round(float(shares[name]), 4) for name in ("raw", "residual")})
 interp.plot.tokens(shares["token"].values, shares["tokens"])
 
 # %% [markdown]

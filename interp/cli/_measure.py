@@ -48,7 +48,7 @@ def attribute(args: argparse.Namespace) -> None:
     with warnings.catch_warnings():
         found = []
         for method in args.method:
-            found.append(interp.attribute(model, task, method=_method(args, method), **_older(options)))
+            found.append(interp.attribute(model, task, method=_method(args, method), **options))
             warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)  # once is enough
         exact = interp.patch(model, task, **options) if args.compare else None
     for method, estimate in zip(args.method, found):
@@ -116,9 +116,3 @@ def demo(args: argparse.Namespace) -> None:
         results.append(interp.patch(model, prompts, site))
         print(save(results[-1], args.out / f"{name}.nc"))
     print(write_page(results, args.out / "report.html", f"Indirect objects in {MODEL}", OPENING))
-
-
-def _older(options: dict[str, Any]) -> dict[str, Any]:
-    ablation = options["ablation"].replace("resample", "tokens")
-    rest = {name: value for name, value in options.items() if name not in ("ablation", "metric")}
-    return rest | {"corruption": ablation, "metrics": options["metric"]}

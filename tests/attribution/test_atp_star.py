@@ -13,7 +13,7 @@ from sides import grids
 
 import interp
 from interp.attribution import attribute, gradients
-from interp.attribution.qk_fix import key_effects
+from interp.attribution._atp_star import key_effects
 from interp.methods import AtpStar
 from interp.models import anatomy, logits
 from interp.places import hook_name

@@ -71,7 +71,7 @@ def test_batched_equals_each_prompt_alone(model, method):
     keep = {"answer": full.answer, "wrong": full.wrong}
     batch = interp.Task.from_tokens(clean=rows[0], corrupt=rows[1], positions=positions, **keep)
     chosen = IG(steps=2) if method == "ig" else method
-    options = {"method": chosen, "metrics": [LogitDiff(), Loss()], **QUIET}
+    options = {"method": chosen, "metric": [LogitDiff(), Loss()], **QUIET}
     sites, by = ("resid_mid", "q", "k", "pattern", "post"), "layer"
     together = attribute(model, batch, sites, by, **options)["value"]
     in_twos = attribute(model, batch, sites, by, batch_size=2, **options)["value"]
@@ -89,11 +89,11 @@ def test_batched_equals_each_prompt_alone(model, method):
 def test_metrics_and_sites_together_equal_them_alone(model):
     metrics = [LogitDiff(), LogProb(), KL(), Loss()]
     sites = ["resid_pre", "attn_out"]
-    together = attribute(model, task(), sites, metrics=metrics, **QUIET)
+    together = attribute(model, task(), sites, metric=metrics, **QUIET)
     assert together["value"].dims == ("prompt", "site", "layer", "pos", "metric")
     for site in sites:
         for metric in metrics:
-            alone = attribute(model, task(), site, metrics=metric, **QUIET)
+            alone = attribute(model, task(), site, metric=metric, **QUIET)
             part = together["value"].sel(site=site, metric=metric.name)
             np.testing.assert_allclose(part, alone["value"], atol=1e-12)
             assert abs(alone["value"]).max() > 1e-6
@@ -103,7 +103,7 @@ def test_lower_is_better_turns_the_sign(model):
     """Minus a metric that is better when lower is the metric: the same effects."""
     up = Custom(lambda r: r.logits[:, 3], name="up")
     down = Custom(lambda r: -r.logits[:, 3], name="down", better="lower")
-    values = attribute(model, task(), "z", metrics=[up, down], **QUIET)["value"]
+    values = attribute(model, task(), "z", metric=[up, down], **QUIET)["value"]
     np.testing.assert_allclose(values.sel(metric="up"), values.sel(metric="down"), atol=1e-14)
     assert abs(values).max() > 1e-3
 
@@ -213,7 +213,7 @@ def test_the_model_is_left_as_it_was(model, method):
         attribute(model, task(), "q", method=method, **QUIET)
         assert _state(model) == before
         with pytest.raises(RuntimeError, match="a metric that fails"):
-            attribute(model, task(), "q", method=method, metrics=Custom(fails), **QUIET)
+            attribute(model, task(), "q", method=method, metric=Custom(fails), **QUIET)
         assert _state(model) == before
     finally:
         for parameter in model.parameters():

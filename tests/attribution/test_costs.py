@@ -10,8 +10,7 @@ from cases import QUIET, task
 
 from interp.ablation import Gaussian
 from interp.attribution import attribute, direct, gradients
-from interp.attribution.capture import Recording
-from interp.attribution.memory import prompt_bytes
+from interp.attribution._passes import Recording, prompt_bytes
 from interp.methods import GIM, IG, Atp, AtpStar, AttnLRP, Relp, Secant
 from interp.models import anatomy
 from interp.tasks import LogitDiff, LogProb
@@ -65,7 +64,7 @@ def model():
 def test_passes(model, monkeypatch, sites, method, forwards, backwards):
     for metrics in ([LogitDiff()], [LogitDiff(), LogProb()]):
         with counted(model, monkeypatch) as count:
-            found = attribute(model, task(), sites, "layer", method=method, metrics=metrics, **QUIET)
+            found = attribute(model, task(), sites, "layer", method=method, metric=metrics, **QUIET)
         assert count == {"forward": forwards, "backward": backwards * len(metrics)}
         assert found.attrs["forwards"] == forwards
         assert found.attrs["backwards"] == backwards * len(metrics)
@@ -90,7 +89,7 @@ def test_memory_bounds_the_prompts_in_flight(model, monkeypatch):
 
 def test_draws_stay_together(model, monkeypatch):
     with counted(model, monkeypatch) as count:
-        found = attribute(model, task(), "z", corruption=Gaussian(draws=3), batch_size=6, **QUIET)
+        found = attribute(model, task(), "z", ablation=Gaussian(draws=3), batch_size=6, **QUIET)
     assert count == {"forward": 6, "backward": 3}
     assert found.attrs["draws"] == 3
     assert (found["draw_variance"] > 0).all()

@@ -31,7 +31,7 @@ def test_shares_add_up_to_the_logit_difference(name):
         found = direct(model, pairs, run=run, heads=heads, batch_size=4)
         wanted = logit_difference(model, pairs, run)
         np.testing.assert_allclose(found["value"].sum("component"), wanted, atol=1e-11)
-        np.testing.assert_allclose(found["total"], wanted, atol=1e-11)
+        np.testing.assert_allclose(found["raw"], wanted, atol=1e-11)
         assert (abs(found["value"]).max("prompt") > 1e-6).sum() >= found.sizes["component"] - 1
     heads, layers = direct(model, pairs)["value"], direct(model, pairs, heads=False)["value"]
     for layer in range(anatomy(model).n_layers):  # heads and bias make up a layer's attention
@@ -45,7 +45,7 @@ def test_shares_add_up_to_the_logit_difference(name):
 def test_shares_of_a_bridge_add_up(family):
     model, pairs = small.bridge(family), task()
     found = direct(model, pairs)
-    np.testing.assert_allclose(found["total"], logit_difference(model, pairs, "clean"), atol=2e-5)
+    np.testing.assert_allclose(found["raw"], logit_difference(model, pairs, "clean"), atol=2e-5)
     assert found.sizes["component"] == 2 + 3 * 6
     assert abs(found["value"]).max() > 0.01
 
@@ -118,7 +118,7 @@ def test_under_a_soft_cap_logits_are_those_before_it():
         last = logits(model, pairs.clean)[rows, pairs.positions]
     before = cap * torch.atanh(last / cap)
     wanted = before[rows, pairs.answers[:, 0]] - before[rows, pairs.wrongs[:, 0]]
-    np.testing.assert_allclose(direct(model, pairs)["total"], wanted, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(direct(model, pairs)["raw"], wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_several_answers_are_averaged():
@@ -130,7 +130,7 @@ def test_several_answers_are_averaged():
     with torch.no_grad():
         last = logits(model, pairs.clean)[rows, many.positions]
     wanted = [last[0, [3, 4]].mean() - last[0, 7], last[1, 5] - last[1, [8, 9]].mean()]
-    np.testing.assert_allclose(direct(model, many)["total"], torch.stack(wanted), atol=1e-12)
+    np.testing.assert_allclose(direct(model, many)["raw"], torch.stack(wanted), atol=1e-12)
 
 
 def test_a_step_between_stream_and_logits_is_found():

@@ -36,26 +36,26 @@ def no_forward(model, monkeypatch):
         ({"method": "flow-routes"}, "'flow-routes' does not fit: cells are estimated by atp, ig"),
         ({"method": Exact()}, r"Exact\(\) does not fit"),
         ({"method": IG(variant="activations")}, "'activations' moves what writers write"),
-        ({"metrics": Rank()}, "metric 'rank' has no gradient"),
+        ({"metric": Rank()}, "metric 'rank' has no gradient"),
         (
-            {"metrics": [LogitDiff(), Rank()], "method": "secant"},
+            {"metric": [LogitDiff(), Rank()], "method": "secant"},
             "'rank' has no gradient.*'secant' needs one",
         ),
-        ({"metrics": KL(), "direction": "noise"}, "at its minimum in the clean run, where its slope is 0"),
-        ({"metrics": KL(), "direction": "noise", "method": "relp"}, "direction='denoise', or method='ig'"),
+        ({"metric": KL(), "direction": "noise"}, "at its minimum in the clean run, where its slope is 0"),
+        ({"metric": KL(), "direction": "noise", "method": "relp"}, "direction='denoise', or method='ig'"),
         (
-            {"corruption": "zero", "method": "ig"},
+            {"ablation": "zero", "method": "ig"},
             "'ig' works between two runs, and ablation 'zero' has",
         ),
-        ({"corruption": "mean", "method": "secant"}, "'secant' works between two runs"),
-        ({"corruption": "zero", "direction": "denoise"}, "no denoising direction"),
+        ({"ablation": "mean", "method": "secant"}, "'secant' works between two runs"),
+        ({"ablation": "zero", "direction": "denoise"}, "no denoising direction"),
         ({"site": None, "cells": [["L0H0", "L1H1"]]}, "several patches has no estimate of its own"),
-        ({"site": None}, "give either site="),
+        ({"site": None}, "give site= "),
         ({"site": "resid_per"}, "did you mean 'resid_pre'"),
         ({"site": ["resid_pre", "z"]}, "different axes"),
         ({"by": ("layer", "neuron")}, "has no dim 'neuron'"),
         ({"direction": "sideways"}, "'sideways' is not one of denoise, noise"),
-        ({"metrics": []}, "metrics is empty"),
+        ({"metric": []}, "metric is empty"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"memory": 0}, "memory is 0"),
     ],
@@ -129,10 +129,18 @@ def test_train_mode(model, no_forward):
 
 
 def test_models_of_one_layer_have_no_other_to_drop():
+    """atp* runs without GradDrop there, and says so."""
     one = architectures.build({"n_layers": 1})
     with pytest.raises(ValueError, match="the model has only one"):
-        attribute(one, task(), "z", method="atp*", **QUIET)
-    assert abs(attribute(one, task(), "z", method=AtpStar(grad_drop=False), **QUIET)["value"]).max() > 1e-3
+        attribute(one, task(), "z", method=AtpStar(qk_fix=False), **QUIET)
+    for site in ("z", "q"):
+        with pytest.warns(UserWarning, match="the model has only one: atp. runs without it"):
+            star = attribute(one, task(), site, method="atp*", **QUIET)
+        fix = attribute(one, task(), site, method=AtpStar(grad_drop=False), **QUIET)
+        np.testing.assert_array_equal(star["value"], fix["value"])
+        assert (star.attrs["grad_drop"], star.attrs["backwards"]) == (0, 1)
+        assert "magnitudes" not in star.attrs["convention"]
+        assert abs(star["value"]).max() > 1e-3
 
 
 def test_heads_that_share_a_norm_have_no_closed_form():
@@ -146,12 +154,12 @@ def test_heads_that_share_a_norm_have_no_closed_form():
 def test_a_metric_that_turns_out_to_have_no_gradient(model):
     count = Custom(lambda r: (r.logits > 0).sum(-1).double(), name="count")
     with pytest.raises(ValueError, match="the metric has no gradient in the logits"):
-        attribute(model, task(), "z", metrics=count, **QUIET)
+        attribute(model, task(), "z", metric=count, **QUIET)
 
 
 def test_metric_of_the_wrong_shape(model):
     with pytest.raises(ValueError, match="one number per prompt"):
-        attribute(model, task(), "z", metrics=Custom(lambda r: r.logits), **QUIET)
+        attribute(model, task(), "z", metric=Custom(lambda r: r.logits), **QUIET)
 
 
 def test_a_site_that_no_gradient_reaches(model):

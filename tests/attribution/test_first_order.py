@@ -36,7 +36,7 @@ def test_ablations_of_a_linear_model(corruption):
     model = linear_toy()
     for site in ("z", "mlp_out"):
         exact = interp.patch(model, task(), site, "layer", ablation=corruption, **QUIET)["value"]
-        estimate = attribute(model, task(), site, "layer", corruption=corruption, **QUIET)["value"]
+        estimate = attribute(model, task(), site, "layer", ablation=corruption, **QUIET)["value"]
         np.testing.assert_allclose(estimate, exact, atol=1e-11 * float(abs(exact).max()))
         assert abs(exact).max() > 0.1
 
@@ -89,7 +89,7 @@ def test_error_is_second_order_in_the_change(name):
     for sigma in (2e-4, 1e-4):
         noise, options = Gaussian(sigma=sigma, draws=1), {"by": "layer", **QUIET}
         exact = interp.patch(model, task(n=2), sites, ablation=noise, **options)["value"]
-        estimate = attribute(model, task(n=2), sites, corruption=noise, **options)["value"]
+        estimate = attribute(model, task(n=2), sites, ablation=noise, **options)["value"]
         errors.append(abs(estimate - exact).max(("prompt", "layer")).values)
         assert (errors[-1] < 0.05 * abs(exact).max(("prompt", "layer")).values + 1e-12).all()
     above_rounding = errors[0] > 1e-11

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from interp.attribution.gates import GATES, check_activation, gate, tanh_ratio
+from interp.attribution.rules._gates import GATES, check_activation, gate, tanh_ratio
 
 ACTIVATIONS = {
     "gelu": F.gelu,

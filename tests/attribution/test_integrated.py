@@ -10,7 +10,6 @@ from cases import QUIET, task
 from estimates import activation, model_of
 
 from interp.attribution import attribute, gradients
-from interp.attribution.integrated import points
 from interp.methods import IG, RULES
 from interp.tasks import KL, LogitDiff, LogProb
 
@@ -23,7 +22,7 @@ def model():
 @pytest.mark.parametrize("rule", RULES)
 def test_weights_sum_to_one(rule):
     for steps in (1, 2, 7):
-        alphas, weights = zip(*points(steps, rule))
+        alphas, weights = zip(*IG(steps, rule).points())
         assert len(alphas) == steps
         assert sum(weights) == pytest.approx(1, abs=1e-14)
         assert 0 <= min(alphas) <= max(alphas) < 1
@@ -33,7 +32,7 @@ def test_rules_integrate_polynomials():
     """Gauss with m points is exact to degree 2m - 1, the midpoint to 1, the left sum to 0."""
 
     def integral(rule, steps, power):
-        return sum(weight * alpha**power for alpha, weight in points(steps, rule))
+        return sum(weight * alpha**power for alpha, weight in IG(steps, rule).points())
 
     for power in range(8):
         assert integral("gauss", 4, power) == pytest.approx(1 / (power + 1), abs=1e-14)
@@ -48,7 +47,7 @@ def test_rules_integrate_polynomials():
 )
 def test_the_first_cut_adds_up_to_the_gap(name, direction):
     """The embedding is what is moved in a straight line: there the estimates are complete."""
-    options = {"method": IG(steps=64, rule="gauss"), "metrics": [LogitDiff(), LogProb()]}
+    options = {"method": IG(steps=64, rule="gauss"), "metric": [LogitDiff(), LogProb()]}
     found = attribute(model_of(name), task(), "resid_pre", direction=direction, **options, **QUIET)
     gap = found["clean"] - found["corrupt"]
     total = found["value"].sel(layer=0).sum("pos")
@@ -80,7 +79,7 @@ def test_both_directions_agree(model):
 
 def test_kl_has_an_estimate_in_the_noise_direction(model):
     """Its slope is 0 in the clean run, not along the path."""
-    options = {"method": IG(48, "gauss"), "metrics": KL(), "direction": "noise"}
+    options = {"method": IG(48, "gauss"), "metric": KL(), "direction": "noise"}
     found = attribute(model, task(), "resid_pre", **options, **QUIET)
     total = found["value"].sel(layer=0).sum("pos")
     np.testing.assert_allclose(total, found["corrupt"] - found["clean"], atol=1e-6)

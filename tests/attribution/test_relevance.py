@@ -38,20 +38,20 @@ def test_tokens_and_biases_add_up_to_the_metric(name: str) -> None:
     model = build(CONFIGS[name])
     found = relevance(model, ROW, (3, 5))
     with torch.no_grad():
-        assert found.attrs["total"] == pytest.approx(float(last(model(ROW)[0])), abs=1e-12)
+        assert float(found["raw"]) == pytest.approx(float(last(model(ROW)[0])), abs=1e-12)
     biases = float(found["value"].sel(component="biases"))
-    assert float(found["tokens"].sum()) + biases == pytest.approx(found.attrs["total"], abs=1e-10)
-    assert abs(found.attrs["residual"]) < 1e-10
+    assert float(found["tokens"].sum()) + biases == pytest.approx(float(found["raw"]), abs=1e-10)
+    assert abs(float(found["residual"])) < 1e-10
     assert float(abs(found["tokens"]).max()) > 1e-3
     assert float(found["value"].sel(component="embed")) == pytest.approx(float(found["tokens"].sum()))
     without = relevance(model, ROW, (3, 5), method=Relp(ah=False))
-    assert abs(without.attrs["residual"]) > 1e-6
+    assert abs(float(without["residual"])) > 1e-6
 
 
 @pytest.mark.parametrize("family", small.FAMILIES)
 def test_tokens_and_biases_add_up_on_a_bridge(family: str) -> None:
     found = relevance(small.bridge(family), ROW, (3, 5))
-    assert abs(found.attrs["residual"]) < 1e-9
+    assert abs(float(found["residual"])) < 1e-9
     assert float(abs(found["tokens"]).max()) > 1e-3
 
 
@@ -61,7 +61,7 @@ def test_components_are_value_times_coefficient(method: str) -> None:
     names = [hook_name("resid_pre", 0), hook_name("z", 1), hook_name("mlp_out", 2)]
     _, values, slopes, _ = run(model, ROW, names, rules, last)
     stream, z, mlp = (values[name] * slopes[name] for name in names)
-    found = relevance(model, ROW, (3, 5), rules=rules)
+    found = relevance(model, ROW, (3, 5), method=method)
     np.testing.assert_allclose(found["tokens"], stream.sum((0, 2)), rtol=1e-10)
     heads = found["value"].sel(component=[f"L1H{head}" for head in range(z.shape[2])])
     np.testing.assert_allclose(heads, z.sum((0, 1, 3)), rtol=1e-10)
@@ -125,3 +125,17 @@ def test_rules_that_match_nothing_are_said() -> None:
     model = build(CONFIGS["attn-only"])
     with pytest.raises(ValueError, match="identity"):
         relevance(model, ROW, 3, method=Relp(identity=True))
+
+
+def test_several_metrics_are_each_alone() -> None:
+    """One forward, a backward each; the last dim is the metric."""
+    model = build(CONFIGS[NAMES[0]])
+    found = relevance(model, ROW, [(3, 5), 7, last])
+    assert found["value"].dims == ("component", "metric")
+    assert found["tokens"].dims == ("pos", "metric")
+    for number, metric in enumerate(((3, 5), 7, last)):
+        alone = relevance(model, ROW, metric)
+        for name in ("value", "tokens", "raw", "residual"):
+            np.testing.assert_allclose(found[name].isel(metric=number), alone[name], atol=1e-12)
+    with pytest.raises(ValueError, match="metric is empty"):
+        relevance(model, ROW, [])

@@ -14,7 +14,7 @@ from relevances import OFF, POST, PRE, STREAM, attached, metric, slope
 from torch import Tensor
 
 from interp.attribution import gradients, relevance_rules
-from interp.attribution.gates import gate
+from interp.attribution.rules._gates import gate
 from interp.methods import Relp, Rules, rules_of
 from interp.places import hook_name
 

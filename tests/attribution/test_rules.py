@@ -12,7 +12,7 @@ from architectures import build, grid
 from relevances import LINEAR, MOE, OFF, POST, PRE, attached, metric, slope
 
 from interp.attribution import gradients, relevance_rules
-from interp.attribution.gates import gate
+from interp.attribution.rules._gates import gate
 from interp.methods import GIM, AttnLRP, Relp, Rules, rules_of
 from interp.models import anatomy
 from interp.places import hook_name

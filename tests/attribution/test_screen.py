@@ -10,8 +10,7 @@ from scipy.stats import binomtest, hypergeom
 
 import interp
 from interp.attribution import attribute, screen
-from interp.attribution.missed import missed_at_most
-from interp.attribution.screen import choose_cells
+from interp.attribution._screen import choose_cells, missed_at_most
 from interp.tasks import LogitDiff, LogProb
 
 
@@ -107,9 +106,8 @@ def test_bound_holds_whatever_the_truth(population, sampled):
         ({"site": ["z", "q"]}, "one site at a time"),
         ({"budget": 0}, "budget is 0"),
         ({"sample": 1.5}, "sample is 1.5"),
-        ({"confidence": 1.0}, "confidence is 1.0"),
+        ({"level": 1.0}, "level is 1.0"),
         ({"threshold": -1.0}, "threshold is -1.0"),
-        ({"metric": [LogitDiff(), LogProb()]}, "one metric at a time"),
         ({"site": "zz"}, "unknown site 'zz'"),
     ],
 )
@@ -117,3 +115,24 @@ def test_wrong_arguments(model, monkeypatch, arguments, message):
     monkeypatch.setattr(type(model), "forward", None)
     with pytest.raises(ValueError, match=message):
         screen(model, task(), **({"site": "z", "budget": 5, "method": "atp"} | arguments), **QUIET)
+
+
+@pytest.mark.parametrize("by", [None, ("layer", "pos", "head")])
+def test_several_metrics_share_what_is_measured(model, by):
+    """Each metric has its own threshold and bound; values are those of patching."""
+    metrics = [LogitDiff(), LogProb()]
+    found = screen(model, task(), "z", 8, by, method="atp", metric=metrics, **QUIET)
+    exact = interp.patch(model, task(), "z", by, metric=metrics, **QUIET)["value"]
+    dims = exact.dims
+    assert found["value"].dims == found["estimate"].dims == dims
+    assert found["group"].dims == dims[1:-1]
+    measured = found["value"].notnull().all(("prompt", "metric")) & (found["group"] != 3)
+    assert int(measured.sum()) == 8
+    np.testing.assert_allclose(found["value"].where(measured), exact.where(measured), atol=1e-9)
+    for number, metric in enumerate(metrics):
+        alone = screen(model, task(), "z", 8, by, method="atp", metric=metric, **QUIET)
+        assert float(found.attrs["threshold"].split(", ")[number]) == pytest.approx(
+            alone.attrs["threshold"], rel=1e-5
+        )
+        np.testing.assert_allclose(found["estimate"].sel(metric=metric.name), alone["estimate"], atol=1e-12)
+    assert len(str(found.attrs["missed_at_most"]).split(", ")) == 2

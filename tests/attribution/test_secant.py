@@ -12,9 +12,8 @@ from estimates import FEW, covering, linear_toy, model_of
 
 import interp
 from interp.attribution import attribute
-from interp.attribution.secant_metric import metric_path
-from interp.attribution.softmax_path import SoftmaxPath, mean_jacobian, plan
-from interp.attribution.two_point import chord, norm_change
+from interp.attribution.secant import metric_path
+from interp.attribution.secant._slopes import SoftmaxPath, chord, mean_jacobian, norm_change, plan
 from interp.models import anatomy
 from interp.models.parts import Norm
 from interp.tasks import KL, LogitDiff, LogProb, Loss, Prob
@@ -127,7 +126,7 @@ def test_bridges_add_up(family):
 def test_every_metric_adds_up():
     metrics = [LogitDiff(), Prob(), LogProb(), KL(), Loss()]
     for name in ("LN-gelu_new-plain-serial-gqa-rotary", "soft-cap"):
-        found = attribute(model_of(name), task(n=3), "resid_post", method="secant", metrics=metrics, **QUIET)
+        found = attribute(model_of(name), task(n=3), "resid_post", method="secant", metric=metrics, **QUIET)
         gap = found["clean"] - found["corrupt"]
         gap = gap * np.array([1, 1, 1, -1, -1])  # lower is better for the last two
         total = found["value"].sum("pos").transpose("prompt", "layer", "metric")
@@ -185,7 +184,7 @@ def test_what_is_not_covered_is_said(monkeypatch):
     try:
         with pytest.raises(ValueError, match="hooks are attached"):
             attribute(model, task(), "z", method="secant", **QUIET)
-        monkeypatch.setattr("interp.attribution.checks.unsupported", lambda model: None)
+        monkeypatch.setattr("interp.attribution._estimate.unsupported", lambda model: None)
         with pytest.warns(UserWarning, match="secant estimates miss the metric's change"):
             attribute(model, task(), "z", method="secant", **QUIET)
     finally:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.attribution.two_point import norm_change
+from interp.attribution.secant._slopes import norm_change
 from interp.circuits._score.readers import pull_back
 from interp.models.parts import Norm
 

@@ -41,10 +41,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from interp.attribution.capture import autograd_on, ruled
-from interp.attribution.checks import check_model as check_hooks
-from interp.attribution.integrated import points
-from interp.attribution.memory import prompt_bytes
+from interp.attribution._passes import autograd_on, prompt_bytes
+from interp.attribution.rules import check_hooks, ruled
 from interp.circuits._graph import Graph, Spans
 from interp.circuits._run.ablation import Ablation
 from interp.circuits._run.ablation import parse as parse_ablation
@@ -57,6 +55,7 @@ from interp.circuits._score.passes import INPUT, EdgePasses, Passed, Place, run_
 from interp.circuits._score.result import scored_edges
 from interp.circuits._score.sums import Sums, check_writes
 from interp.engine.memory import DEFAULT_BUDGET, Budget
+from interp.methods import IG
 from interp.models import Model, weights
 from interp.patching.result import signs
 from interp.tasks import Task
@@ -272,7 +271,7 @@ def integrated(passes: EdgePasses, sums: Sums, method: EdgeMethod) -> tuple[Tens
     for place, rows in paths:
         start = base.values[place]
         change = source.values[place] - start
-        for alpha, weight in points(method.steps, method.rule or "midpoint"):
+        for alpha, weight in IG(method.steps, method.rule or "midpoint").points():
             run = passes.graph(clean, replaced={place: start + alpha * change})
             sums.add(out, base, source, run, weight, rows)
     return out, base, source

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.attribution.capture import Hook, record, ruled
-from interp.attribution.secant_hooks import TwoRuns
-from interp.attribution.secant_metric import metric_path
+from interp.attribution._passes import Hook, record
+from interp.attribution.rules import ruled
+from interp.attribution.secant import TwoRuns, metric_path
 from interp.circuits._score.methods import EdgeMethod
 from interp.engine.readout import Reads, Scores
 from interp.engine.reference import finite_hooks

@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from interp.attribution.capture import autograd_on
+from interp.attribution._passes import autograd_on
 from interp.circuits._circuit import Circuit, Provenance
 from interp.circuits._graph import Graph, Spans
 from interp.circuits._run.ablation import Ablation

@@ -2,11 +2,16 @@
 
 A table is [prompt, axis, ...] over the axes of its site (`places.AXES`). Each axis has one more slot at its
 end, for all of it, so that the index -1 of a cell ("all") reads the total.
+
+What every method shares is the first order of a change: estimate = (source - base) · coefficient, summed
+over the vector, and over whatever a cell covers beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -59,3 +64,36 @@ def read(tables: Mapping[Place, np.ndarray], cells: Cells) -> np.ndarray:
         index = tuple(cells.column(axis)[rows] for axis in AXES[site])
         out[cells.cell[rows]] += tables[site, layer][(slice(None), *index)].transpose(1, 0, 2)
     return out
+
+
+@runtime_checkable
+class Term(Protocol):
+    """One place: whose slope it needs, and its table of estimates from it."""
+
+    @property
+    def place(self) -> Place: ...
+
+    @property
+    def needs(self) -> Place: ...
+
+    def table(self, slope: Tensor) -> Tensor: ...  # [prompt, axis + 1, ...], float64
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """First order: the activation's change times the slope in it."""
+
+    place: Place
+    source: Tensor
+    base: Tensor
+    first: Tensor  # first position at which the runs can differ, [prompt]
+
+    @property
+    def needs(self) -> Place:
+        return self.place
+
+    def table(self, slope: Tensor) -> Tensor:
+        site = self.place[0]
+        n_pos = slope.shape[2] if site == "pattern" else slope.shape[1]
+        estimate = dot(site, self.source - self.base, slope)
+        return with_totals(estimate.masked_fill(~live(site, self.first, n_pos), 0.0))

@@ -14,7 +14,6 @@ Elhage et al. 2021 (a mathematical framework), nostalgebraist 2020 (logit lens).
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any
 
@@ -24,46 +23,58 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.checks import check_model as check_hooks
+from interp import results
+from interp.attribution.rules import check_hooks
+from interp.experiment import check_model, check_task
 from interp.models import Anatomy, Model, anatomy, attentions, attn_out_norm, final_norm, logits
 from interp.models.parts import Attention, Norm
-from interp.patching.request import check_model
-from interp.patching.result import versions
 from interp.places import hook_name
-from interp.tasks import Task
+from interp.tasks import LogitDiff, Task
 
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-2}
 
 
 def direct(
-    model: Model, task: Task, *, run: str = "clean", heads: bool = True, batch_size: int = 32
+    model: Model, task: Task, *, run: str = "clean", heads: bool = True, batch_size: int | None = None
 ) -> xr.Dataset:
     """Share of every component in the logit difference of a run.
 
     run: "clean" or "corrupt". heads: attention head by head, else one component a layer. batch_size: prompts
-    at once.
+    at once, 32 by default.
 
     Returns a Dataset: `value` [prompt, component] in logits, positive where the component favours the answer;
-    `total` [prompt], the logit difference (mean of the answers' logits minus mean of the wrong answers'),
-    which is the sum over components. Components: "embed" (token and position), "L0H0"... and "L0.b_O"
-    (attention's bias), or "L0.attn_out" for both, "MLP0"..., and "bias" (of the final norm and the
-    unembedding). `layer` and `head` are coordinates along them, -1 where there is none. Under an output soft
-    cap the logits are those before it.
+    `raw` [prompt], the logit difference (mean of the answers' logits minus mean of the wrong answers'), which
+    is the sum over components. Components: "embed" (token and position), "L0H0"... and "L0.b_O" (attention's
+    bias), or "L0.attn_out" for both, "MLP0"..., and "bias" (of the final norm and the unembedding). `layer`
+    and `head` are coordinates along them, -1 where there is none. Under an output soft cap the logits are
+    those before it.
 
     Cost: one forward for every prompt. Raises ValueError for a compiled model, and where the components do
     not add up: the model then has a step between stream and logits that is not known here.
+
+    Example:
+        >>> from interp.attribution import direct
+        >>> model = interp.load("tiny-ioi")
+        >>> shares = direct(model, interp.tasks.ioi(model, n=4))
+        >>> shares["value"].dims
+        ('prompt', 'component')
+        >>> bool(abs(shares["value"].sum("component") - shares["raw"]).max() < 1e-3)
+        True
     """
     facts = anatomy(model)
     check_hooks(model)
-    check_model(model, facts, task)
+    check_model(model, facts)
+    check_task(task, facts)
     if run not in ("clean", "corrupt"):
         raise ValueError(f"run {run!r} is not 'clean' or 'corrupt'.")
     if run == "corrupt" and not task.has_corrupt:
         raise ValueError("the task has no corrupt prompts. Use run='clean'.")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give at least 1, or None for 32.")
     with torch.no_grad():
         parts = [
             _shares(model, facts, task[rows.tolist()], run, heads)
-            for rows in torch.arange(len(task)).split(batch_size)
+            for rows in torch.arange(len(task)).split(batch_size or 32)
         ]
     values, totals = (torch.cat(column).double().cpu().numpy() for column in zip(*parts))
     return _dataset(facts, task, run, heads, values, totals)
@@ -203,27 +214,23 @@ def _dataset(
     facts: Anatomy, task: Task, run: str, heads: bool, values: np.ndarray, totals: np.ndarray
 ) -> xr.Dataset:
     names, layers, numbers = zip(*_names(facts, heads))
-    attrs = {
-        "method": "direct",
-        "run": run,
-        "model": facts.name,
-        "task": task.name,
-        "task_fingerprint": task.fingerprint(),
-        "metric": "logit_diff",
-        "unit": "logits",
-        "better": "higher",
-        "seed": -1 if task.seed is None else task.seed,
-        "versions": json.dumps(versions()),
-        "convention": "share of the logit difference through the final norm frozen at its value in this run; "
+    attrs = results.provenance(
+        method="direct",
+        metric=(LogitDiff(),),
+        model=facts.name,
+        site="resid_post",
+        task=task.name,
+        task_fingerprint=task.fingerprint(),
+        n_prompts=len(task),
+        seed=-1 if task.seed is None else task.seed,
+        convention="share of the logit difference through the final norm frozen at its value in this run; "
         "positive: the component favours the answer",
-    }
+        run=run,
+    )
     coords = {
-        "prompt": np.arange(len(task)),
         "component": np.array(names, dtype=object),
         "layer": ("component", np.array(layers)),
         "head": ("component", np.array(numbers)),
-        "template": ("prompt", np.array(task.template, dtype=object)),
     }
-    return xr.Dataset(
-        {"value": (("prompt", "component"), values), "total": (("prompt",), totals)}, coords, attrs
-    )
+    variables = {"value": (("prompt", "component"), values), "raw": (("prompt",), totals)}
+    return results.dataset(variables, coords, attrs, task)

@@ -2,7 +2,7 @@
 
 1. Run the source, keeping what every norm, activation and attention reads.
 2. Run the base with its graph; every step hands on its own value with the slope between both runs
-   (`two_point`, `secant_attention`), and so does the metric.
+   (`_slopes`, `_hooks`), and so does the metric.
 3. One backward for every metric.
 
 Complete: at every cut of the residual stream the estimates add up to metric(source) - metric(base), up to the
@@ -17,17 +17,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from interp.attribution.one_pass import make_terms, tables
-from interp.attribution.passes import Found, Passes
-from interp.attribution.secant_hooks import TwoRuns
-from interp.attribution.secant_metric import metric_path
-from interp.attribution.tables import Place
+from interp.attribution._first_order import make_terms, tables
+from interp.attribution._passes import Estimated, Passes
+from interp.attribution._tables import Place
+from interp.attribution.secant._hooks import TwoRuns
+from interp.attribution.secant._metric import metric_path
 
 CUT: Place = ("resid_pre", 0)
 _INCOMPLETE = 0.01  # of the metric's gap
 
 
-def secant(passes: Passes, places: Sequence[Place]) -> Found:
+def secant(passes: Passes, places: Sequence[Place]) -> Estimated:
     """The estimates of every place."""
     every = sorted({*places, CUT})
     two = TwoRuns(passes.model, passes.facts)
@@ -39,13 +39,13 @@ def secant(passes: Passes, places: Sequence[Place]) -> Found:
     cap = float(getattr(passes.model.cfg, "output_logits_soft_cap", None) or -1.0)
     base, left = metric_path(lambda x: passes.measure(x, clean), graph.picked, source.picked, cap)
     terms = make_terms(passes, every, [], source, graph.values)
-    found = tables(passes, graph, base, terms, last=True)
+    by_place = tables(passes, graph, base, terms, last=True)
     with torch.no_grad():
         measured = passes.measure(source.picked, clean)
-    gap = (found[CUT][:, -1] - (measured - base.detach())).abs()
+    gap = (by_place[CUT][:, -1] - (measured - base.detach())).abs()
     _warn(gap, measured - base.detach())
     notes = {"softmax_residual": two.residual, "metric_residual": left, "completeness": float(gap.max())}
-    return Found([found], base.detach(), measured, clean, notes)
+    return Estimated([by_place], base.detach(), measured, clean, notes)
 
 
 def _warn(gap: Tensor, whole: Tensor) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from interp.attribution.gates import check_activation
-from interp.attribution.rule_hooks import Activation, RuleHook, SoftMax, capped, constant, halved
+from interp.attribution.rules._gates import check_activation
+from interp.attribution.rules._hooks import Activation, RuleHook, SoftMax, capped, constant, halved
 from interp.methods import Rules
 from interp.models import Model
 from interp.models.hook_points import MLPPoints, mlp_points, router_points

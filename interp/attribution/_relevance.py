@@ -9,16 +9,16 @@ linear in the logits,
 
     metric = Σ_pos tokens + biases,
 
-and the attribute `residual` says by how much that fails here (rules switched off, a clamp, a metric that is
+and the variable `residual` says by how much that fails here (rules switched off, a clamp, a metric that is
 not linear). The same relevance passes through heads and MLPs on its way, layer after layer: theirs is not
 added to that of the tokens, and not to one another's.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,11 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.attribution.capture import Recording, autograd_on, record
+from interp import results
+from interp.attribution._passes import Recording, autograd_on, record
 from interp.attribution.rules import relevance_rules
-from interp.methods import Method, rules_of
+from interp.methods import Method, parse, rules_of
 from interp.models import Anatomy, Model, anatomy
-from interp.patching.result import versions
 from interp.places import hook_name
 from interp.tasks import vocabulary
 
@@ -39,52 +39,69 @@ Logits = Float[Tensor, "pos vocab"]
 Target = Callable[[Logits], Tensor] | str | int | tuple[str | int, ...]
 
 
+@dataclass(frozen=True)
+class _Target:
+    """What relevance is for: a number from the logits [pos, vocab], in the form of a metric."""
+
+    name: str
+    unit: str
+    measure: Callable[[Logits], Tensor]
+    better: str = "higher"
+
+
 def relevance(
     model: Model,
     tokens: Int[Tensor, "pos"] | Int[Tensor, "prompt pos"] | str,
-    metric: Target,
+    metric: Target | list[Target],
     *,
-    method: Method | str = "relp",
+    method: str | Method = "relp",
 ) -> xr.Dataset:
     """Relevance of one prompt's tokens and of the model's components for a metric.
 
     tokens: the prompt, as a string or as token ids. metric: a token (its logit after the prompt), a pair of
     tokens (the first one's logit minus the second's), strings or ids; or a function from the logits [pos,
-    vocab] to a number. method: the relevance rules, "relp", "attnlrp", "gim" or a value such as
-    `Relp(ah=False)`.
+    vocab] to a number; or a list of these. method: the relevance rules, "relp", "attnlrp", "gim" or a value
+    such as `Relp(ah=False)`.
 
     Returns a Dataset in units of the metric: `tokens` [pos], the relevance of the stream before the first
     block, with the coordinate `token`; `value` [component], the relevance of "embed" (all of `tokens`),
-    heads "L0H0"..., MLPs "MLP0"... and "biases". Draw them with `plot.tokens(r.token.values, r.tokens)` and
-    `plot.bars(r)`. Attributes: `total`, the metric; `residual`, total - embed - biases.
+    heads "L0H0"..., MLPs "MLP0"... and "biases"; `raw`, the metric itself; `residual`, raw - embed - biases.
+    Several metrics add the dim `metric` at the end. Draw them with `plot.tokens(r.token.values, r.tokens)`
+    and `plot.bars(r)`.
 
-    Cost: one forward, one backward. Raises ValueError for more than one prompt, a word that is not one token,
-    a metric without a gradient, and as `relevance_rules` does.
+    Cost: one forward, and one backward for every metric. Raises ValueError for more than one prompt, a word
+    that is not one token, a metric without a gradient, and as `relevance_rules` does. RelP: 2508.21258.
+
+    Example:
+        >>> from interp.attribution import relevance
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=1)
+        >>> found = relevance(model, task.clean[0], int(task.answer[0]))
+        >>> found["tokens"].dims, bool(abs(found["residual"]) < 1e-3)
+        (('pos',), True)
     """
     facts = anatomy(model)
-    chosen = rules_of(method)
+    chosen = parse(method)
+    rules = rules_of(chosen)
     row = _row(model, facts, tokens)
-    measure, name, unit = _measure(model, facts, metric)
+    targets = [_target(model, facts, each) for each in (metric if isinstance(metric, list) else [metric])]
+    if not targets:
+        raise ValueError("metric is empty. Give a token, a pair of tokens or a function.")
     biases = _biases(model)
-    with autograd_on(), _differentiable(biases), relevance_rules(model, chosen):
+    with autograd_on(), _differentiable(biases), relevance_rules(model, rules):
         recording = record(model, row, _taps(facts), before=[(hook_name("resid_pre", 0), _cut)])
-        value = measure(recording.logits[0])
-        found = _scores(recording, biases, value)
-    residual = float(value.detach()) - float(found["embed"].sum()) - float(found["biases"])
-    attrs = {
-        "method": "relevance",
-        "rules": repr(chosen),
-        "model": facts.name,
-        "metric": name,
-        "unit": unit,
-        "better": "higher",
-        "total": float(value.detach()),
-        "residual": residual,
-        "versions": json.dumps(versions()),
-        "convention": "relevance = value · coefficient; positive: it raises the metric. tokens and biases "
+        raws = [target.measure(recording.logits[0]) for target in targets]
+        shares = [_scores(recording, biases, raw, raw is not raws[-1]) for raw in raws]
+    attrs = results.provenance(
+        method="relevance",
+        metric=targets,  # type: ignore[arg-type]
+        model=facts.name,
+        n_prompts=1,
+        convention="relevance = value · coefficient; positive: it raises the metric. tokens and biases "
         "add up to the metric; heads and MLPs carry the same relevance on its way",
-    }
-    return _dataset(model, facts, row, found, attrs)
+        rules=repr(rules),
+    )
+    return _dataset(model, row, targets, [float(raw.detach()) for raw in raws], shares, attrs)
 
 
 def _row(model: Model, facts: Anatomy, tokens: Tensor | str) -> Int[Tensor, "1 pos"]:
@@ -99,10 +116,9 @@ def _row(model: Model, facts: Anatomy, tokens: Tensor | str) -> Int[Tensor, "1 p
     return row.to(facts.device)
 
 
-def _measure(model: Model, facts: Anatomy, metric: Target) -> tuple[Callable[[Logits], Tensor], str, str]:
-    """The metric as a function of the logits, its name and unit."""
+def _target(model: Model, facts: Anatomy, metric: Target) -> _Target:
     if callable(metric):
-        return _checked(metric), getattr(metric, "__name__", "custom"), ""
+        return _Target(getattr(metric, "__name__", "custom"), "none", _checked(metric))
     words = metric if isinstance(metric, tuple) else (metric,)
     if len(words) not in (1, 2):
         raise ValueError(f"metric has {len(words)} tokens; give one, or a pair (answer, wrong).")
@@ -112,7 +128,7 @@ def _measure(model: Model, facts: Anatomy, metric: Target) -> tuple[Callable[[Lo
         last = logits[-1]
         return last[ids[0]] - last[ids[1]] if len(ids) == 2 else last[ids[0]]
 
-    return difference, " minus ".join(f"logit of {word!r}" for word in words), "logits"
+    return _Target(" minus ".join(f"logit of {word!r}" for word in words), "logits", difference)
 
 
 def _checked(metric: Callable[[Logits], Tensor]) -> Callable[[Logits], Tensor]:
@@ -174,11 +190,16 @@ def _differentiable(tensors: list[Tensor]) -> Iterator[None]:
             tensor.requires_grad_(flag)
 
 
-def _scores(recording: Recording, biases: list[Tensor], value: Float[Tensor, ""]) -> dict[str, Tensor]:
-    """Value times coefficient, in float64: by position for "embed", by head for "L0", else one number."""
+def _scores(
+    recording: Recording, biases: list[Tensor], value: Float[Tensor, ""], again: bool
+) -> dict[str, Tensor]:
+    """Value times coefficient, in float64: by position for "embed", by head for "L0", else one number.
+
+    again: whether the graph is still needed afterwards.
+    """
     names = list(recording.tensors)
     inputs = [*recording.tensors.values(), *biases]
-    found = torch.autograd.grad(value, inputs, allow_unused=True)
+    found = torch.autograd.grad(value, inputs, retain_graph=again, allow_unused=True)
     shares = [_share(x, slope) for x, slope in zip(inputs, found)]
     scores = dict(zip(names, shares))
     out = {"embed": scores.pop("embed").sum((0, 2))}
@@ -194,14 +215,29 @@ def _share(x: Tensor, slope: Tensor | None) -> Tensor:
     return torch.zeros_like(x) if slope is None else x * slope.double()
 
 
+def _by_component(shares: dict[str, Tensor]) -> dict[str, float]:
+    """Heads one by one."""
+    out: dict[str, float] = {}
+    for name, share in shares.items():
+        if name.startswith("L") and share.ndim == 1:
+            out |= {f"{name}H{head}": float(value) for head, value in enumerate(share)}
+        else:
+            out[name] = float(share.sum())
+    return out
+
+
 def _dataset(
-    model: Model, facts: Anatomy, row: Int[Tensor, "1 pos"], found: dict[str, Tensor], attrs: dict[str, Any]
+    model: Model,
+    row: Int[Tensor, "1 pos"],
+    targets: Sequence[_Target],
+    raws: Sequence[float],
+    shares: Sequence[dict[str, Tensor]],
+    attrs: dict[str, Any],
 ) -> xr.Dataset:
-    names, values = [], []
-    for name, score in found.items():
-        several = name.startswith("L") and score.ndim == 1
-        names += [f"{name}H{head}" for head in range(len(score))] if several else [name]
-        values += score.cpu().tolist() if several else [float(score.sum())]
+    by_metric = [_by_component(each) for each in shares]
+    value = np.array([list(each.values()) for each in by_metric]).T  # [component, metric]
+    tokens = np.stack([each["embed"].cpu().numpy() for each in shares], -1)  # [pos, metric]
+    residual = [raw - each["embed"] - each["biases"] for raw, each in zip(raws, by_metric)]
     lengths = torch.tensor([row.shape[1]])
     if vocabulary.has_tokenizer(model):
         labels = vocabulary.strings(model, row.cpu(), lengths)[0]
@@ -210,10 +246,13 @@ def _dataset(
     coords = {
         "pos": np.arange(row.shape[1]),
         "token": ("pos", np.array(labels, dtype=object)),
-        "component": np.array(names, dtype=object),
+        "component": np.array(list(by_metric[0]), dtype=object),
+        "metric": [target.name for target in targets],
     }
     variables = {
-        "value": (("component",), np.array(values)),
-        "tokens": (("pos",), found["embed"].cpu().numpy()),
+        "value": (("component", "metric"), value),
+        "tokens": (("pos", "metric"), tokens),
+        "raw": (("metric",), np.array(raws)),
+        "residual": (("metric",), np.array(residual)),
     }
-    return xr.Dataset(variables, coords, attrs)
+    return results.dataset(variables, coords, attrs)

@@ -1,9 +1,15 @@
-"""Estimates from one pass with a graph: atp, atp*, and the relevance methods.
+"""Estimates from slopes of the metric: atp, the relevance methods, atp* and integrated gradients.
 
 1. Run the source, keeping the activations of the places asked.
 2. Run the base with its graph, under the method's rules.
 3. One backward for every metric (with GradDrop one for every metric and layer): the slopes, and from them a
    table for every place.
+
+Integrated gradients take the mean slope over runs whose embeddings lie on the straight path between both
+runs': a run with its graph and a backward for every point, and the tables add up by the points' weights. The
+straight path is that of the embeddings alone, so estimates add up to the metric's gap at the first cut of the
+stream, as the number of points grows, and at later cuts only nearly. Sundararajan et al. 2017 (1703.01365);
+for parity with EAP-IG (2403.17806): direction="noise", IG(rule="left").
 """
 
 from __future__ import annotations
@@ -11,21 +17,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from interp.attribution.capture import ruled
-from interp.attribution.grad_drop import Gates
-from interp.attribution.passes import Found, Graph, Passes, Plain, Values
-from interp.attribution.qk_fix import fixes
-from interp.attribution.scoring import scorings
-from interp.attribution.tables import Place, live
-from interp.attribution.terms import Linear, Term
-from interp.methods import AtpStar, Method
+from interp.attribution._atp_star import Gates, fixes
+from interp.attribution._passes import Estimated, Graph, Passes, Plain, Values
+from interp.attribution._scoring import scorings
+from interp.attribution._tables import Linear, Place, Term, live
+from interp.attribution.rules import ruled
+from interp.methods import IG, AtpStar, Method
 
+EMBED: Place = ("embed", 0)
 Tables = dict[Place, Tensor]  # [prompt, axis + 1, ..., metric]
 
 
-def one_pass(passes: Passes, places: Sequence[Place], method: Method) -> Found:
+def first_order(passes: Passes, places: Sequence[Place], method: Method) -> Estimated:
     """The estimates of every place."""
     star = method if isinstance(method, AtpStar) else None
     fixed = [place for place in places if star is not None and star.qk_fix and place[0] in ("q", "k")]
@@ -42,12 +48,12 @@ def one_pass(passes: Passes, places: Sequence[Place], method: Method) -> Found:
     with torch.no_grad():
         measured = passes.measure(source.picked, clean)
     drops: list[int | None] = [None] if gates is None else list(range(passes.facts.n_layers))
-    found = []
+    dropped = []
     for number, shut in enumerate(drops):
         if gates is not None:
             gates.shut = shut
-        found.append(tables(passes, graph, base, terms, last=number == len(drops) - 1))
-    return Found(found, base.detach(), measured, clean)
+        dropped.append(tables(passes, graph, base, terms, last=number == len(drops) - 1))
+    return Estimated(dropped, base.detach(), measured, clean)
 
 
 def tables(passes: Passes, graph: Graph, base: Tensor, terms: Sequence[Term], last: bool) -> Tables:
@@ -60,14 +66,14 @@ def tables(passes: Passes, graph: Graph, base: Tensor, terms: Sequence[Term], la
         with torch.no_grad():
             by_metric.append({term.place: term.table(slopes[term.needs]) for term in terms})
         del slopes
-    return {place: torch.stack([one[place] for one in by_metric], -1) for place in by_metric[0]}
+    return {place: torch.stack([each[place] for each in by_metric], -1) for place in by_metric[0]}
 
 
 def make_terms(
     passes: Passes, places: Sequence[Place], fixed: Sequence[Place], source: Plain, base: Values
 ) -> list[Term]:
     """A term for every place: exact in the pattern for those that are `fixed`, else first order."""
-    first = passes.runs.first_change()
+    first = _first_change(passes)
     terms: list[Term] = [
         Linear(place, source.values[place], base[place], first) for place in places if place not in fixed
     ]
@@ -82,7 +88,31 @@ def make_terms(
     return terms
 
 
+def _first_change(passes: Passes) -> Int[Tensor, "prompt"]:
+    """First position at which the runs can differ; attention that looks ahead spreads a change at once."""
+    first, n_pos = passes.runs.first_change(), passes.runs.n_pos
+    return first if passes.facts.causal else torch.where(first < n_pos, 0, n_pos)
+
+
 def _settled(source: Values, base: Values, place: Place, first: Tensor) -> Tensor:
     """The source's activation from the first change on, the base's before it."""
     later = live(place[0], first, base[place].shape[1])[..., None]  # [prompt, pos, 1, 1]
     return torch.where(later, source[place], base[place])
+
+
+def along_path(passes: Passes, places: Sequence[Place], method: IG) -> Estimated:
+    """The estimates of every place by integrated gradients."""
+    needed = [*places, EMBED]
+    source, base = passes.source(needed), passes.base(needed)
+    start, change = base.values[EMBED], source.values[EMBED] - base.values[EMBED]
+    terms = make_terms(passes, places, [], source, base.values)
+    clean = passes.clean(base.picked, source.picked)
+    total: Tables = {}
+    for alpha, weight in method.points():
+        graph = passes.graph(places, embeddings=start + alpha * change)
+        point = tables(passes, graph, passes.measure(graph.picked, clean), terms, last=True)
+        for place, table in point.items():
+            total[place] = weight * table + total.get(place, 0.0)
+    with torch.no_grad():
+        ends = [passes.measure(run.picked, clean) for run in (base, source)]
+    return Estimated([total], ends[0], ends[1], clean)

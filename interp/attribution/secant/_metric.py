@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.attribution.two_point import change, chord
+from interp.attribution.secant._slopes import change, chord
 
 _TOLERANCE = 1e-9
 _SCHEDULE = ((2, 1), (8, 1), (8, 2), (8, 4), (8, 8), (8, 16), (8, 32))  # (order, panels)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.gates import gate, tanh_ratio
+from interp.attribution.rules._gates import gate, tanh_ratio
 from interp.models.hook_points import MLPPoints
 
 Rule = Callable[[Tensor], Tensor | None]

@@ -1,8 +1,9 @@
-"""The QK fix of AtP*: for queries and keys, the exact change of the pattern times the pattern's slope.
+"""The two parts of AtP*: the QK fix for queries and keys, and GradDrop. Kramár et al. 2024 (2403.00745).
 
-The softmax saturates: where a head attends to one token with weight near 1, the slope of the pattern in its
-scores is near 0 and a first-order estimate of a query or key vanishes, however much patching it would move
-the pattern. So the change of the pattern is computed exactly, and only what comes after it is linearised:
+**QK fix** (section 3.2.1): the exact change of the pattern times the pattern's slope. The softmax saturates:
+where a head attends to one token with weight near 1, the slope of the pattern in its scores is near 0 and a
+first-order estimate of a query or key vanishes, however much patching it would move the pattern. So the
+change of the pattern is computed exactly, and only what comes after it is linearised:
 
     estimate = Σ_dst Σ_src (pattern(patched) - pattern(base)) · d metric / d pattern
 
@@ -12,19 +13,32 @@ the pattern. So the change of the pattern is computed exactly, and only what com
 3. A cell that covers all positions patches all keys at once: softmax again.
 
 Base queries meet patched keys and the other way round, never patched with patched.
-Kramár et al. 2024, AtP*, section 3.2.1 (2403.00745).
+
+**GradDrop** (section 3.2.2): one backward for every layer, with what that layer writes held constant. A
+component can matter along several paths whose first-order effects cancel; the estimate is then near 0 while
+patching it does much. With the writes of layer l held constant the paths through l are gone and the rest
+shows. The estimate is a magnitude:
+
+    1 / n · Σ_l |estimate with layer l dropped|
+
+n counts the layers whose dropping leaves the cell a path at all: L - 1 for what lies inside a layer (dropping
+its own layer cuts it off), L for the residual stream.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution.scoring import Scoring
-from interp.attribution.tables import Place, with_totals
+from interp.attribution._scoring import Scoring
+from interp.attribution._tables import Place, with_totals
+from interp.models import Anatomy
+from interp.places import hook_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +129,45 @@ def fixes(
     """The terms of one layer for the sites asked, from q, k (both runs) and the base pattern."""
     scoring.check(base["q"], base["k"], base["pattern"])
     scores = scoring.scores(base["q"], base["k"])
-    found: list[QueryFix | KeyFix] = []
+    terms: list[QueryFix | KeyFix] = []
     if "q" in sites:
         change = scoring.scores(source["q"], base["k"]).softmax(-1) - scores.softmax(-1)
-        found.append(QueryFix(scoring.layer, change))
+        terms.append(QueryFix(scoring.layer, change))
     if "k" in sites:
         moved = scoring.scores(base["q"], source["k"])
-        found.append(KeyFix(scoring.layer, base["k"].shape[2], scores, moved))
-    return found
+        terms.append(KeyFix(scoring.layer, base["k"].shape[2], scores, moved))
+    return terms
+
+
+class Gates:
+    """Gates on what every layer writes; one layer's can be shut, and then no gradient passes it."""
+
+    def __init__(self, facts: Anatomy) -> None:
+        self.shut: int | None = None
+        sites = ["attn_out"] if facts.attn_only else ["attn_out", "mlp_out"]
+        self.hooks = [
+            (hook_name(site, layer), self._hook(layer)) for layer in range(facts.n_layers) for site in sites
+        ]
+
+    def _hook(self, layer: int) -> Callable[..., Tensor]:
+        def hook(tensor: Tensor, hook: Any) -> Tensor:
+            return _Gate.apply(tensor, self, layer)  # type: ignore[no-any-return]
+
+        return hook
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, gates: Gates, layer: int) -> Tensor:
+        ctx.gates, ctx.layer = gates, layer
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = slopes
+        return torch.zeros_like(slope) if ctx.gates.shut == ctx.layer else slope, None, None
+
+
+def paths_left(site: str, n_layers: int) -> int:
+    """The number of layers that can be dropped without cutting the site off."""
+    return n_layers if site.startswith("resid") else n_layers - 1
