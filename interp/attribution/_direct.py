@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import results
+from interp._verbs import verb
 from interp.attribution.rules import check_hooks
 from interp.experiment import check_model, check_task
 from interp.models import Anatomy, Model, anatomy, attentions, attn_out_norm, final_norm, logits
@@ -34,6 +35,7 @@ from interp.tasks import LogitDiff, Task
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-2}
 
 
+@verb
 def direct(
     model: Model, task: Task, *, run: str = "clean", heads: bool = True, batch_size: int | None = None
 ) -> xr.Dataset:

@@ -17,7 +17,6 @@ Nanda 2023 (attribution patching), Syed et al. 2310.10348, Hanna et al. 2403.178
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from interp import results
+from interp._verbs import verb, warn
 from interp.ablation import Ablation, Constants
 from interp.attribution._atp_star import paths_left
 from interp.attribution._first_order import along_path, first_order
@@ -47,6 +47,7 @@ from interp.tasks import Task
 from interp.tasks.check import warn_unsolved
 
 
+@verb
 def attribute(
     model: Model,
     task: Task,
@@ -138,11 +139,9 @@ def _drops(method: AtpStar, facts: Anatomy) -> AtpStar:
     """Without GradDrop where the model has a single layer, which cannot be dropped."""
     fitted = method.on(facts.n_layers)
     if fitted != method:
-        warnings.warn(
+        warn(
             "GradDrop drops one layer at a time, and the model has only one: atp* runs without it, and its "
-            "estimates keep their sign.",
-            UserWarning,
-            stacklevel=3,
+            "estimates keep their sign."
         )
     return fitted
 

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp._verbs import verb
 from interp.attribution._tables import Place
 from interp.attribution.rules import check_hooks, ruled
 from interp.engine.readout import Scores
@@ -121,6 +122,7 @@ def keep(kept: dict[Any, Tensor], key: Any) -> Callable[..., Tensor]:
     return hook
 
 
+@verb
 def gradients(
     model: Model,
     tokens: Int[Tensor, "prompt pos"],
@@ -136,6 +138,15 @@ def gradients(
     `interp.attribution.relevance_rules`. Cost: one forward, one backward. Everything returned is detached.
     Raises ValueError for a model that is compiled or checkpoints activations, for a hook point that the pass
     does not go by, and for one that no gradient reaches.
+
+    Example:
+        >>> from interp.attribution import gradients
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=2)
+        >>> names = ["blocks.1.hook_resid_post"]
+        >>> value, values, slopes = gradients(model, task.clean, names, lambda logits: logits[:, -1, 3])
+        >>> value.shape, values[names[0]].shape == slopes[names[0]].shape
+        (torch.Size([2]), True)
     """
     check_hooks(model)
     with autograd_on():

@@ -28,6 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import results
+from interp._verbs import verb
 from interp.attribution._passes import Recording, autograd_on, record
 from interp.attribution.rules import relevance_rules
 from interp.methods import Method, parse, rules_of
@@ -49,6 +50,7 @@ class _Target:
     better: str = "higher"
 
 
+@verb
 def relevance(
     model: Model,
     tokens: Int[Tensor, "pos"] | Int[Tensor, "prompt pos"] | str,
@@ -75,7 +77,7 @@ def relevance(
     Example:
         >>> from interp.attribution import relevance
         >>> model = interp.load("tiny-ioi")
-        >>> task = interp.tasks.ioi(model, n=1)
+        >>> task = interp.tasks.ioi(model, n=2)
         >>> found = relevance(model, task.clean[0], int(task.answer[0]))
         >>> found["tokens"].dims, bool(abs(found["residual"]) < 1e-3)
         (('pos',), True)

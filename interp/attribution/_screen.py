@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from interp._verbs import verb
 from interp.ablation import Ablation
 from interp.attribution._estimate import attribute
 from interp.engine.items import live_items
@@ -33,6 +34,7 @@ from interp.tasks import Task
 GROUPS = ("unverified", "top", "sample", "no-op")
 
 
+@verb
 def screen(
     model: Model,
     task: Task,

@@ -39,12 +39,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from interp._verbs import verb
 from interp.attribution.rules._hooks import RuleHook
 from interp.attribution.rules._places import Placed, Places, Report, place
 from interp.methods import Method, Rules, rules_of
 from interp.models import Model, anatomy, is_bridge
 
 
+@verb
 @contextmanager
 def relevance_rules(model: Model, rules: Rules | Method | str = "relp") -> Iterator[Report]:
     """Rules on a model for the duration of a `with` block; yields a report of the modules they touch.
@@ -59,6 +61,14 @@ def relevance_rules(model: Model, rules: Rules | Method | str = "relp") -> Itera
     Raises ValueError before any pass: for a family that was asked for and matches no module, an activation
     whose gate is not known, a model that is compiled or checkpoints activations; and at the first pass, for a
     model that does not compute what its config says or bypasses a rule's hook point.
+
+    Example:
+        >>> from interp.attribution import relevance_rules
+        >>> model = interp.load("tiny-ioi")
+        >>> with relevance_rules(model, "relp") as report:
+        ...     logits = model(interp.tasks.ioi(model, n=2).clean)
+        >>> report["ah"]
+        ('blocks.0.attn', 'blocks.1.attn', 'blocks.2.attn')
     """
     chosen = rules_of(rules)
     anatomy(model)

@@ -11,12 +11,12 @@ residual of the softmax's path, which the result reports. Antisymmetric: exchang
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from interp._verbs import warn
 from interp.attribution._first_order import make_terms, tables
 from interp.attribution._passes import Estimated, Passes
 from interp.attribution._tables import Place
@@ -50,9 +50,7 @@ def secant(passes: Passes, places: Sequence[Place]) -> Estimated:
 
 def _warn(gap: Tensor, whole: Tensor) -> None:
     if float(gap.max()) > _INCOMPLETE * float(whole.abs().max()):
-        warnings.warn(
+        warn(
             f"secant estimates miss the metric's change by up to {float(gap.max()):.2g} of "
-            f"{float(whole.abs().max()):.2g}: some step of the model is not covered, or precision is low.",
-            UserWarning,
-            stacklevel=2,
+            f"{float(whole.abs().max()):.2g}: some step of the model is not covered, or precision is low."
         )
