@@ -91,11 +91,11 @@ def test_noise_on_embeddings_leaves_the_clean_runs(model, engine):
 
 def test_no_run_more(model, monkeypatch):
     """The self-check and the capture are all that runs, whether the task is solved or not."""
-    from interp.engine import fast
+    from interp.engine import wavefront
 
     rows = []
-    capture = fast.capture
-    monkeypatch.setattr(fast, "capture", lambda *args: (rows.append(len(args[1])), capture(*args))[1])
+    capture = wavefront.capture
+    monkeypatch.setattr(wavefront, "capture", lambda *args: (rows.append(len(args[1])), capture(*args))[1])
     interp.patch(model, task(model, 8), "z", engine="fast", **QUIET)
     rows.clear()
     with pytest.warns(UnsolvedTask):
