@@ -1,9 +1,11 @@
-# make demo | test | lint | bench | test-tl4 | notebooks
+# make demo | test | test-tl4 | test-newest | lint | lock | bench | notebooks
 # The first run makes a virtual environment (about three minutes); later runs reuse it.
 
 PYTHON ?= python3
 VENV := .venv
 VENV_TL4 := .venv-tl4
+VENV_NEWEST := .venv-newest
+VENV_LOCK := .venv-lock
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_TL4 := $(VENV_TL4)/installed
@@ -12,7 +14,7 @@ TWO_AT_ONCE := --numprocesses=2 --dist=loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench test-tl4 notebooks
+.PHONY: demo test test-tl4 test-newest lint lock bench notebooks
 
 demo: $(INSTALLED)
 	$(BIN)/interp demo
@@ -37,16 +39,47 @@ test-tl4: $(INSTALLED_TL4)
 notebooks: $(INSTALLED)
 	$(BIN)/python notebooks/build.py
 
-# torch goes first and by its exact version, so that pip chooses the build before it sees the others' needs.
+# What pyproject.toml's ranges give today, torch excepted; made anew each time.
+test-newest: export OMP_NUM_THREADS := 1
+test-newest:
+	rm -rf $(VENV_NEWEST)
+	$(call install,$(VENV_NEWEST),$(TORCH))
+	$(VENV_NEWEST)/bin/python -m pip list
+	$(VENV_NEWEST)/bin/python -m pytest $(TWO_AT_ONCE) $(TL4_TESTS)
+
+# Every package of both environments by its version, from pyproject.toml's ranges and the three pins below.
+TORCH := torch==2.13.0
+TRANSFORMERS := transformers~=5.23.0
+
+lock:
+	$(call lock,3.9,constraints.txt)
+	$(call lock,4.3,constraints-tl4.txt)
+
+# Versions were chosen for the Python that made the file: an older one takes the ranges.
+define lock
+	rm -rf $(VENV_LOCK)
+	$(call install,$(VENV_LOCK),$(TORCH),"transformer-lens~=$(1).0" "$(TRANSFORMERS)")
+	echo "# Written by make lock: the environment of the tests on TransformerLens $(1)." > $(2).new
+	$(VENV_LOCK)/bin/python -m pip list --format=freeze --exclude-editable --exclude pip \
+		| sed -E 's/\+[a-z0-9.]+$$//' \
+		| sed -E "/^(torch|transformer-lens)==/! s/$$/ ; python_version >= '$(call minor,$(VENV_LOCK))'/" >> $(2).new
+	mv $(2).new $(2)
+	rm -rf $(VENV_LOCK)
+endef
+minor = $$($(1)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+# torch goes first and by its exact version, so that pip chooses the build before it sees the others' needs;
+# what builds the package goes with it, so that it is pinned as well.
 define install
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet -c $(2) "$$(grep '^torch==' $(2))"
-	$(1)/bin/python -m pip install --quiet -c $(2) -e ".[dev]"
-	touch $(3)
+	$(1)/bin/python -m pip install --quiet $(4) "$(2)" hatchling editables
+	$(1)/bin/python -m pip install --quiet $(4) --no-build-isolation $(3) -e ".[dev]"
 endef
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(call install,$(VENV),constraints.txt,$@)
+	$(call install,$(VENV),$(TORCH),,-c constraints.txt)
+	touch $@
 
 $(INSTALLED_TL4): pyproject.toml constraints-tl4.txt
-	$(call install,$(VENV_TL4),constraints-tl4.txt,$@)
+	$(call install,$(VENV_TL4),$(TORCH),,-c constraints-tl4.txt)
+	touch $@
