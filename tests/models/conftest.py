@@ -8,7 +8,7 @@ import pytest
 from model_folders import SIZES, WORDS, random_state, save_llama, save_random, write
 
 from interp.models._folder import write_tokenizer
-from interp.models.train import network
+from training import network
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from interp.models._release import has_hooked_transformer
-from interp.models.train import network
-from interp.models.train.language import SPECIAL
+from training import network
+from training.language import SPECIAL
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "models"
 WORDS = [*SPECIAL, "one", "two", "three", "four", "five", "six"]

@@ -12,8 +12,8 @@ from model_folders import CLASS
 import interp
 from interp.files import data_dir
 from interp.models import available
-from interp.models.train import evaluate
-from interp.models.train.language import Language
+from training import evaluate
+from training.language import Language
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from model_folders import CLASS, SIZES, TOKENS, needs_hooked
 
 import interp
-from interp.models.train import network
+from training import network
 
 
 def test_import_loads_neither_torch_nor_transformer_lens() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import interp
 from interp.models import _own_as_bridge
-from interp.models.train import network
+from training import network
 
 LLAMA = {
     "n_layers": 2,

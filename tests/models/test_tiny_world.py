@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import interp
 from interp.files import data_dir
-from interp.models.train import accuracy, network, tiny_world, world_evaluate
 from interp.tasks.world import vocabulary
+from training import accuracy, network, tiny_world, world_evaluate
 
 FOLDER = data_dir() / "tiny-world"
 

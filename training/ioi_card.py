@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from interp.models.train import export, network
-from interp.models.train.batches import LAST_WORD
-from interp.models.train.language import HELD_OUT_ONE_IN
+from training import export, network
+from training.batches import LAST_WORD
+from training.language import HELD_OUT_ONE_IN
 
 
 def card(
@@ -44,7 +44,7 @@ Licence: {card["licence"]}.
 
 ## Data
 Everything is generated from data/tasks/ioi.json and data/tasks/greater_than.json by
-`interp/models/train/language.py`; no text of others is used.
+`training/language.py`; no text of others is used.
 
 * Sentences: indirect objects in the orders ABB and BAB (in 6 % a third person gives, and either of the two
   is given), years that are later than a first one, and plain sentences.

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from interp.files import data_dir
-from interp.models.train.batches import BOS, EOS, LAST_WORD, PAD, copy_batch, text_batch
-from interp.models.train.evaluate import COPY_LENGTH, copying_rows
-from interp.models.train.language import HELD_OUT_ONE_IN, Language, held_out
 from interp.tasks.world import SPECIAL, split
+from training.batches import BOS, EOS, LAST_WORD, PAD, copy_batch, text_batch
+from training.evaluate import COPY_LENGTH, copying_rows
+from training.language import HELD_OUT_ONE_IN, Language, held_out
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from interp.models.train import export, network
-from interp.models.train.world_evaluate import BARS
 from interp.tasks.world import HELD_OUT_ONE_IN, SHARES, behaviours
+from training import export, network
+from training.world_evaluate import BARS
 
 
 def card(

@@ -11,10 +11,10 @@ import torch
 from model_folders import SIZES, TOKENS, random_state, write
 
 import interp
-from interp.models.train import __main__ as command
-from interp.models.train import evaluate, ioi_card, network, optimise
-from interp.models.train.batches import Batch
-from interp.models.train.language import Language
+from training import __main__ as command
+from training import evaluate, ioi_card, network, optimise
+from training.batches import Batch
+from training.language import Language
 
 
 def test_the_network_is_the_loaded_model(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.train import network
-from interp.models.train.batches import Batch, copy_batch, text_batch
-from interp.models.train.language import Language
+from training import network
+from training.batches import Batch, copy_batch, text_batch
+from training.language import Language
 
 
 @dataclass(frozen=True)

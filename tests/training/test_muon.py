@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp.models.train.muon import Muon, orthogonal
+from training.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 20), (20, 5), (3, 16, 6)])

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.train import network, world_batches
-from interp.models.train.batches import Batch
-from interp.models.train.muon import Muon
 from interp.tasks.world import World, vocabulary
+from training import network, world_batches
+from training.batches import Batch
+from training.muon import Muon
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import random
 
 import torch
 
-from interp.models.train.batches import BOS, EOS, PAD, Batch, copy_batch
 from interp.tasks.world import World, split_marked
+from training.batches import BOS, EOS, PAD, Batch, copy_batch
 
 MARKED = 5.0  # how much a word that follows from the text counts; others 1
 PARTS = 4

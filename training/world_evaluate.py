@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.train.batches import BOS, PAD, copy_rows
-from interp.models.train.world_batches import encoded, padded
 from interp.tasks.world import Behaviour, Pair, Stories, behaviours, split, vocabulary
+from training.batches import BOS, PAD, copy_rows
+from training.world_batches import encoded, padded
 
 Logits = Callable[[Tensor], Tensor]
 COPY_LENGTH = 10

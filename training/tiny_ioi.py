@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from interp.models.train import accuracy, evaluate, export, ioi_card, network, optimise
-from interp.models.train.language import Language
+from training import accuracy, evaluate, export, ioi_card, network, optimise
+from training.language import Language
 
 NAME = "tiny-ioi"
 STEPS = optimise.Schedule.steps
@@ -23,7 +23,7 @@ def train(folder: Path, steps: int, seed: int) -> None:
     began = time.monotonic()
     result = optimise.train(language, sizes, schedule, seed, log=lambda line: print(line, flush=True))
     training = {
-        "command": f"python -m interp.models.train {NAME}",
+        "command": f"python -m training {NAME}",
         "seed": seed,
         "steps": steps,
         "rows": schedule.rows,

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.models.train.batches import BOS, PAD, Batch, copy_rows, text_batch
-from interp.models.train.language import Language
-from interp.models.train.optimise import loss
+from training.batches import BOS, PAD, Batch, copy_rows, text_batch
+from training.language import Language
+from training.optimise import loss
 
 Logits = Callable[[Tensor], Tensor]
 COPY_LENGTH = 10

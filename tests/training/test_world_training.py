@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import interp
-from interp.models.train import network, tiny_world, world_batches, world_evaluate, world_optimise
-from interp.models.train.batches import BOS, EOS, PAD, Batch
 from interp.tasks.world import World, behaviours, split_marked, vocabulary
+from training import network, tiny_world, world_batches, world_evaluate, world_optimise
+from training.batches import BOS, EOS, PAD, Batch
 
 
 def small() -> network.Sizes:

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.models.train.language import Language
 from interp.tasks.world import SPECIAL
+from training.language import Language
 
 PAD, BOS, EOS = (SPECIAL.index(token) for token in ("<pad>", "<bos>", "<eos>"))
 LAST_WORD = 5.0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.models._folder import write_tokenizer
-from interp.models.train import network
+from training import network
 
 
 def write(

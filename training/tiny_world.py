@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from interp.models.train import accuracy, export, network, world_card, world_evaluate, world_optimise
 from interp.tasks.world import vocabulary
+from training import accuracy, export, network, world_card, world_evaluate, world_optimise
 
 NAME = "tiny-world"
 STEPS = world_optimise.Schedule.steps
@@ -25,7 +25,7 @@ def train(folder: Path, steps: int, seed: int) -> None:
     log = world_optimise.progress(every=50)
     parameters = world_optimise.train(schedule, world_optimise.sizes(), seed, log)
     training = {
-        "command": f"python -m interp.models.train {NAME}",
+        "command": f"python -m training {NAME}",
         "seed": seed,
         "steps": steps,
         "documents": steps * schedule.rows,

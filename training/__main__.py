@@ -1,4 +1,4 @@
-"""`python -m interp.models.train NAME`: train a bundled model and write its folder."""
+"""`python -m training NAME`: train a bundled model and write its folder."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from interp.files import data_dir
-from interp.models.train import tiny_ioi, tiny_world
+from training import tiny_ioi, tiny_world
 
 RECIPES = {"tiny-ioi": tiny_ioi, "tiny-world": tiny_world}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, train, evaluate, write."""
-    parser = argparse.ArgumentParser(prog="python -m interp.models.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--out", type=Path, help="folder to write (default: the bundled one)")
     parser.add_argument("--steps", type=int, help="default: those of the bundled model")
