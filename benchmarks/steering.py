@@ -32,7 +32,7 @@ import interp
 from interp import steering
 from interp.models import anatomy
 from interp.places import Place
-from interp.steering.direction import Direction
+from interp.steering._direction import Direction
 from interp.tasks import KL
 
 HERE = Path(__file__).resolve().parent

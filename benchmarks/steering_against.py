@@ -19,14 +19,14 @@ import torch
 from patching import timed
 
 import interp
-from interp import steering
-from interp.steering.direction import Direction
+from interp import positions, steering
+from interp.steering._direction import Direction
 
 HERE = Path(__file__).resolve().parent
 WHEN = {
-    "everywhere": steering.everywhere,
-    "generated": steering.generated,
-    "prompt_only": steering.prompt_only,
+    "everywhere": positions.everywhere,
+    "generated": positions.generated,
+    "prompt_only": positions.prompt_only,
 }
 Row = dict[str, Any]
 PLACES = ("garden", "house", "park", "room", "school", "forest", "town", "car")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.steering.prompts import Prompts
+from interp.prompts import Prompts
 from interp.tasks import Task, wordlists
 from interp.tasks.world import WORD_KINDS
 

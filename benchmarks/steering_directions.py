@@ -21,7 +21,7 @@ from torch import Tensor
 from interp import steering
 from interp.places import Place
 from interp.steering import estimators
-from interp.steering.extract import shuffle
+from interp.steering.estimators import shuffle
 from interp.tasks import LogitDiff, Task
 
 PAIRED = ("mean_difference", "pca", "lda", "logistic", "weighted_mean")
@@ -128,7 +128,7 @@ class Directions:
         sides = (self.case.up, self.case.down) if sense == 0 else (self.case.down, self.case.up)
         one, two = sides[0], sides[0] if same_side else sides[1]
         ids = [side.tokens[at, : int(side.lengths[at])] for side, at in ((one, i), (two, j))]
-        found = steering.prompt_pair(self.model, *ids, layer=layer).vector.double()
+        found = steering.methods.prompt_pair(self.model, *ids, layer=layer).vector.double()
         return self._scaled(found, layer)
 
     def _optimised(self, layer: int, sense: int, draw: int | None) -> Tensor:

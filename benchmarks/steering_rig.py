@@ -18,9 +18,9 @@ from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.models import anatomy
 from interp.places import Place
-from interp.steering.direction import Direction
-from interp.steering.intervention import Intervention
-from interp.steering.suffix import runner
+from interp.steering._direction import Direction
+from interp.steering._intervention import Intervention
+from interp.steering._sweep import runner
 from interp.tasks import KL, Task
 
 ROUNDS = 12
@@ -48,7 +48,7 @@ class Adds:
         """The first of the set by the package's own function."""
         layout = "vector" if self.vectors.ndim == 2 else "positions"
         direction = Direction.from_tensor(self.vectors[0], layer=self.layer, layout=layout)
-        return (steering.add if layout == "vector" else steering.inject)(direction, strength)
+        return (steering.add if layout == "vector" else steering.edits.inject)(direction, strength)
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ from torch import Tensor
 import interp
 from interp import steering
 from interp.models import model_fingerprint
-from interp.steering.prompts import Prompts, read
+from interp.prompts import Prompts, read
 from interp.tasks import Loss
 from interp.tasks.metrics import Reading
 from interp.tasks.world import Stories
@@ -207,7 +207,7 @@ class _Sense:
         prompts = Prompts(self.rig.task.clean, self.rig.task.lengths)
         whole = steering.generate(self.rig.model, prompts, *made, max_new_tokens=NEW_TOKENS)
         column = prompts.lengths[:, None] + torch.arange(NEW_TOKENS)
-        return steering.repetition(whole.gather(1, column)).mean().item()
+        return steering.measures.repetition(whole.gather(1, column)).mean().item()
 
 
 def _figures(seen: Measured, strength: float) -> Found:

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from interp import patching as patching
     from interp import places as places
     from interp import plot as plot
+    from interp import positions as positions
     from interp import probes as probes
     from interp import report as report
     from interp import stats as stats
     from interp import steering as steering
     from interp import tasks as tasks
+    from interp._activations import activations as activations
     from interp.attribution import attribute as attribute
     from interp.models import load as load
     from interp.patching import patch as patch
@@ -40,6 +42,7 @@ _SUBMODULES = (
     "patching",
     "places",
     "plot",
+    "positions",
     "probes",
     "report",
     "stats",
@@ -51,6 +54,7 @@ __all__ = [
     "Task",
     "__version__",
     "ablation",
+    "activations",
     "attribute",
     "attribution",
     "circuits",
@@ -62,6 +66,7 @@ __all__ = [
     "places",
     "plan",
     "plot",
+    "positions",
     "probes",
     "report",
     "stats",
@@ -73,6 +78,7 @@ __all__ = [
 __getattr__, _ = lazy(
     __name__,
     {
+        "interp._activations": ("activations",),
         "interp.attribution": ("attribute",),
         "interp.models": ("load",),
         "interp.patching": ("patch", "plan"),

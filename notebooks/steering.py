@@ -25,8 +25,8 @@
 import torch
 
 import interp
-from interp import probes, steering
-from interp.steering.side_by_side import side_by_side
+from interp import positions, probes, steering
+from interp.steering._side_by_side import side_by_side
 from interp.tasks import KL, LogitDiff, Task
 
 model = interp.load("tiny-world")
@@ -75,7 +75,7 @@ interp.plot.probes(found)
 # %%
 direction = steering.mean_difference(model, up, down, layer=[1, 2, 3])
 for part in direction.split():
-    print(part.place, [word for word, _ in steering.top_tokens(model, part, 6)])
+    print(part.place, [word for word, _ in part.top_tokens(model, 6)])
 
 # %% [markdown]
 # ## 3. Sweep: effect beside cost
@@ -109,7 +109,7 @@ interp.plot.steering(swept)
 interp.plot.steering(swept.sel(layer=[3]), title="Layer 3, with controls of equal length")
 
 # %%
-slopes = steering.steerability(swept, "logit_diff")
+slopes = steering.measures.steerability(swept, "logit_diff")
 slopes[["mean", "sd", "wrong", "wrong_random", "wrong_shuffled"]].round(2).to_dataframe()
 
 # %% [markdown]
@@ -124,7 +124,7 @@ slopes[["mean", "sd", "wrong", "wrong_random", "wrong_shuffled"]].round(2).to_da
 # **Predict:** what will a random direction do to the logit difference at 0.2 nats?
 
 # %%
-from interp.steering.controls import controls
+from interp.steering._direction import controls
 
 
 def at_equal_kl(part, target=0.2):
@@ -170,7 +170,7 @@ for prompt in range(3):
 # none, once a cache is on.
 
 # %%
-edit = steering.add(at_three, 2.0, when=steering.generated)
+edit = steering.add(at_three, 2.0, when=positions.generated)
 cached, uncached = (
     steering.generate(model, task[:8], edit, max_new_tokens=16, use_cache=use) for use in (True, False)
 )

@@ -146,7 +146,7 @@ def test_what_the_text_of_circuits_says() -> None:
 
 def test_what_the_text_of_steering_says() -> None:
     """Sentiment is steered at layer 3, cached or not; lda moves little; ablation ends refusal."""
-    from interp import probes, steering
+    from interp import positions, probes, steering
     from interp.models import anatomy
     from interp.tasks import KL, LogitDiff
 
@@ -168,7 +168,7 @@ def test_what_the_text_of_steering_says() -> None:
         swept = steering.sweep(model, part, dull, [c], [LogitDiff()], with_controls=False)
         effects[part.method] = float((swept["base"] - swept["value"]).mean())  # towards the good words
     assert effects["mean_difference"] > 5 > 2 > effects["lda"]
-    edit = steering.add(steering.mean_difference(model, up, down, layer=3), 2.0, when=steering.generated)
+    edit = steering.add(steering.mean_difference(model, up, down, layer=3), 2.0, when=positions.generated)
     cached, uncached = (
         steering.generate(model, dull[:8], edit, max_new_tokens=16, use_cache=use) for use in (True, False)
     )

@@ -45,5 +45,5 @@ __getattr__, __dir__ = lazy(
         "interp.models._weights": _WEIGHTS,
         "interp.models.hook_points": ("is_bridge",),
     },
-    submodules=("handmade", "hook_points", "parts"),
+    submodules=("handmade", "hook_points", "parts", "places"),
 )

@@ -24,16 +24,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp.models import Model, anatomy
+from interp.models.places import Layers, places
 from interp.places import Place
+from interp.positions import AnyPositions
 from interp.probes import calibration
 from interp.probes._probes import Probes, Reading, by_head, joined, readings
 from interp.probes._train import train
 from interp.probes.aggregate import KINDS, scores
+from interp.probes.selectors import auroc
+from interp.prompts import Prompts, read
 from interp.results import versions
-from interp.steering.places import Layers, places
-from interp.steering.prompts import Prompts, read
-from interp.steering.read_positions import Positions
-from interp.steering.selectors import auroc
 
 
 def fit(
@@ -44,7 +44,7 @@ def fit(
     site: str = "resid_pre",
     layer: Layers = None,
     heads: Sequence[int] | None = None,
-    pos: Positions = "last",
+    pos: AnyPositions = "last",
     agg: str | None = None,
     query_heads: int = 1,
     held_out: float | tuple[Any, Any] = 0.3,
@@ -136,7 +136,7 @@ def _dataset(found: dict[Place, dict[str, Any]], about: dict[str, Any]) -> xr.Da
     return out.assign_attrs(attrs, convention="balanced accuracy on held-out prompts; chance is 0.5")
 
 
-def _how(pos: Positions, agg: str | None, draws: int, query_heads: int) -> tuple[str, Positions]:
+def _how(pos: AnyPositions, agg: str | None, draws: int, query_heads: int) -> tuple[str, AnyPositions]:
     """The aggregation, and the positions that are read for it."""
     if agg is not None and agg not in KINDS:
         raise ValueError(f"agg is {agg!r}; use one of {', '.join(KINDS)}, or pos= for one position.")

@@ -16,15 +16,15 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp._activations import activations
 from interp.files import read_tensors, write_tensors
 from interp.models import Model, anatomy
 from interp.places import AXES, Place, parse
+from interp.positions import AnyPositions
 from interp.probes.aggregate import Weights, scores
+from interp.prompts import read
 from interp.results import versions
-from interp.steering.activations import activations
-from interp.steering.direction import Direction
-from interp.steering.prompts import read
-from interp.steering.read_positions import Positions
+from interp.steering._direction import Direction
 
 FORMAT = "interp-probes-1"
 FIELDS = ("agg", "model", "pos", "places", "platt")
@@ -40,7 +40,7 @@ class Probes:
 
     weights: Mapping[Place, Weights]
     agg: str
-    pos: Positions
+    pos: AnyPositions
     model: str
     platt: Mapping[Place, tuple[float, float]] = field(default_factory=dict)
 
@@ -182,7 +182,7 @@ def readings(
     model: Model,
     data: Any,
     places: tuple[Place, ...],
-    pos: Positions,
+    pos: AnyPositions,
     what: str = "prompts",
     batch_size: int = 32,
 ) -> dict[Place, Reading]:

@@ -14,8 +14,8 @@ from interp.report._html import table
 KL_LIMIT = 0.5  # nats
 _SWEEP_NOTE = (
     "The settings were chosen on these prompts, so their effects look a little larger than they are; "
-    "steering.select chooses on some prompts and reports others. Wrong way: share of prompts whose metric "
-    "falls as the coefficient grows."
+    "steering.measures.select chooses on some prompts and reports others. Wrong way: share of prompts whose "
+    "metric falls as the coefficient grows."
 )
 
 

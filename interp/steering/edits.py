@@ -1,187 +1,327 @@
-"""Edits: functions h -> h' of activations [row, pos, ..., d], which change nothing in place.
+"""The edits by name: each function makes the interventions of a direction, one for each of its places.
 
-Each is a frozen object with its tensors, so that it can be checked against a site, folded into weights and
-printed. All are written as h + change: where the change is 0 (coefficient 0, strength 0) h' is h to the bit.
-`linear` is the linear part of an affine edit, `offset` what it makes of 0; other edits have neither.
+All take `when` (which positions, see `interp.positions`) and `gate` (how strongly, see `gates`), and give a
+tuple, which `steer`, `generate`, `sweep` and `bake` accept beside others.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.steering.frame import Frame
+from interp.places import Place, parse
+from interp.positions import AnyPositions, everywhere
+from interp.positions import parse as parse_positions
+from interp.steering._direction import Direction
+from interp.steering._edit_types import (
+    Ablate,
+    Add,
+    Affine,
+    Clamp,
+    Edit,
+    Gradient,
+    Inject,
+    Rotate,
+    SaeDelta,
+    ScaleUnits,
+    ScoreBias,
+    SetUnits,
+    ToAngle,
+)
+from interp.steering._intervention import Intervention
+from interp.steering.gates import Gate
 
-Rows = Float[Tensor, "*lead d"]
+Made = tuple[Intervention, ...]
+Number = float | int
+AnyGate = Gate | Callable[[Tensor], Tensor] | None
 
 
-class Edit(ABC):
-    """A change of activations. `width` is the length of the vectors it fits, None for any.
+def add(
+    direction: Direction | Sequence[Direction],
+    coefficient: Number | Float[Tensor, "row"] = 1.0,
+    *,
+    unit: str = "vector",
+    when: AnyPositions = everywhere,
+    gate: AnyGate = None,
+) -> Made:
+    """h + coefficient · vector (CAA 2312.06681, representation engineering 2310.01405).
 
-    `n_rows` is the number of rows (prompts) of a batch that it fits, None for any.
+    coefficient: a number, or one for each row [row]. unit="vector" multiplies the vector as it is; "norm"
+    counts in median norms of the activations at the place (which extraction has measured). A list of
+    directions with one place each gives every row its own.
     """
-
-    width: int | None = None
-    n_rows: int | None = None
-    point: str | None = None  # a hook point of attention instead of the site's own
-
-    @abstractmethod
-    def __call__(self, h: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
-        """The edited activations."""
-
-    def at(self, h: Tensor, frame: Frame) -> Tensor:
-        """The edit where it also depends on the position."""
-        return self(h)
-
-    def linear(self, x: Float[Tensor, "*any d"]) -> Tensor | None:
-        """The linear part applied to the last dim, or None if the edit is not affine."""
-        return None
-
-    def offset(self, like: Tensor) -> Tensor:
-        """What the edit makes of 0, in the dtype of `like`."""
-        return self(torch.zeros(like.shape[-1], dtype=like.dtype, device=like.device))
+    if unit not in ("vector", "norm"):
+        raise ValueError(f"unit is {unit!r}; use 'vector' or 'norm'.")
+    finite("coefficient", coefficient)
+    several = None if isinstance(direction, Direction) else list(direction)
+    first = direction if isinstance(direction, Direction) else _same_places(list(direction))
+    made = []
+    for where in first.places:
+        rows = [first] if several is None else several
+        vectors = torch.stack([_vector(each, where, unit) for each in rows])
+        edit = Add(vectors if several is not None else vectors[0], coefficient)
+        made.append(Intervention(where, edit, when, gate, model=first.model))
+    return tuple(made)
 
 
-def rowwise(value: Tensor, h: Tensor, vector: bool) -> Tensor:
-    """A tensor by row ([row] or [row, d]) so that it multiplies h [row, ..., d]."""
-    lead = value.shape[:1] + (1,) * (h.ndim - 2)
-    return value.to(h).reshape(*lead, -1 if vector else 1)
+def ablate(
+    direction: Direction | Sequence[Direction],
+    strength: Number = 1.0,
+    *,
+    when: AnyPositions = everywhere,
+    gate: AnyGate = None,
+) -> Made:
+    """h without its part in the span of the direction (refusal direction, 2406.11717), times `strength`.
 
-
-@dataclass(frozen=True, eq=False)
-class Add(Edit):
-    """h + coefficient · vector. vector [d], or [row, d]; coefficient a number, or [row]: one for each row."""
-
-    vector: Rows
-    coefficient: float | int | Float[Tensor, "row"] = 1.0
-    step: Tensor = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        c, v = self.coefficient, self.vector
-        by_row = isinstance(c, Tensor)
-        step = c.to(v)[:, None] * v if by_row else c * v  # [d] or [row, d]
-        object.__setattr__(self, "step", step)
-        object.__setattr__(self, "width", v.shape[-1])
-        object.__setattr__(self, "n_rows", len(step) if step.ndim == 2 else None)
-
-    def __call__(self, h: Tensor) -> Tensor:
-        return h + (self.step.to(h) if self.step.ndim == 1 else rowwise(self.step, h, vector=True))
-
-    def linear(self, x: Tensor) -> Tensor | None:
-        return x if self.step.ndim == 1 else None
-
-    def offset(self, like: Tensor) -> Tensor:
-        return self.step.to(like)
-
-
-@dataclass(frozen=True, eq=False)
-class Ablate(Edit):
-    """h − strength · its projection on the span of `basis` [k, d], whose rows need not be orthogonal."""
-
-    basis: Float[Tensor, "k d"]
-    strength: float | int = 1.0
-    span: Tensor = field(init=False, repr=False)  # orthonormal rows [rank, d]
-    _cast: list[Tensor] = field(init=False, repr=False)  # the same in the dtype and on the device last used
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "span", orthonormal(self.basis))
-        object.__setattr__(self, "width", self.basis.shape[-1])
-        object.__setattr__(self, "_cast", [self.span])
-
-    def __call__(self, h: Tensor) -> Tensor:
-        q = self._cast[0]
-        if q.dtype != h.dtype or q.device != h.device:
-            q = self._cast[0] = self.span.to(h)
-        return torch.sub(h, (h @ q.T) @ q, alpha=self.strength)
-
-    def linear(self, x: Tensor) -> Tensor:
-        return self(x)
-
-
-@dataclass(frozen=True, eq=False)
-class Clamp(Edit):
-    """h with its length along the unit vector set to `value`; or only kept at or above (below) it."""
-
-    vector: Float[Tensor, "d"]
-    value: float | int
-    bound: str | None = None  # None sets; "min" raises what is lower; "max" lowers what is higher
-    unit: Tensor = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "unit", self.vector / self.vector.norm())
-        object.__setattr__(self, "width", self.vector.shape[-1])
-
-    def __call__(self, h: Tensor) -> Tensor:
-        u = self.unit.to(h)
-        change = self.value - h @ u  # [row, pos, ...]
-        if self.bound is not None:
-            change = change.clamp(min=0) if self.bound == "min" else change.clamp(max=0)
-        return h + change.unsqueeze(-1) * u
-
-    def linear(self, x: Tensor) -> Tensor | None:
-        u = self.unit.to(x)
-        return None if self.bound else x - (x @ u).unsqueeze(-1) * u
-
-
-@dataclass(frozen=True, eq=False)
-class Affine(Edit):
-    """h + strength · (h ⊙ (scale − 1) + shift), by coordinate (Linear-AcT, 2410.23054)."""
-
-    scale: Float[Tensor, "d"]
-    shift: Float[Tensor, "d"]
-    strength: float | int = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "width", self.scale.shape[-1])
-
-    def __call__(self, h: Tensor) -> Tensor:
-        return h + self.strength * (h * (self.scale.to(h) - 1) + self.shift.to(h))
-
-    def linear(self, x: Tensor) -> Tensor:
-        return x + self.strength * (x * (self.scale.to(x) - 1))
-
-    def offset(self, like: Tensor) -> Tensor:
-        return self.strength * self.shift.to(like)
-
-
-@dataclass(frozen=True, eq=False)
-class Inject(Edit):
-    """h + coefficient · vectors[p − start] at positions p from `start` on (ActAdd, 2308.10248).
-
-    start "mid" centres the vectors in each prompt, "back" ends them at its last token.
+    A direction of layout "basis", or several directions at the same places, give a subspace; the vectors need
+    not be orthogonal. strength 0 does nothing, 1 removes the part.
     """
-
-    vectors: Float[Tensor, "pos d"]
-    coefficient: float | int = 1.0
-    start: int | str = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "width", self.vectors.shape[-1])
-
-    def __call__(self, h: Tensor) -> Tensor:
-        raise ValueError("inject adds by position, so it needs a running pass: use it in steer or generate.")
-
-    def at(self, h: Tensor, frame: Frame) -> Tensor:
-        index = frame.positions - self._first(frame)  # [row, pos]
-        inside = (index >= 0) & (index < len(self.vectors))
-        step = self.coefficient * self.vectors.to(h)[index.clamp(0, len(self.vectors) - 1)]  # [row, pos, d]
-        step = step * inside.unsqueeze(-1)
-        return h + step.reshape(*step.shape[:2], *(1,) * (h.ndim - 3), step.shape[-1])
-
-    def _first(self, frame: Frame) -> int | Tensor:
-        """The position of the first vector, by row [row, 1] where it depends on the prompt's length."""
-        n = len(self.vectors)
-        if isinstance(self.start, int):
-            return self.start
-        return frame.lengths // 2 - n // 2 if self.start == "mid" else frame.lengths - n
+    finite("strength", strength)
+    directions = [direction] if isinstance(direction, Direction) else list(direction)
+    first = _same_places(directions)
+    made = []
+    for where in first.places:
+        basis = torch.cat([torch.atleast_2d(each.vectors[where]) for each in directions])
+        if bool((basis.norm(dim=-1) == 0).any()):
+            raise ValueError(f"a vector at {where} is 0: there is nothing to ablate.")
+        made.append(Intervention(where, Ablate(basis, strength), when, gate, model=first.model))
+    return tuple(made)
 
 
-def orthonormal(vectors: Float[Tensor, "k d"]) -> Float[Tensor, "rank d"]:
-    """Orthonormal rows with the same span, computed in float64; dependent rows fall out."""
-    units = vectors.double() / vectors.double().norm(dim=-1, keepdim=True)
-    _, sizes, rows = torch.linalg.svd(units, full_matrices=False)
-    return rows[sizes > 1e-10 * sizes[0]]
+def clamp(
+    direction: Direction,
+    value: Number,
+    *,
+    bound: str | None = None,
+    when: AnyPositions = everywhere,
+    gate: AnyGate = None,
+) -> Made:
+    """h with its projection on the unit vector set to `value`, in the activations' units.
+
+    bound="min" changes only what is lower, "max" only what is higher.
+    """
+    finite("value", value)
+    if bound not in (None, "min", "max"):
+        raise ValueError(f"bound is {bound!r}; use None, 'min' or 'max'.")
+    return _each(direction.unit(), lambda v: Clamp(v, value, bound), when, gate)
+
+
+def affine(
+    site: str | Place,
+    scale: Float[Tensor, "d"],
+    shift: Float[Tensor, "d"],
+    strength: Number = 1.0,
+    *,
+    when: AnyPositions = everywhere,
+    gate: AnyGate = None,
+) -> Made:
+    """h ⊙ scale + shift by coordinate, at strength 1; h at strength 0 (Linear-AcT, 2410.23054)."""
+    finite("strength", strength)
+    finite("scale", scale)
+    finite("shift", shift)
+    return _one(site, Affine(scale, shift, strength), when, gate)
+
+
+def rotate(
+    direction: Direction,
+    other: Direction,
+    angle: Number,
+    *,
+    when: AnyPositions = everywhere,
+    gate: AnyGate = None,
+) -> Made:
+    """h turned by `angle` (radians) in the plane of two directions, from the first towards the other.
+
+    Norms stay, and so does what is orthogonal to the plane (Angular Steering, 2510.26243).
+    """
+    finite("angle", angle)
+    _same_places([direction, other])
+    return _each(direction, lambda v, w: Rotate(v, w, angle), when, gate, other)
+
+
+def to_angle(
+    direction: Direction,
+    other: Direction,
+    angle: Number,
+    *,
+    when: AnyPositions = everywhere,
+    gate: AnyGate = None,
+) -> Made:
+    """h whose part in the plane of two directions points at `angle`, radians from the first direction."""
+    finite("angle", angle)
+    _same_places([direction, other])
+    return _each(direction, lambda v, w: ToAngle(v, w, angle), when, gate, other)
+
+
+def inject(
+    direction: Direction, coefficient: Number = 1.0, *, start: int | str = 0, gate: AnyGate = None
+) -> Made:
+    """h + coefficient · the vector of each position, from position `start` on (ActAdd, 2308.10248).
+
+    For directions of layout "positions", as `prompt_pair` makes them. start: a position, "mid" (the vectors
+    centred in each prompt) or "back" (the last vector at its last token); where a prompt is shorter than the
+    vectors, those that fall outside it are left out.
+    """
+    finite("coefficient", coefficient)
+    if direction.layout != "positions":
+        raise ValueError(
+            f"inject needs a direction by position, this has layout {direction.layout!r}. Use add."
+        )
+    allowed_start(start)
+    return _each(direction, lambda v: Inject(v, coefficient, start), everywhere, gate, layout="positions")
+
+
+def scale_units(
+    site: str | Place,
+    units: Sequence[int] | None,
+    factor: Number,
+    *,
+    when: AnyPositions = everywhere,
+    gate: AnyGate = None,
+) -> Made:
+    """Neurons of `L3.post`, or heads of `L3.z` (before W_O), times `factor`. units=None: all, or "L3H2"."""
+    finite("factor", factor)
+    return _units(site, units, lambda index: ScaleUnits(index, factor), when, gate)
+
+
+def set_units(
+    site: str | Place,
+    units: Sequence[int] | None,
+    value: Number | Float[Tensor, "unit"],
+    *,
+    when: AnyPositions = everywhere,
+    gate: AnyGate = None,
+) -> Made:
+    """Neurons of `L3.post` set to `value`, a number or one for each; or heads of `L3.z`, all coordinates."""
+    finite("value", value)
+    return _units(site, units, lambda index: SetUnits(index, value), when, gate)
+
+
+def sae_delta(
+    site: str | Place,
+    encode: Callable[[Tensor], Tensor],
+    decoder: Float[Tensor, "latent d"],
+    change: Callable[[Tensor], Tensor],
+    *,
+    when: AnyPositions = everywhere,
+    gate: AnyGate = None,
+) -> Made:
+    """h + (z' − z) · decoder with z = encode(h), z' = change(z): a sparse autoencoder's latents, edited."""
+    return _one(site, SaeDelta(encode, decoder, change), when, gate)
+
+
+def gradient(
+    site: str | Place,
+    score: Callable[[Tensor], Tensor],
+    step: Number = 1.0,
+    *,
+    normalise: bool = False,
+    when: AnyPositions = everywhere,
+    gate: AnyGate = None,
+) -> Made:
+    """h + step · gradient of a classifier's score at h. score: [..., d] -> [...]."""
+    finite("step", step)
+    return _one(site, Gradient(score, step, normalise), when, gate)
+
+
+def score_bias(
+    layer: int,
+    source: AnyPositions,
+    factor: Number,
+    *,
+    heads: Sequence[int] | None = None,
+    when: AnyPositions = everywhere,
+) -> Made:
+    """Attention to the positions in `source` times `factor`, then normalised again (InstABoost, 2506.13734).
+
+    Done as log(factor) on the scores. `when` says from which positions (destinations); heads=None: all.
+    """
+    if not (math.isfinite(factor) and factor > 0):
+        raise ValueError(f"factor is {factor}; it must be finite and above 0.")
+    chosen = None if heads is None else tuple(heads)
+    edit = ScoreBias(parse_positions(source), math.log(factor))
+    return (Intervention(Place("pattern", layer), edit, when, None, chosen),)
+
+
+def _each(
+    direction: Direction,
+    edit: Callable[..., Edit],
+    when: AnyPositions,
+    gate: AnyGate,
+    other: Direction | None = None,
+    layout: str = "vector",
+) -> Made:
+    made = []
+    for where, vector in direction.vectors.items():
+        if direction.layout != layout:
+            raise ValueError(f"this edit takes layout {layout!r}, the direction has {direction.layout!r}.")
+        vectors = (vector,) if other is None else (vector, other.vectors[where])
+        made.append(Intervention(where, edit(*vectors), when, gate, model=direction.model))
+    return tuple(made)
+
+
+def _one(site: str | Place, edit: Edit, when: AnyPositions, gate: AnyGate) -> Made:
+    return (Intervention(parse(site) if isinstance(site, str) else site, edit, when, gate),)
+
+
+def _units(
+    site: str | Place,
+    units: Sequence[int] | None,
+    edit: Callable[[tuple[int, ...] | None], Edit],
+    when: AnyPositions,
+    gate: AnyGate,
+) -> Made:
+    where = parse(site) if isinstance(site, str) else site
+    if units is not None and not len(units):
+        raise ValueError(f"units is empty at {where}. Give indices, or None for all.")
+    if where.site == "post":
+        return _one(where, edit(None if units is None else tuple(units)), when, gate)
+    if where.site not in ("z", "q", "k", "v"):
+        raise ValueError(f"{str(where)!r} has no units; use L3.post (neurons), L3.z (heads) or L3H2.")
+    heads = None if units is None else tuple(units)
+    return (Intervention(where, edit(None), when, gate, heads),)
+
+
+def _same_places(directions: list[Direction]) -> Direction:
+    if not directions:
+        raise ValueError("no directions given.")
+    first = directions[0]
+    for each in directions[1:]:
+        if set(each.places) != set(first.places):
+            raise ValueError(
+                f"the directions have different places: {', '.join(map(str, first.places))} and "
+                f"{', '.join(map(str, each.places))}."
+            )
+    return first
+
+
+def _vector(direction: Direction, where: Place, unit: str) -> Tensor:
+    if direction.layout != "vector":
+        kind = "inject" if direction.layout == "positions" else "ablate"
+        raise ValueError(f"add takes one vector a place, the direction has {direction.layout!r}. Use {kind}.")
+    vector = direction.vectors[where]
+    if unit == "vector":
+        return vector
+    if where not in direction.norms:
+        raise ValueError(f"the direction has no norm at {where}. Extract it, or use unit='vector'.")
+    return direction.unit().vectors[where] * direction.norms[where]
+
+
+def allowed_start(start: int | str) -> None:
+    """ValueError unless `inject` can start there."""
+    if start not in ("mid", "back") and (isinstance(start, str) or start < 0):
+        raise ValueError(
+            f"start is {start!r}; use a position counted from the first real token, 0, or 'mid' or 'back'."
+        )
+
+
+def finite(name: str, value: Any) -> None:
+    """ValueError unless a number or tensor is finite."""
+    good = torch.isfinite(value).all() if isinstance(value, Tensor) else math.isfinite(value)
+    if not bool(good):
+        raise ValueError(f"{name} is {value}; it must be finite.")

@@ -14,9 +14,13 @@ between the class means; `pca`, `lda` and `logistic` are unit vectors. All are c
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from interp.probes.selectors import require_pairs
 
 Positive = Float[Tensor, "n d"]
 Negative = Float[Tensor, "m d"]
@@ -109,15 +113,6 @@ def logistic_probe(
     return w, b - middle @ w
 
 
-def require_pairs(n: int, m: int) -> None:
-    """Paired methods compare row i with row i."""
-    if n != m:
-        raise ValueError(
-            f"there are {n} positive and {m} negative prompts, and this method pairs them. Give as many of "
-            "each, or use mean_difference."
-        )
-
-
 def _check(positive: Tensor, negative: Tensor) -> None:
     for name, rows in (("positive", positive), ("negative", negative)):
         if not len(rows):
@@ -144,3 +139,80 @@ def _signed(vector: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 def _unit(vector: Tensor) -> Tensor:
     return vector / vector.norm().clamp(min=1e-30)
+
+
+def shuffle(
+    n: int, m: int, paired: bool, generator: torch.Generator, *, balanced: bool = False
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A function that gives both classes shuffled labels; pairs are turned round, not torn apart.
+
+    balanced: the new labels are uncorrelated with the old ones, as nearly as the counts allow. A draw that is
+    not may give the old labels again where prompts are few.
+    """
+    turned = torch.rand(n, generator=generator) < 0.5
+    order = torch.randperm(n + m, generator=generator)
+    if balanced:
+        turned = torch.randperm(n, generator=generator) < (n + 1) // 2
+        kept = min(n - 1, max(1, round(n * n / (n + m)))) if n > 1 and m > 1 else n - 1
+        ups, downs = torch.randperm(n, generator=generator), n + torch.randperm(m, generator=generator)
+        order = torch.cat((ups[:kept], downs[: n - kept], ups[kept:], downs[n - kept :]))
+
+    def apply(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        if paired:
+            flip = turned.to(positive.device)[:, None]
+            return torch.where(flip, negative, positive), torch.where(flip, positive, negative)
+        rows = torch.cat((positive, negative))[order.to(positive.device)]
+        return rows[:n], rows[n:]
+
+    return apply
+
+
+def dealt(labels: Sequence[str], generator: torch.Generator) -> list[str]:
+    """Shuffled labels of which every class gets its share of the rows of every class.
+
+    Labels drawn freely would by chance go with the old ones, and the control would be a weak treatment.
+    """
+    order = {name: i for i, name in enumerate(dict.fromkeys(labels))}
+    rows: list[int] = torch.randperm(len(labels), generator=generator).tolist()
+    rows.sort(key=lambda i: order[labels[i]])  # stable: random within a class
+    deck = []
+    for name in order:
+        n = labels.count(name)
+        at = (torch.arange(n) + torch.rand(n, generator=generator)) / n
+        deck += [(where, name) for where in at.tolist()]
+    found = dict(zip(rows, (name for _, name in sorted(deck))))
+    return [found[i] for i in range(len(labels))]
+
+
+def cluster_centres(
+    rows: Float[Tensor, "n d"], k: int, seed: int = 0, steps: int = 100
+) -> tuple[Float[Tensor, "k d"], Int[Tensor, "n"]]:
+    """Lloyd's algorithm from k-means++ seeds: centres (largest cluster first) and the cluster of each row.
+
+    Raises ValueError unless 1 <= k <= n.
+    """
+    if not 1 <= k <= len(rows):
+        raise ValueError(f"k is {k}; it must be 1 to the number of rows, {len(rows)}.")
+    points = rows.double()
+    centres = _seeds(points, k, torch.Generator().manual_seed(seed))
+    for _ in range(steps):
+        cluster = torch.cdist(points, centres).argmin(1)
+        members = torch.nn.functional.one_hot(cluster, k).double()  # [n, k]
+        count = members.sum(0)[:, None]
+        moved = torch.where(count > 0, members.T @ points / count.clamp(min=1), centres)
+        if torch.equal(moved, centres):
+            break
+        centres = moved
+    cluster = torch.cdist(points, centres).argmin(1)
+    order = torch.bincount(cluster, minlength=k).argsort(descending=True, stable=True)
+    return centres[order], order.argsort()[cluster]
+
+
+def _seeds(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """k-means++: each next seed is drawn in proportion to its squared distance from the others."""
+    chosen = [int(torch.randint(len(points), (1,), generator=generator))]
+    for _ in range(k - 1):
+        distance = torch.cdist(points, points[chosen]).amin(1).square().cpu()
+        weight = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
+        chosen.append(int(torch.multinomial(weight, 1, generator=generator)))
+    return points[chosen]

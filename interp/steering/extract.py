@@ -1,9 +1,12 @@
-"""Directions from two sets of prompts.
+"""Directions from prompts.
 
-1. Activations of the positive and the negative prompts at the places (`activations`).
+1. Activations of the positive and the negative prompts at the places (`interp.activations`).
 2. An estimator (`estimators`) gives the vector of each place. Its length is set to the gap between the class
    means along it: adding it once moves the mean of the negative class to that of the positive one, along it.
 3. The same estimator on shuffled labels (for paired methods, pairs turned round at random) gives the control.
+
+`class_means` (style vectors, Konen et al. 2024, 2402.01618): the mean of a class minus that of all others.
+`kmeans`: the centres of clusters of activations minus their common mean.
 
 Sign: adding the direction goes from negative to positive. Cost: one forward pass of each prompt as far as the
 last place.
@@ -12,20 +15,23 @@ last place.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp._activations import activations
 from interp.models import Model, anatomy
+from interp.models.places import Layers, places
+from interp.positions import AnyPositions, weights
+from interp.probes.selectors import require_pairs
+from interp.prompts import read
 from interp.steering import estimators
-from interp.steering.activations import activations
-from interp.steering.direction import Direction
-from interp.steering.places import Layers, places
-from interp.steering.prompts import read
-from interp.steering.read_positions import Positions, weights
+from interp.steering._direction import Direction
+from interp.steering.estimators import cluster_centres, dealt, shuffle
 
 Estimator = Callable[[Tensor, Tensor], Tensor]
 
@@ -93,7 +99,7 @@ def extract(
     layer: Layers = None,
     site: str = "resid_pre",
     head: int | None = None,
-    pos: Positions = "last",
+    pos: AnyPositions = "last",
     paired: bool = False,
     method: str | None = None,
     null: Estimator | None = None,
@@ -111,7 +117,7 @@ def extract(
     wanted = places(anatomy(model), layer, site, head)
     up, down = read(model, positive, what="positive"), read(model, negative, what="negative")
     if paired:
-        estimators.require_pairs(len(up), len(down))
+        require_pairs(len(up), len(down))
     for prompts in (up, down):
         weights(pos, prompts)
     above, below = (activations(model, prompts, wanted, pos, batch_size=batch_size) for prompts in (up, down))
@@ -141,32 +147,6 @@ def at_gap(vector: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     unit = vector.double() / vector.double().norm().clamp(min=1e-30)
     gap = (positive.double().mean(0) - negative.double().mean(0)) @ unit
     return (unit * gap).to(positive.dtype)
-
-
-def shuffle(
-    n: int, m: int, paired: bool, generator: torch.Generator, *, balanced: bool = False
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """A function that gives both classes shuffled labels; pairs are turned round, not torn apart.
-
-    balanced: the new labels are uncorrelated with the old ones, as nearly as the counts allow. A draw that is
-    not may give the old labels again where prompts are few.
-    """
-    turned = torch.rand(n, generator=generator) < 0.5
-    order = torch.randperm(n + m, generator=generator)
-    if balanced:
-        turned = torch.randperm(n, generator=generator) < (n + 1) // 2
-        kept = min(n - 1, max(1, round(n * n / (n + m)))) if n > 1 and m > 1 else n - 1
-        ups, downs = torch.randperm(n, generator=generator), n + torch.randperm(m, generator=generator)
-        order = torch.cat((ups[:kept], downs[: n - kept], ups[kept:], downs[n - kept :]))
-
-    def apply(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        if paired:
-            flip = turned.to(positive.device)[:, None]
-            return torch.where(flip, negative, positive), torch.where(flip, positive, negative)
-        rows = torch.cat((positive, negative))[order.to(positive.device)]
-        return rows[:n], rows[n:]
-
-    return apply
 
 
 def _median_norm(positive: Tensor, negative: Tensor) -> float:
@@ -201,3 +181,86 @@ def null_cosines(
         ).double()
         found.append(torch.cosine_similarity(true, drawn, dim=0))
     return torch.stack(found)
+
+
+def class_means(
+    model: Model,
+    classes: Mapping[str, Any],
+    *,
+    layer: Layers = None,
+    site: str = "resid_pre",
+    head: int | None = None,
+    pos: AnyPositions = "last",
+    seed: int = 0,
+    batch_size: int = 32,
+) -> dict[str, Direction]:
+    """For each class, its mean activation minus the mean of the other classes' means, by place.
+
+    With two classes these are the mean difference and its negative. Each direction carries that of shuffled
+    labels (see `dealt`), drawn by `seed`. Cost: a forward pass of each prompt as far as the last layer.
+    Raises ValueError, before it, for fewer than two classes, an empty one, a position outside a prompt.
+    """
+    if len(classes) < 2:
+        raise ValueError(f"class_means needs two classes or more, got {len(classes)}.")
+    wanted = places(anatomy(model), layer, site, head)
+    data = {name: read(model, prompts, what=f"class {name!r}") for name, prompts in classes.items()}
+    for prompts in data.values():
+        weights(pos, prompts)
+    rows = {n: activations(model, p, wanted, pos, batch_size=batch_size) for n, p in data.items()}
+    labels = [name for name, found in rows.items() for _ in range(len(found[wanted[0]]))]
+    drawn = dealt(labels, torch.Generator().manual_seed(seed))
+    every = {w: torch.cat([found[w].flatten(1) for found in rows.values()]) for w in wanted}
+    true, shuffled = ({w: _differences(every[w], each) for w in wanted} for each in (labels, drawn))
+    return {
+        name: Direction(
+            vectors={w: true[w][name] for w in wanted},
+            shuffled={w: shuffled[w][name] for w in wanted},
+            model=anatomy(model).name,
+            method=f"class_means: {name}",
+            positions=pos if isinstance(pos, str) else repr(pos),
+            norms={w: rows[name][w].flatten(1).double().norm(dim=1).median().item() for w in wanted},
+            data=data[name].data_hash(),
+            seed=seed,
+        )
+        for name in classes
+    }
+
+
+def _differences(rows: Float[Tensor, "row d"], labels: Sequence[str]) -> dict[str, Float[Tensor, "d"]]:
+    """Mean of the rows of each class − mean of the other classes' means; summed in float64."""
+    means = {
+        name: rows[torch.tensor([each == name for each in labels], device=rows.device)].double().mean(0)
+        for name in dict.fromkeys(labels)
+    }
+    total = torch.stack(list(means.values())).sum(0)
+    return {name: (mean - (total - mean) / (len(means) - 1)).to(rows.dtype) for name, mean in means.items()}
+
+
+def kmeans(
+    model: Model,
+    prompts: Any,
+    k: int,
+    *,
+    layer: int,
+    site: str = "resid_pre",
+    pos: AnyPositions = "last",
+    seed: int = 0,
+    batch_size: int = 32,
+) -> tuple[tuple[Direction, ...], Int[Tensor, "row"]]:
+    """k directions without labels, the largest cluster first, and the cluster of every activation."""
+    (where,) = places(anatomy(model), layer, site)
+    data = read(model, prompts)
+    rows = activations(model, data, [where], pos, batch_size=batch_size)[where].flatten(1)
+    centres, cluster = cluster_centres(rows, k, seed)
+    made = Direction(
+        {where: rows[0]},
+        model=anatomy(model).name,
+        norms={where: rows.double().norm(dim=1).median().item()},
+        data=data.data_hash(),
+        positions=str(pos),
+        seed=seed,
+    )
+    middle = rows.double().mean(0)
+    vectors = [(centre - middle).to(rows.dtype) for centre in centres]
+    named = [replace(made, vectors={where: v}, method=f"kmeans {i} of {k}") for i, v in enumerate(vectors)]
+    return tuple(named), cluster

@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.places import Place, parse
-from interp.steering.direction import Direction
-from interp.steering.frame import Clock, Frame
+from interp.positions import Frame
+from interp.steering._clock import Clock
+from interp.steering._direction import Direction
 
 HELD = (None, "last", "mean", "any")
 

@@ -1,27 +1,209 @@
-"""Metrics of steered runs beside those of `interp.tasks`, and measures of generated text."""
+"""What a sweep says: slopes by prompt, side effects, the best setting under limits; and `calibrate`.
+
+Steerability (Tan et al. 2024, 2407.12404): for each prompt, the least-squares slope of the metric against the
+coefficient. A direction can work on the mean of the prompts and steer many of them the wrong way.
+
+`calibrate` finds the coefficient at which steering changes the next-token distribution by a given KL;
+coefficients mean nothing across layers, methods or models, and effects are compared at equal KL.
+
+1. From a small length, double the coefficient until the mean KL passes the target.
+2. Between the last two, try eight coefficients at once (one batch), keep the interval in which the KL passes
+   the target, and repeat until it is within the tolerance.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.tasks.metrics import Metric, Reading
+from interp.models import Model
+from interp.positions import AnyPositions, everywhere
+from interp.steering._direction import Direction
+from interp.steering._sweep import Entropy as Entropy
+from interp.steering._sweep import _by_layer, _Job, _reads
+from interp.tasks.metrics import KL
+
+
+def steerability(result: xr.Dataset, metric: str | None = None) -> xr.Dataset:
+    """`slope` (layer, prompt) in units of the metric by coefficient, signed so that positive is better.
+
+    Also `mean`, `sd` and `wrong` (share of prompts with a slope below 0) by layer, and the same with the
+    suffix _random and _shuffled for the controls. Raises ValueError for fewer than two coefficients.
+    """
+    one = _metric(result, metric)
+    if one.sizes["coefficient"] < 2:
+        raise ValueError("a slope needs two coefficients or more. Sweep over several.")
+    sign = _sign(result, metric)
+    out = xr.Dataset(
+        attrs={**result.attrs, "convention": "slope of the metric by coefficient; positive: better"}
+    )
+    for name, suffix in (("value", ""), ("random", "_random"), ("shuffled", "_shuffled")):
+        if name in one:
+            c = one["coefficient"] - one["coefficient"].mean()
+            slope = sign * (c * one[name]).sum("coefficient") / (c**2).sum()
+            out[f"slope{suffix}"] = slope.transpose("layer", "prompt")
+            out[f"mean{suffix}"] = slope.mean("prompt")
+            out[f"sd{suffix}"] = (
+                slope.std("prompt", ddof=1) if slope.sizes["prompt"] > 1 else slope.std("prompt")
+            )
+            out[f"wrong{suffix}"] = (slope < 0).mean("prompt")
+    return out
+
+
+def summary(result: xr.Dataset) -> xr.Dataset:
+    """Mean, SD and 95th percentile over prompts of every variable: (statistic, layer, coefficient, ...)."""
+    names = [name for name in result.data_vars if "prompt" in result[name].dims and name != "base"]
+    parts = {
+        "mean": result[names].mean("prompt"),
+        "sd": result[names].std("prompt"),
+        "p95": result[names].quantile(0.95, "prompt").drop_vars("quantile"),
+    }
+    out = xr.concat(list(parts.values()), dim="statistic").assign_coords(statistic=list(parts))
+    return out.assign_attrs(result.attrs)
+
+
+def select(
+    result: xr.Dataset,
+    metric: str,
+    *,
+    kl_limit: float | int,
+    last_layer: int | None = None,
+    held_out: float = 0.5,
+    seed: int = 0,
+) -> dict[str, float | int]:
+    """The layer and coefficient with the best mean effect whose mean KL is within the limit.
+
+    Chosen on some of the prompts; `effect`, `kl`, and the controls' effects are those of the others
+    (`held_out`, a share). The effect is metric − base, positive is better. last_layer: highest layer allowed.
+    The sweep needs the metric "kl" beside the other. Raises ValueError where no setting is within the limit.
+    """
+    n = result.sizes["prompt"]
+    rows = np.random.default_rng(seed).permutation(n)
+    cut = max(1, min(n - 1, round(n * held_out)))
+    test, train = np.sort(rows[:cut]), np.sort(rows[cut:])
+    if not len(train):
+        raise ValueError(
+            f"select needs two prompts or more, to choose on some and report on others; got {n}."
+        )
+    effect = _sign(result, metric) * (_metric(result, metric)["value"] - _metric(result, metric)["base"])
+    kl = _metric(result, "kl")["value"]
+    allowed = kl.isel(prompt=train).mean("prompt") <= kl_limit
+    if last_layer is not None:
+        allowed = allowed & (result["layer"] <= last_layer)
+    if not bool(allowed.any()):
+        least = float(kl.isel(prompt=train).mean("prompt").min())
+        raise ValueError(f"no setting has a mean KL of {kl_limit} or less; the least is {least:.3g}.")
+    score = effect.isel(prompt=train).mean("prompt").where(allowed)
+    best: dict[Any, Any] = {dim: int(index) for dim, index in score.argmax(("layer", "coefficient")).items()}
+    found: dict[str, float | int] = {
+        "layer": int(result["layer"][best["layer"]]),
+        "coefficient": float(result["coefficient"][best["coefficient"]]),
+        "effect": float(effect.isel({"prompt": test, **best}).mean()),
+        "kl": float(kl.isel({"prompt": test, **best}).mean()),
+    }
+    one = _metric(result, metric)
+    for name in ("random", "shuffled"):
+        if name in one:
+            difference = _sign(result, metric) * (one[name] - one["base"])
+            found[f"effect_{name}"] = float(difference.isel({"prompt": test, **best}).mean())
+    return found
+
+
+def _metric(result: xr.Dataset, metric: str | None) -> xr.Dataset:
+    names = [name.strip() for name in result.attrs["metric"].split(",")]
+    if metric is not None and metric not in names:
+        raise ValueError(f"the sweep has no metric {metric!r}; it has {', '.join(names)}.")
+    if "metric" not in result.dims:
+        return result
+    return result.sel(metric=metric or names[0])
+
+
+def _sign(result: xr.Dataset, metric: str | None) -> float:
+    names = [name.strip() for name in result.attrs["metric"].split(",")]
+    better = [name.strip() for name in result.attrs["better"].split(",")]
+    return 1.0 if better[names.index(metric or names[0])] == "higher" else -1.0
+
+
+_DOUBLINGS, _ROUNDS, _AT_ONCE = 40, 12, 8
 
 
 @dataclass(frozen=True)
-class Entropy(Metric):
-    """Entropy of the next-token distribution at the answer position."""
+class Calibration:
+    """The coefficient, and the mean KL that it gives on the prompts, in nats."""
 
-    name = "entropy"
-    unit = "nats"
-    better = "lower"
+    coefficient: float
+    kl: float
 
-    def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
-        log = reading.logits.log_softmax(-1)
-        return -(log.exp() * log).sum(-1)
+
+def calibrate(
+    model: Model,
+    direction: Direction,
+    prompts: Any,
+    target_kl: float | int,
+    *,
+    sign: int = 1,
+    when: AnyPositions = everywhere,
+    tolerance: float = 0.002,
+) -> Calibration:
+    """The smallest coefficient found whose mean KL(unsteered ‖ steered) is `target_kl` nats.
+
+    KL is that of the next token after each prompt (at the answer position of a Task). sign: 1 or -1, which
+    way to steer. tolerance: relative. The direction has one place. Cost: about 40 steered passes of each
+    prompt from the steered layer on. Raises ValueError for a target that no coefficient reaches.
+    """
+    if not 0 < target_kl < float("inf"):
+        raise ValueError(f"target_kl is {target_kl}; it must be finite and above 0 (coefficient 0 gives 0).")
+    if sign not in (1, -1):
+        raise ValueError(f"sign is {sign}; use 1 or -1.")
+    parts = _by_layer(model, direction, [0.0])
+    if len(parts) != 1:
+        raise ValueError(
+            f"calibrate takes a direction with one place, this has {len(parts)}. Use direction.split()."
+        )
+    length = parts[0].vector.double().norm().item()
+    if length == 0:
+        raise ValueError("the direction is 0: no coefficient changes anything.")
+    reads = _reads(model, prompts, None, None, [KL()])
+    run = _Job(model, parts, [0.0], None, when).runner(reads)
+
+    def kl(steps: list[float]) -> Tensor:
+        job = _Job(model, parts, [sign * step for step in steps], None, when)
+        return torch.from_numpy(job.measure(run, reads, parts, lambda n: None))[0, :, :, 0].mean(1)
+
+    low, high = _bracket(kl, float(target_kl), 1e-2 / length)
+    for _ in range(_ROUNDS):
+        steps = torch.linspace(low, high, _AT_ONCE, dtype=torch.float64).tolist()
+        found = kl(steps)
+        near = int((found - target_kl).abs().argmin())
+        if abs(float(found[near]) - target_kl) <= tolerance * target_kl:
+            return Calibration(sign * steps[near], float(found[near]))
+        over = int((found >= target_kl).int().argmax())
+        low, high = steps[max(over - 1, 0)], steps[over]
+    raise ValueError(
+        f"the KL jumps over {target_kl} near coefficient {sign * high:.4g}. Choose another target."
+    )
+
+
+def _bracket(kl: Any, target: float, first: float) -> tuple[float, float]:
+    """Two coefficients between which the KL passes the target."""
+    low, high, most = 0.0, first, 0.0
+    for _ in range(0, _DOUBLINGS, _AT_ONCE):
+        steps = [high * 2**i for i in range(_AT_ONCE)]
+        found = kl(steps).tolist()
+        for step, value in zip(steps, found):
+            if value >= target:
+                return low, step
+            low, most = step, max(most, value)
+        high = steps[-1] * 2
+    raise ValueError(
+        f"no coefficient up to {low:.3g} reaches a KL of {target}; the largest KL was {most:.3g}."
+    )
 
 
 def repetition(tokens: Int[Tensor, "prompt pos"], n: int = 2) -> Float[Tensor, "prompt"]:

@@ -129,7 +129,7 @@ def test_sweep_writes_the_sweep_of_the_library(
     np.testing.assert_allclose(written["value"], expected["value"], atol=1e-5)
     np.testing.assert_allclose(written["shuffled"], expected["shuffled"], atol=1e-5)
     assert written.sizes["neutral_prompt"] == 32
-    best = steering.select(expected, "logit_diff", kl_limit=0.5)
+    best = steering.measures.select(expected, "logit_diff", kl_limit=0.5)
     assert f"layer {best['layer']}, coefficient {best['coefficient']:g}" in out[1]
     assert best["effect"] > 1.5
     page = (folder / out[-1]).read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import torch
 
 from interp.probes._train import train
 from interp.probes.aggregate import KINDS, WINDOW, Weights, scores
-from interp.steering.selectors import auroc
+from interp.probes.selectors import auroc
 
 D = 5
 

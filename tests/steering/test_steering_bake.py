@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp import steering
+from interp import positions, steering
 from interp.models import anatomy, logits
 from interp.steering import methods
 
@@ -64,16 +64,16 @@ def test_other_affine_edits(toy, ids, draw, within):
     one, two = (steering.Direction.from_tensor(draw(24), "L1.mlp_out") for _ in range(2))
     made = [
         steering.rotate(one, two, 0.8),
-        steering.scale_units("L1.z", [0, 2], 0.3),
-        steering.scale_units("L0.post", [1, 2], 3.0),
+        steering.edits.scale_units("L1.z", [0, 2], 0.3),
+        steering.edits.scale_units("L0.post", [1, 2], 3.0),
     ]
     compare(toy, ids, made, within)
     if biased(toy):
         more = [
             steering.clamp(one, 1.5),
-            steering.affine("L2.attn_out", 1 + 0.1 * draw(24), draw(24), 0.7),
-            steering.set_units("L1.z", [0, 2], 0.5),
-            steering.set_units("L0.post", [1, 2], 3.0),
+            steering.edits.affine("L2.attn_out", 1 + 0.1 * draw(24), draw(24), 0.7),
+            steering.edits.set_units("L1.z", [0, 2], 0.5),
+            steering.edits.set_units("L0.post", [1, 2], 3.0),
         ]
         compare(toy, ids, more, within)
 
@@ -115,12 +115,15 @@ def test_what_cannot_be_baked(model, ids, draw):
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     good = steering.add(d, 1.0)
     for bad, match in (
-        (steering.add(d, 1.0, when=steering.generated), "depends on position"),
-        (steering.add(d, 1.0, gate=steering.rows(torch.ones(4))), "gate"),
+        (steering.add(d, 1.0, when=positions.generated), "depends on position"),
+        (steering.add(d, 1.0, gate=steering.gates.rows(torch.ones(4))), "gate"),
         (steering.add(d, torch.ones(4)), "row"),
         (steering.ablate(d), "several layers write"),
         (steering.clamp(w, 1.0, bound="min"), "not affine"),
-        (steering.to_angle(w, steering.Direction.from_tensor(draw(24), "L1.mlp_out"), 1.0), "not affine"),
+        (
+            steering.edits.to_angle(w, steering.Direction.from_tensor(draw(24), "L1.mlp_out"), 1.0),
+            "not affine",
+        ),
         (steering.add(steering.Direction.from_tensor(draw(6), "L1H2.q")), "no weight writes"),
         (steering.Intervention("L1.mlp_out", lambda h: h), "cannot be baked"),
     ):

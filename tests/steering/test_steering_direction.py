@@ -9,7 +9,7 @@ import torch
 
 from interp import steering
 from interp.steering import Direction
-from interp.steering.gguf import read
+from interp.steering._gguf import read
 
 
 def test_directions_are_vectors(draw):

@@ -10,10 +10,17 @@ import torch
 
 from interp import steering
 from interp.models import anatomy, logits
-from interp.steering.dictionary_edits import Gradient
-from interp.steering.edits import Ablate, Add, Affine, Clamp
-from interp.steering.rotations import Rotate, ToAngle
-from interp.steering.unit_edits import ScaleUnits, SetUnits
+from interp.steering._edit_types import (
+    Ablate,
+    Add,
+    Affine,
+    Clamp,
+    Gradient,
+    Rotate,
+    ScaleUnits,
+    SetUnits,
+    ToAngle,
+)
 
 
 def unit(v):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import interp
-from interp import steering
+from interp import positions, steering
 from interp.steering import Direction
 
 
@@ -48,9 +48,9 @@ def test_extraction(silent, ids):
         (lambda m: one(m, ids.repeat(1, 3), ids, layer=1), "18 tokens, the model's context is 16"),
         (lambda m: steering.activations(m, ids, "L1.resid_pre@2"), "names a position"),
         (lambda m: steering.activations(m, ids, "L1.resid_pre", mask=ids[:, :2] > 0), "mask has shape"),
-        (lambda m: steering.class_means(m, {"a": ids}, layer=1), "two classes or more"),
-        (lambda m: steering.class_means(m, {"a": ids, "b": ids}, layer=1, pos=40), "position 40"),
-        (lambda m: steering.prompt_pair(m, ids, ids, layer=1), "compares two prompts"),
+        (lambda m: steering.extract.class_means(m, {"a": ids}, layer=1), "two classes or more"),
+        (lambda m: steering.extract.class_means(m, {"a": ids, "b": ids}, layer=1, pos=40), "position 40"),
+        (lambda m: steering.methods.prompt_pair(m, ids, ids, layer=1), "compares two prompts"),
     ):
         with pytest.raises(ValueError, match=match):
             call(silent)
@@ -67,19 +67,19 @@ def test_steering(silent, draw):
         (lambda: steering.add(good, float("nan")), "coefficient is nan"),
         (lambda: steering.add(good, torch.tensor([1.0, float("inf")])), "must be finite"),
         (lambda: steering.add(good, 1.0, unit="norm"), "has no norm"),
-        (lambda: steering.scale_units("L1.post", [40], 0.0), "units 0 to 39"),
-        (lambda: steering.scale_units("L1.z", [4], 0.0), "heads 0 to 3"),
-        (lambda: steering.scale_units("L1.resid_pre", [4], 0.0), "has no units"),
-        (lambda: steering.score_bias(1, steering.at(0), 0.0), "above 0"),
+        (lambda: steering.edits.scale_units("L1.post", [40], 0.0), "units 0 to 39"),
+        (lambda: steering.edits.scale_units("L1.z", [4], 0.0), "heads 0 to 3"),
+        (lambda: steering.edits.scale_units("L1.resid_pre", [4], 0.0), "has no units"),
+        (lambda: steering.edits.score_bias(1, positions.at(0), 0.0), "above 0"),
         (lambda: steering.rotate(good, 2 * good, 1.0), "parallel"),
-        (lambda: steering.inject(good), "Use add"),
+        (lambda: steering.edits.inject(good), "Use add"),
         (lambda: "add", "expected an intervention, got str"),
         (lambda: Direction.from_tensor(draw(24) * float("nan"), "L1.resid_pre"), "not finite"),
         (lambda: Direction.from_tensor(draw(24) * 0, "L1.resid_pre").unit(), "is 0"),
         (lambda: steering.ablate(Direction.from_tensor(draw(24) * 0, "L1.resid_pre")), "nothing to ablate"),
-        (lambda: steering.at(), "at least one position"),
-        (lambda: steering.window(3, 3), "is empty"),
-        (lambda: steering.mask(torch.ones(1, 2, 3) > 0), "needs a bool tensor"),
+        (lambda: positions.at(), "at least one position"),
+        (lambda: positions.window(3, 3), "is empty"),
+        (lambda: positions.mask(torch.ones(1, 2, 3) > 0), "needs a bool tensor"),
     ):
         with pytest.raises(ValueError, match=match):
             steered(silent, make())
@@ -89,9 +89,9 @@ def test_generation_and_sweeps(silent, ids, draw):
     d = Direction.from_tensor(draw(24), "L1.resid_pre")
     generate = steering.generate
     for call, match in (
-        (lambda m: generate(m, ids, steering.add(d, when=steering.at(-7)), max_new_tokens=3), "position -7"),
+        (lambda m: generate(m, ids, steering.add(d, when=positions.at(-7)), max_new_tokens=3), "position -7"),
         (
-            lambda m: generate(m, ids, steering.add(d, when=steering.at(9)), max_new_tokens=3),
+            lambda m: generate(m, ids, steering.add(d, when=positions.at(9)), max_new_tokens=3),
             "beyond the 9 tokens",
         ),
         (lambda m: generate(m, ids, max_new_tokens=0), "max_new_tokens is 0"),
@@ -111,9 +111,9 @@ def test_generation_and_sweeps(silent, ids, draw):
 
 def test_a_prompt_whose_length_is_not_known(model, ids, draw):
     """Going on from a cache that was filled outside: the prompt's end cannot be known."""
-    from interp.steering.decoder import Decoder
+    from interp.steering._generate import Decoder
 
-    made = steering.add(Direction.from_tensor(draw(24), "L1.resid_pre"), when=steering.generated)
+    made = steering.add(Direction.from_tensor(draw(24), "L1.resid_pre"), when=positions.generated)
     with torch.no_grad():
         decoder = Decoder(model, ids, torch.ones_like(ids, dtype=torch.bool), True)
         decoder.append(decoder.logits().argmax(-1))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from interp import steering
+from interp import positions, steering
 from interp.models import anatomy
 from interp.steering import estimators, selectors
-from interp.steering.classes import cluster_centres
+from interp.steering.estimators import cluster_centres
 
 
 def cosine(a, b):
@@ -76,7 +76,7 @@ def test_positions_and_means(model, ids):
     torch.testing.assert_close(read(lambda tokens, lengths: marks), every[:, [1, 5]].mean(1))
     torch.testing.assert_close(read("last", agg="mean", batch_size=3), every[:, -1].mean(0))
     torch.testing.assert_close(read("all", agg="mean", batch_size=3), every.mean((0, 1)))
-    where = steering.before([int(ids[0, 3]), int(ids[0, 4])])
+    where = positions.before([int(ids[0, 3]), int(ids[0, 4])])
     assert torch.equal(steering.activations(model, ids[:1], "L1.resid_pre", where)[0], every[0, 2])
 
 
@@ -171,12 +171,14 @@ def test_the_null_cosine_is_not_that_of_random_directions():
     generator = torch.Generator().manual_seed(7)
     wide = torch.diag(torch.tensor([8.0, 8.0] + [0.3] * 62, dtype=torch.float64))
     up, down = (torch.randn(40, 64, generator=generator, dtype=torch.float64) @ wide for _ in range(2))
-    null = steering.null_cosines(up, down, n_draws=100)
+    null = steering.extract.null_cosines(up, down, n_draws=100)
     assert null.shape == (100,)
     assert null.std() > 3 / math.sqrt(64)
     _, up, down = planted(40, 64, 0.3, 8, gap=2.0)
-    assert steering.null_cosines(up, down).abs().max() < 1 - 1e-3
-    assert torch.equal(steering.null_cosines(up, down, seed=3), steering.null_cosines(up, down, seed=3))
+    assert steering.extract.null_cosines(up, down).abs().max() < 1 - 1e-3
+    assert torch.equal(
+        steering.extract.null_cosines(up, down, seed=3), steering.extract.null_cosines(up, down, seed=3)
+    )
 
 
 @pytest.mark.parametrize(
@@ -230,7 +232,7 @@ def test_every_method_at_several_places(model, ids):
         steering.pca,
         steering.lda,
         steering.logistic,
-        steering.weighted_mean,
+        steering.extract.weighted_mean,
     ):
         d = fit(model, up, down, layer=[0, -1])
         assert [str(where) for where in d.places] == ["L0.resid_pre", "L2.resid_pre"]
@@ -242,23 +244,23 @@ def test_every_method_at_several_places(model, ids):
 
 
 def test_directions_of_classes(model, ids):
-    two = steering.class_means(model, {"a": ids[:2], "b": ids[2:]}, layer=1)
+    two = steering.extract.class_means(model, {"a": ids[:2], "b": ids[2:]}, layer=1)
     plain = steering.mean_difference(model, ids[:2], ids[2:], layer=1)
     torch.testing.assert_close(two["a"].vector, plain.vector)
     torch.testing.assert_close(two["b"].vector, -plain.vector)
-    three = steering.class_means(model, {"a": ids[:1], "b": ids[1:2], "c": ids[2:]}, layer=1)
+    three = steering.extract.class_means(model, {"a": ids[:1], "b": ids[1:2], "c": ids[2:]}, layer=1)
     total = sum(d.vector for d in three.values())
     torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=1e-9)
     before = [d.shuffled[d.place] for d in three.values()]
     torch.testing.assert_close(sum(before), torch.zeros_like(total), rtol=0, atol=1e-9)
     assert min(v.norm() for v in before) > 0.1
-    again = steering.class_means(model, {"a": ids[:2], "b": ids[2:]}, layer=1, seed=3)
+    again = steering.extract.class_means(model, {"a": ids[:2], "b": ids[2:]}, layer=1, seed=3)
     assert torch.equal(again["a"].vector, two["a"].vector)
     halves = [(ids[[i, j]], ids[[k, m]]) for i, j, k, m in ((0, 2, 1, 3), (0, 3, 1, 2))]  # one of each class
     chance = [steering.mean_difference(model, *each, layer=1).vector for each in halves]
     drawn = again["a"].shuffled[again["a"].place]
     assert min((drawn - sign * v).abs().max() for v in chance for sign in (1, -1)) < 1e-12
-    clusters, label = steering.kmeans(model, ids, 2, layer=1)
+    clusters, label = steering.extract.kmeans(model, ids, 2, layer=1)
     assert len(clusters) == 2
     assert label.shape == (4,)
     share = torch.bincount(label).double() / 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp import steering
+from interp import positions, steering
 from interp.models import logits
 
 
@@ -22,12 +22,12 @@ def direction(draw):
 def test_rows_that_are_off_are_bit_identical(toy, ids, direction):
     on = torch.tensor([True, False, False, True])
     base, full = run(toy, ids), run(toy, ids, steering.add(direction, 3.0))
-    for gate in (steering.rows(on), steering.rows(on.double())):
+    for gate in (steering.gates.rows(on), steering.gates.rows(on.double())):
         got = run(toy, ids, steering.add(direction, 3.0, gate=gate))
         assert torch.equal(got[~on], base[~on])
         assert torch.equal(got[on], full[on])
     assert (full - base).abs().amax((1, 2)).min() > 0.01
-    half = run(toy, ids, steering.add(direction, 3.0, gate=steering.rows(torch.full((4,), 0.5))))
+    half = run(toy, ids, steering.add(direction, 3.0, gate=steering.gates.rows(torch.full((4,), 0.5))))
     torch.testing.assert_close(half, run(toy, ids, steering.add(direction, 1.5)))
 
 
@@ -37,11 +37,11 @@ def test_a_condition_on_the_prompt_is_held_for_the_row(toy, ids, direction):
     reads = steering.Direction.from_tensor(rows[0] - rows[1:].mean(0), "L0.resid_post")
     cosines = torch.cosine_similarity(rows, reads.vector, dim=1)
     threshold = ((cosines[0] + cosines[1:].max()) / 2).item()
-    gate = steering.cosine_gate(reads, threshold, held="mean")
-    made = steering.add(direction, 8.0, when=steering.generated, gate=gate)
+    gate = steering.gates.cosine_gate(reads, threshold, held="mean")
+    made = steering.add(direction, 8.0, when=positions.generated, gate=gate)
     base = steering.generate(toy, ids, max_new_tokens=8)
     full = steering.generate(
-        toy, ids, steering.add(direction, 8.0, when=steering.generated), max_new_tokens=8
+        toy, ids, steering.add(direction, 8.0, when=positions.generated), max_new_tokens=8
     )
     assert not torch.equal(full[0], base[0])
     for use_cache in (True, False):
@@ -58,7 +58,7 @@ def test_what_a_held_gate_reads(model, ids, direction, held):
         seen.append(h.clone())
         return torch.ones(h.shape[:2], dtype=torch.bool)
 
-    gate = steering.Gate(weigh, held=held)
+    gate = steering.gates.Gate(weigh, held=held)
     run(model, ids, steering.add(direction, 3.0, gate=gate))
     every = steering.activations(model, ids, "L1.resid_pre", "all").view(4, 6, 24)
     wanted = {"last": every[:, -1:], "mean": every.mean(1, keepdim=True), "any": every}
@@ -70,13 +70,13 @@ def test_probes_and_controllers(model, ids, direction):
     weight, base = direction.vector, run(model, ids)
     score = every @ weight
     cut = score.flatten().sort().values[11:13].mean().item()
-    gate = steering.probe_gate(weight, -cut)
+    gate = steering.gates.probe_gate(weight, -cut)
     got = run(model, ids, steering.add(direction, 3.0, gate=gate))
-    marks = run(model, ids, steering.add(direction, 3.0, when=steering.mask(score > cut)))
+    marks = run(model, ids, steering.add(direction, 3.0, when=positions.mask(score > cut)))
     assert torch.equal(got, marks)
     assert not torch.equal(got, base)
     network = torch.nn.Sequential(torch.nn.Linear(24, 1), torch.nn.Sigmoid()).double()
-    run(model, ids, steering.add(direction, 3.0, gate=steering.controller(network)))
+    run(model, ids, steering.add(direction, 3.0, gate=steering.gates.controller(network)))
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
@@ -88,7 +88,7 @@ def test_what_a_gate_may_not_be(model, ids, direction):
             (lambda h: h.sum(), r"returned \(\)"),
             (lambda h: h, "return weights"),
             (
-                steering.cosine_gate(
+                steering.gates.cosine_gate(
                     direction.spread([steering.Intervention("L2.resid_pre", abs).place]), 0.0
                 ),
                 "after",
@@ -100,7 +100,7 @@ def test_what_a_gate_may_not_be(model, ids, direction):
             ):
                 model(ids)
         with pytest.raises(ValueError, match="held is"):
-            steering.Gate(abs, held="first")
+            steering.gates.Gate(abs, held="first")
     finally:
         model.reset_hooks()
     assert not calls

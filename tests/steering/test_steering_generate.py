@@ -8,24 +8,23 @@ import architectures
 import pytest
 import torch
 
-from interp import steering
-from interp.steering.fast_decoder import FastDecoder
-from interp.steering.generate import decoding, left_padded
-from interp.steering.prompts import read
+from interp import positions, steering
+from interp.prompts import read
+from interp.steering._generate import FastDecoder, decoding, left_padded
 
 WHENS = {
-    "everywhere": steering.everywhere,
-    "prompt_only": steering.prompt_only,
-    "generated": steering.generated,
-    "at(3)": steering.at(3),
-    "at(-1)": steering.at(-1),
-    "window": steering.window(1, 3),
+    "everywhere": positions.everywhere,
+    "prompt_only": positions.prompt_only,
+    "generated": positions.generated,
+    "at(3)": positions.at(3),
+    "at(-1)": positions.at(-1),
+    "window": positions.window(1, 3),
 }
 SITES = ("L1.resid_pre", "L0.mlp_out", "L1H2", "L1.resid_post", "L1.resid_mid", "L1.attn_out", "L0.post")
 ARCHITECTURES = dict(architectures.extras())
 
 
-def made(site: str, when: steering.When, draw) -> tuple:
+def made(site: str, when: positions.Positions, draw) -> tuple:
     vector = draw(6 if "H" in site else 40 if site == "L0.post" else 24)
     return steering.add(steering.Direction.from_tensor(vector, site), 3.0, when=when)
 
@@ -63,7 +62,7 @@ def test_what_each_set_of_positions_first_changes(model, ids, draw):
     ends = ids[:, :4]
     plain = forced(model, ids, ends, (), True)
     first = {}
-    for name, when in {**WHENS, "at(7)": steering.at(7), "window(8)": steering.window(8, None)}.items():
+    for name, when in {**WHENS, "at(7)": positions.at(7), "window(8)": positions.window(8, None)}.items():
         change = (forced(model, ids, ends, made("L1.resid_pre", when, draw), True) - plain).abs().amax((0, 2))
         first[name] = int((change > 1e-9).int().argmax())
         assert change.max() > 1e-3
@@ -92,11 +91,11 @@ def test_the_engines_agree_on_other_architectures(ids, draw, name):
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[0, :2] = False
     vectors = [steering.Direction.from_tensor(draw(24), f"L{layer}.resid_pre") for layer in (0, 2)]
-    gate = steering.cosine_gate(vectors[0], 0.0, held="last")
+    gate = steering.gates.cosine_gate(vectors[0], 0.0, held="last")
     steered = (
         *steering.add(vectors[1], 3.0, gate=gate),
-        *steering.ablate(vectors[0], when=steering.generated),
-        *steering.scale_units("L1.z", [1, 3], 0.2),
+        *steering.ablate(vectors[0], when=positions.generated),
+        *steering.edits.scale_units("L1.z", [1, 3], 0.2),
     )
     ends = ids.flip(0, 1)[:, :5]
     runs = [
@@ -118,15 +117,15 @@ def test_which_engine_runs(model, ids, draw, monkeypatch):
             fast[0] += 1
             return super().logits()
 
-    monkeypatch.setattr(sys.modules["interp.steering.generate"], "FastDecoder", Counted)
+    monkeypatch.setattr(sys.modules["interp.steering._generate"], "FastDecoder", Counted)
 
     def steps(*made, **options):
         fast[0] = 0
         steering.generate(model, ids, *made, max_new_tokens=3, **options)
         return fast[0]
 
-    biased = steering.score_bias(1, steering.at(1), 5.0)
-    assert steps(made("L1.resid_pre", steering.generated, draw)) == 3
+    biased = steering.edits.score_bias(1, positions.at(1), 5.0)
+    assert steps(made("L1.resid_pre", positions.generated, draw)) == 3
     assert steps(engine="reference") == 0
     assert steps(biased) == 0
     with pytest.raises(ValueError, match="acts on attention scores"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp import steering
+from interp import positions, steering
 from interp.models import logits
 
 
@@ -34,7 +34,7 @@ def test_a_learnt_vector_promotes_and_suppresses(model, ids):
 def test_the_norm_is_kept_and_longer_targets_count(model, ids):
     targets = [[4, 5], [6], [7, 8, 9], [3]]
     d = steering.optimise(
-        model, ids, targets, layer=1, steps=10, lr=0.5, max_norm=1.5, when=steering.generated
+        model, ids, targets, layer=1, steps=10, lr=0.5, max_norm=1.5, when=positions.generated
     )
     assert d.vector.norm().item() <= 1.5 + 1e-9
     assert d.vector.norm().item() > 1.0

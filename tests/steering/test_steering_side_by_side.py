@@ -7,8 +7,8 @@ import pytest
 
 from interp import steering
 from interp.models import logits
-from interp.steering.controls import controls
-from interp.steering.side_by_side import side_by_side
+from interp.steering._direction import controls
+from interp.steering._side_by_side import side_by_side
 from interp.tasks import vocabulary
 
 
@@ -28,7 +28,7 @@ def test_every_run_is_its_own_generation(toy, ids) -> None:
     for run, edit in edits.items():
         whole = steering.generate(toy, ids, edit, max_new_tokens=5)[:, 6:]
         assert found["text"].sel(run=run).values.tolist() == [text(toy, row) for row in whole.tolist()]
-        np.testing.assert_allclose(found["repetition"].sel(run=run), steering.repetition(whole))
+        np.testing.assert_allclose(found["repetition"].sel(run=run), steering.measures.repetition(whole))
     assert found["coefficient"].values.tolist() == [0.0, 3.0, 3.0, 3.0]
     assert float(abs(found["kl"].sel(run="base")).max()) < 1e-6 < float(found["kl"].sel(run="steered").mean())
 

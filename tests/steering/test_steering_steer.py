@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp import steering
+from interp import positions, steering
 from interp.models import logits
-from interp.steering.dictionary_edits import SaeDelta
+from interp.steering._edit_types import SaeDelta
 
 
 def hooks_of(model) -> int:
@@ -30,8 +30,10 @@ def add(draw, name, coefficient=2.0, **options):
 def test_the_model_is_as_found(toy, ids, draw):
     base, hooks = run(toy, ids), hooks_of(toy)
     weights = {name: parameter.clone() for name, parameter in toy.named_parameters()}
-    held = steering.cosine_gate(steering.Direction.from_tensor(draw(24), "L0.resid_mid"), 0.0, held="mean")
-    several = [add(draw, "L1.resid_pre"), add(draw, "L1H2", when=steering.generated, gate=None)]
+    held = steering.gates.cosine_gate(
+        steering.Direction.from_tensor(draw(24), "L0.resid_mid"), 0.0, held="mean"
+    )
+    several = [add(draw, "L1.resid_pre"), add(draw, "L1H2", when=positions.generated, gate=None)]
     several.append(add(draw, "L2.mlp_out", gate=held))
     with steering.steer(toy, several):
         inside = toy(ids)
@@ -101,18 +103,18 @@ def test_no_ops_are_bit_identical(toy, ids, draw):
     def encode(h):
         return torch.relu(h @ W.to(h))
 
-    sae = steering.sae_delta("L1.resid_pre", encode, decoder, lambda z: z.clone())
+    sae = steering.edits.sae_delta("L1.resid_pre", encode, decoder, lambda z: z.clone())
     nothing = {
         "add": steering.add(one, 0.0),
         "ablate": steering.ablate(one, 0.0),
         "rotate": steering.rotate(one, two, 0.0),
-        "affine": steering.affine("L1.mlp_out", draw(24), draw(24), 0.0),
-        "scale": steering.scale_units("L1.post", [3, 5], 1.0),
-        "attention": steering.score_bias(1, steering.window(0, 2), 1.0),
+        "affine": steering.edits.affine("L1.mlp_out", draw(24), draw(24), 0.0),
+        "scale": steering.edits.scale_units("L1.post", [3, 5], 1.0),
+        "attention": steering.edits.score_bias(1, positions.window(0, 2), 1.0),
         "sae": sae,
-        "gradient": steering.gradient("L1.resid_pre", lambda h: h.square().sum(-1), 0.0),
-        "nowhere": steering.add(one, 5.0, when=steering.window(9, None)),
-        "closed": steering.add(one, 5.0, gate=steering.rows(torch.zeros(4, dtype=torch.bool))),
+        "gradient": steering.edits.gradient("L1.resid_pre", lambda h: h.square().sum(-1), 0.0),
+        "nowhere": steering.add(one, 5.0, when=positions.window(9, None)),
+        "closed": steering.add(one, 5.0, gate=steering.gates.rows(torch.zeros(4, dtype=torch.bool))),
     }
     for name, interventions in nothing.items():
         assert torch.equal(run(toy, ids, interventions), base), name
@@ -142,10 +144,10 @@ def test_a_head_at_z_is_its_write_at_attn_out(toy, ids, draw, within):
 
 
 def test_several_heads_are_each_head_in_turn(model, ids):
-    both = steering.scale_units("L1.z", [0, 3], 0.0)
-    one, other = steering.scale_units("L1H0", None, 0.0), steering.scale_units("L1H3", None, 0.0)
+    both = steering.edits.scale_units("L1.z", [0, 3], 0.0)
+    one, other = steering.edits.scale_units("L1H0", None, 0.0), steering.edits.scale_units("L1H3", None, 0.0)
     torch.testing.assert_close(run(model, ids, both), run(model, ids, one, other), rtol=0, atol=1e-12)
-    set_to = steering.set_units("L1.z", [0, 3], 0.0)
+    set_to = steering.edits.set_units("L1.z", [0, 3], 0.0)
     torch.testing.assert_close(run(model, ids, both), run(model, ids, set_to), rtol=0, atol=1e-12)
     assert not torch.equal(run(model, ids, both), run(model, ids))
 
@@ -154,7 +156,7 @@ def test_log_of_the_factor_multiplies_attention(toy, ids, within):
     """exp(s + log M) = M exp(s): the pattern is the old one with M on the sources, normalised again."""
     name, patterns = "blocks.1.attn.hook_pattern", []
     keep = [(name, lambda tensor, hook: patterns.append(tensor.clone()))]
-    for interventions in ((), steering.score_bias(1, steering.window(1, 3), 4.0)):
+    for interventions in ((), steering.edits.score_bias(1, positions.window(1, 3), 4.0)):
         with torch.no_grad(), steering.steer(toy, interventions):
             toy.run_with_hooks(ids, fwd_hooks=keep)
     factor = torch.ones(ids.shape[1], dtype=torch.float64)
@@ -165,7 +167,7 @@ def test_log_of_the_factor_multiplies_attention(toy, ids, within):
 
 
 def test_attention_from_cached_positions_is_raised_too(model, ids):
-    bias = steering.score_bias(1, steering.window(1, 3), 8.0)
+    bias = steering.edits.score_bias(1, positions.window(1, 3), 8.0)
     cached, whole = (
         steering.generate(model, ids, bias, max_new_tokens=8, use_cache=use) for use in (True, False)
     )
@@ -182,10 +184,10 @@ def test_latents_are_edited_with_the_brackets(draw):
 
 def test_the_position_by_position_difference_turns_one_prompt_into_another(toy, ids, within):
     """Injecting prompt A − prompt B at resid_pre, coefficient 1, while running B, gives the run of A."""
-    pair = steering.prompt_pair(toy, ids[0], ids[1], layer=1)
-    got = run(toy, ids[1:2], steering.inject(pair, 1.0))
+    pair = steering.methods.prompt_pair(toy, ids[0], ids[1], layer=1)
+    got = run(toy, ids[1:2], steering.edits.inject(pair, 1.0))
     torch.testing.assert_close(got, run(toy, ids[0:1]), rtol=0, atol=within)
-    later = run(toy, ids[1:2], steering.inject(pair, 1.0, start=4))
+    later = run(toy, ids[1:2], steering.edits.inject(pair, 1.0, start=4))
     torch.testing.assert_close(later[:, :4], run(toy, ids[1:2])[:, :4], rtol=0, atol=within)
 
 
@@ -206,16 +208,16 @@ def test_where_is_an_algebra(model, ids, draw):
             model.run_with_hooks(ids, fwd_hooks=keep)
         return (seen[0] - seen[1]).abs().amax(-1) > 1e-9
 
-    a, b = steering.window(1, 5), steering.at(0, 2, -1)
+    a, b = positions.window(1, 5), positions.at(0, 2, -1)
     assert change(a)[0].tolist() == [False, True, True, True, True, False]
     assert change(b)[0].tolist() == [True, False, True, False, False, True]
     assert torch.equal(change(a & b), change(a) & change(b))
     assert torch.equal(change(a | b), change(a) | change(b))
     assert torch.equal(change(~a), ~change(a))
     token = int(ids[0, 3])
-    assert torch.equal(change(steering.tokens(token)), ids == token)
+    assert torch.equal(change(positions.tokens(token)), ids == token)
     marks = torch.rand(4, 6, generator=torch.Generator().manual_seed(0)) < 0.5
-    assert torch.equal(change(steering.mask(marks)), marks)
+    assert torch.equal(change(positions.mask(marks)), marks)
 
 
 def test_half_precision(ids, draw):
@@ -236,9 +238,9 @@ def test_half_precision(ids, draw):
 
 def test_a_user_s_own_cached_loop_is_followed(model, ids, draw):
     """steer reads the cache's length itself: the same logits as without a cache."""
-    from interp.steering.decoder import Decoder
+    from interp.steering._generate import Decoder
 
-    made = add(draw, "L1.resid_pre", when=steering.at(7))
+    made = add(draw, "L1.resid_pre", when=positions.at(7))
     with torch.no_grad(), steering.steer(model, made):
         decoder = Decoder(model, ids, torch.ones_like(ids, dtype=torch.bool), True)
         for column in range(3):

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from interp import steering
+from interp import positions, steering
 from interp.models import logits
-from interp.steering.suffix import Suffix, Whole, runner
-from interp.steering.sweep import _reads
+from interp.steering._sweep import Suffix, Whole, _reads, runner
 from interp.tasks import KL, Loss, Task
 from interp.tasks.metrics import LogitDiff
 
@@ -31,7 +30,7 @@ def directions(toy, ids):
 def test_a_sweep_is_the_runs_one_by_one(toy, ids, answers, directions, within):
     answer, wrong = answers
     mask = torch.ones_like(ids, dtype=torch.bool)
-    metrics = [LogitDiff(), KL(), steering.Entropy(), Loss()]
+    metrics = [LogitDiff(), KL(), steering.measures.Entropy(), Loss()]
     found = steering.sweep(toy, directions, ids, STEPS, metrics, answer=answer, wrong=wrong)
     assert found["value"].dims == ("layer", "coefficient", "prompt", "metric")
     with torch.no_grad():
@@ -58,7 +57,7 @@ def test_a_sweep_is_the_runs_one_by_one(toy, ids, answers, directions, within):
 
 def test_both_runners_agree_under_every_when_and_site(toy, ids, draw, within):
     ragged = [ids[0, :4].tolist(), ids[1].tolist(), ids[2, :5].tolist()]
-    reads = _reads(toy, ragged, None, None, [steering.Entropy(), Loss()])
+    reads = _reads(toy, ragged, None, None, [steering.measures.Entropy(), Loss()])
     for name in (
         "L1.resid_pre",
         "L1.resid_mid",
@@ -71,10 +70,10 @@ def test_both_runners_agree_under_every_when_and_site(toy, ids, draw, within):
         width = 6 if "H" in name else 40 if name.endswith("post") and "resid" not in name else 24
         d = steering.Direction.from_tensor(draw(width), name)
         for when in (
-            steering.everywhere,
-            steering.at(-1),
-            steering.window(1, 3),
-            steering.tokens(int(ids[0, 2])),
+            positions.everywhere,
+            positions.at(-1),
+            positions.window(1, 3),
+            positions.tokens(int(ids[0, 2])),
         ):
             made = [each.check(toy) for each in steering.add(d, 2.0, when=when)]
             rows = torch.tensor([2, 0, 0, 1])
@@ -108,7 +107,7 @@ def test_a_planted_unembedding_direction_raises_the_logit_difference_of_every_pr
     found = steering.sweep(model, d, ids, STEPS, [LogitDiff()], answer=answer, wrong=wrong)
     steps = found["value"].sel(layer=2).diff("coefficient")
     assert float(steps.min()) > 0
-    slopes = steering.steerability(found)
+    slopes = steering.measures.steerability(found)
     if architectures.has_hooked_transformer():
         np.testing.assert_allclose(slopes["slope"], (vector @ vector).item(), rtol=1e-9)
         assert float(slopes["sd"].max()) < 1e-9
@@ -121,20 +120,20 @@ def test_the_half_of_the_prompts_whose_answers_are_turned_is_steered_the_wrong_w
     d = steering.Direction.from_tensor(vector, "L2.resid_post")
     answer, wrong = torch.tensor([5, 5, 7, 7]), torch.tensor([7, 7, 5, 5])
     found = steering.sweep(model, d, ids, [-1.0, 0.0, 1.0], [LogitDiff()], answer=answer, wrong=wrong)
-    slopes = steering.steerability(found)
+    slopes = steering.measures.steerability(found)
     assert slopes["wrong"].item() == 0.5
     assert (slopes["slope"].values[0] > 0).tolist() == [True, True, False, False]
 
 
 def test_metrics_where_lower_is_better_turn_the_slope(model, ids):
     d = steering.mean_difference(model, ids[:2], ids[2:], layer=1)
-    found = steering.sweep(model, d, ids, [0.0, 1.0], [steering.Entropy()])
+    found = steering.sweep(model, d, ids, [0.0, 1.0], [steering.measures.Entropy()])
     change = found["value"].isel(coefficient=1) - found["value"].isel(coefficient=0)
-    np.testing.assert_allclose(steering.steerability(found)["slope"], -change)
+    np.testing.assert_allclose(steering.measures.steerability(found)["slope"], -change)
 
 
 def test_controls_have_equal_norm_and_other_directions(model, ids):
-    from interp.steering.controls import controls
+    from interp.steering._direction import controls
 
     d = steering.mean_difference(model, ids[:2], ids[2:], layer=[1, 2])
     made = controls(d.split(), seed=0)
@@ -154,7 +153,7 @@ def test_a_task_neutral_text_judges_and_attributes(model, ids, answers):
     neutral = ids[:3].flip(1)
     found = steering.sweep(
         model, d, task, [0.0, 2.0], neutral=neutral, max_new_tokens=5,
-        judges={"repetition": steering.repetition, "first": lambda new: new[:, 0].double()},
+        judges={"repetition": steering.measures.repetition, "first": lambda new: new[:, 0].double()},
     )  # fmt: skip
     assert list(found["metric"].values) == ["logit_diff", "kl"]
     assert found.sizes["neutral_prompt"] == 3
@@ -162,7 +161,9 @@ def test_a_task_neutral_text_judges_and_attributes(model, ids, answers):
     np.testing.assert_allclose(found["neutral_loss"], plain, rtol=0, atol=1e-12)
     made = steering.generate(model, ids, steering.add(d, 2.0), max_new_tokens=5)[:, 6:]
     assert found["first"].sel(layer=1, coefficient=2.0).values.tolist() == made[:, 0].tolist()
-    np.testing.assert_allclose(found["repetition"].sel(layer=1, coefficient=2.0), steering.repetition(made))
+    np.testing.assert_allclose(
+        found["repetition"].sel(layer=1, coefficient=2.0), steering.measures.repetition(made)
+    )
     assert {"seed", "versions", "when", "convention", "model"} <= set(found.attrs)
     assert found["in_norms"].sel(layer=1, coefficient=2.0).item() == pytest.approx(
         2 * d.vector.norm().item() / d.norms[d.place]
@@ -171,23 +172,23 @@ def test_a_task_neutral_text_judges_and_attributes(model, ids, answers):
 
 def test_repetition_counts_what_came_before():
     rows = torch.tensor([[1, 2, 1, 2, 1, 2], [1, 2, 3, 4, 5, 6]])
-    assert steering.repetition(rows).tolist() == [1 - 2 / 5, 0.0]
+    assert steering.measures.repetition(rows).tolist() == [1 - 2 / 5, 0.0]
 
 
 def test_selection_is_held_out_and_keeps_its_limits(model, ids):
     d = steering.mean_difference(model, ids[:2], ids[2:], layer=[0, 1, 2])
     answer, wrong = torch.full((4,), 5), torch.full((4,), 7)
     found = steering.sweep(model, d, ids, STEPS, [LogitDiff(), KL()], answer=answer, wrong=wrong)
-    best = steering.select(found, "logit_diff", kl_limit=0.5)
+    best = steering.measures.select(found, "logit_diff", kl_limit=0.5)
     kl = found["value"].sel(metric="kl", layer=best["layer"], coefficient=best["coefficient"])
     rows = np.random.default_rng(0).permutation(4)
     assert float(kl.values[np.sort(rows[2:])].mean()) <= 0.5
     assert best["kl"] == pytest.approx(float(kl.values[np.sort(rows[:2])].mean()))
     assert {"effect", "effect_random", "effect_shuffled"} <= set(best)
-    assert steering.select(found, "logit_diff", kl_limit=1e9, last_layer=0)["layer"] == 0
+    assert steering.measures.select(found, "logit_diff", kl_limit=1e9, last_layer=0)["layer"] == 0
     with pytest.raises(ValueError, match="no setting"):
-        steering.select(found.sel(coefficient=[3.0]), "logit_diff", kl_limit=1e-9)
-    numbers = steering.summary(found)["value"]
+        steering.measures.select(found.sel(coefficient=[3.0]), "logit_diff", kl_limit=1e-9)
+    numbers = steering.measures.summary(found)["value"]
     np.testing.assert_allclose(numbers.sel(statistic="mean"), found["value"].mean("prompt"))
     assert bool(
         (

@@ -22,7 +22,7 @@ def fit(args: argparse.Namespace) -> None:
     import interp
     from interp import steering
     from interp.models import anatomy
-    from interp.steering.places import places
+    from interp.models.places import places
 
     _check(args)
     model = interp.load(args.model, device=args.device)

@@ -38,7 +38,7 @@ def sweep(args: argparse.Namespace) -> None:
 def _metrics(args: argparse.Namespace) -> list[Any]:
     """The metrics asked for, and always the KL."""
     from interp.cli._inputs import make_metrics
-    from interp.steering import Entropy
+    from interp.steering._sweep import Entropy
     from interp.tasks import KL, LogitDiff
 
     asked = make_metrics(args.metric) or [LogitDiff() if args.task else Entropy()]
@@ -54,7 +54,7 @@ def _best(result: xr.Dataset, kl_limit: float) -> tuple[int | None, str]:
     )
     if metric is None or result.sizes["prompt"] < 2:
         return None, "The best setting needs a metric beside the KL, and two prompts or more."
-    found = steering.select(result, str(metric), kl_limit=kl_limit)
+    found = steering.measures.select(result, str(metric), kl_limit=kl_limit)
     controls = [f"{name} {found[key]:+.3g}" for name, key in _CONTROLS.items() if key in found]
     words = (
         f"Best within a KL of {kl_limit:g} nats: layer {found['layer']}, coefficient "
@@ -90,7 +90,7 @@ def generate(args: argparse.Namespace) -> None:
     import interp
     from interp import report
     from interp.cli._files import save
-    from interp.steering.side_by_side import side_by_side
+    from interp.steering._side_by_side import side_by_side
     from interp.tasks import vocabulary
 
     if (args.coefficient is None) == (args.kl is None):

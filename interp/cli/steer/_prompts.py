@@ -29,7 +29,8 @@ from interp.tasks import Task, wordlists
 from interp.tasks.world import CASES, Languages, Pronouns, Register, Sentiment
 
 if TYPE_CHECKING:
-    from interp.steering import Direction, When
+    from interp.positions import Positions
+    from interp.steering import Direction
 
 
 NAMES = {
@@ -188,9 +189,9 @@ def one_place(direction: Direction) -> Direction:
     return direction
 
 
-def when_of(args: argparse.Namespace) -> When:
+def when_of(args: argparse.Namespace) -> Positions:
     """The positions at which to steer."""
-    from interp.steering import everywhere, generated, prompt_only
+    from interp.positions import everywhere, generated, prompt_only
 
     return {"everywhere": everywhere, "generated": generated, "prompt_only": prompt_only}[args.when]
 

@@ -6,139 +6,168 @@ module.
 
 from __future__ import annotations
 
-import importlib
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from interp._lazy import lazy
 
 if TYPE_CHECKING:
-    from interp.steering.methods.actadd import actadd as actadd
-    from interp.steering.methods.angular import SteeringPlane as SteeringPlane
-    from interp.steering.methods.angular import steering_plane as steering_plane
-    from interp.steering.methods.austeer import Dimensions as Dimensions
-    from interp.steering.methods.austeer import austeer as austeer
-    from interp.steering.methods.austeer import momentum as momentum
-    from interp.steering.methods.bias import bias_direction as bias_direction
-    from interp.steering.methods.bias import probe_sweep as probe_sweep
-    from interp.steering.methods.caa import ablate_everywhere as ablate_everywhere
-    from interp.steering.methods.caa import add_after_prompt as add_after_prompt
-    from interp.steering.methods.caa import caa as caa
-    from interp.steering.methods.cast import Condition as Condition
-    from interp.steering.methods.cast import best_threshold as best_threshold
-    from interp.steering.methods.cast import cast as cast
-    from interp.steering.methods.cast import cast_condition as cast_condition
-    from interp.steering.methods.class_neurons import Bounds as Bounds
-    from interp.steering.methods.class_neurons import ClassScores as ClassScores
-    from interp.steering.methods.class_neurons import class_neurons as class_neurons
-    from interp.steering.methods.class_neurons import class_scores as class_scores
-    from interp.steering.methods.effects import measure as measure
-    from interp.steering.methods.expert_units import ExpertUnits as ExpertUnits
-    from interp.steering.methods.expert_units import aura_factors as aura_factors
-    from interp.steering.methods.expert_units import expert_units as expert_units
-    from interp.steering.methods.instaboost import boost_attention as boost_attention
-    from interp.steering.methods.iti import HeadShifts as HeadShifts
-    from interp.steering.methods.iti import fit_heads as fit_heads
-    from interp.steering.methods.iti import head_shifts as head_shifts
-    from interp.steering.methods.layer_choice import layer_effects as layer_effects
-    from interp.steering.methods.layer_choice import lens_divergence as lens_divergence
-    from interp.steering.methods.layer_choice import select_layer as select_layer
-    from interp.steering.methods.linear_act import LinearAct as LinearAct
-    from interp.steering.methods.linear_act import linear_act as linear_act
-    from interp.steering.methods.linear_act import transport_map as transport_map
-    from interp.steering.methods.moral import MoralDirection as MoralDirection
-    from interp.steering.methods.moral import moral_direction as moral_direction
-    from interp.steering.methods.neurons import Neurons as Neurons
-    from interp.steering.methods.neurons import neuron_activations as neuron_activations
-    from interp.steering.methods.neurons import top_neurons as top_neurons
-    from interp.steering.methods.reading import control_vector as control_vector
-    from interp.steering.methods.reading import effect_curves as effect_curves
-    from interp.steering.methods.relation_neurons import average_precision as average_precision
-    from interp.steering.methods.relation_neurons import cumulativity as cumulativity
-    from interp.steering.methods.relation_neurons import interference as interference
-    from interp.steering.methods.relation_neurons import relation_neurons as relation_neurons
-    from interp.steering.methods.selectivity import Accuracy as Accuracy
-    from interp.steering.methods.selectivity import selectivity as selectivity
-    from interp.steering.methods.style import style_differences as style_differences
-    from interp.steering.methods.style import style_vectors as style_vectors
-    from interp.steering.methods.two_positions import LatentGuard as LatentGuard
-    from interp.steering.methods.two_positions import cross_effects as cross_effects
-    from interp.steering.methods.two_positions import harm_and_refusal as harm_and_refusal
-    from interp.steering.methods.two_positions import latent_guard as latent_guard
+    from interp.steering.methods._actadd import actadd as actadd
+    from interp.steering.methods._actadd import prompt_pair as prompt_pair
+    from interp.steering.methods._angular import SteeringPlane as SteeringPlane
+    from interp.steering.methods._angular import steering_plane as steering_plane
+    from interp.steering.methods._austeer import Dimensions as Dimensions
+    from interp.steering.methods._austeer import austeer as austeer
+    from interp.steering.methods._austeer import momentum as momentum
+    from interp.steering.methods._bias import bias_direction as bias_direction
+    from interp.steering.methods._bias import probe_sweep as probe_sweep
+    from interp.steering.methods._caa import ablate_everywhere as ablate_everywhere
+    from interp.steering.methods._caa import add_after_prompt as add_after_prompt
+    from interp.steering.methods._caa import caa as caa
+    from interp.steering.methods._cast import Condition as Condition
+    from interp.steering.methods._cast import best_threshold as best_threshold
+    from interp.steering.methods._cast import cast as cast
+    from interp.steering.methods._cast import cast_condition as cast_condition
+    from interp.steering.methods._class_neurons import Bounds as Bounds
+    from interp.steering.methods._class_neurons import ClassScores as ClassScores
+    from interp.steering.methods._class_neurons import class_neurons as class_neurons
+    from interp.steering.methods._class_neurons import class_scores as class_scores
+    from interp.steering.methods._expert_units import ExpertUnits as ExpertUnits
+    from interp.steering.methods._expert_units import aura_factors as aura_factors
+    from interp.steering.methods._expert_units import expert_units as expert_units
+    from interp.steering.methods._instaboost import boost_attention as boost_attention
+    from interp.steering.methods._iti import HeadShifts as HeadShifts
+    from interp.steering.methods._iti import fit_heads as fit_heads
+    from interp.steering.methods._iti import head_shifts as head_shifts
+    from interp.steering.methods._layer_choice import layer_effects as layer_effects
+    from interp.steering.methods._layer_choice import lens_divergence as lens_divergence
+    from interp.steering.methods._layer_choice import select_layer as select_layer
+    from interp.steering.methods._linear_act import LinearAct as LinearAct
+    from interp.steering.methods._linear_act import linear_act as linear_act
+    from interp.steering.methods._linear_act import transport_map as transport_map
+    from interp.steering.methods._moral import MoralDirection as MoralDirection
+    from interp.steering.methods._moral import moral_direction as moral_direction
+    from interp.steering.methods._neurons import Neurons as Neurons
+    from interp.steering.methods._neurons import measure as measure
+    from interp.steering.methods._neurons import neuron_activations as neuron_activations
+    from interp.steering.methods._neurons import top_neurons as top_neurons
+    from interp.steering.methods._reading import control_vector as control_vector
+    from interp.steering.methods._reading import effect_curves as effect_curves
+    from interp.steering.methods._relation_neurons import average_precision as average_precision
+    from interp.steering.methods._relation_neurons import cumulativity as cumulativity
+    from interp.steering.methods._relation_neurons import interference as interference
+    from interp.steering.methods._relation_neurons import relation_neurons as relation_neurons
+    from interp.steering.methods._selectivity import Accuracy as Accuracy
+    from interp.steering.methods._selectivity import selectivity as selectivity
+    from interp.steering.methods._style import style_differences as style_differences
+    from interp.steering.methods._style import style_vectors as style_vectors
+    from interp.steering.methods._two_positions import LatentGuard as LatentGuard
+    from interp.steering.methods._two_positions import cross_effects as cross_effects
+    from interp.steering.methods._two_positions import harm_and_refusal as harm_and_refusal
+    from interp.steering.methods._two_positions import latent_guard as latent_guard
 
-_LAZY = {
-    "Accuracy": "selectivity",
-    "Bounds": "class_neurons",
-    "ClassScores": "class_neurons",
-    "Condition": "cast",
-    "Dimensions": "austeer",
-    "ExpertUnits": "expert_units",
-    "HeadShifts": "iti",
-    "LatentGuard": "two_positions",
-    "LinearAct": "linear_act",
-    "MoralDirection": "moral",
-    "Neurons": "neurons",
-    "SteeringPlane": "angular",
-    "ablate_everywhere": "caa",
-    "actadd": "actadd",
-    "add_after_prompt": "caa",
-    "aura_factors": "expert_units",
-    "austeer": "austeer",
-    "average_precision": "relation_neurons",
-    "best_threshold": "cast",
-    "bias_direction": "bias",
-    "boost_attention": "instaboost",
-    "caa": "caa",
-    "cast": "cast",
-    "cast_condition": "cast",
-    "class_neurons": "class_neurons",
-    "class_scores": "class_neurons",
-    "control_vector": "reading",
-    "cross_effects": "two_positions",
-    "cumulativity": "relation_neurons",
-    "effect_curves": "reading",
-    "expert_units": "expert_units",
-    "fit_heads": "iti",
-    "harm_and_refusal": "two_positions",
-    "head_shifts": "iti",
-    "interference": "relation_neurons",
-    "latent_guard": "two_positions",
-    "layer_effects": "layer_choice",
-    "lens_divergence": "layer_choice",
-    "linear_act": "linear_act",
-    "measure": "effects",
-    "momentum": "austeer",
-    "moral_direction": "moral",
-    "neuron_activations": "neurons",
-    "probe_sweep": "bias",
-    "relation_neurons": "relation_neurons",
-    "select_layer": "layer_choice",
-    "selectivity": "selectivity",
-    "steering_plane": "angular",
-    "style_differences": "style",
-    "style_vectors": "style",
-    "top_neurons": "neurons",
-    "transport_map": "linear_act",
-}
+__all__ = [
+    "Accuracy", "Bounds", "ClassScores", "Condition", "Dimensions", "ExpertUnits", "HeadShifts",
+    "LatentGuard", "LinearAct", "MoralDirection", "Neurons", "SteeringPlane", "ablate_everywhere",
+    "actadd", "add_after_prompt", "aura_factors", "austeer", "average_precision", "best_threshold",
+    "bias_direction", "boost_attention", "caa", "cast", "cast_condition", "class_neurons",
+    "class_scores", "control_vector", "cross_effects", "cumulativity", "effect_curves", "expert_units",
+    "fit_heads", "harm_and_refusal", "head_shifts", "interference", "latent_guard", "layer_effects",
+    "lens_divergence", "linear_act", "measure", "momentum", "moral_direction", "neuron_activations",
+    "probe_sweep", "prompt_pair", "relation_neurons", "select_layer", "selectivity", "steering_plane",
+    "style_differences", "style_vectors", "top_neurons", "transport_map",
+]  # fmt: skip
 
-__all__ = sorted(_LAZY)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """`methods.caa` is the function, also after its module of the same name has been imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _LAZY and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "interp.steering.methods._actadd": (
+            "actadd",
+            "prompt_pair",
+        ),
+        "interp.steering.methods._angular": (
+            "SteeringPlane",
+            "steering_plane",
+        ),
+        "interp.steering.methods._austeer": (
+            "Dimensions",
+            "austeer",
+            "momentum",
+        ),
+        "interp.steering.methods._bias": (
+            "bias_direction",
+            "probe_sweep",
+        ),
+        "interp.steering.methods._caa": (
+            "ablate_everywhere",
+            "add_after_prompt",
+            "caa",
+        ),
+        "interp.steering.methods._cast": (
+            "Condition",
+            "best_threshold",
+            "cast",
+            "cast_condition",
+        ),
+        "interp.steering.methods._class_neurons": (
+            "Bounds",
+            "ClassScores",
+            "class_neurons",
+            "class_scores",
+        ),
+        "interp.steering.methods._expert_units": (
+            "ExpertUnits",
+            "aura_factors",
+            "expert_units",
+        ),
+        "interp.steering.methods._instaboost": ("boost_attention",),
+        "interp.steering.methods._iti": (
+            "HeadShifts",
+            "fit_heads",
+            "head_shifts",
+        ),
+        "interp.steering.methods._layer_choice": (
+            "layer_effects",
+            "lens_divergence",
+            "select_layer",
+        ),
+        "interp.steering.methods._linear_act": (
+            "LinearAct",
+            "linear_act",
+            "transport_map",
+        ),
+        "interp.steering.methods._moral": (
+            "MoralDirection",
+            "moral_direction",
+        ),
+        "interp.steering.methods._neurons": (
+            "Neurons",
+            "measure",
+            "neuron_activations",
+            "top_neurons",
+        ),
+        "interp.steering.methods._reading": (
+            "control_vector",
+            "effect_curves",
+        ),
+        "interp.steering.methods._relation_neurons": (
+            "average_precision",
+            "cumulativity",
+            "interference",
+            "relation_neurons",
+        ),
+        "interp.steering.methods._selectivity": (
+            "Accuracy",
+            "selectivity",
+        ),
+        "interp.steering.methods._style": (
+            "style_differences",
+            "style_vectors",
+        ),
+        "interp.steering.methods._two_positions": (
+            "LatentGuard",
+            "cross_effects",
+            "harm_and_refusal",
+            "latent_guard",
+        ),
+    },
+)

@@ -74,7 +74,7 @@ def test_the_vectors_are_centred_in_a_prompt_or_end_with_it(model, ids, start, f
 
 
 def test_a_prompt_shorter_than_the_pair_takes_the_last_vectors_at_its_end(model, ids):
-    whole = steering.prompt_pair(model, ids[0, :5], ids[1, :5], layer=1).vector
+    whole = steering.methods.prompt_pair(model, ids[0, :5], ids[1, :5], layer=1).vector
     made = methods.actadd(model, ids[0, :5], ids[1, :5], 1, start="back")
     change = stream(model, ids[:, :3], 1, made) - stream(model, ids[:, :3], 1)
     torch.testing.assert_close(change[0], whole[2:])
@@ -111,8 +111,8 @@ def test_one_pair_of_reviews_turns_the_sentiment_of_others(layer):
     world = interp.load("tiny-world")
     task = sides.exchanged(sides.sides(world, tasks.sentiment(world, n=24, seed=1), "terrible")[0])
     pair = ("Review: The film was wonderful.", "Review: The film was terrible.")
-    d = steering.prompt_pair(world, *pair, layer=layer)
-    found = steering.sweep(world, d, task, [-2.0, 0.0, 2.0], [LogitDiff()], intervene=steering.inject)
+    d = steering.methods.prompt_pair(world, *pair, layer=layer)
+    found = steering.sweep(world, d, task, [-2.0, 0.0, 2.0], [LogitDiff()], intervene=steering.edits.inject)
     effect, chance = ((found[name] - found["base"]).mean("prompt").values[0] for name in ("value", "random"))
     assert effect[1] == 0
     assert effect[2] > 6  # logits; measured 9.5

@@ -12,7 +12,7 @@ from interp import steering
 from interp.models import logits
 from interp.places import Place
 from interp.steering import methods
-from interp.steering.methods import angular
+from interp.steering.methods import _angular as angular
 
 
 def unit(x):
@@ -160,4 +160,4 @@ def test_bad_input_before_any_pass(model, ids, draw):
     with pytest.raises(ValueError, match="no place is discriminative"):
         nowhere.rotate(1.0)
     with pytest.raises(ValueError, match="either it or gate"):
-        nowhere.to_angle(1.0, adaptive=True, gate=steering.rows(torch.ones(4, dtype=torch.bool)))
+        nowhere.to_angle(1.0, adaptive=True, gate=steering.gates.rows(torch.ones(4, dtype=torch.bool)))

@@ -8,7 +8,7 @@ import torch
 import two_sides as sides
 
 import interp
-from interp import steering, tasks
+from interp import positions, steering, tasks
 from interp.steering import methods
 from interp.tasks import Prob, vocabulary
 
@@ -71,7 +71,7 @@ def test_the_direction_turns_gendered_pronouns_neutral():
     task = groups(world, test, "she her herself")
     task = task[[i for i, w in enumerate(task.wrongs[:, 0]) if w in ids(world, "they their themself")]]
     found = steering.sweep(
-        world, d, sides.exchanged(task), [-1.0, 0.0, 1.0], [Prob()], when=steering.at(1)
+        world, d, sides.exchanged(task), [-1.0, 0.0, 1.0], [Prob()], when=positions.at(1)
     ).mean("prompt")
     assert len(task) > 20
     assert found["value"].values[0, 0] > 0.9

@@ -13,7 +13,7 @@ import interp
 from interp import steering, tasks
 from interp.models import logits
 from interp.steering import methods
-from interp.steering.controls import controls
+from interp.steering._direction import controls
 from interp.tasks import LogitDiff
 
 SIGMA, D = 0.25, 24

@@ -8,7 +8,7 @@ import torch
 from interp import steering
 from interp.models import logits
 from interp.steering import methods
-from interp.steering.methods.cast import best_threshold, similarity
+from interp.steering.methods._cast import best_threshold, similarity
 
 
 def f1(on, off, threshold, below):

@@ -8,7 +8,7 @@ import torch
 from interp import steering
 from interp.models import logits
 from interp.steering import methods
-from interp.steering.methods.class_neurons import WEIGHTS
+from interp.steering.methods._class_neurons import WEIGHTS
 
 NAMES = ("feminine", "masculine", "neutral")
 

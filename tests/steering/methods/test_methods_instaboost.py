@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp import steering
+from interp import positions, steering
 from interp.models import logits
 from interp.steering import methods
 
@@ -59,7 +59,7 @@ def test_a_factor_of_one_is_the_model_to_the_bit_and_heads_and_layers_are_chosen
     changed = (new != base).flatten(3).any(-1).any(1)  # [layer, head]
     assert changed[0].tolist() == [False] * 4
     assert changed[1].tolist() == [True, False, True, False]
-    late, _ = patterns(model, ids, methods.boost_attention(model, SPAN, 5.0, layer=0, when=steering.at(-1)))
+    late, _ = patterns(model, ids, methods.boost_attention(model, SPAN, 5.0, layer=0, when=positions.at(-1)))
     assert torch.equal(late[0][:, :, :-1], base[0][:, :, :-1])
     assert not torch.equal(late[0][:, :, -1], base[0][:, :, -1])
 

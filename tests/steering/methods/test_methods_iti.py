@@ -10,7 +10,7 @@ from interp import steering
 from interp.models import logits
 from interp.places import parse
 from interp.steering import methods
-from interp.steering.methods.iti import fit_heads
+from interp.steering.methods._iti import fit_heads
 
 PLANTED = ((0, 1), (2, 3))
 

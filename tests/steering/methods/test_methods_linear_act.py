@@ -11,7 +11,7 @@ from interp import steering
 from interp.models import logits
 from interp.places import parse
 from interp.steering import methods
-from interp.steering.methods.linear_act import coupling, transport_map
+from interp.steering.methods._linear_act import coupling, transport_map
 
 
 def w2(a, b):
@@ -118,7 +118,7 @@ def test_strength_zero_is_the_model_and_rows_gated_off_are_too(model, ids):
     base, whole = run(), run(fitted.steer())
     assert torch.equal(run(fitted.steer(0.0)), base)
     on = torch.tensor([True, False, True, False])
-    some = run(fitted.steer(gate=steering.rows(on)))
+    some = run(fitted.steer(gate=steering.gates.rows(on)))
     assert torch.equal(some[~on], base[~on])
     assert torch.equal(some[on], whole[on])
     assert (whole - base).abs().amax((1, 2)).min() > 1e-3

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import interp
-from interp import steering
+from interp import positions, steering
 from interp.models import logits
 from interp.steering import methods
 from interp.tasks import KL, LogitDiff, LogProb, Task
@@ -126,7 +126,7 @@ def test_a_metric_under_interventions_is_that_of_each_prompt_alone(model, ids):
         clean=tokens, corrupt=None, answer=torch.arange(4), wrong=torch.arange(4, 8), lengths=lengths,
         positions=lengths - 1, metric=LogProb(),
     )  # fmt: skip
-    made = methods.Neurons(((1, 3), (2, 8)), (1, 2), 40).scale(-4.0, when=steering.at(-1))
+    made = methods.Neurons(((1, 3), (2, 8)), (1, 2), 40).scale(-4.0, when=positions.at(-1))
     wanted = []
     for row, length in enumerate(lengths.tolist()):
         with torch.no_grad(), steering.steer(model, *made):

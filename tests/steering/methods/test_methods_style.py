@@ -9,7 +9,7 @@ import two_sides as sides
 import interp
 from interp import steering, tasks
 from interp.steering import methods
-from interp.steering.classes import dealt
+from interp.steering.estimators import dealt
 from interp.tasks import LogProb
 
 STYLES = ["a"] * 40 + ["b"] * 60 + ["c"] * 20 + ["d"] * 30
@@ -45,7 +45,7 @@ def test_with_as_many_texts_each_they_are_the_class_means(toy, ids):
     texts = torch.cat((ids, ids.flip(1)[:2]))
     found = methods.style_vectors(toy, texts, list("abcabc"), layer=[0, 2], pos="mean")
     classes = {name: texts[i::3] for i, name in enumerate("abc")}
-    expected = steering.class_means(toy, classes, layer=[0, 2], pos="mean")
+    expected = steering.extract.class_means(toy, classes, layer=[0, 2], pos="mean")
     assert list(found) == list("abc")
     for style, direction in found.items():
         for where, vector in direction.vectors.items():

@@ -9,7 +9,7 @@ import torch
 import two_sides as sides
 
 import interp
-from interp import steering, tasks
+from interp import positions, steering, tasks
 from interp.steering import methods
 from interp.tasks import Task, vocabulary, wordlists
 
@@ -43,7 +43,7 @@ def prompts(harm, refusal, n=20, seed=0):
 
 def test_planted_at_two_positions_each_is_found_at_its_own_and_acts_there_alone(planted):
     model, u, w = planted
-    end = steering.before([MARKER])
+    end = positions.before([MARKER])
     both = torch.cat((prompts(True, True), prompts(True, False, seed=1)))
     none = torch.cat((prompts(False, True, seed=2), prompts(False, False, seed=3)))
     refused = torch.cat((prompts(True, True), prompts(False, True, seed=2)))
@@ -65,7 +65,7 @@ def test_planted_at_two_positions_each_is_found_at_its_own_and_acts_there_alone(
         )
         for name, at, token in (("harm", 1, top[0]), ("refusal", 3, top[1]))
     }  # fmt: skip
-    when = {"harm": steering.at(1), "refusal": steering.at(-1)}
+    when = {"harm": positions.at(1), "refusal": positions.at(-1)}
     found = methods.cross_effects(model, {"harm": harm, "refusal": refusal}, tasks, 2.0, when=when)
     table = found["value"].values
     assert table[0, 1] == 0 == table[1, 0]  # nothing flows between positions
@@ -106,7 +106,7 @@ def world():
     )
     fit, test = ({kind: make(kind, n, seed) for kind in kinds} for n, seed in ((192, 0), (64, 1)))
     marker = [each for each in vocabulary.encode(model, "? Assistant:") if each > 3]
-    return model, fit, test, steering.before(marker)
+    return model, fit, test, positions.before(marker)
 
 
 def test_refusal_acts_on_refusal_alone_and_harmfulness_on_the_judgement_too(world):
@@ -122,10 +122,10 @@ def test_refusal_acts_on_refusal_alone_and_harmfulness_on_the_judgement_too(worl
         "refuses": sides.exchanged(test["refusal"][1]),
         "judges harmful": sides.exchanged(test["harm"][1]),
     }
-    colon = steering.tokens(vocabulary.encode(model, ":")[-1]) & ~steering.window(0, 4)
+    colon = positions.tokens(vocabulary.encode(model, ":")[-1]) & ~positions.window(0, 4)
     found = methods.cross_effects(
         model, {"harm": harm, "refusal": refusal}, tasks, 2.0,
-        when={"harm": steering.tokens(*objects), "refusal": colon},
+        when={"harm": positions.tokens(*objects), "refusal": colon},
     )  # fmt: skip
     value = found["value"].values
     assert value[0].min() > 8
@@ -162,13 +162,13 @@ def test_bad_input_before_any_pass(model, ids, draw):
             (lambda: pair(model, ids, ids[:, :3], instruction_end=4), "position 4 is outside prompt 0"),
             (lambda: pair(model, ids, ids, ids, instruction_end=2), "refused and accepted go together"),
             (lambda: pair(model, ids, [], instruction_end=2), "harmless: got no prompts"),
-            (lambda: pair(model, ids, ids, instruction_end=steering.before([29, 29])), "does not have the"),
+            (lambda: pair(model, ids, ids, instruction_end=positions.before([29, 29])), "does not have the"),
             (lambda: pair(model, ids, ids, instruction_end=2, layer=8), "layer 8 is out of range"),
             (lambda: guard(model, ids, ids, instruction_end="all"), "one position of each prompt"),
             (lambda: guard(model, ids, ids, instruction_end=2, site="stream"), "unknown site"),
             (lambda: other.score(model, ids), "made on model 'another'"),
             (lambda: effects(model, {}, {"t": task}), "give at least one"),
             (lambda: effects(model, {"d": d}, {"t": task}, float("nan")), "coefficient is nan"),
-            (lambda: effects(model, {"d": d}, {"t": task}, when={"x": steering.at(0)}), r"when \['x'\]"),
+            (lambda: effects(model, {"d": d}, {"t": task}, when={"x": positions.at(0)}), r"when \['x'\]"),
         ],
     )

@@ -1,0 +1,186 @@
+"""Activations of a set of prompts at chosen places and positions.
+
+1. Run the prompts in batches, right-padded, so that padding reaches no real token.
+2. At every place, read the chosen positions; the pass stops once the last place has been read. It is made by
+   the model's weights where those give its logits (`engine.trust`), else by the model under hooks.
+3. Means are summed in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.engine.forward import forward
+from interp.engine.trust import weights_of
+from interp.models import Model, anatomy, logits
+from interp.models.parts import Weights
+from interp.models.places import place
+from interp.places import Place, hook_name
+from interp.positions import AnyPositions, weights
+from interp.prompts import Prompts, read
+
+
+class _Enough(Exception):
+    """The pass has gone by every place that is wanted."""
+
+
+@overload
+def activations(
+    model: Model,
+    data: Any,
+    sites: str | Place,
+    pos: AnyPositions = ...,
+    agg: str | None = ...,
+    *,
+    mask: Tensor | None = ...,
+    batch_size: int = ...,
+) -> Tensor: ...
+
+
+@overload
+def activations(
+    model: Model,
+    data: Any,
+    sites: Sequence[str] | Sequence[Place],
+    pos: AnyPositions = ...,
+    agg: str | None = ...,
+    *,
+    mask: Tensor | None = ...,
+    batch_size: int = ...,
+) -> dict[Place, Tensor]: ...
+
+
+def activations(
+    model: Model,
+    data: Any,
+    sites: str | Place | Sequence[str | Place],
+    pos: AnyPositions = "last",
+    agg: str | None = None,
+    *,
+    mask: Tensor | None = None,
+    batch_size: int = 32,
+) -> Tensor | dict[Place, Tensor]:
+    """Activations of `data` (see `prompts.read`) at the places `sites`.
+
+    One place gives one tensor, a sequence of places a dict of them. Each is [prompt, width], where width is
+    d_model in the stream, d_head for `L3H2`, d_mlp for `L3.post`; `L3.z` gives [prompt, head, d_head]. With
+    pos="all" there is one row for every token, prompt after prompt. agg="mean" averages the rows. pos: see
+    `read_positions`. In float32 or better, detached, on the model's device.
+
+    Cost: a forward pass as far as the last place. Raises ValueError for a place that the model does not have,
+    a position outside a prompt, no prompts. The model is left as found.
+    """
+    if agg not in (None, "mean"):
+        raise ValueError(f"agg is {agg!r}; use None for one row a prompt, 'mean' for their mean.")
+    facts = anatomy(model)
+    wanted = [place(each, facts) for each in ([sites] if isinstance(sites, (str, Place)) else sites)]
+    if any(where.site == "pattern" for where in wanted):
+        raise ValueError(
+            "'pattern' has no vectors at positions; read the patterns with model.run_with_cache."
+        )
+    prompts = read(model, data, mask)
+    with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode could not enter a graph
+        found = _collected(model, prompts, wanted, pos, agg, batch_size)
+    return found[wanted[0]] if isinstance(sites, (str, Place)) else found
+
+
+def _collected(
+    model: Model, prompts: Prompts, wanted: list[Place], pos: AnyPositions, agg: str | None, batch_size: int
+) -> dict[Place, Tensor]:
+    weight = weights(pos, prompts)
+    rows: dict[Place, list[Tensor]] = {where: [] for where in wanted}
+    order = []
+    sites = tuple({where.site for where in wanted})
+    own = weights_of(model, prompts.tokens, prompts.lengths, sites=sites)
+    blocks = None if isinstance(own, str) else own
+    for index, batch in prompts.batches(batch_size):
+        order.append(index)
+        kept = _one_pass(model, batch, wanted, blocks)
+        for where in wanted:
+            rows[where].append(_reduce(kept[where], weight[index], pos == "all", agg))
+    return {
+        where: _joined(parts, torch.cat(order), weight, pos == "all", agg) for where, parts in rows.items()
+    }
+
+
+def _one_pass(
+    model: Model, batch: Prompts, wanted: list[Place], parts: Weights | None
+) -> dict[Place, Tensor]:
+    """Activations [row, pos, ...] at every place, by the weights or else under hooks."""
+    kept: dict[Place, Tensor] = {}
+    points = dict.fromkeys((where.site, where.layer or 0) for where in wanted)
+
+    def keeper(point: tuple[str, int]) -> Callable[[Tensor], Tensor]:
+        def keep(tensor: Tensor) -> Tensor:
+            for where in wanted:
+                if (where.site, where.layer or 0) == point:
+                    kept[where] = _part(tensor, where)
+            if all(where in kept for where in wanted):
+                raise _Enough
+            return tensor
+
+        return keep
+
+    try:
+        if parts is not None:
+            forward(parts, parts.embed(batch.tokens), 0, {point: keeper(point) for point in points})
+        else:
+            hooks = [(hook_name(*point), _as_hook(keeper(point))) for point in points]
+            with model.hooks(fwd_hooks=hooks):
+                logits(model, batch.tokens)
+    except _Enough:
+        return kept
+    missed = next(where for where in wanted if where not in kept)
+    raise ValueError(
+        f"the forward pass did not go through {hook_name(missed.site, missed.layer)}. Load the model with "
+        "eager attention and its hook flags on."
+    )
+
+
+def _as_hook(act: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda tensor, hook: act(tensor)
+
+
+def _part(tensor: Tensor, where: Place) -> Tensor:
+    tensor = tensor if where.head is None else tensor[:, :, where.head]
+    tensor = tensor if where.neuron is None else tensor[..., where.neuron, None]
+    return tensor.detach()
+
+
+def _reduce(kept: Tensor, weight: Tensor, every: bool, agg: str | None) -> Tensor:
+    """[prompt, pos, ...] -> [row, ...], or the float64 sum over rows."""
+    weight = weight[:, : kept.shape[1]]
+    if every:
+        return kept[weight > 0].double().sum(0) if agg else _wide(kept[weight > 0])
+    if int((weight > 0).sum()) == len(weight):  # one position a prompt: no arithmetic, exact
+        out = kept[torch.arange(len(weight), device=kept.device), weight.argmax(1)]
+        return out.double().sum(0) if agg else _wide(out)
+    out = torch.einsum("np,np...->n...", weight, kept.double())
+    return out.sum(0) if agg else out.to(_dtype(kept))
+
+
+def _joined(parts: list[Tensor], order: Tensor, weight: Tensor, every: bool, agg: str | None) -> Tensor:
+    """Batches put together, rows in the order of the prompts."""
+    if agg:
+        rows = weight.sum() if every else len(weight)
+        return torch.stack(parts).sum(0) / rows
+    rows = torch.cat(parts)
+    if every:
+        prompt = torch.arange(len(weight), device=order.device)[order].repeat_interleave(
+            (weight > 0).sum(1)[order]
+        )
+        return rows[prompt.argsort(stable=True)]
+    return torch.empty_like(rows).index_copy_(0, order, rows)
+
+
+def _wide(tensor: Float[Tensor, "..."]) -> Tensor:
+    return tensor.to(_dtype(tensor))
+
+
+def _dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

@@ -1,0 +1,336 @@
+"""Positions in prompts: one language to say where activations are read and where an intervention acts.
+
+Positions are absolute and count from the first real token of each row: neither a cache nor padding moves them
+(see `Frame`). A prompt of n tokens has positions 0 to n-1. `pos=` and `when=` take any of these:
+
+| positions       | which                                                                      |
+|-----------------|----------------------------------------------------------------------------|
+| "all", everywhere | all                                                                      |
+| "last"          | the last token of the prompt                                               |
+| 3, at(3, -1)    | those; negative ones count from the end of the prompt                      |
+| (a, b), window(a, b), a slice | a to b-1; negative ends count from the end, None is open     |
+| prompt_only     | 0 to n-1                                                                   |
+| generated       | n-1 and after: the last prompt token makes the first new token             |
+| tokens(5, 7)    | where the token is one of these ids                                        |
+| before(ids)     | the token before the first occurrence of a sequence of ids                 |
+| mask(t)         | where t [pos] or [row, pos] is True; nothing beyond its end                |
+| a function      | (tokens, lengths) -> indices [prompt], or a mask [prompt, pos]             |
+
+Sets join with & | and ~. Reading averages over the positions of a prompt ("mean" is the average over all);
+only `pos="all"` gives a row for every token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.prompts import Prompts
+
+AnyPositions = Any  # Positions | "last" | "mean" | "all" | int | (int, int) | slice | mask | function
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Where the rows of a running pass stand. Negative positions are padding on the left.
+
+    With a key-value cache a pass holds only the newest tokens, and with left padding the first columns are no
+    tokens; neither changes the position of a token here.
+    """
+
+    offset: int  # columns in the cache
+    padding: Int[Tensor, "row"] | None  # columns before the first real token; None: no row has any
+    size: tuple[int, int]  # rows, columns of this pass
+    device: torch.device
+    prompt_lengths: Int[Tensor, "row"] | None
+    all_tokens: Int[Tensor, "row pos"] | None = None  # of this pass, where it started from tokens
+    source: Callable[[], Prompts | None] | None = None  # the prompts, for sets that depend on them
+
+    @cached_property
+    def positions(self) -> Int[Tensor, "row pos"]:
+        """Absolute position of every column of the pass."""
+        columns = torch.arange(self.offset, self.offset + self.size[1], device=self.device)[None]
+        columns = columns if self.padding is None else columns - self.padding[:, None]
+        return columns.expand(self.size[0], -1)
+
+    @cached_property
+    def keys(self) -> Frame:
+        """The frame of all columns that the pass attends to: the cache's and its own."""
+        whole = (self.size[0], self.offset + self.size[1])
+        tokens = self.all_tokens if self.offset == 0 else None
+        return Frame(0, self.padding, whole, self.device, self.prompt_lengths, tokens, self.source)
+
+    @property
+    def lengths(self) -> Int[Tensor, "row 1"]:
+        """Tokens of each prompt."""
+        if self.prompt_lengths is None:
+            raise ValueError(
+                "the prompt's length is not known: the pass goes on from a cache that was filled before. Put "
+                "the prefill inside steer as well, or give steer(prompt_length=...)."
+            )
+        return self.prompt_lengths[:, None]
+
+    @property
+    def tokens(self) -> Int[Tensor, "row pos"]:
+        """Token ids of this pass."""
+        if self.all_tokens is None or self.all_tokens.shape != self.size:
+            raise ValueError(
+                "tokens(...) needs the token ids of the pass, which started from the stream or goes back "
+                "into a cache. Run the model on tokens, or use mask(...)."
+            )
+        return self.all_tokens
+
+    @property
+    def prompts(self) -> Prompts:
+        """The prompts of the rows."""
+        prompts = None if self.source is None else self.source()
+        if prompts is None or len(prompts) != self.size[0]:
+            raise ValueError(
+                "these positions depend on the prompt's tokens, and no pass of this run began with them. Put "
+                "the prefill inside steer as well, or use mask(...)."
+            )
+        return prompts
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """A set of positions. Call it on a frame for a mask [row, pos]."""
+
+    rule: Callable[[Frame], Tensor]
+    name: str
+    first: int = 0  # the lowest index counted from the end of the prompt, for checks
+    last: int = -1  # the highest index counted from its start; -1 where there is none
+    always: bool = False
+
+    def __call__(self, frame: Frame) -> Bool[Tensor, "row pos"]:
+        return self.rule(frame)
+
+    def __and__(self, other: AnyPositions) -> Positions:
+        other = parse(other)
+        return self._joined(other, lambda f: self(f) & other(f), "&", self.always and other.always)
+
+    def __or__(self, other: AnyPositions) -> Positions:
+        other = parse(other)
+        return self._joined(other, lambda f: self(f) | other(f), "|", self.always or other.always)
+
+    def __invert__(self) -> Positions:
+        return Positions(lambda frame: ~self(frame), f"~({self.name})", self.first, self.last)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def check(self, shortest: int, longest: int | None = None) -> None:
+        """ValueError for a position outside prompts of these lengths (and what is generated after them)."""
+        if -self.first > shortest:
+            raise ValueError(
+                f"{self.name}: position {self.first} counts from the end of a prompt of {shortest} tokens."
+            )
+        if longest is not None and self.last >= longest:
+            raise ValueError(f"{self.name}: position {self.last} is beyond the {longest} tokens of the run.")
+
+    def _joined(
+        self, other: Positions, rule: Callable[[Frame], Tensor], sign: str, always: bool
+    ) -> Positions:
+        name = f"({self.name} {sign} {other.name})"
+        return Positions(rule, name, min(self.first, other.first), max(self.last, other.last), always)
+
+
+def _everywhere(frame: Frame) -> Tensor:
+    return torch.ones(frame.size, dtype=torch.bool, device=frame.device)
+
+
+everywhere = Positions(_everywhere, "everywhere", always=True)
+prompt_only = Positions(lambda f: f.positions < f.lengths, "prompt_only")
+generated = Positions(lambda f: f.positions >= f.lengths - 1, "generated")
+
+
+def at(*positions: int) -> Positions:
+    """The given positions; -1 is the last token of the prompt. ValueError for none."""
+    if not positions or not all(isinstance(each, int) for each in positions):
+        raise ValueError("at() needs whole positions, one or more, as in at(3) or at(-1).")
+    index = torch.tensor(positions)
+    low, high = min(positions), max(positions)
+
+    def rule(frame: Frame) -> Tensor:
+        wanted = index.to(frame.device).expand(frame.size[0], -1)  # [row, position]
+        if low < 0:
+            wanted = torch.where(wanted < 0, wanted + frame.lengths, wanted)
+        return (frame.positions[:, :, None] == wanted[:, None]).any(-1)
+
+    return Positions(rule, f"at({', '.join(map(str, positions))})", min(low, 0), high)
+
+
+def window(start: int | None, stop: int | None) -> Positions:
+    """Positions start to stop-1. ValueError for an empty window."""
+    if start is not None and stop is not None and (start < 0) == (stop < 0) and start >= stop:
+        raise ValueError(f"window({start}, {stop}) is empty. Give start < stop.")
+    first = 0 if start is None else start
+
+    def rule(frame: Frame) -> Tensor:
+        low = first + frame.lengths if first < 0 else first
+        inside = frame.positions >= low
+        if stop is None:
+            return inside
+        return inside & (frame.positions < (stop + frame.lengths if stop < 0 else stop))
+
+    ends = [end for end in (start, stop) if end is not None]
+    return Positions(rule, f"window({start}, {stop})", min([0, *ends]), max(first, -1))
+
+
+def tokens(*ids: int) -> Positions:
+    """Positions whose token is one of the ids."""
+    if not ids:
+        raise ValueError("tokens() needs at least one token id.")
+    wanted = torch.tensor(ids)
+    name = f"tokens({', '.join(map(str, ids))})"
+    return Positions(lambda frame: torch.isin(frame.tokens, wanted.to(frame.device)), name)
+
+
+def mask(marks: Bool[Tensor, "*row pos"]) -> Positions:
+    """Positions that are marked, [pos] for every row or [row, pos]."""
+    if marks.dtype != torch.bool or marks.ndim not in (1, 2):
+        raise ValueError(
+            f"mask needs a bool tensor [pos] or [row, pos], got {marks.dtype} {tuple(marks.shape)}."
+        )
+    table = marks if marks.ndim == 2 else marks[None]
+    return Positions(lambda frame: _looked_up(table, frame), f"mask({int(table.sum())} marked)")
+
+
+def before(ids: Sequence[int]) -> Positions:
+    """The token before the first occurrence of `ids` in the prompt.
+
+    That is the last token of an instruction which a fixed marker follows ("Assistant:"). Raises ValueError,
+    when used, for a prompt without the marker.
+    """
+    marker = torch.tensor(list(ids))
+
+    def index(tokens: Tensor, lengths: Tensor) -> Tensor:
+        windows = tokens.unfold(1, len(marker), 1)  # [prompt, start, len(marker)]
+        starts = torch.arange(windows.shape[1], device=tokens.device)
+        here = (windows == marker.to(tokens)).all(-1) & (starts + len(marker) <= lengths[:, None])
+        if not bool(here.any(1).all()):
+            row = int((~here.any(1)).nonzero()[0])
+            raise ValueError(f"prompt {row} does not have the token ids {marker.tolist()}.")
+        return here.int().argmax(1) - 1
+
+    return _by_prompt(index, f"before({marker.tolist()})")
+
+
+def parse(given: AnyPositions) -> Positions:
+    """The set of positions that a value stands for. ValueError for anything else, and for "mean"."""
+    if isinstance(given, Positions):
+        return given
+    if isinstance(given, str) and given in ("last", "all"):
+        return at(-1) if given == "last" else everywhere
+    if isinstance(given, int) and not isinstance(given, bool):
+        return at(given)
+    if isinstance(given, slice) or (isinstance(given, tuple) and len(given) == 2):
+        return window(*((given.start, given.stop) if isinstance(given, slice) else given))
+    if isinstance(given, Tensor):
+        return mask(given)
+    if callable(given):
+        return _by_prompt(given, getattr(given, "__name__", "a function"))
+    raise ValueError(
+        f"{given!r} names no positions to act on; use interp.positions (everywhere, generated, at(3), "
+        "window(a, b), ...), 'last', 'all', an index or a span."
+    )
+
+
+def weights(pos: AnyPositions, prompts: Prompts) -> Float[Tensor, "prompt pos"]:
+    """Weights by which the columns of each prompt are averaged: rows add up to 1 (for "all": 0 or 1).
+
+    Raises ValueError for a position outside a prompt.
+    """
+    if isinstance(pos, str) and pos not in ("last", "mean", "all"):
+        raise ValueError(f"pos is {pos!r}; use 'last', 'mean', 'all', an index, a span or interp.positions.")
+    if isinstance(pos, str) and pos == "all":
+        return prompts.real.double()
+    chosen = prompts.real if isinstance(pos, str) and pos == "mean" else _chosen(pos, prompts)
+    return chosen.double() / chosen.sum(1, keepdim=True)
+
+
+def _chosen(pos: AnyPositions, prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
+    """Which columns are read; ValueError where that is none of a prompt."""
+    if isinstance(pos, int) and not isinstance(pos, bool):
+        return _index(torch.full_like(prompts.lengths, pos), prompts)
+    if isinstance(pos, (tuple, slice)):
+        return _span(pos, prompts)
+    if callable(pos) and not isinstance(pos, Positions):
+        return _called(pos, prompts)
+    chosen = parse(pos)
+    shortest = int(prompts.lengths.min())
+    chosen.check(shortest, shortest)
+    size = (prompts.tokens.shape[0], prompts.tokens.shape[1])
+    frame = Frame(0, None, size, prompts.tokens.device, prompts.lengths, prompts.tokens, lambda: prompts)
+    marked = chosen(frame) & prompts.real
+    if not bool(marked.any(1).all()):
+        row = int((~marked.any(1)).nonzero()[0])
+        raise ValueError(f"{chosen} marks no token of prompt {row}, of {int(prompts.lengths[row])} tokens.")
+    return marked
+
+
+def _by_prompt(chooses: Callable[[Tensor, Tensor], Any], name: str) -> Positions:
+    """A set that a function of the prompts' tokens and lengths gives."""
+    return Positions(lambda frame: _looked_up(_called(chooses, frame.prompts), frame), name)
+
+
+def _looked_up(table: Bool[Tensor, "row position"], frame: Frame) -> Bool[Tensor, "row pos"]:
+    """The marks of absolute positions at the columns of a pass; one row of marks stands for all."""
+    rows = table.to(frame.device)
+    if len(rows) not in (1, frame.size[0]):
+        raise ValueError(f"mask(...) has {len(rows)} rows, the batch {frame.size[0]}. Give one a row.")
+    rows = rows.expand(frame.size[0], -1)
+    inside = (frame.positions >= 0) & (frame.positions < rows.shape[1])
+    return rows.gather(1, frame.positions.clamp(0, rows.shape[1] - 1)) & inside
+
+
+def _index(index: Int[Tensor, "prompt"], prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
+    columns = torch.where(index < 0, index + prompts.lengths, index)
+    bad = (columns < 0) | (columns >= prompts.lengths)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"position {int(index[row])} is outside prompt {row}, which has {int(prompts.lengths[row])} "
+            "tokens. Positions count from the first real token; negative ones from the last."
+        )
+    return torch.arange(prompts.tokens.shape[1], device=columns.device) == columns[:, None]
+
+
+def _span(span: tuple[int, int] | slice, prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
+    start, stop = (span.start or 0, span.stop) if isinstance(span, slice) else span
+    first = torch.full_like(prompts.lengths, start) + (prompts.lengths if start < 0 else 0)
+    last = prompts.lengths if stop is None else torch.full_like(prompts.lengths, stop)
+    last = last + (prompts.lengths if stop is not None and stop < 0 else 0)
+    bad = (first < 0) | (last > prompts.lengths) | (first >= last)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"the span {start} to {stop} is empty in, or outside, prompt {row}, which has "
+            f"{int(prompts.lengths[row])} tokens."
+        )
+    columns = torch.arange(prompts.tokens.shape[1], device=prompts.tokens.device)
+    return (columns >= first[:, None]) & (columns < last[:, None])
+
+
+def _called(chooses: Callable[[Tensor, Tensor], Any], prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
+    chosen = torch.as_tensor(chooses(prompts.tokens, prompts.lengths), device=prompts.tokens.device)
+    if chosen.dtype != torch.bool:
+        if chosen.shape != prompts.lengths.shape:
+            raise ValueError(
+                f"pos returned indices of shape {tuple(chosen.shape)} for {len(prompts)} prompts; "
+                "return one index for each prompt, or a mask [prompt, pos]."
+            )
+        return _index(chosen.long(), prompts)
+    real = prompts.real
+    if chosen.shape != real.shape or not bool(chosen.any(1).all()) or bool((chosen & ~real).any()):
+        raise ValueError(
+            f"pos returned a mask of shape {tuple(chosen.shape)}; it must have shape "
+            f"{tuple(real.shape)} and mark at least one real token of each prompt, and no padding."
+        )
+    return chosen

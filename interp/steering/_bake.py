@@ -1,0 +1,218 @@
+"""`bake`: interventions folded into a model's weights and biases; `undo` puts the old ones back.
+
+A site that a layer writes linearly can carry any affine edit h A + c: W becomes W A, b becomes b A + c.
+
+| site             | weights                                    |
+|------------------|--------------------------------------------|
+| attn_out, L3H2   | W_O, b_O                                   |
+| mlp_out, post    | W_out, b_out                               |
+| resid_pre of L0  | W_pos and W_E, or W_E alone                 |
+| other streams    | additions only: the bias of what wrote last |
+
+No d × d matrix is made: edits act on the rows of the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.models import Model, anatomy
+from interp.models.places import width
+from interp.steering._edit_types import Ablate, Add, Affine, Clamp, Edit, ScaleUnits, SetUnits
+from interp.steering._intervention import Intervention, flat
+
+_SYMMETRIC = (Add, Ablate, Affine, Clamp, ScaleUnits, SetUnits)  # linear parts that are their own transpose
+
+
+@dataclass(eq=False)
+class Baked:
+    """Weights as they were. `undo()`, or the end of a `with` block, puts them back bit for bit."""
+
+    saved: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def undo(self) -> None:
+        """Put the weights back. A second call does nothing."""
+        with torch.no_grad():
+            for target, old in reversed(self.saved):
+                target.copy_(old)
+        self.saved.clear()
+
+    def __enter__(self) -> Baked:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.undo()
+
+    def write(self, target: Tensor, value: Tensor) -> None:
+        """Overwrite a weight, keeping what was there."""
+        with torch.no_grad():
+            self.saved.append((target, target.detach().clone()))
+            target.copy_(value)
+
+
+def bake(model: Model, *interventions: Any) -> Baked:
+    """Change the model's own weights so that it runs steered, without hooks, until `undo`.
+
+        with steering.bake(model, steering.ablate(direction.spread(steering.writers(facts)))):
+            model(tokens)
+
+    This is the one function that changes a model. Raises ValueError, before any change, for an edit that
+    depends on position, row or gate, that is not affine, or whose place no weight writes. Cost: the edits,
+    on the rows of the weights once; afterwards none.
+    """
+    checked = [each.check(model) for each in flat(interventions)]
+    plans = [_plan(model, each) for each in checked]
+    baked = Baked()
+    try:
+        for plan, each in zip(plans, checked):
+            _apply(baked, plan, each, _zero(model, each))
+    except BaseException:
+        baked.undo()
+        raise
+    return baked
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """rows: weights written at the place. bias: what is added there. before: the weight that reads it."""
+
+    rows: tuple[Tensor, ...] = ()
+    bias: Tensor | None = None
+    before: Tensor | None = None
+    shift_only: bool = False
+    shift: Tensor | None = None  # one weight whose rows all take the offset, where there is no bias
+
+
+def _plan(model: Model, each: Intervention) -> _Plan:
+    edit = each.edit
+    if not each.when.always or each.gate is not None:
+        raise ValueError(f"the edit at {each.site} depends on position or on a gate: it cannot be baked.")
+    if not isinstance(edit, Edit) or type(edit).at is not Edit.at or edit.n_rows is not None:
+        raise ValueError(f"the edit at {each.site} depends on position or row: it cannot be baked.")
+    zero = _zero(model, each)
+    if edit.linear(zero) is None:
+        raise ValueError(f"{type(edit).__name__} at {each.site} is not affine: it cannot be baked.")
+    plan = _weights(model, each)
+    shifts = bool((edit.offset(zero) != 0).any())
+    if plan.bias is None and plan.shift is None and shifts:
+        raise ValueError(
+            f"nothing writes a bias at {each.site} in this model, which the edit needs. Use steer."
+        )
+    if plan.shift_only and not isinstance(edit, Add):
+        raise ValueError(
+            f"{type(edit).__name__} at {each.site} cannot be baked: several layers write there. Bake it at "
+            "every writer: steering.ablate(direction.spread(steering.writers(anatomy(model))))."
+        )
+    if plan.before is not None and not isinstance(edit, _SYMMETRIC):
+        raise ValueError(f"{type(edit).__name__} at {each.site} cannot be baked; use attn_out or mlp_out.")
+    for target in (*plan.rows, plan.bias, plan.before, plan.shift):
+        if target is not None and not _is_live(model, target):
+            raise ValueError(
+                f"the weights at {each.site} are not this model's own storage: they cannot be baked."
+            )
+    return plan
+
+
+def _weights(model: Model, each: Intervention) -> _Plan:
+    facts, where = anatomy(model), each.place
+    layer = where.layer or 0
+    if facts.post_norm:
+        raise ValueError(
+            "this model norms what its layers write, so nothing can be baked into them. Use steer."
+        )
+    block = model.blocks[layer]
+    if where.site == "resid_pre":
+        return _embedding(model) if layer == 0 else _bias_of(model, layer - 1, last=True)
+    if where.site in ("resid_post", "resid_mid"):
+        return _bias_of(model, layer, last=where.site == "resid_post")
+    if where.site == "attn_out":
+        return _Plan((block.attn.W_O,), getattr(block.attn, "b_O", None))
+    if where.site == "mlp_out":
+        return _Plan((block.mlp.W_out,), getattr(block.mlp, "b_out", None))
+    if where.site == "post" and where.neuron is None:
+        return _Plan((), getattr(block.mlp, "b_out", None), before=block.mlp.W_out)
+    if where.site == "z":
+        return _Plan((), getattr(block.attn, "b_O", None), before=block.attn.W_O)
+    raise ValueError(f"{where} cannot be baked: no weight writes it linearly. Use steer.")
+
+
+def _bias_of(model: Model, layer: int, last: bool) -> _Plan:
+    block = model.blocks[layer]
+    by_mlp = last and not anatomy(model).attn_only
+    return _Plan(
+        bias=getattr(block.mlp, "b_out", None) if by_mlp else getattr(block.attn, "b_O", None),
+        shift_only=True,
+    )
+
+
+def _embedding(model: Model) -> _Plan:
+    if getattr(model.cfg, "post_embedding_ln", False):
+        raise ValueError("this model norms its embeddings, so nothing can be baked there. Use steer.")
+    if model.W_E.untyped_storage().data_ptr() == model.W_U.untyped_storage().data_ptr():
+        raise ValueError(
+            "this model's embedding is also its unembedding, so nothing can be baked there. Use steer."
+        )
+    if model.cfg.positional_embedding_type != "standard":
+        return _Plan((model.W_E,), shift=model.W_E)
+    table = getattr(model.pos_embed, "W_pos", None)
+    table = model.pos_embed.weight if table is None else table
+    return _Plan((model.W_E, table), shift=table)
+
+
+def _apply(baked: Baked, plan: _Plan, each: Intervention, zero: Tensor) -> None:
+    edit = each.edit
+    if not isinstance(edit, Edit):
+        return
+    for rows in plan.rows:
+        baked.write(rows, _linear(edit, rows.detach()))
+    if plan.before is not None:
+        _apply_before(baked, plan, edit, each)
+        return
+    offset = edit.offset(zero)
+    if plan.bias is not None:
+        old = plan.bias.detach()
+        baked.write(plan.bias, (old if plan.shift_only else _linear(edit, old)) + offset)
+    elif plan.shift is not None:
+        baked.write(plan.shift, plan.shift.detach() + offset)
+
+
+def _apply_before(baked: Baked, plan: _Plan, edit: Edit, each: Intervention) -> None:
+    """h (A) + c, then W: A W, and c W into the bias. A is symmetric: it acts on the columns of W."""
+    W = plan.before
+    if W is None:
+        return
+    new, shift = W.detach().clone(), torch.zeros_like(W.detach().reshape(-1, W.shape[-1])[0])
+    if W.ndim == 2:  # [neuron, d_model]
+        new, shift = _linear(edit, new.T).T, edit.offset(new[:, 0]) @ new
+    else:  # [head, d_head, d_model]
+        for head in range(len(W)) if each.heads is None else each.heads:
+            shift = shift + edit.offset(new[head, :, 0]) @ new[head]
+            new[head] = _linear(edit, new[head].T).T
+    baked.write(W, new)
+    if plan.bias is not None:
+        baked.write(plan.bias, plan.bias.detach() + shift)
+
+
+def _linear(edit: Edit, x: Tensor) -> Tensor:
+    """The linear part of an edit that is affine, as `_plan` has made sure."""
+    out = edit.linear(x)
+    return x if out is None else out
+
+
+def _zero(model: Model, each: Intervention) -> Tensor:
+    """Activations of 0 at the place: one vector."""
+    facts = anatomy(model)
+    return torch.zeros(width(each.place, facts), dtype=facts.dtype, device=facts.device)
+
+
+def _is_live(model: Model, weight: Tensor) -> bool:
+    """Whether writing to the tensor writes to a parameter of the model."""
+    where = weight.untyped_storage().data_ptr()
+    return any(parameter.untyped_storage().data_ptr() == where for parameter in model.parameters())

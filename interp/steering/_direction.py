@@ -1,0 +1,362 @@
+"""Direction: vectors at places of a model, and how they were found.
+
+A vector keeps its length: `add(d, 4.0)` adds 4 times the vector. `d.unit()` has length 1. `norms` holds the
+median norm of the activations that the vector was found in, so that a coefficient can be said in units of
+it. Directions add and scale like vectors; where only one has a place, its vector is taken as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.files import read_tensors, write_tensors
+from interp.models import Model, anatomy, final_norm
+from interp.models.places import place, width
+from interp.places import Place, parse
+from interp.results import versions
+from interp.tasks import vocabulary
+
+LAYOUTS = ("vector", "basis", "positions")
+Vectors = Mapping[Place, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """Vectors by place: [d] (layout "vector"), [k, d] ("basis", a subspace), [pos, d] ("positions").
+
+    model: the model's name, None for any. method, positions, data, seed: how it was found and from what.
+    norms: median norm of the activations at the place. means: mean projections of the positive and the
+    negative class on the unit vector. shuffled: the same method after the labels were shuffled, a control.
+    """
+
+    vectors: Vectors
+    layout: str = "vector"
+    model: str | None = None
+    method: str = "given"
+    positions: str = ""
+    norms: Mapping[Place, float] = field(default_factory=dict)
+    means: Mapping[Place, tuple[float, float]] = field(default_factory=dict)
+    shuffled: Vectors = field(default_factory=dict)
+    data: str = ""
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout is {self.layout!r}; use one of {', '.join(LAYOUTS)}.")
+        if not self.vectors:
+            raise ValueError("the direction has no vectors. Give a vector for at least one place.")
+        for name in ("vectors", "shuffled"):
+            with torch.inference_mode(False):
+                copies = {where: _checked(where, v, self.layout) for where, v in getattr(self, name).items()}
+            object.__setattr__(self, name, copies)
+
+    @classmethod
+    def from_tensor(
+        cls,
+        vector: Float[Tensor, "*rows d"],
+        site: str = "resid_pre",
+        layer: int | None = None,
+        head: int | None = None,
+        *,
+        layout: str | None = None,
+        model: str | None = None,
+    ) -> Direction:
+        """A direction from a tensor of yours: [d], or [k, d] for a subspace (or layout="positions").
+
+        `site` may also name the place whole, as in "L3.resid_pre" or "L3H2". Raises ValueError for a vector
+        that is not finite, of another shape, or all 0.
+        """
+        where = Place(site, layer, head=head) if layer is not None else parse(site)
+        found = layout or ("vector" if vector.ndim == 1 else "basis")
+        return cls({where: vector}, layout=found, model=model)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where the direction has vectors."""
+        return tuple(self.vectors)
+
+    @property
+    def place(self) -> Place:
+        """The only place; ValueError where there are several."""
+        if len(self.vectors) > 1:
+            names = ", ".join(map(str, self.places))
+            raise ValueError(
+                f"the direction has {len(self.vectors)} places ({names}). Choose one with .at(...)."
+            )
+        return self.places[0]
+
+    @property
+    def vector(self) -> Tensor:
+        """The vector of the only place."""
+        return self.vectors[self.place]
+
+    @property
+    def layer(self) -> int | None:
+        """The layer of the only place."""
+        return self.place.layer
+
+    @property
+    def site(self) -> str:
+        """The site of the only place."""
+        return self.place.site
+
+    def at(self, *places: str | Place) -> Direction:
+        """The same direction at some of its places only. ValueError for a place that it does not have."""
+        wanted = [where if isinstance(where, Place) else parse(where) for where in places]
+        missing = [where for where in wanted if where not in self.vectors]
+        if missing or not wanted:
+            names = ", ".join(map(str, self.places))
+            raise ValueError(
+                f"the direction has no vector at {', '.join(map(str, missing))}; it has {names}."
+            )
+        return self._only(lambda where: where in wanted)
+
+    def split(self) -> tuple[Direction, ...]:
+        """One direction for each place."""
+        return tuple(self.at(where) for where in self.places)
+
+    def spread(self, places: list[Place] | tuple[Place, ...]) -> Direction:
+        """The vector of the only place, put at other places of the same width."""
+        return replace(self, vectors=dict.fromkeys(places, self.vector), norms={}, means={}, shuffled={})
+
+    def unit(self) -> Direction:
+        """Every vector at length 1 (every row of a basis or of positions)."""
+        return self._mapped(_unit)
+
+    def __add__(self, other: Direction) -> Direction:
+        if self.layout != other.layout:
+            raise ValueError(f"cannot add a direction of layout {other.layout!r} to one of {self.layout!r}.")
+        if None not in (self.model, other.model) and self.model != other.model:
+            raise ValueError(f"the directions are of two models, {self.model!r} and {other.model!r}.")
+        return replace(
+            self,
+            vectors=_sum(self.vectors, other.vectors),
+            shuffled=_sum(self.shuffled, other.shuffled) if self.shuffled and other.shuffled else {},
+            norms={**other.norms, **self.norms},
+            means={},
+            model=self.model or other.model,
+            method=f"{self.method} + {other.method}",
+        )
+
+    def __neg__(self) -> Direction:
+        return self * -1.0
+
+    def __sub__(self, other: Direction) -> Direction:
+        return self + -other
+
+    def __mul__(self, factor: float | int) -> Direction:
+        sign = -1.0 if factor < 0 else 1.0
+        means = {where: (sign * up, sign * down) for where, (up, down) in self.means.items()}
+        return replace(self._mapped(lambda v: v * factor), means=means)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, factor: float | int) -> Direction:
+        return self * (1.0 / factor)
+
+    def project(self, activations: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows"]:
+        """Length of the activations along the unit vector of the only place, in the activations' units."""
+        vector = self._single_vector()
+        if activations.shape[-1] != len(vector):
+            raise ValueError(
+                f"the activations have width {activations.shape[-1]}, the direction {len(vector)}. "
+                f"Take activations at {self.place}."
+            )
+        return activations @ _unit(vector).to(activations)
+
+    def cosine(self, other: Direction) -> Float[Tensor, "place"]:
+        """Cosines with another direction at the places that both have, in the order of this one's."""
+        shared = [where for where in self.places if where in other.vectors]
+        if not shared:
+            raise ValueError(f"the directions share no place: {self.places} and {other.places}.")
+        pairs = [(_unit(self.vectors[w]).double(), _unit(other.vectors[w]).double()) for w in shared]
+        return torch.stack([(a * b).sum() for a, b in pairs])
+
+    def lens(self, model: Model) -> Float[Tensor, "vocab"]:
+        """Logits that the unit vector writes: through the final norm's gain and the unembedding.
+
+        The norm's scale, which depends on the prompt, is left out: values compare tokens with one another.
+        """
+
+        self.check(model)
+        return _lens(model, _unit(self._single_vector()))
+
+    def top_tokens(self, model: Model, k: int = 10) -> list[tuple[str, float]]:
+        """The k tokens that the direction raises most, with their logits (see `lens`).
+
+        `(-direction).top_tokens(model)` gives those that it lowers most.
+        """
+        values, ids = self.lens(model).topk(k)
+        names = [vocabulary.decode(model, [token]) for token in ids.tolist()]
+        return list(zip(names, values.tolist()))
+
+    def check(self, model: Model) -> Direction:
+        """The direction itself; ValueError when it is of another model, site or width. No forward pass."""
+        facts = anatomy(model)
+        if self.model is not None and self.model != facts.name:
+            raise ValueError(
+                f"the direction was found on model {self.model!r}, this is {facts.name!r}. If they share "
+                "their activations, use dataclasses.replace(direction, model=None)."
+            )
+        for where, vector in self.vectors.items():
+            place(where, facts)
+            if vector.shape[-1] != width(where, facts):
+                raise ValueError(
+                    f"the direction has width {vector.shape[-1]} at {str(where)!r}, the model has "
+                    f"{width(where, facts)} there. Use a direction of this model and site."
+                )
+        return self
+
+    def save(self, path: str | Path) -> Path:
+        """Write the vectors as safetensors, all else as JSON in its header. See `direction_file`."""
+
+        return _save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path, model: Model | None = None) -> Direction:
+        """Read a file of `save`; with `model`, ValueError unless the direction fits it."""
+
+        found = _load(Path(path))
+        return found if model is None else found.check(model)
+
+    def to_gguf(self, path: str | Path) -> Path:
+        """Write a control vector for llama.cpp. See `gguf`."""
+        from interp.steering._gguf import write
+
+        return write(self, Path(path))
+
+    def _single_vector(self) -> Tensor:
+        if self.layout != "vector":
+            raise ValueError(f"this needs one vector, and the direction has layout {self.layout!r}.")
+        return self.vector
+
+    def _mapped(self, fn: Callable[[Tensor], Tensor]) -> Direction:
+        vectors, shuffled = ({w: fn(v) for w, v in part.items()} for part in (self.vectors, self.shuffled))
+        return replace(self, vectors=vectors, shuffled=shuffled)
+
+    def _only(self, wanted: Callable[[Place], bool]) -> Direction:
+        parts: dict[str, Any] = {
+            name: {w: v for w, v in getattr(self, name).items() if wanted(w)}
+            for name in ("vectors", "norms", "means", "shuffled")
+        }
+        return replace(self, **parts)
+
+
+def _checked(where: Place, vector: Tensor, layout: str) -> Tensor:
+    rows = 1 if layout == "vector" else 2
+    if vector.ndim != rows or not vector.numel():
+        raise ValueError(
+            f"the vector at {str(where)!r} has shape {tuple(vector.shape)}; layout {layout!r} needs "
+            f"{'[d]' if rows == 1 else '[rows, d]'}."
+        )
+    if not bool(torch.isfinite(vector).all()):
+        raise ValueError(f"the vector at {str(where)!r} is not finite.")
+    wide = vector.detach().clone()
+    return wide if wide.is_floating_point() else wide.float()
+
+
+def _unit(vector: Tensor) -> Tensor:
+    norm = vector.norm(dim=-1, keepdim=True)
+    if bool((norm == 0).any()):
+        raise ValueError("a vector of the direction is 0, so it has no unit vector.")
+    return vector / norm
+
+
+def _sum(one: Vectors, other: Vectors) -> dict[Place, Tensor]:
+    total = dict(one)
+    for where, vector in other.items():
+        if where in total and total[where].shape != vector.shape:
+            raise ValueError(
+                f"at {where} the vectors have shapes {tuple(total[where].shape)} and {tuple(vector.shape)}."
+            )
+        total[where] = total[where] + vector.to(total[where]) if where in total else vector
+    return total
+
+
+def _lens(model: Model, vector: Float[Tensor, "d_model"]) -> Float[Tensor, "vocab"]:
+    """Logits of a vector of the stream: centred where the norm centres, times its gain, unembedded.
+
+    Linear in the vector: neither the norm's scale, its bias nor the unembedding's is applied.
+    """
+    W_U = model.W_U.detach()
+    if len(vector) != W_U.shape[0]:
+        raise ValueError(
+            f"the lens reads vectors of the stream, width {W_U.shape[0]}; this has {len(vector)}."
+        )
+    x, norm = vector.to(W_U), final_norm(model)
+    if norm is not None:
+        x = x - x.mean() if norm.centred else x
+        x = x if norm.gain is None else x * norm.gain.detach()
+    out = x @ W_U
+    return out if out.dtype == torch.float64 else out.float()
+
+
+def controls(parts: Sequence[Direction], seed: int) -> dict[str, list[Direction | None]]:
+    """By name: random directions, and those of shuffled labels where the directions have them."""
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, list[Direction | None]] = {"random": [_random(part, generator) for part in parts]}
+    others = [_shuffled(part) for part in parts]
+    return found | ({"shuffled": others} if any(other is not None for other in others) else {})
+
+
+def _random(direction: Direction, generator: torch.Generator) -> Direction:
+    """Normal directions at the same places, each vector of equal norm."""
+    vectors = {}
+    for where, vector in direction.vectors.items():
+        drawn = torch.randn(vector.shape, generator=generator, dtype=torch.float64).to(vector)
+        vectors[where] = drawn / drawn.norm(dim=-1, keepdim=True) * vector.norm(dim=-1, keepdim=True)
+    return replace(direction, vectors=vectors, method="random", shuffled={}, means={})
+
+
+def _shuffled(direction: Direction) -> Direction | None:
+    """The direction of shuffled labels, at the norm of the direction; None where there is none."""
+    if set(direction.shuffled) != set(direction.vectors):
+        return None
+    vectors = {}
+    for where, vector in direction.vectors.items():
+        drawn = direction.shuffled[where]
+        vectors[where] = drawn / drawn.norm().clamp(min=1e-30) * vector.norm()
+    return replace(
+        direction, vectors=vectors, method=f"{direction.method}, shuffled labels", shuffled={}, means={}
+    )
+
+
+_FORMAT = "interp-direction-1"
+_SHUFFLED = "shuffled/"
+_PLAIN = ("layout", "model", "method", "positions", "data", "seed")
+
+
+def _save(direction: Direction, path: Path) -> Path:
+    """Write the file whole; an existing one is replaced."""
+    tensors = {str(where): vector for where, vector in direction.vectors.items()}
+    tensors |= {_SHUFFLED + str(where): vector for where, vector in direction.shuffled.items()}
+    header: dict[str, Any] = {name: getattr(direction, name) for name in _PLAIN}
+    header["norms"] = {str(where): norm for where, norm in direction.norms.items()}
+    header["means"] = {str(where): list(means) for where, means in direction.means.items()}
+    header["versions"] = versions()
+    return write_tensors(path, tensors, form=_FORMAT, key="direction", header=header)
+
+
+def _load(path: Path) -> Direction:
+    """Read a file of `_save`. ValueError for a file that is missing, damaged, or something else."""
+    form = {"form": _FORMAT, "key": "direction", "writer": "Direction.save"}
+    return _from_file(*read_tensors(path, **form, fields=(*_PLAIN, "norms", "means")))
+
+
+def _from_file(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> Direction:
+    plain = {parse(name): vector for name, vector in tensors.items() if not name.startswith(_SHUFFLED)}
+    places = sorted(plain, key=lambda where: (where.layer or 0, str(where)))
+    return Direction(
+        vectors={where: plain[where] for where in places},
+        shuffled={parse(n.removeprefix(_SHUFFLED)): v for n, v in tensors.items() if n.startswith(_SHUFFLED)},
+        norms={parse(name): float(norm) for name, norm in header["norms"].items()},
+        means={parse(name): (float(up), float(down)) for name, (up, down) in header["means"].items()},
+        **{name: header[name] for name in _PLAIN},
+    )

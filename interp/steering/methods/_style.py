@@ -1,0 +1,96 @@
+"""Style vectors: one direction for each of k styles (Konen et al., 2402.01618).
+
+1. Activations of labelled texts at the places: a(x).
+2. v_s = mean of a over the texts of style s − mean of a over the texts of all other styles.
+3. The same with the labels dealt anew, every style its share of every style's texts, gives the control.
+
+With n_s of N texts in style s and μ the mean of all, v_s = N/(N − n_s) · (μ_s − μ); so the v_s weighted by
+n_s (N − n_s) add up to 0, and two styles have opposite vectors. `steering.class_means` weighs the other
+styles, not their texts, equally; the two agree where all styles have as many texts.
+
+Sign: adding v_s goes from the other styles to s. Units: those of the activations. The paper adds λ · v_s at
+several layers at once: `steering.add(vectors["formal"], 0.5)` acts at every layer of the direction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp._activations import activations
+from interp.models import Model, anatomy
+from interp.models.places import Layers, places
+from interp.positions import AnyPositions
+from interp.prompts import read
+from interp.steering._direction import Direction
+from interp.steering.estimators import dealt
+
+
+def style_vectors(
+    model: Model,
+    texts: Any,
+    styles: Sequence[str],
+    *,
+    layer: Layers = None,
+    site: str = "resid_pre",
+    pos: AnyPositions = "last",
+    seed: int = 0,
+    batch_size: int = 32,
+) -> dict[str, Direction]:
+    """For each style, in the order in which they first stand, its direction: [d] at each layer.
+
+    texts: strings, or token ids [prompt, pos]; styles: one label a text. pos: "last", "mean", ... (see
+    `read_positions`), not "all". Each direction carries that of shuffled labels.
+
+    Cost: one forward pass of each text as far as the last layer. Raises ValueError, before any pass, for
+    labels of another number than the texts, one style only, pos="all", a place that the model does not have.
+    Paper: 2402.01618.
+    """
+    wanted, data = places(anatomy(model), layer, site), read(model, texts, what="texts")
+    _check(len(data), styles)
+    if pos == "all":
+        raise ValueError("pos is 'all', which gives rows without a label; use 'mean' or one position.")
+    rows = activations(model, data, wanted, pos, batch_size=batch_size)
+    drawn_styles = dealt(styles, torch.Generator().manual_seed(seed))
+    true = {w: style_differences(rows[w].flatten(1), styles) for w in wanted}
+    drawn = {w: style_differences(rows[w].flatten(1), drawn_styles) for w in wanted}
+    label = hashlib.sha256(f"{data.data_hash()}{list(styles)}".encode()).hexdigest()
+    return {
+        style: Direction(
+            vectors={w: true[w][style].to(rows[w].dtype) for w in wanted},
+            shuffled={w: drawn[w][style].to(rows[w].dtype) for w in wanted},
+            model=anatomy(model).name,
+            method=f"style_vectors: {style}",
+            positions=pos if isinstance(pos, str) else repr(pos),
+            norms={w: rows[w].flatten(1).double().norm(dim=1).median().item() for w in wanted},
+            data=label,
+            seed=seed,
+        )
+        for style in dict.fromkeys(styles)
+    }
+
+
+def style_differences(rows: Float[Tensor, "text d"], styles: Sequence[str]) -> dict[str, Float[Tensor, "d"]]:
+    """Mean of the rows of each style − mean of all other rows, in float64. Pure; no forward pass.
+
+    Raises ValueError for labels of another number than the rows, and for fewer than two styles.
+    """
+    _check(len(rows), styles)
+    wide, found = rows.double(), {}
+    for style in dict.fromkeys(styles):
+        own = torch.tensor([each == style for each in styles], device=rows.device)
+        found[style] = wide[own].mean(0) - wide[~own].mean(0)
+    return found
+
+
+def _check(n: int, styles: Sequence[str]) -> None:
+    if isinstance(styles, str) or len(styles) != n:
+        got = repr(styles) if isinstance(styles, str) else len(styles)
+        raise ValueError(f"there are {n} texts and {got} styles. Give one label for each text.")
+    if len(set(styles)) < 2:
+        raise ValueError(f"all texts have the style {styles[0]!r}; a style vector needs two styles or more.")
