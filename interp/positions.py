@@ -153,7 +153,7 @@ generated = Positions(lambda f: f.positions >= f.lengths - 1, "generated")
 def at(*positions: int) -> Positions:
     """The given positions; -1 is the last token of the prompt. ValueError for none."""
     if not positions or not all(isinstance(each, int) for each in positions):
-        raise ValueError("at() needs whole positions, one or more, as in at(3) or at(-1).")
+        raise ValueError("at() needs at least one position, a whole number, as in at(3) or at(-1).")
     index = torch.tensor(positions)
     low, high = min(positions), max(positions)
 
