@@ -38,7 +38,7 @@ def sweep(args: argparse.Namespace) -> None:
 def _metrics(args: argparse.Namespace) -> list[Any]:
     """The metrics asked for, and always the KL."""
     from interp.cli._inputs import make_metrics
-    from interp.steering._sweep import Entropy
+    from interp.steering.measures import Entropy
     from interp.tasks import KL, LogitDiff
 
     asked = make_metrics(args.metric) or [LogitDiff() if args.task else Entropy()]
