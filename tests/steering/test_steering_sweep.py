@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from interp import positions, steering
-from interp.models import logits
+from interp.models import logits, weights
 from interp.steering._sweep import Suffix, Whole, _reads, runner
 from interp.tasks import KL, Loss, Task
 from interp.tasks.metrics import LogitDiff
@@ -77,7 +77,8 @@ def test_both_runners_agree_under_every_when_and_site(toy, ids, draw, within):
         ):
             made = [each.check(toy) for each in steering.add(d, 2.0, when=when)]
             rows = torch.tensor([2, 0, 0, 1])
-            fast, whole = Suffix(toy, reads, {0, 1, 2}).run(rows, made), Whole(toy, reads).run(rows, made)
+            fast = Suffix(weights(toy), reads, {0, 1, 2}).run(rows, made)
+            whole = Whole(toy, reads).run(rows, made)
             for row in range(4):
                 n = int(reads.runs.lengths[rows[row]])
                 torch.testing.assert_close(fast[row, :n], whole[row, :n], rtol=0, atol=100 * within)
