@@ -20,14 +20,13 @@ from interp.circuits._run.state import Base
 from interp.engine.memory import DEFAULT_BUDGET, Budget
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
-from interp.models import Anatomy, Model, anatomy, is_bridge, logits, unsupported, weights
+from interp.engine.trust import weights_of
+from interp.models import Anatomy, Model, anatomy, unsupported
 from interp.models.parts import Weights
 from interp.patching.corruption import DIRECTIONS
 from interp.patching.request import check_model as check_fit
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
-
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 3e-4}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +72,7 @@ def prepare(
     metric: Metric,
     memory: int = DEFAULT_BUDGET,
 ) -> Job:
-    """Check everything, then compare one forward of the first prompt with the model's own."""
+    """Check everything, then let `engine.trust` compare a pass by the weights with the model's own."""
     facts = check_model(model, task)
     check_direction(direction)
     if memory < 1:
@@ -82,27 +81,17 @@ def prepare(
     chosen = parse(ablation, graph, task, direction)
     with torch.inference_mode():
         runs = chosen.runs(model, task, direction)
-        job = Job(weights(model), Spans(graph), runs, metric, chosen, Budget(facts, memory))
-        _check_forward(model, job)
-    return job
+        blocks = trusted_weights(model, facts, runs)
+    return Job(blocks, Spans(graph), runs, metric, chosen, Budget(facts, memory))
 
 
-def _check_forward(model: Model, job: Job) -> None:
-    """Raise ValueError unless heads, biases and MLPs, added up, give the model's own logits."""
-    base = job.base(slice(0, 1))
-    own = logits(model, job.runs.base[:1])
-    columns = base.reads.columns
-    own = own if columns is None else own[..., columns]
-    own = own if base.reads.everywhere else own[base.prompts, base.runs.positions]
-    found = base.full.logits
-    # Hugging Face's norms inside a bridge compute in float32, whatever the dtype.
-    dtype = torch.float32 if is_bridge(model) and own.dtype == torch.float64 else own.dtype
-    gap = ((own.to(found) - found).abs() / (1 + found.abs())).max().item()
-    if not gap <= _TOLERANCE.get(dtype, 0.1):
-        raise ValueError(
-            f"circuits cannot be run on {job.budget.facts.name}: its logits are not what its heads, biases "
-            f"and MLPs add up to (they differ by {gap:.2g}). Its architecture is not supported."
-        )
+def trusted_weights(model: Model, facts: Anatomy, runs: Runs) -> Weights:
+    """The model's weights. Raises ValueError unless they give its logits and what its writers write."""
+    sites = tuple(site for site in ("z", "attn_out", "mlp_out") if site in facts.sites())
+    blocks = weights_of(model, runs.base, runs.lengths, sites=sites)
+    if isinstance(blocks, str):
+        raise ValueError(f"circuits cannot be run on {facts.name}: {blocks}.")
+    return blocks
 
 
 def check_model(model: Model, task: Task) -> Anatomy:

@@ -46,17 +46,17 @@ from interp.attribution.rules import check_hooks, ruled
 from interp.circuits._graph import Graph, Spans
 from interp.circuits._run.ablation import Ablation
 from interp.circuits._run.ablation import parse as parse_ablation
-from interp.circuits._run.job import Job, check_direction, check_model, the_metric
+from interp.circuits._run.job import Job, check_direction, check_model, the_metric, trusted_weights
 from interp.circuits._score import methods as edge_methods
 from interp.circuits._score.exact import exact
 from interp.circuits._score.flow_routes import flow_routes
 from interp.circuits._score.methods import EdgeMethod, check_method
 from interp.circuits._score.passes import INPUT, EdgePasses, Passed, Place, run_base, run_secant
 from interp.circuits._score.result import scored_edges
-from interp.circuits._score.sums import Sums, check_writes
+from interp.circuits._score.sums import Sums
 from interp.engine.memory import DEFAULT_BUDGET, Budget
 from interp.methods import IG
-from interp.models import Model, weights
+from interp.models import Model
 from interp.patching.result import signs
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
@@ -131,7 +131,8 @@ def _job(
         pass
     with torch.inference_mode(False), torch.no_grad():
         runs = replaced.runs(model, task, direction).outside_inference()
-        return Job(weights(model), Spans(graph), runs, metric, replaced, budget)
+        blocks = trusted_weights(model, budget.facts, runs)
+        return Job(blocks, Spans(graph), runs, metric, replaced, budget)
 
 
 def check_positions(task: Task) -> None:
@@ -223,8 +224,6 @@ class Scoring:
                 source, base = run_secant(passes) if kind == "secant" else run_base(passes, method)
                 out = sums.zeros()
                 sums.add(out, base, source, base)
-        if block.start == 0:
-            check_writes(job.weights, base, job.budget.facts.name)
         clean = (base if runs.clean_is_base else source).picked
         ends = torch.stack([passes.measure(run.picked, clean) for run in (base, source)])
         notes = dict(base.notes)

@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from interp.circuits._graph import Graph, Spans
 from interp.circuits._run.ablation import Ablation
-from interp.circuits._run.job import Job
+from interp.circuits._run.job import Job, trusted_weights
 from interp.circuits._score.passes import EdgePasses, Passed, wide
 from interp.circuits._score.result import scored_edges
-from interp.circuits._score.sums import check_writes, written
+from interp.circuits._score.sums import written
 from interp.engine.memory import Budget
 from interp.engine.runs import Runs
-from interp.models import Model, weights
+from interp.models import Model
 from interp.patching.corruption import Zero, make_runs
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
@@ -43,7 +43,8 @@ def flow_routes(
     """Shares [prompt, (pos,) writer, reader]. Cost: one forward by prompt. `metric` says where it is read."""
     with torch.inference_mode(False), torch.no_grad():
         runs = make_runs(model, task, Zero(), "noise", ()).outside_inference()
-        job = Job(weights(model), Spans(Graph.of(model)), runs, metric, Ablation("zero"), budget)
+        blocks = trusted_weights(model, budget.facts, runs)
+        job = Job(blocks, Spans(Graph.of(model)), runs, metric, Ablation("zero"), budget)
         graph, n = job.graph, len(task)
         pos = (runs.n_pos,) if positions else ()
         values = np.zeros((n, *pos, len(graph.writers), len(graph.readers)))
@@ -54,8 +55,6 @@ def flow_routes(
                 block = slice(start, min(start + size, n))
                 passes = EdgePasses(model, budget.facts, runs.take(block), metric, lambda passes: None)
                 run = passes.plain(source=False)
-                if start == 0:
-                    check_writes(job.weights, run, budget.facts.name)
                 clean[block] = passes.measure(run.picked, run.picked).cpu().numpy()
                 for writers, readers, found in shares(job, passes, run):
                     found = found if positions else found.sum(1)

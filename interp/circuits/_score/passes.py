@@ -59,7 +59,6 @@ class EdgePasses:
         layers = range(facts.n_layers)
         sites = ("z", "mlp_out", "resid_pre", "resid_mid")
         self.places = [(s, layer) for s in sites if s in facts.sites() for layer in layers]
-        self.places += [("attn_out", layer) for layer in layers]  # of the first prompt: `check_writes`
 
     def plain(self, *, source: bool, watch: Sequence[Hook] = ()) -> Passed:
         """A run without a graph, its activations as the ablation replaces them. Cost: one forward."""
@@ -129,7 +128,7 @@ class EdgePasses:
     def _keepers(self, kept: Values) -> list[Hook]:
         def keeper(place: Place) -> Callable[..., Tensor]:
             def keep(tensor: Tensor, hook: Any) -> Tensor:
-                kept[place] = tensor.detach()[:1] if place[0] == "attn_out" else tensor.detach()
+                kept[place] = tensor.detach()
                 return tensor
 
             return keep

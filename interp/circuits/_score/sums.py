@@ -98,9 +98,6 @@ def products_by_pos(
     return torch.bmm(left, right).unflatten(0, change.shape[1:3])
 
 
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 3e-4}  # norms inside a bridge compute in float32
-
-
 def written(
     weights: Weights, spans: Spans, activation: Callable[[Place], Tensor], rows: slice = slice(None)
 ) -> Float[Tensor, "writer prompt pos d_model"]:
@@ -144,20 +141,3 @@ def differences(
         out = constants.to(now)[:, None, None] - now
     pos = torch.arange(span.start, span.stop, device=first.device)
     return out.mul_((pos >= first[:, None])[..., None])
-
-
-@torch.no_grad()
-def check_writes(weights: Weights, run: Passed, name: str) -> None:
-    """Raise ValueError unless the heads of each layer and its bias add up to what attention writes."""
-    for layer, block in enumerate(weights.blocks):
-        z, out = wide(run.values["z", layer][:1]), wide(run.values["attn_out", layer])
-        W_O = block.attn.W_O.to(z)
-        found = z.flatten(2) @ W_O.flatten(0, 1)
-        found = found if block.attn.b_O is None else found + block.attn.b_O
-        gap = float(((found - out).abs() / (1 + out.abs())).max())
-        if not gap <= _TOLERANCE.get(block.attn.W_O.dtype, 0.1):
-            raise ValueError(
-                f"the edges of {name} cannot be scored: in layer {layer} the heads and the bias do not add "
-                f"up to what attention writes (they differ by {gap:.2g} of its size). Its architecture is "
-                "not supported."
-            )

@@ -36,12 +36,12 @@ from interp.circuits._circuit import Circuit, Provenance
 from interp.circuits._graph import Graph, Spans
 from interp.circuits._run.ablation import Ablation
 from interp.circuits._run.ablation import parse as parse_ablation
-from interp.circuits._run.job import Job, check_model, the_metric
+from interp.circuits._run.job import Job, check_model, the_metric, trusted_weights
 from interp.circuits._search import gates
 from interp.circuits._search.gates import Settings, State, Store, open_state
 from interp.circuits._search.soft import Batches
 from interp.engine.memory import Budget
-from interp.models import Model, weights
+from interp.models import Model
 from interp.patching.result import versions
 from interp.tasks import Task
 from interp.tasks.metrics import KL, Metric
@@ -95,7 +95,8 @@ def train_mask(
     replaced = parse_ablation("mean" if learned else ablation, graph, task, "noise")
     with torch.inference_mode(False), torch.no_grad():
         runs = replaced.runs(model, task, "noise").outside_inference()
-        job = Job(weights(model), Spans(graph), runs, measure, replaced, Budget(facts))
+        blocks = trusted_weights(model, facts, runs)
+        job = Job(blocks, Spans(graph), runs, measure, replaced, Budget(facts))
         batches = Batches(model, job, chosen.batch_size, chosen.seed)
     with autograd_on():
         state = State.new(chosen, graph, batches.mean_writes() if learned else None)

@@ -18,7 +18,7 @@ from interp.circuits._graph import Spans
 from interp.circuits._run.ablation import head_writes
 from interp.circuits._run.job import Job
 from interp.circuits._score.passes import EdgePasses
-from interp.circuits._score.sums import check_writes, written
+from interp.circuits._score.sums import written
 from interp.engine import block as B
 from interp.engine.forward import through_blocks
 from interp.engine.readout import Readout, Reads
@@ -42,8 +42,6 @@ class Batches:
         readout = Readout(job.weights, Reads(runs, (job.metric,)))
         with torch.no_grad():
             base = passes.plain(source=False)
-            if step == 0:
-                check_writes(job.weights, base, job.budget.facts.name)
             columns = readout.reads.columns
             clean = base.picked if columns is None else base.picked[..., columns]
             fixed = job.ablation.constants if constants is None else constants
@@ -98,11 +96,11 @@ class Soft:
 
     def logits(self, mask: Mask) -> Tensor:
         """At the positions and columns that the metric reads."""
-        single = _Pass(self, 1 - mask)
+        alone = _Pass(self, 1 - mask)
         stream = self.weights.embed(self.runs.base)  # [prompt, pos, d_model]
-        single.keep(stream[None], slice(0, 1))
-        stream = through_blocks(self.weights, stream.flatten(0, 1), single.attend, single.tap)
-        return self.readout.whole_runs(single.inputs(self.spans.logits, stream))
+        alone.keep(stream[None], slice(0, 1))
+        stream = through_blocks(self.weights, stream.flatten(0, 1), alone.attend, alone.tap)
+        return self.readout.whole_runs(alone.inputs(self.spans.logits, stream))
 
     def score(self, logits: Tensor, clean: Tensor) -> Float[Tensor, "prompt"]:
         """The metric of each prompt, float64."""
@@ -147,9 +145,7 @@ class _Pass:
             "v": (attn.W_V, attn.b_V, None),
         }
         for part, (W, b, norm) in projections.items():
-            seen = inputs(
-                self.cut, self.spans.part(layer, part), stream, self.gaps
-            )
+            seen = inputs(self.cut, self.spans.part(layer, part), stream, self.gaps)
             seen = B.normed(block.attn_norm, seen).flatten(1, 2).expand(len(W), -1, -1)
             out = torch.bmm(seen, W) if b is None else torch.baddbmm(b[:, None], seen, W)
             out = out.transpose(0, 1).unflatten(0, self.size)  # [prompt, pos, head, d_head]
