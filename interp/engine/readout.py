@@ -50,13 +50,24 @@ class Reads:
 
 
 def evaluate(metric: Metric, reading: Reading) -> Float[Tensor, "item"]:
-    """A metric of a reading in float64; ValueError unless it gives one number per item."""
+    """A metric of a reading in float64; ValueError unless it gives one finite number per item."""
+    if not torch.isfinite(reading.logits.sum()) and not torch.isfinite(reading.logits).all():
+        raise ValueError(
+            "the model's logits are not finite: an activation was changed by too much for its dtype, or the "
+            "weights overflow. Load the model in float32, or change it by less."
+        )
     value, items = metric(reading), reading.logits.shape[0]
     if not isinstance(value, Tensor) or tuple(value.shape) != (items,):
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
             f"metric {metric.name!r} returned {got} for {items} prompts; it must return a tensor of shape "
             f"({items},), one number per prompt. Reduce over positions and columns, never over prompts."
+        )
+    if not torch.isfinite(value).all():
+        first = int((~torch.isfinite(value)).nonzero()[0, 0])
+        raise ValueError(
+            f"metric {metric.name!r} is {float(value[first])} for run {first} of {items}, though the logits are "
+            "finite. A metric must be finite: mend it, or use one of interp.tasks."
         )
     return value.double()
 

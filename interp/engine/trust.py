@@ -359,7 +359,8 @@ def _state(model: Model) -> tuple | None:
     try:
         for module in model.modules():
             own = module.__dict__
-            if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
+            hooks = own["_forward_hooks"] or own["_forward_pre_hooks"]
+            if "forward" in own or (hooks and _of_the_user(own)):
                 return None
             kind = type(module)
             parts.append((kind, kind.forward, *_plain({k: v for k, v in own.items() if k not in _PLAIN})))
@@ -370,9 +371,20 @@ def _state(model: Model) -> tuple | None:
     return tuple(parts)
 
 
+def _of_the_user(module: dict[str, Any]) -> bool:
+    """Whether a hook of torch on a module, given by its attributes, is not one of TransformerLens's own."""
+    hooks = (*module["_forward_hooks"].values(), *module["_forward_pre_hooks"].values())
+    return any(not str(getattr(hook, "__module__", "")).startswith("transformer_lens") for hook in hooks)
+
+
 def _plain(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Switches, numbers, names and functions among some attributes; functions by identity."""
+    """Switches, numbers, names and functions among some attributes; functions by identity.
+
+    Attributes with an underscore are what modules note while they run.
+    """
     for name, value in values.items():
+        if name.startswith("_"):
+            continue
         if value is None or isinstance(value, (bool, int, float, str, torch.dtype)):
             yield name, value
         elif callable(value) and not isinstance(value, torch.nn.Module):
