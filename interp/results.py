@@ -132,15 +132,30 @@ def check(result: xr.Dataset) -> None:
 
 
 def prompt_coords(task: Task) -> dict[str, Any]:
-    """Numbers, templates and texts of a task's prompts."""
+    """Numbers, templates, texts and units of a task's prompts."""
     coords: dict[str, Any] = {
         "prompt": np.arange(len(task)),
         "template": ("prompt", np.array(task.template, dtype=object)),
+        "unit": ("prompt", prompt_units(task)),
     }
     if task.labels is not None:
         texts = [" ".join(tokens).strip() for tokens in task.labels]
         coords["text"] = ("prompt", np.array(texts, dtype=object))
     return coords
+
+
+def prompt_units(task: Task) -> np.ndarray:
+    """Which prompts are one draw: those that share a text, clean or corrupt (mirrored pairs, repeats)."""
+    first: dict[tuple[int, ...], int] = {}
+    unit = list(range(len(task)))
+    for number, rows in enumerate(zip(task.clean.tolist(), task.corrupt.tolist())):
+        linked = {unit[first[row]] for row in map(tuple, rows) if row in first}
+        lowest = min(linked, default=number)
+        unit = [lowest if each in linked else each for each in unit]
+        unit[number] = lowest
+        for row in rows:
+            first.setdefault(tuple(row), number)
+    return np.unique(unit, return_inverse=True)[1].ravel()
 
 
 def position_labels(task: Task) -> np.ndarray:
