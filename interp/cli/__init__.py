@@ -1,18 +1,18 @@
 """The command line: `interp demo | models | tasks | patch | attribute | circuit | steer | report`.
 
-Results go to standard output, progress and errors to standard error. Exit status: 0, 2 for a user's mistake
-(one line says which), 130 when interrupted.
+Results go to standard output, progress and errors to standard error; `--json` gives one object on standard
+output. Exit status: 0, 2 for a user's mistake (one line says which), 130 when interrupted.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from interp.cli._output import Output, complain
 from interp.cli._parser import make_parser
 
 __all__ = ["main"]
@@ -28,27 +28,33 @@ _VERBS = {  # where the function of each verb is
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+    """Run one command and return its exit status: 0, 2 for a mistake, 130 when interrupted.
+
+    arguments: those of the command line, by default the process's own.
+
+    Example:
+        >>> from interp.cli import main
+        >>> main(["report", "missing.nc"])
+        2
+    """
     args = make_parser().parse_args(arguments)
     verb = getattr(args, "verb", args.command)
     module = next(module for module, verbs in _VERBS.items() if verb in verbs)
+    out = Output(args.command if verb == args.command else f"{args.command} {verb}", args.json)
     try:
         with _warnings_as_lines():
-            getattr(importlib.import_module(f"interp.cli.{module}"), verb)(args)
+            run = getattr(importlib.import_module(f"interp.cli.{module}"), verb)
+            run(args) if module.startswith("steer.") else run(args, out)
+            out.finish()
     except (ValueError, OSError) as error:
         if args.traceback:
             raise
-        _say("error", error)
+        out.fail(error)
         return 2
     except KeyboardInterrupt:
-        _say("stopped", "interrupted. What --store wrote, the same command resumes; acdc with --resume.")
+        complain("stopped", "interrupted. What was stored, the same command resumes.")
         return 130
     return 0
-
-
-def _say(kind: str, message: object) -> None:
-    """One line on standard error."""
-    print(f"interp: {kind}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 @contextmanager
@@ -57,7 +63,7 @@ def _warnings_as_lines() -> Iterator[None]:
     shown = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        _say("warning", message)
+        complain("warning", message)
 
     warnings.showwarning = show
     try:

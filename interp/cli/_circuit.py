@@ -13,95 +13,95 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from interp.cli._inputs import default_name, make_metrics, make_task
+from interp.cli._inputs import check_measure, default_folder, load, make_task, run_options, say_task
+from interp.cli._output import Output
 
 if TYPE_CHECKING:
     from interp.circuits import Circuit
     from interp.tasks import Task
 
-_GIB = 2**30
 _DRAWS = 20
+_SAME = "evaluated on the same prompts"
 
 
-def circuit(args: argparse.Namespace) -> None:
+def circuit(args: argparse.Namespace, out: Output) -> None:
     """The circuit, its evaluation, its picture and a page; their paths last."""
-    import interp
-    from interp import circuits, plot
+    from interp import circuits, plot, report
     from interp.cli._files import save
 
-    _check(args)
-    folder = args.out or Path("out") / default_name(args, args.method)
-    model = interp.load(args.model, device=args.device)
+    folder = args.out or default_folder(args, args.method)
+    _check(args, folder)
+    model = load(args)
     task = make_task(model, args)
-    fresh, told = _fresh(model, task, args)
-    print(f"{len(task)} prompts of {task.clean.shape[1]} tokens, task {task.name}; {told}")
-    options = _options(args)
-    found, scores = _found(model, task, args, folder, options)
-    if found.n_edges == 0:
-        raise ValueError(
-            f"{args.method} keeps no edge that leads from the input to the logits: {_more(args)}"
-        )
-    measure: dict[str, Any] = {"ablation": args.ablation, "memory": options["memory"]}
-    measure["metric"] = options["metric"]
-    result = circuits.evaluate(model, fresh, found, **measure)
-    random = circuits.random_baseline(model, fresh, found.n_edges, draws=_DRAWS, **measure)
-    curve = None if scores is None else circuits.curve(model, fresh, scores, **measure)
-    summary = _summary(found, result, random, told)
-    print(summary)
-    print(found.save(folder / "circuit.json"))
-    print(save(result, folder / "evaluation.nc"))
-    for name, more in (("scores", scores), ("curve", curve)):
+    fresh, evaluated = _fresh(model, task, args)
+    say_task(task, out, f"; {evaluated}")
+    options = run_options(args)
+    circuit, scores = _search(model, task, args, folder, options)
+    _require_edges(circuit, args)
+    judged = {name: options[name] for name in ("ablation", "memory", "progress")}
+    judged["metric"] = _alone(options["metric"])
+    result = circuits.evaluate(model, fresh, circuit, level=args.level, **judged)
+    random = circuits.random_baseline(model, fresh, circuit.n_edges, draws=_DRAWS, **judged)
+    curve = None if scores is None else circuits.curve(model, fresh, scores, level=args.level, **judged)
+    summary = _summary(circuit, result, random, evaluated)
+    out.say(summary)
+    out.tell(**_facts(circuit, result, random), evaluated=evaluated)
+    out.wrote("circuit", circuit.save(folder / "circuit.json"))
+    for name, more in (("evaluation", result), ("scores", scores), ("curve", curve)):
         if more is not None:
-            print(save(more, folder / f"{name}.nc"))
-    title = f"{args.model}, {task.name}: {found.name}"
-    figure = plot.circuit(found, title=title)
-    print(plot.save_html(figure, folder / "circuit.html"))
+            out.wrote(name, save(more, folder / f"{name}.nc"))
+    figure = plot.circuit(circuit, title=f"{args.model}, {task.name}: {circuit.name}")
+    out.wrote("picture", plot.save_html(figure, folder / "circuit.html"))
     items: list[Any] = [summary, figure, result]
-    items += [] if curve is None else [plot.curve(curve)]
-    print(_page(items, folder / "report.html", f"Circuit of {args.model}, {task.name}"))
+    items += [] if curve is None else _curve_figures(curve)
+    title = f"Circuit of {args.model}, {task.name}"
+    out.wrote("report", report.write(items, folder / "report.html", title=title))
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace, folder: Path) -> None:
     """What can be said without a model."""
-    if args.memory <= 0:
-        raise ValueError(f"--memory is {args.memory} GiB; it must be more than 0.")
+    if args.threshold is not None and not (args.threshold >= 0 and math.isfinite(args.threshold)):
+        raise ValueError(f"--threshold is {args.threshold:g}; it must be 0 or more.")
+    if args.edges is not None and args.edges < 1:
+        raise ValueError(f"--edges is {args.edges}; it must be at least 1.")
     if args.method == "acdc":
         if args.threshold is None or args.edges is not None:
             raise ValueError("--method acdc takes --threshold (in units of its metric), not --edges.")
-        return
-    if (args.threshold is None) == (args.edges is None):
+    elif (args.threshold is None) == (args.edges is None):
         raise ValueError(f"--method {args.method} takes --edges or --threshold, one of them.")
-    if args.resume:
-        raise ValueError(f"--resume is for --method acdc; {args.method} has nothing to resume.")
+    check_measure(args, folder)
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    given = make_metrics([args.metric]) if args.metric else None
-    memory = int(args.memory * _GIB)
-    return {"ablation": args.ablation, "memory": memory, "metric": given and given[0], "progress": True}
+def _require_edges(circuit: Circuit, args: argparse.Namespace) -> None:
+    if circuit.n_edges == 0:
+        advice = "lower --threshold." if args.edges is None else "raise --edges."
+        raise ValueError(f"{args.method} keeps no edge that leads from the input to the logits: {advice}")
 
 
-def _found(
+def _search(
     model: Any, task: Task, args: argparse.Namespace, folder: Path, options: dict[str, Any]
 ) -> tuple[Circuit, xr.Dataset | None]:
-    """The circuit, and the scores that it was chosen by."""
+    """The circuit, and the scores that it was chosen by. Of several metrics the first one decides."""
     from interp import circuits
 
+    options = {**options, "metric": options["metric"] and options["metric"][0]}
     if args.method == "acdc":
+        del options["batch_size"]
         store = folder / "acdc.jsonl"
-        if store.exists() and not args.resume:
-            raise ValueError(
-                f"{store} holds an earlier run. Add --resume to go on with it, or choose another --out."
-            )
-        found = circuits.acdc(
+        circuit = circuits.acdc(
             model, task, args.threshold, store=store, absolute=bool(args.absolute), **options
         )
-        return found, None
-    scores = circuits.score_edges(model, task, args.method, **options)
+        return circuit, None
+    scores = circuits.score_edges(model, task, method=args.method, **options)
     absolute = args.absolute is not False
     if args.edges is not None:
         return circuits.prune(circuits.top(scores, args.edges, absolute=absolute)), scores
     return circuits.prune(circuits.threshold(scores, args.threshold, absolute=absolute)), scores
+
+
+def _alone(metrics: list[Any] | None) -> Any:
+    """One metric as itself, several as they are."""
+    return metrics[0] if metrics and len(metrics) == 1 else metrics
 
 
 def _fresh(model: Any, task: Task, args: argparse.Namespace) -> tuple[Task, str]:
@@ -109,32 +109,51 @@ def _fresh(model: Any, task: Task, args: argparse.Namespace) -> tuple[Task, str]
     from interp.tasks import families
 
     if args.task not in families():
-        return task, "evaluated on the same prompts"
+        return task, _SAME
     other = make_task(model, argparse.Namespace(**{**vars(args), "seed": args.seed + 1, "n": len(task)}))
     if other.fingerprint() == task.fingerprint():  # a family that has no more prompts
-        return task, "evaluated on the same prompts"
+        return task, _SAME
     return other, f"evaluated on {len(other)} other prompts, of seed {args.seed + 1}"
 
 
-def _more(args: argparse.Namespace) -> str:
-    return "lower --threshold." if args.edges is None else "raise --edges."
+def _first(result: xr.Dataset) -> xr.Dataset:
+    """The first metric."""
+    return result.isel(metric=0) if "metric" in result.dims else result
 
 
-def _summary(found: Circuit, result: xr.Dataset, random: xr.Dataset, told: str) -> str:
+def _facts(circuit: Circuit, result: xr.Dataset, random: xr.Dataset) -> dict[str, Any]:
+    """What scripts want to know of the circuit, by the first metric."""
+    judged = _first(result).isel(circuit=0)
+    ends = _first(random)["quantile"].isel(size=0).values
+    return {
+        "model": result.attrs["model"],
+        "ablation": result.attrs["ablation"],
+        "edges": circuit.n_edges,
+        "of_edges": circuit.graph.n_edges,
+        "heads": circuit.heads(),
+        **{name: float(judged[name]) for name in ("faithfulness", "low", "high")},
+        "random": {"low": float(ends[0]), "high": float(ends[-1]), "draws": _DRAWS},
+    }
+
+
+def _summary(circuit: Circuit, result: xr.Dataset, random: xr.Dataset, evaluated: str) -> str:
     """What the circuit keeps, how faithful it is, how sure that is, and what chance would reach."""
-    share = 100 * found.n_edges / found.graph.n_edges
-    one = result.isel(circuit=0)
-    value, low, high = (float(one[name]) for name in ("faithfulness", "low", "high"))
-    ends = random["quantile"].isel(size=0).values
-    interval = f" (95 % interval {low:.3f} to {high:.3f})" if math.isfinite(low) else ""
+    facts = _facts(circuit, result, random)
+    share = 100 * facts["edges"] / facts["of_edges"]
+    level = f"{100 * float(result.attrs.get('level', 0.95)):.4g} %"
+    known = math.isfinite(facts["low"])
+    interval = f" ({level} interval {facts['low']:.3f} to {facts['high']:.3f})" if known else ""
     return (
-        f"{found.n_edges} of {found.graph.n_edges:,} edges ({share:.1f} %), {len(found.heads())} heads; "
-        f"faithfulness {value:.3f}{interval} under {result.attrs['ablation']} ablation, {told}. "
-        f"Random circuits of that size: {ends[0]:.3f} to {ends[-1]:.3f} (5 % to 95 % of {_DRAWS})."
+        f"{facts['edges']} of {facts['of_edges']:,} edges ({share:.1f} %), {len(facts['heads'])} heads; "
+        f"faithfulness {facts['faithfulness']:.3f}{interval} under {facts['ablation']} ablation, "
+        f"{evaluated}. Random circuits of that size: {facts['random']['low']:.3f} to "
+        f"{facts['random']['high']:.3f} (5 % to 95 % of {_DRAWS})."
     )
 
 
-def _page(items: list[Any], path: Path, title: str) -> Path:
-    from interp import report
+def _curve_figures(curve: xr.Dataset) -> list[Any]:
+    """A picture for each metric, then the table."""
+    from interp import plot
+    from interp.cli._files import metric_names
 
-    return report.write(items, path, title=title)
+    return [*(plot.curve(curve, metric=name) for name in metric_names(curve)), curve]

@@ -1,4 +1,4 @@
-"""What the commands that measure have in common: the task, the cells, the metrics, the folder's name."""
+"""What the commands that measure have in common: checks before a model loads, the task, options, names."""
 
 from __future__ import annotations
 
@@ -9,18 +9,53 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interp.cli._output import Output, require_folder
 from interp.places import hint
 
 if TYPE_CHECKING:
     from interp.tasks import Metric, Task
 
-_GIB = 2**30
+GIB = 2**30
 _DEFAULT_PROMPTS = 64
 _OWN = ("model", "n", "seed", "metric", "words")  # not given by --option
+_FILES = (".jsonl", ".csv")
+
+
+def check_measure(args: argparse.Namespace, folder: Path) -> None:
+    """Everything that can be said before a model is loaded. Raises ValueError."""
+    from interp.ablation import parse
+    from interp.tasks import families
+
+    if args.memory <= 0:
+        raise ValueError(f"--memory is {args.memory} GiB; it must be more than 0.")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise ValueError(f"--batch-size is {args.batch_size}; it must be at least 1.")
+    if not 0 < args.level < 1:
+        raise ValueError(f"--level is {args.level}; it must lie between 0 and 1, for example 0.95.")
+    if args.n is not None and args.n < 1:
+        raise ValueError(f"--n is {args.n}; it must be at least 1.")
+    known = families()
+    if args.task not in known and Path(args.task).suffix.lower() not in _FILES:
+        raise ValueError(
+            f"unknown task {args.task!r}{hint(args.task, known)} Families: {', '.join(known)}; "
+            "or give a file of prompts that ends in .jsonl or .csv."
+        )
+    if args.task not in known and not Path(args.task).is_file():
+        raise ValueError(f"{args.task} does not exist. Give a .jsonl or .csv file of prompts.")
+    make_metrics(args.metric)
+    parse(args.ablation)
+    require_folder(folder)
+
+
+def load(args: argparse.Namespace) -> Any:
+    """The model."""
+    import interp
+
+    return interp.load(args.model, device=args.device)
 
 
 def make_task(model: Any, args: argparse.Namespace) -> Task:
-    """A family by name, or the prompts of a file."""
+    """A family by name, or the prompts of a file (texts, or token ids)."""
     from interp.tasks import Task, families
 
     known = families()
@@ -28,15 +63,10 @@ def make_task(model: Any, args: argparse.Namespace) -> Task:
         n = _DEFAULT_PROMPTS if args.n is None else args.n
         build = known[args.task].build
         return build(model, n=n, seed=args.seed, **family_options(args, build))
-    if Path(args.task).suffix.lower() not in (".jsonl", ".csv"):
-        raise ValueError(
-            f"unknown task {args.task!r}{hint(args.task, known)} Families: {', '.join(known)}; "
-            "or give a file of prompts that ends in .jsonl or .csv."
-        )
     task = Task.from_file(model, args.task)
     if args.n is None:
         return task
-    if not 1 <= args.n <= len(task):
+    if args.n > len(task):
         raise ValueError(f"--n is {args.n}, but {args.task} has {len(task)} prompts. Use 1 to {len(task)}.")
     return task[: args.n]
 
@@ -55,20 +85,21 @@ def family_options(args: argparse.Namespace, build: Callable[..., Task]) -> dict
     return given
 
 
-def sweep_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What `interp.patch` and `interp.attribute` share. One site alone gives a result without a site dim."""
-    site = args.site[0] if args.site and len(args.site) == 1 else args.site
-    if args.memory <= 0:
-        raise ValueError(f"--memory is {args.memory} GiB; it must be more than 0.")
+def say_task(task: Task, out: Output, more: str = "") -> None:
+    """How many prompts of which task."""
+    lengths = task.clean.shape[1]
+    out.say(f"{len(task)} prompts of {lengths} tokens, task {task.name}{more}")
+    out.tell(task=task.name, n_prompts=len(task), task_fingerprint=task.fingerprint())
+
+
+def run_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The words that all verbs share: ablation, metric, batch_size, memory."""
     return {
-        "site": site,
-        "by": args.by,
-        "cells": args.cells,
-        "direction": args.direction,
-        "metric": make_metrics(args.metric),
         "ablation": args.ablation,
+        "metric": make_metrics(args.metric),
         "batch_size": args.batch_size,
-        "memory": int(args.memory * _GIB),
+        "memory": int(args.memory * GIB),
+        "progress": not args.quiet,
     }
 
 
@@ -82,9 +113,13 @@ def make_metrics(names: list[str] | None) -> list[Metric] | None:
     return [METRICS[name]() for name in names] if names else None
 
 
-def default_name(args: argparse.Namespace, last: str | None = None) -> str:
-    """MODEL-TASK-OPTIONS-SITE (or `last` in place of the site), without what a file name should not hold."""
-    site = last or ("_".join(args.site) if args.site else "cells")
+def default_folder(args: argparse.Namespace, *last: str) -> Path:
+    """out/MODEL-TASK-OPTIONS-LAST, without what a file name should not hold."""
     options = [str(value) for _, value in args.option or ()]
-    parts = [Path(args.model).name, Path(args.task).stem, *options, site]
-    return "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in parts)
+    parts = [Path(args.model).name, Path(args.task).stem, *options, *last]
+    return Path("out") / "-".join(clean_name(part) for part in parts)
+
+
+def clean_name(text: str) -> str:
+    """A part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)

@@ -3,46 +3,58 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from typing import Any
 
-from interp.models import Card, available
+from interp.cli._output import Output
+from interp.models import available
 
 OTHERS = """\
 Others:
   a TransformerLens name     gpt2, pythia-70m, ... (from the hub or its cache)
   a folder                   config.json + model.safetensors + tokenizer, or the hub's own format"""
-
-
-def models(args: argparse.Namespace) -> None:
-    """Print the models of the package with their parameters and what they can do."""
-    cards = available()
-    print("Trained, in the package:")
-    _list(card for card in cards if card.where == "bundled")
-    print("Hand-built, with a known circuit (interp.models.handmade):")
-    _list(card for card in cards if card.where == "handmade")
-    print(OTHERS)
-
-
-def _list(cards: Iterable[Card]) -> None:
-    for card in cards:
-        print(f"  {card.name:<12} {card.parameters:>10,} parameters  {card.description}")
-        if card.where == "bundled":
-            shares = ", ".join(f"{name} {share:.1%}" for name, share in card.tasks.items())
-            print(f"  {'':<12} right on: {shares}")
-
-
 FILE_FORM = """\
 A file of prompts (.jsonl, or .csv with the same keys), one pair a line:
   {"clean": "... John gave a book to", "corrupt": "...", "answer": " Mary", "wrong": " John"}"""
+_TITLES = {
+    "bundled": "Trained, in the package:",
+    "handmade": "Hand-built, with a known circuit (interp.models.handmade):",
+}
 
 
-def tasks(args: argparse.Namespace) -> None:
-    """Print every family with its description and the accuracy of each model that has been measured on it."""
+def models(args: argparse.Namespace, out: Output) -> None:
+    """The models of the package with their parameters and what they can do."""
+    cards = available()
+    for where, title in _TITLES.items():
+        out.say(title, *(line for card in cards if card.where == where for line in _lines(card)))
+    out.say(OTHERS)
+    out.tell(
+        models=[
+            {
+                "name": card.name, "where": card.where, "parameters": card.parameters,
+                "description": card.description, "tasks": dict(card.tasks),
+            }
+            for card in cards
+        ]
+    )  # fmt: skip
+
+
+def _lines(card: Any) -> list[str]:
+    lines = [f"  {card.name:<12} {card.parameters:>10,} parameters  {card.description}"]
+    if card.where == "bundled":
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in card.tasks.items())
+        lines.append(f"  {'':<12} right on: {shares}")
+    return lines
+
+
+def tasks(args: argparse.Namespace, out: Output) -> None:
+    """Every family with its description and the accuracy of each model that has been measured on it."""
     from interp.tasks import families
 
-    cards = available()
+    cards, rows = available(), []
     for name, family in families().items():
-        print(f"{name:<16} {family.description}")
-        shares = [f"{card.name} {card.tasks[name]:.1%}" for card in cards if name in card.tasks]
-        print(f"{'':<16} right: {', '.join(shares) or 'not measured'}")
-    print(FILE_FORM)
+        right = {card.name: card.tasks[name] for card in cards if name in card.tasks}
+        shares = ", ".join(f"{model} {share:.1%}" for model, share in right.items())
+        out.say(f"{name:<16} {family.description}", f"{'':<16} right: {shares or 'not measured'}")
+        rows.append({"name": name, "description": family.description, "right": right})
+    out.say(FILE_FORM)
+    out.tell(tasks=rows)

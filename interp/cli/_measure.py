@@ -10,78 +10,9 @@ from typing import Any
 
 import xarray as xr
 
-from interp.cli._inputs import default_name, make_task, sweep_options
+from interp.cli._inputs import check_measure, default_folder, load, make_task, run_options, say_task
+from interp.cli._output import Output, require_folder, require_store
 from interp.methods import IG, Method, parse
-
-
-def patch(args: argparse.Namespace) -> None:
-    """The work of `interp patch`; results last, so that their paths are easy to find."""
-    import interp
-    from interp.cli._files import save, write_page
-
-    model = interp.load(args.model, device=args.device)
-    task = make_task(model, args)
-    options = {**sweep_options(args), "window": args.window, "engine": args.engine}
-    print(f"{len(task)} prompts of {task.clean.shape[1]} tokens, task {task.name}")
-    print(interp.plan(model, task, **options))
-    if args.plan:
-        return
-    print("; ".join(str(task.check(model)).splitlines()[:2]))  # its notes come as warnings
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)  # the check has warned of it
-        result = interp.patch(model, task, store=args.store, **options)
-    folder = args.out or Path("out") / default_name(args)
-    print(save(result, folder / "result.nc"))
-    print(write_page([result], folder / "report.html", f"{args.model}, {task.name}"))
-
-
-def attribute(args: argparse.Namespace) -> None:
-    """One result a method, and one page; the paths last."""
-    import interp
-    from interp.cli._files import save
-
-    model = interp.load(args.model, device=args.device)
-    task = make_task(model, args)
-    options = sweep_options(args)
-    folder = args.out or Path("out") / f"{default_name(args)}-{'_'.join(args.method).replace('*', 'star')}"
-    print(f"{len(task)} prompts of {task.clean.shape[1]} tokens, task {task.name}")
-    with warnings.catch_warnings():
-        found = []
-        for method in args.method:
-            found.append(interp.attribute(model, task, method=_method(args, method), **options))
-            warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)  # once is enough
-        exact = interp.patch(model, task, **options) if args.compare else None
-    for method, estimate in zip(args.method, found):
-        print(save(estimate, folder / f"{method.replace('*', 'star')}.nc"))
-    if exact is not None:
-        print(save(exact, folder / "exact.nc"))
-    print(_page(found, exact, folder / "report.html", f"{args.model}, {task.name}"))
-
-
-def _method(args: argparse.Namespace, name: str) -> Method:
-    """The method of a name; --steps and --rule are those of integrated gradients."""
-    given = {"steps": args.steps, "rule": args.rule}
-    options = {option: value for option, value in given.items() if value is not None}
-    chosen = parse(name)
-    return replace(chosen, **options) if isinstance(chosen, IG) else chosen
-
-
-def _page(found: list[xr.Dataset], exact: xr.Dataset | None, path: Path, title: str) -> Path:
-    """For each method how it compares, then the figures of its result."""
-    from interp import plot, report
-    from interp.cli._files import figures, heading, metric_names
-
-    items: list[Any] = []
-    for estimate in found:
-        items.append(("heading", f"{estimate.attrs['method']} · {heading(estimate)}"))
-        if exact is not None:
-            items += [plot.agreement(estimate, exact, metric=name) for name in metric_names(estimate)]
-            items.append(report.Comparison(estimate, exact))
-        items += [*figures(estimate), estimate]
-    if exact is not None:
-        items += [("heading", f"exact · {heading(exact)}"), *figures(exact), exact]
-    return report.write(items, path, title=title)
-
 
 MODEL = "tiny-ioi"
 STREAM = ("resid_pre", "attn_out", "mlp_out")
@@ -99,20 +30,137 @@ figure says which heads do it, for all templates. Hover over a cell for its valu
 bootstrap interval."""
 
 
-def demo(args: argparse.Namespace) -> None:
+def patch(args: argparse.Namespace, out: Output) -> None:
+    """The plan, the result and its report; their paths last, so that they are easy to find."""
+    import interp
+    from interp.cli._files import about, largest, save, write_page
+
+    folder = args.out or default_folder(args, _what(args))
+    _check(args, folder)
+    require_store(args.store)
+    model = load(args)
+    task = make_task(model, args)
+    say_task(task, out)
+    options = {**_cells(args), **run_options(args), "window": args.window, "engine": args.engine}
+    plan = interp.plan(model, task, **{name: value for name, value in options.items() if name != "progress"})
+    out.say(plan)
+    if args.plan:
+        return out.tell(plan=str(plan).splitlines())
+    out.say("; ".join(str(task.check(model)).splitlines()[:2]))  # its notes come as warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)  # the check has warned of it
+        result = interp.patch(model, task, store=args.store, **options)
+    out.tell(**about(result), top=largest(result))
+    out.wrote("result", save(result, folder / "result.nc"))
+    page = write_page([result], folder / "report.html", f"{args.model}, {task.name}", level=args.level)
+    return out.wrote("report", page)
+
+
+def attribute(args: argparse.Namespace, out: Output) -> None:
+    """One result a method, and one page; the paths last."""
+    import interp
+    from interp.cli._files import about, largest, save
+
+    folder = args.out or default_folder(args, _what(args), "_".join(_file(name) for name in args.method))
+    _check(args, folder)
+    methods = [_method(args, name) for name in args.method]
+    model = load(args)
+    task = make_task(model, args)
+    say_task(task, out)
+    options = {**_cells(args), **run_options(args)}
+    estimates = []
+    with warnings.catch_warnings():
+        for method in methods:
+            estimates.append(interp.attribute(model, task, method=method, **options))
+            warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)  # once is enough
+        exact = interp.patch(model, task, **options) if args.compare else None
+    out.tell(**about(estimates[0]) | {"method": args.method})
+    out.tell(top={name: largest(result) for name, result in zip(args.method, estimates)})
+    for name, estimate in zip(args.method, estimates):
+        out.wrote(name, save(estimate, folder / f"{_file(name)}.nc"))
+    if exact is not None:
+        out.tell(agreement={n: _agreement(e, exact) for n, e in zip(args.method, estimates)})
+        out.wrote("exact", save(exact, folder / "exact.nc"))
+    title = f"{args.model}, {task.name}"
+    out.wrote("report", _page(estimates, exact, folder / "report.html", title, args.level))
+
+
+def _check(args: argparse.Namespace, folder: Path) -> None:
+    if bool(args.site) == bool(args.cells):
+        raise ValueError(
+            "give --site (a grid, such as --site z) or --cells (a list, such as --cells L1H0,L2.mlp_out), "
+            "one of them."
+        )
+    if getattr(args, "window", 1) < 1:
+        raise ValueError(f"--window is {args.window}; it must be at least 1.")
+    check_measure(args, folder)
+
+
+def _what(args: argparse.Namespace) -> str:
+    return "_".join(args.site) if args.site else "cells"
+
+
+def _file(method: str) -> str:
+    return method.replace("*", "star")
+
+
+def _cells(args: argparse.Namespace) -> dict[str, Any]:
+    """What is measured. One site alone gives a result without a site dim."""
+    site = args.site[0] if args.site and len(args.site) == 1 else args.site
+    return {"site": site, "by": args.by, "cells": args.cells, "direction": args.direction}
+
+
+def _method(args: argparse.Namespace, name: str) -> Method:
+    """The method of a name; --steps and --rule are those of integrated gradients."""
+    given = {"steps": args.steps, "rule": args.rule}
+    options = {option: value for option, value in given.items() if value is not None}
+    chosen = parse(name)
+    return replace(chosen, **options) if isinstance(chosen, IG) else chosen
+
+
+def _agreement(estimate: xr.Dataset, exact: xr.Dataset) -> dict[str, Any]:
+    """The figures of agreement over all cells, for scripts."""
+    from interp import stats
+
+    figures = stats.agreement(estimate, exact).sel(cells="all").drop_dims("k")
+    return {str(name): figures[name].values.tolist() for name in figures.data_vars}
+
+
+def _page(
+    estimates: list[xr.Dataset], exact: xr.Dataset | None, path: Path, title: str, level: float
+) -> Path:
+    """For each method how it compares, then the figures of its result."""
+    from interp import plot, report
+    from interp.cli._files import figures, heading, metric_names
+
+    items: list[Any] = []
+    for estimate in estimates:
+        items.append(("heading", f"{estimate.attrs['method']} · {heading(estimate)}"))
+        if exact is not None:
+            items += [plot.agreement(estimate, exact, metric=name) for name in metric_names(estimate)]
+            items.append(report.Comparison(estimate, exact))
+        items += [*figures(estimate, level), estimate]
+    if exact is not None:
+        items += [("heading", f"exact · {heading(exact)}"), *figures(exact, level), exact]
+    return report.write(items, path, title=title)
+
+
+def demo(args: argparse.Namespace, out: Output) -> None:
     """Run both sweeps, write results and report, print their paths; the report's is the last line."""
     import interp
-    from interp.cli._files import save, write_page
+    from interp.cli._files import largest, save, write_page
 
+    require_folder(args.out)
     model = interp.load(MODEL)
     task = interp.tasks.ioi(model, n=args.n, seed=args.seed)
     aligned = interp.tasks.ioi(model, n=args.n, seed=args.seed, template=TEMPLATE)
-    print(f"{MODEL}: {len(task)} prompts such as", *(task.labels or ((),))[0])
-    print(task.check(model))
+    out.say(f"{MODEL}: {len(task)} prompts such as {' '.join((task.labels or ((),))[0])}", task.check(model))
     results = []
     for name, site, prompts in (("positions", STREAM, aligned), ("heads", "z", task)):
-        print(f"\n{name}: {site if isinstance(site, str) else ', '.join(site)}")
-        print(interp.plan(model, prompts, site))
-        results.append(interp.patch(model, prompts, site))
-        print(save(results[-1], args.out / f"{name}.nc"))
-    print(write_page(results, args.out / "report.html", f"Indirect objects in {MODEL}", OPENING))
+        out.say(f"\n{name}: {site if isinstance(site, str) else ', '.join(site)}")
+        out.say(interp.plan(model, prompts, site))
+        results.append(interp.patch(model, prompts, site, progress=not args.quiet))
+        out.wrote(name, save(results[-1], args.out / f"{name}.nc"))
+    out.tell(model=MODEL, task=task.name, n_prompts=len(task), top=largest(results[-1]))
+    title = f"Indirect objects in {MODEL}"
+    out.wrote("report", write_page(results, args.out / "report.html", title, OPENING))

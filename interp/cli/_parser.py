@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
-from interp import __version__, methods
-from interp.cli.steer._parser import add_steer
+from interp import __version__
+from interp.cli.steer._parser import add_steer, nonempty
+from interp.methods import RULES, names
 
 _DESCRIPTION = "Exact activation patching on TransformerLens models, estimates of it, circuits, and steering."
 _PATCH_EXAMPLES = """\
@@ -25,87 +27,106 @@ _CIRCUIT_EXAMPLES = """\
 examples:
   interp circuit tiny-ioi --task ioi --method eap-ig --edges 30
   interp circuit tiny-ioi --task ioi --method acdc --threshold 0.01
-  interp circuit gpt2 --task ioi --method acdc --threshold 0.05 --n 10 --out out/ioi --resume
+  interp circuit gpt2 --task ioi --method acdc --threshold 0.05 --n 10 --metric kl,logit_diff
 """
-_EDGE_METHODS = ("acdc", *methods.names("edges"))
+_MODEL = "bundled model, TransformerLens name (gpt2), or folder"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"interp: error: {message} ({self.prog} --help says more)\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of `interp`; the chosen command is in `command`."""
-    parser = argparse.ArgumentParser(prog="interp", description=_DESCRIPTION)
+    parser = Parser(prog="interp", description=_DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"interp {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
-    commands.add_parser("models", help="list the bundled models, and how to name others")
-    commands.add_parser("tasks", help="list the task families, and the form of a file of prompts")
+    for name, text in (
+        ("models", "list the bundled models, and how to name others"),
+        ("tasks", "list the task families, and the form of a file of prompts"),
+    ):
+        add_output(commands.add_parser(name, help=text))
     _add_patch(commands)
     _add_attribute(commands)
     _add_circuit(commands)
-    add_steer(commands)
+    add_steer(commands, add_output)
     _add_report(commands)
     return parser
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """What every verb takes."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--json", action="store_true", help="one JSON object on standard output, everything else on error"
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:
     demo = commands.add_parser("demo", help="the main job on the bundled model, as a report")
     demo.add_argument("--n", type=int, default=64, help="prompts (default 64)")
     demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write (default out/demo)")
+    demo.add_argument(
+        "--out", type=nonempty, default=Path("out/demo"), help="folder to write (default out/demo)"
+    )
+    add_output(demo)
+
+
+def _add_verb(commands: argparse._SubParsersAction, name: str, text: str, epilog: str) -> Parser:
+    """A verb that measures a model."""
+    verb = commands.add_parser(
+        name, help=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verb.add_argument("model", help=_MODEL)
+    return verb
 
 
 def _add_patch(commands: argparse._SubParsersAction) -> None:
-    patch = commands.add_parser(
-        "patch",
-        help="exact activation patching of a grid or of a list of cells",
-        epilog=_PATCH_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    patch.add_argument("model", help="bundled model, TransformerLens name (gpt2), or folder")
+    text = "exact activation patching of a grid or of a list of cells"
+    patch = _add_verb(commands, "patch", text, _PATCH_EXAMPLES)
     what, how = patch.add_argument_group("what to measure"), patch.add_argument_group("how to run")
     _add_what(what)
     what.add_argument("--window", type=int, default=1, help="layers patched at once (default 1)")
     _add_how(how)
     how.add_argument("--engine", default="auto", metavar="NAME", help="auto (default), fast, reference")
     how.add_argument(
-        "--store", type=Path, help="zarr folder written during the run; the same command resumes"
+        "--store", type=nonempty, help="zarr folder written during the run; the same command resumes"
     )
     how.add_argument("--plan", action="store_true", help="print what the run would cost, and stop")
+    add_output(patch)
 
 
 def _add_attribute(commands: argparse._SubParsersAction) -> None:
-    attribute = commands.add_parser(
-        "attribute",
-        help="estimate every cell from a few passes, and compare the estimate with exact patching",
-        epilog=_ATTRIBUTE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    attribute.add_argument("model", help="bundled model, TransformerLens name (gpt2), or folder")
+    text = "estimate every cell from a few passes, and compare the estimate with exact patching"
+    attribute = _add_verb(commands, "attribute", text, _ATTRIBUTE_EXAMPLES)
     what = attribute.add_argument_group("what to measure")
     what.add_argument(
         "--method",
         type=_names,
         default=["relp"],
         metavar="NAME[,NAME]",
-        help=f"{', '.join(methods.names())}; relp by default; several are compared",
+        help=f"{', '.join(names('cells'))} (default relp); several are compared",
     )
     what.add_argument("--compare", choices=("exact",), help="patch exactly too, and show how they agree")
     what.add_argument("--steps", type=int, metavar="M", help="ig: points on the path (default 8)")
-    what.add_argument("--rule", choices=methods.RULES, help="ig: where the points lie")
+    what.add_argument("--rule", choices=RULES, help="ig: where the points lie")
     _add_what(what)
     _add_how(attribute.add_argument_group("how to run"))
+    add_output(attribute)
 
 
 def _add_circuit(commands: argparse._SubParsersAction) -> None:
-    circuit = commands.add_parser(
-        "circuit",
-        help="find a circuit, measure how faithful it is on other prompts, and draw it",
-        epilog=_CIRCUIT_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    circuit.add_argument("model", help="bundled model, TransformerLens name (gpt2), or folder")
+    text = "find a circuit, measure how faithful it is on other prompts, and draw it"
+    circuit = _add_verb(commands, "circuit", text, _CIRCUIT_EXAMPLES)
     what, how = circuit.add_argument_group("what to find"), circuit.add_argument_group("how to run")
-    what.add_argument("--method", choices=_EDGE_METHODS, default="eap-ig", help="default eap-ig")
+    what.add_argument("--method", choices=("acdc", *names("edges")), default="eap-ig", help="default eap-ig")
     what.add_argument("--edges", type=int, metavar="N", help="keep the N best edges (not for acdc)")
     what.add_argument(
         "--threshold", type=float, help="acdc: what an edge must be worth; others: the least score"
@@ -115,16 +136,24 @@ def _add_circuit(commands: argparse._SubParsersAction) -> None:
         action=argparse.BooleanOptionalAction,
         help="count edges that hurt like edges that help (default: no for acdc, yes for scores)",
     )
-    what.add_argument(
-        "--ablation", choices=("resample", "zero", "mean"), default="resample", help="default resample"
-    )
-    what.add_argument("--metric", metavar="NAME", help="default: the task's own; for the search of acdc, kl")
+    _add_contrast(what, "the task's own, and for the search of acdc kl; the first one decides")
     _add_task(what)
     _add_prompts(what)
-    how.add_argument("--resume", action="store_true", help="acdc: go on with the run in the folder")
-    _add_memory(how)
-    how.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
-    how.add_argument("--out", type=Path, help="folder to write (default: below out, by model and task)")
+    _add_how(how)
+    add_output(circuit)
+
+
+def _add_contrast(group: argparse._ArgumentGroup, default: str = "the task's own") -> None:
+    """What stands in, and what is measured."""
+    group.add_argument(
+        "--metric",
+        type=_names,
+        metavar="NAME[,NAME]",
+        help=f"logit_diff, prob, prob_diff, log_prob, kl, rank, loss (default: {default})",
+    )
+    group.add_argument(
+        "--ablation", default="resample", metavar="NAME", help="resample (default), gaussian, zero, mean"
+    )
 
 
 def _add_task(group: argparse._ArgumentGroup) -> None:
@@ -169,15 +198,7 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         choices=("denoise", "noise"),
         help="denoise: clean into corrupt (default); noise: corrupt into clean",
     )
-    group.add_argument(
-        "--metric",
-        type=_names,
-        metavar="NAME[,NAME]",
-        help="logit_diff, prob, prob_diff, log_prob, kl, rank, loss (default: the task's own)",
-    )
-    group.add_argument(
-        "--ablation", default="resample", metavar="NAME", help="resample (default), gaussian, zero, mean"
-    )
+    _add_contrast(group)
     _add_prompts(group)
 
 
@@ -188,16 +209,15 @@ def _add_prompts(group: argparse._ArgumentGroup) -> None:
 
 def _add_how(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--batch-size", type=int, metavar="RUNS", help="runs at once (default: what fits)")
-    _add_memory(group)
-    group.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
-    group.add_argument(
-        "--out", type=Path, help="folder to write (default: below out, by model, task and site)"
-    )
-
-
-def _add_memory(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--memory", type=float, default=2.0, metavar="GIB", help="GiB above the model's own (default 2)"
+    )
+    group.add_argument(
+        "--level", type=float, default=0.95, help="of the intervals that are shown (default 0.95)"
+    )
+    group.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    group.add_argument(
+        "--out", type=nonempty, help="folder to write (default: below out, by model, task and site)"
     )
 
 
@@ -207,13 +227,17 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
         "results",
         nargs="+",
         type=Path,
-        metavar="RESULT.nc",
-        help="files that interp patch or attribute wrote",
+        metavar="FILE",
+        help="results (.nc) and circuits (.json) that interp patch, attribute, circuit or steer wrote",
     )
     report.add_argument(
-        "--out", type=Path, default=Path("out/report.html"), help="page to write (default out/report.html)"
+        "--out",
+        type=nonempty,
+        default=Path("out/report.html"),
+        help="page to write (default out/report.html)",
     )
-    report.add_argument("--title", default="Activation patching")
+    report.add_argument("--title", help="of the page (default: Results)")
+    add_output(report)
 
 
 def _names(text: str) -> list[str]:

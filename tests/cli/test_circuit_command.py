@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -57,18 +58,31 @@ def test_acdc_resumes_and_is_never_overwritten(capsys: pytest.CaptureFixture[str
     assert status == 0, err
     store = folder / "out/tiny-ioi-ioi-acdc/acdc.jsonl"
     lines, first = store.read_text().splitlines(keepends=True), (folder / out[-4]).read_text()
-    status, _, err = run(capsys, *ACDC)
-    assert status == 2
-    assert "Add --resume" in err[-1]
-    assert store.read_text() == "".join(lines)
     store.write_text("".join(lines[: len(lines) // 2]))
-    status, out, err = run(capsys, *ACDC, "--resume")
+    status, out, err = run(capsys, *ACDC)
     assert status == 0, err
     assert (folder / out[-4]).read_text() == first
     assert len(lines) > 3
-    status, _, err = run(capsys, *ACDC[:-1], "0.2", "--resume")
+    before = store.read_text()
+    status, _, err = run(capsys, *ACDC[:-1], "0.2")
     assert status == 2
-    assert "holds another run" in err[-1]
+    assert "another run" in err[-1]
+    assert store.read_text() == before
+
+
+def test_report_takes_everything_that_circuit_wrote(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    assert main([*COMMAND, "--method", "eap", "--edges", "30", "--json", "--quiet"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["command"], told["model"], told["of_edges"]) == ("circuit", "tiny-ioi", 262)
+    assert 10 < told["edges"] <= 30
+    assert told["low"] < told["faithfulness"] < told["high"]
+    files = [told["files"][name] for name in ("circuit", "evaluation", "curve", "scores")]
+    status, out, err = run(capsys, "report", *files, "--out", "all.html")
+    assert status == 0, err
+    page = (folder / out[-1]).read_text(encoding="utf-8")
+    assert page.count("<figcaption>") == 3  # the circuit, the curve, the largest scores
+    for words in ("faithfulness of the rest", "Faithfulness by size", "edges left", "of 262 edges"):
+        assert words in page
 
 
 @pytest.mark.parametrize(
@@ -77,7 +91,9 @@ def test_acdc_resumes_and_is_never_overwritten(capsys: pytest.CaptureFixture[str
         (("--method", "acdc", "--edges", "9"), "takes --threshold"),
         (("--method", "eap"), "takes --edges or --threshold"),
         (("--method", "eap", "--edges", "9", "--threshold", "1"), "one of them"),
-        (("--method", "eap", "--edges", "9", "--resume"), "nothing to resume"),
+        (("--method", "eap", "--threshold", "-1"), "--threshold is -1; it must be 0 or more"),
+        (("--method", "acdc", "--threshold", "nan"), "--threshold is nan; it must be 0 or more"),
+        (("--method", "eap", "--edges", "0"), "--edges is 0"),
         (("--method", "eap", "--edges", "9", "--memory", "0"), "--memory is 0.0"),
         (("--method", "eap", "--edges", "999"), "there are 262 edges"),
         (("--method", "eap", "--threshold", "1e9"), "lower --threshold"),

@@ -14,7 +14,6 @@ import xarray as xr
 
 import interp
 from interp.cli import main
-from interp.cli._files import read
 from interp.models import available
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +32,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[
     status = main(arguments)
     captured = capsys.readouterr()
     return status, captured.out.splitlines(), captured.err.splitlines()
+
+
+def read(path: Path) -> xr.Dataset:
+    return xr.load_dataset(path, engine="h5netcdf")
 
 
 def test_models_lists_the_bundled_ones(capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +101,8 @@ def test_a_task_takes_its_options(capsys: pytest.CaptureFixture[str], folder: Pa
     assert "--task facts has no option 'kind'. It has: relation, template, prepend_bos." in err[-1]
     with pytest.raises(SystemExit):
         run(capsys, *command[:4], "--option", "relation", "--site", "z")
-    assert "'relation' is not NAME=VALUE" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'relation' is not NAME=VALUE" in line
 
 
 def test_patch_writes_what_the_library_returns(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
@@ -191,7 +195,7 @@ def test_report_joins_results(capsys: pytest.CaptureFixture[str], folder: Path) 
     page = (folder / "both.html").read_text(encoding="utf-8")
     assert "Two &lt;sites&gt;" in page
     assert page.count("<figcaption>") == 4
-    assert "tiny-ioi · ioi · mlp_out · denoise" in page
+    assert "patch · tiny-ioi · ioi · mlp_out · denoise" in page
 
 
 def test_demo_writes_two_results_and_a_report(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
@@ -222,10 +226,28 @@ def test_demo_writes_two_results_and_a_report(capsys: pytest.CaptureFixture[str]
         ("patch tiny-ioi --task ioi --site z --n 7", "7"),
         ("patch tiny-ioi --task ioi --site z --memory 0", "--memory is 0.0 GiB"),
         ("patch tiny-ioi --task ioi --cells L9H6", "layer 9 is out of range"),
-        ("patch tiny-ioi --task ioi", "site= (a grid) or cells="),
+        ("patch tiny-ioi --task ioi", "give --site (a grid, such as --site z) or --cells"),
+        ("patch no-such-model --task ioi", "give --site"),
+        ("patch no-such-model --task ioi --site z --batch-size 0", "--batch-size is 0"),
+        ("patch no-such-model --task ioi --site z --level 95", "--level is 95.0; it must lie between"),
+        ("patch no-such-model --task ioi --site z --window 0", "--window is 0"),
+        ("patch no-such-model --task ioi --site z --n 0", "--n is 0"),
+        ("patch no-such-model --task ioi --site z --metric speed", "unknown metric 'speed'"),
+        ("patch no-such-model --task ioi --site z --out text.nc/here", "text.nc is a file. Give a folder"),
+        ("patch no-such-model --task ioi --site z --store text.nc", "text.nc is a file; a store is a folder"),
+        ("patch no-such-model --task ioi --site z --out /proc/here", "--out /proc/here cannot be written"),
+        ("patch no-such-model --task ioi --site z --store /proc/x", "--store /proc/x cannot be written"),
+        ("attribute no-such-model --task ioi --site z --method magic", "'magic'"),
+        ("attribute no-such-model --task ioi", "give --site"),
+        ("circuit no-such-model --task ioi --edges 3 --out text.nc", "text.nc is a file"),
+        ("demo --out text.nc", "text.nc is a file"),
+        ("report text.nc --out x.pdf", "'x.pdf' does not end in .html"),
+        ("report text.nc --out /proc/x.html", "--out /proc cannot be written"),
+        ("report missing.json", "missing.json does not exist"),
+        ("report broken.json", "broken.json"),
         ("report missing.nc", "missing.nc does not exist"),
         ("report text.nc", "text.nc cannot be read as netCDF"),
-        ("report other.nc", "other.nc is not a result: it lacks value, clean, corrupt"),
+        ("report other.nc", "other.nc is not a result: it lacks the attribute 'method'"),
         ("demo --n 3", "3"),
     ],
 )
@@ -233,6 +255,7 @@ def test_a_mistake_is_one_line_and_status_2(
     arguments: str, message: str, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
     (folder / "text.nc").write_text("no netCDF")
+    (folder / "broken.json").write_text("{")
     xr.Dataset({"else": ("x", [1.0])}).to_netcdf(folder / "other.nc", engine="h5netcdf")
     status, out, err = run(capsys, *arguments.split())
     assert status == 2
@@ -241,6 +264,69 @@ def test_a_mistake_is_one_line_and_status_2(
     assert message in err[0]
     assert not (folder / "out").exists()
     assert not [line for line in out if line.endswith((".nc", ".html"))]
+    assert {path.name for path in folder.iterdir()} == {"text.nc", "broken.json", "other.nc"}
+
+
+@pytest.mark.parametrize("option", ["--out", "--store"])
+def test_an_empty_path_is_none(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["patch", MODEL, "--task", "ioi", "--site", "z", option, ""])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"argument {option}: the path is empty" in line
+
+
+def json_of(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> dict:
+    """The one object on standard output."""
+    assert main([*arguments, "--json"]) == status
+    (line,) = capsys.readouterr().out.splitlines()
+    return json.loads(line)
+
+
+def test_json_is_one_object_and_the_logs_are_on_stderr(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    told = json_of(capsys, "patch", MODEL, "--task", "ioi", "--site", "z", "--n", "8", "--metric", "kl,prob")
+    assert (told["command"], told["model"], told["task"], told["n_prompts"]) == ("patch", MODEL, "ioi", 8)
+    assert told["metric"] == "kl, prob"
+    result = read(folder / told["files"]["result"])
+    top = told["top"][0]
+    assert set(top) == {"cell", "effect", "unit", "low", "high", "metric"}
+    means = result["value"].mean("prompt").sel(metric=top["metric"])
+    assert top["effect"] == pytest.approx(float(means.values.ravel()[np.abs(means.values).argmax()]), rel=1e-4)
+    assert set(told["files"]) == {"result", "report"}
+    assert all((folder / path).is_file() for path in told["files"].values())
+    plan = json_of(capsys, "patch", MODEL, "--task", "ioi", "--site", "z", "--n", "8", "--plan")
+    assert plan["files"] == {}
+    assert any("runs" in line for line in plan["plan"])
+    agreement = json_of(
+        capsys, "attribute", MODEL, "--task", "ioi", "--site", "z", "--n", "8", "--compare", "exact"
+    )["agreement"]
+    assert agreement["relp"]["pearson"] > 0.9
+    page = json_of(capsys, "report", told["files"]["result"], "--out", "page.html")
+    assert page == {"command": "report", "files": {"report": "page.html"}}
+
+
+def test_json_of_lists_and_of_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    models = json_of(capsys, "models")["models"]
+    assert {card["name"] for card in models} == {card.name for card in available()}
+    assert {task["name"] for task in json_of(capsys, "tasks")["tasks"]} == set(interp.tasks.families())
+    told = json_of(capsys, "patch", MODEL, "--task", "ioi", status=2)
+    assert told["command"] == "patch"
+    assert "give --site" in told["error"]
+
+
+def test_a_level_is_that_of_the_pictures(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    arguments = ("patch", MODEL, "--task", "ioi", "--site", "z", "--n", "8", "--level", "0.8")
+    status, out, err = run(capsys, *arguments)
+    assert status == 0, err
+    page = (folder / out[-1]).read_text(encoding="utf-8")
+    assert "80 % intervals over 8 prompts" in page.replace("\\u003cbr\\u003e", " ")
+
+
+def test_quiet_draws_no_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("patch", MODEL, "--task", "ioi", "--site", "z", "--n", "8", "--quiet")
+    assert run(capsys, *arguments)[2] == []
 
 
 def test_traceback_shows_where(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 _EXAMPLES = """\
@@ -20,8 +21,10 @@ FAMILIES = ("sentiment", "requests", "register", "languages", "pronouns")
 _COEFFICIENTS = "-1,-0.5,0,0.5,1,1.5,2,3"
 
 
-def add_steer(commands: argparse._SubParsersAction) -> None:
-    """`interp steer fit | sweep | generate | calibrate | bake`."""
+def add_steer(
+    commands: argparse._SubParsersAction, add_output: Callable[[argparse.ArgumentParser], None]
+) -> None:
+    """`interp steer fit | sweep | generate | calibrate | bake`; add_output: adds what every verb takes."""
     steer = commands.add_parser(
         "steer",
         help="find a direction, measure what it does and breaks, write with it, fold it into the weights",
@@ -34,6 +37,8 @@ def add_steer(commands: argparse._SubParsersAction) -> None:
     _add_generate(verbs)
     _add_calibrate(verbs)
     _add_bake(verbs)
+    for verb in verbs.choices.values():
+        add_output(verb)
 
 
 def _add_fit(verbs: argparse._SubParsersAction) -> None:
@@ -92,6 +97,7 @@ def _add_calibrate(verbs: argparse._SubParsersAction) -> None:
     _add_prompts(calibrate)
     calibrate.add_argument("--kl", type=float, required=True, metavar="NATS", help="mean KL to reach")
     calibrate.add_argument("--sign", type=int, choices=(1, -1), default=1, help="which way (default 1)")
+    _add_out(calibrate)
 
 
 def _add_bake(verbs: argparse._SubParsersAction) -> None:
@@ -137,7 +143,14 @@ def _add_n(parser: argparse.ArgumentParser) -> None:
 def _add_out(
     parser: argparse.ArgumentParser, text: str = "folder to write (default: the direction's)"
 ) -> None:
-    parser.add_argument("--out", type=Path, help=text)
+    parser.add_argument("--out", type=nonempty, help=text)
+
+
+def nonempty(text: str) -> Path:
+    """A path; the empty text is none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def _names(text: str) -> list[str]:
