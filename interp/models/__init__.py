@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from interp.models._load import load as load
     from interp.models._own import require_free as require_free
     from interp.models._own import save as save
+    from interp.models._release import cache_holds as cache_holds
     from interp.models._weights import ACTIVATIONS as ACTIVATIONS
     from interp.models._weights import attentions as attentions
     from interp.models._weights import attn_out_norm as attn_out_norm
@@ -42,6 +43,7 @@ __getattr__, __dir__ = lazy(
         "interp.models._bundled": ("Card", "available"),
         "interp.models._load": ("ModelNotReachable", "load"),
         "interp.models._own": ("require_free", "save"),
+        "interp.models._release": ("cache_holds",),
         "interp.models._weights": _WEIGHTS,
         "interp.models.hook_points": ("is_bridge",),
     },

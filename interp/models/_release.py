@@ -110,6 +110,16 @@ def to_compatibility(bridge: Any, flags: dict[str, Any], asked: dict[str, bool])
     return bridge
 
 
+def cache_holds(cache: Any, n_pos: int) -> bool:
+    """Whether every layer of a bridge's key-value cache holds `n_pos` positions.
+
+    Releases of transformers hand the cache to attention under different names, and one that TransformerLens
+    does not look for stays empty without a word; so this is proved after the prompt, on every decoding.
+    """
+    layers = getattr(cache, "layers", None)
+    return bool(layers) and all(int(layer.get_seq_length()) == n_pos for layer in layers)
+
+
 SECONDS = 5.0
 
 

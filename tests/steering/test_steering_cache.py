@@ -1,0 +1,76 @@
+"""Decoding through the model: the same tokens with and without a cache, whatever the cache is handed on as."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from interp.models import _release
+from interp.steering import generate
+
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+ROOM = {"intermediate_size": 48, "max_position_embeddings": 64}
+ARCHITECTURES = {
+    "GPT2": {**SIZES, "n_positions": 64},
+    "Gemma": {**SIZES, **ROOM, "num_key_value_heads": 2, "head_dim": 8},
+    "Phi": {**SIZES, **ROOM},
+    "Olmo": {**SIZES, **ROOM},
+    "Mistral": {**SIZES, **ROOM, "num_key_value_heads": 2, "sliding_window": 4},
+}
+PROMPT = torch.tensor([[5, 9, 17, 23, 8, 11], [7, 3, 41, 3, 29, 50]])
+
+
+def bridge(architecture: str) -> Any:
+    """A bridge around a random model whose logits are far from ties."""
+    import transformers
+
+    config = getattr(transformers, f"{architecture}Config")(**ARCHITECTURES[architecture])
+    name = {"GPT2": "GPT2LMHeadModel"}.get(architecture, f"{architecture}ForCausalLM")
+    with torch.random.fork_rng(devices=[]), _release.quiet():
+        torch.manual_seed(0)
+        model = getattr(transformers, name)(config).eval()
+        for parameter in model.parameters():
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
+        return _release.bridge(architecture, model, None, {})
+
+
+def decode(model: Any, **options: Any) -> torch.Tensor:
+    return generate(model, PROMPT, max_new_tokens=6, engine="reference", **options)
+
+
+def renamed(model: Any) -> list[Any]:
+    """Hooks that hand the cache to attention as `cache=`, as transformers does from 5.24 on."""
+
+    def rename(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        given = dict(kwargs)
+        given["cache"] = given.pop("past_key_values", None)
+        return args, given
+
+    return [block.attn.register_forward_pre_hook(rename, with_kwargs=True) for block in model.blocks]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_cache_changes_no_token(architecture: str) -> None:
+    model = bridge(architecture)
+    assert torch.equal(decode(model), decode(model, use_cache=False))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_cache_that_stays_empty_is_not_used(architecture: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = bridge(architecture)
+    plain = decode(model, use_cache=False)
+    hooks = renamed(model)
+    assert torch.equal(decode(model), plain)
+    assert [record.message for record in caplog.records if "cache" in record.message] != []
+    for hook in hooks:
+        hook.remove()
