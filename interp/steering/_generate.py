@@ -11,6 +11,7 @@ real token. HookedTransformer.generate does not do that without a tokenizer.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from interp.engine import block as B
 from interp.engine.forward import forward, unembed
 from interp.engine.trust import ENGINES
-from interp.models import Model, is_bridge
+from interp.models import Model, cache_holds, is_bridge
 from interp.models.parts import Block, Weights
 from interp.prompts import Prompts, read
 from interp.steering._clock import Clock
@@ -211,6 +212,15 @@ class Decoder:
         new = self.tokens if self.cache is None else self.tokens[:, -1:]
         options = {"use_cache": True, "return_type": "logits_and_cache", **past}
         logits, self.cache = self.model(new, attention_mask=self.mask, **options)
+        if not past and not cache_holds(self.cache, self.tokens.shape[1]):
+            self.use_cache, self.cache = False, None
+            warnings.warn(
+                "decoding runs without a cache, so every token costs a pass over the whole text: after the "
+                "prompt the model's key-value cache does not hold the prompt. The installed releases of "
+                "transformers and transformer-lens hand it on under different names; transformers<5.24 "
+                "and transformer-lens agree.",
+                stacklevel=2,
+            )
         return logits
 
 
