@@ -66,7 +66,7 @@ def evaluate(metric: Metric, reading: Reading) -> Float[Tensor, "item"]:
     if not torch.isfinite(value).all():
         first = int((~torch.isfinite(value)).nonzero()[0, 0])
         raise ValueError(
-            f"metric {metric.name!r} is {float(value[first])} for run {first} of {items}, though the logits are "
+            f"metric {metric.name!r} is {float(value[first])} for run {first} of {items}, though logits are "
             "finite. A metric must be finite: mend it, or use one of interp.tasks."
         )
     return value.double()

@@ -131,6 +131,8 @@ def _prove(model: Model, prompt: Tensor, sites: list[str]) -> None:
     for place, name in names.items():
         if name not in model.hook_dict:
             raise ValueError(f"{_named(model)} has no site {place[0]!r} in layer {place[1]}: no {name}.")
+    if any(tensor.is_inference() for tensor in model.parameters()):
+        return _prove_by_values(model, facts, prompt, sites)
     with torch.enable_grad(), model.hooks(fwd_hooks=[(names[place], prober(place)) for place in places]):
         out = logits(model, prompt)
     slopes: Sequence[Tensor | None] = [None] * len(places)
@@ -143,6 +145,26 @@ def _prove(model: Model, prompt: Tensor, sites: list[str]) -> None:
                 f"{_named(model)} cannot be changed at site {place[0]!r}: in layer {place[1]} {what} "
                 f"({names[place]}). Use another site, or load the model with eager attention."
             )
+
+
+def _prove_by_values(model: Model, facts: Anatomy, prompt: Tensor, sites: list[str]) -> None:
+    """`_prove` for models made in inference mode, which have no gradients: some layer of each site counts."""
+    with torch.inference_mode():
+        before = logits(model, prompt)
+        for site in sites:
+
+            def act(tensor: Tensor, hook: Any, site: str = site) -> Tensor:
+                _check_shape(model, facts, (site, int(hook.name.split(".")[1])), tensor, prompt.shape[1])
+                return tensor.flip(1) + 1
+
+            names = [slope_hook(model, site, layer) for layer in range(facts.n_layers)]
+            with model.hooks(fwd_hooks=[(name, act) for name in names]):
+                after = logits(model, prompt)
+            if torch.equal(before, after):
+                raise ValueError(
+                    f"{_named(model)} cannot be changed at site {site!r}: a change does not reach the logits "
+                    f"({names[0]}). Use another site, or load the model with eager attention."
+                )
 
 
 def _check_shape(model: Model, facts: Anatomy, place: tuple[str, int], tensor: Tensor, n_pos: int) -> None:
@@ -316,32 +338,22 @@ def _margin(model: Model, parts: Weights, prompt: Tensor, own: Tensor) -> float:
     computed = getattr(model.cfg, "dtype", own.dtype)
     dtype = min((own.dtype, computed), key=lambda each: each.itemsize)
     if dtype.itemsize < 4:
-        exact = _own_logits(_Widened.of(parts), prompt, {}, [])
+        exact = _exact_logits(parts, prompt)
         noise = ((own.double() - exact.double()).abs() / spread(exact)[:, None]).max()
         return max(5 * float(noise), 8 * torch.finfo(dtype).eps)
     # Norms and softmax of transformers inside a bridge compute in float32, whatever the dtype.
     return 1e-4 if dtype == torch.float64 and is_bridge(model) else TOLERANCE[dtype]
 
 
-class _Widened(Sequence):
-    """Blocks in float32, made one at a time as they are asked for."""
-
-    def __init__(self, blocks: Sequence) -> None:
-        self.blocks = blocks
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return _Widened(self.blocks[index])
-        return _wide(self.blocks[index])
-
-    @staticmethod
-    def of(parts: Weights) -> Weights:
-        """The same weights in float32; blocks are widened when they run."""
-        ends = _wide(replace(parts, blocks=()))
-        return replace(ends, blocks=_Widened(parts.blocks))  # type: ignore[arg-type]
+def _exact_logits(parts: Weights, prompt: Tensor) -> Float[Tensor, "pos vocab"]:
+    """Logits by the weights in float32, block by block, so that one block has a copy at a time."""
+    ends = _wide(replace(parts, blocks=()))
+    x = ends.embed(prompt).flatten(0, 1)
+    attend = whole_runs((1, len(x)), x.device)
+    for block in parts.blocks:
+        alone = replace(ends, blocks=(_wide(block),))
+        x = through_blocks(alone, x, attend, lambda site, layer, tensor, group=None: tensor)
+    return unembed(ends, x)
 
 
 def _wide(part: Any) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import architectures
 import pytest
 import torch
 from sides import PLAIN, all_cells, make_runs
 
+import interp
 from interp.engine import trust
 from interp.models import weights
+from interp.models.parts import Weights
 
 
 @pytest.fixture
@@ -88,3 +91,183 @@ def test_verdicts_do_not_keep_a_model_alive():
     del model
     gc.collect()
     assert watch() is None
+
+
+def task(model, n_pos=9, lengths=None, n=2, **options):
+    generator = torch.Generator().manual_seed(n_pos)
+    lengths = [n_pos] * n if lengths is None else lengths
+    clean = [torch.randint(3, 20, (length,), generator=generator).tolist() for length in lengths]
+    corrupt = [[row[0], 20 + row[1] % 9, *row[2:]] for row in clean]
+    return interp.Task.from_tokens(
+        clean=clean, corrupt=corrupt, answer=[5] * len(clean), wrong=[6] * len(clean), **options
+    )
+
+
+def patched(model, given, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return interp.patch(model, given, options.pop("site", "z"), progress=False, **options)
+
+
+def zeroed(model):
+    model.blocks[1].mlp.register_forward_hook(lambda module, inputs, output: output * 0)
+
+
+def replaced_forward(model):
+    mlp = model.blocks[1].mlp
+    mlp.forward = lambda x, forward=mlp.forward: 2 * forward(x)
+
+
+def another_activation(model):
+    model.blocks[1].mlp.act_fn = torch.sin
+
+
+class Lora(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) + 0.3 * x
+
+
+def wrapped(model):
+    model.blocks[1].mlp = Lora(model.blocks[1].mlp).eval()
+
+
+@pytest.mark.parametrize("change", [zeroed, replaced_forward, another_activation, wrapped])
+def test_a_verdict_does_not_outlive_the_model_that_it_was_taken_on(model, change):
+    given = task(model)
+    before = patched(model, given)
+    assert before.attrs["engine"] == "fast"
+    change(model)
+    after, slow = patched(model, given), patched(model, given, engine="reference")
+    assert after.attrs["engine"] == "reference"
+    assert abs(after["value"] - slow["value"]).max() <= 1e-9
+    assert abs(after["value"] - before["value"]).max() > 1e-3
+
+
+def test_a_metric_of_small_numbers_does_not_fool_it(model, monkeypatch):
+    """Probabilities below 3e-4 differ by less than any absolute tolerance."""
+    monkeypatch.setattr(trust, "weights", wrong_scale)
+    for metric in ("prob", "logit_diff"):
+        assert patched(model, task(model), metric=metric).attrs["engine"] == "reference"
+
+
+def without_window(model):
+    good = weights(model)
+    blocks = tuple(dataclasses.replace(b, attn=dataclasses.replace(b.attn, window=None)) for b in good.blocks)
+    return dataclasses.replace(good, blocks=blocks)
+
+
+@pytest.mark.parametrize("lengths", [[9, 9], [3, 9, 9]])
+def test_longer_prompts_are_checked_again(lengths, monkeypatch):
+    """A window that was overlooked shows only past its width."""
+    model = architectures.build(dict(architectures.grid())["local"])
+    monkeypatch.setattr(trust, "weights", without_window)
+    assert patched(model, task(model, 3)).attrs["engine"] == "fast"
+    given = task(model, lengths=lengths)
+    after = patched(model, given)
+    assert after.attrs["engine"] == "reference"
+    assert abs(after["value"] - patched(model, given, engine="reference")["value"]).max() == 0
+    assert isinstance(trust.weights_of(model, given.clean[:1, :3], reach=9), str)
+    assert not isinstance(trust.weights_of(model, given.clean[:1, :3]), str)
+
+
+class Discarding(torch.nn.Module):
+    """A hook point whose edits go nowhere, as where transformers computes attention."""
+
+    def __init__(self, point):
+        super().__init__()
+        self.point = point
+
+    def forward(self, x):
+        self.point(x)
+        return x
+
+
+def test_a_hook_point_outside_the_path_is_refused(model):
+    attn = model.blocks[1].attn
+    attn.hook_pattern = Discarding(attn.hook_pattern).eval()
+    assert patched(model, task(model), site="z", engine="reference").attrs["engine"] == "reference"
+    with pytest.raises(
+        ValueError, match=r"cannot be changed at site 'pattern': in layer 1 a change does not"
+    ):
+        patched(model, task(model), site="pattern", engine="reference")
+
+
+def test_a_site_of_another_shape_is_refused(model):
+    class Flat(torch.nn.Module):
+        def __init__(self, point):
+            super().__init__()
+            self.point = point
+
+        def forward(self, x):
+            return self.point(x.flatten(2)).view(x.shape)
+
+    attn = model.blocks[1].attn
+    attn.hook_z = Flat(attn.hook_z).eval()
+    with pytest.raises(ValueError, match=r"site 'z' .* in layer 1 it has shape \[1, 9, 24\], expected"):
+        patched(model, task(model), engine="reference")
+
+
+def test_a_part_in_train_mode_is_refused(model):
+    model.blocks[1].mlp.train()
+    with pytest.raises(ValueError, match=r"blocks\.1\.mlp.* train mode"):
+        patched(model, task(model))
+
+
+def test_metrics_and_logits_that_are_not_finite_are_errors(model):
+    nan = interp.tasks.Custom(lambda reading: reading.logits[:, 0] * torch.nan, name="mine")
+    with pytest.raises(ValueError, match=r"metric 'mine' is nan for run 0 of 2"):
+        patched(model, task(model), metric=nan)
+    with torch.no_grad():
+        model.unembed.W_U *= 1e308
+        model.unembed.W_U *= 1e10
+    for engine in ("auto", "reference"):
+        with pytest.raises(ValueError, match="logits are not finite"):
+            patched(model, task(model), engine=engine)
+
+
+def test_a_model_made_double_afterwards_is_fast():
+    """Its configuration still says float32."""
+    model = architectures.build(dict(architectures.grid())[PLAIN] | {"dtype": torch.float32}).double()
+    given = task(model)
+    fast, slow = patched(model, given), patched(model, given, engine="reference")
+    assert fast.attrs["engine"] == "fast"
+    assert abs(fast["value"] - slow["value"]).max() <= 1e-4
+
+
+def test_under_autocast_the_model_itself_runs():
+    model = architectures.build(dict(architectures.grid())[PLAIN] | {"dtype": torch.float32})
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.warns(UserWarning, match="autocast is on"):
+            value = interp.patch(model, task(model), "z", progress=False)
+        slow = patched(model, task(model), engine="reference")
+    assert abs(value["value"] - slow["value"]).max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_judged_by_its_own_rounding(model, dtype, monkeypatch):
+    given = task(model)
+    half = model.to(dtype)
+    half.cfg.dtype = dtype
+    assert isinstance(trust.weights_of(half, given.clean), Weights)
+    monkeypatch.setattr(trust, "weights", wrong_scale)
+    _forget(half)
+    assert isinstance(trust.weights_of(half, given.clean), str)
+
+
+def test_a_model_made_in_inference_mode():
+    with torch.inference_mode():
+        model = architectures.build(dict(architectures.grid())[PLAIN])
+    given = task(model)
+    fast, slow = patched(model, given), patched(model, given, engine="reference")
+    assert fast.attrs["engine"] == "fast"
+    assert abs(fast["value"] - slow["value"]).max() <= 1e-12
+    zeroed(model)
+    assert patched(model, given).attrs["engine"] == "reference"
+
+
+def _forget(model):
+    trust._known.pop(model, None)
