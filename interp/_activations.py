@@ -98,7 +98,7 @@ def _collected(
     sites = tuple({where.site for where in wanted})
     own = weights_of(model, prompts.tokens, prompts.lengths, sites=sites)
     blocks = None if isinstance(own, str) else own
-    for index, batch in prompts.batches(batch_size):
+    for index, batch in prompts.batches(batch_size, padded=anatomy(model).causal):
         order.append(index)
         kept = _one_pass(model, batch, wanted, blocks)
         for where in wanted:

@@ -175,7 +175,13 @@ def _metric(given: object) -> Metric:
 
 
 def check_model(model: Model, facts: Anatomy) -> None:
-    """Raise ValueError for a model of which some part is in train mode."""
+    """Raise ValueError for a compiled model, and one of which some part is in train mode."""
+    modules = list(model.modules())
+    if any("OptimizedModule" in type(m).__name__ or m._compiled_call_impl is not None for m in modules):
+        raise ValueError(
+            "the model is compiled (torch.compile), and a compiled graph does not keep to hooks. "
+            "Give the model as it was before compiling."
+        )
     training = next((name for name, module in model.named_modules() if module.training), None)
     if training is not None:
         which = f"its part {training!r} is" if training else "the model is"
@@ -195,6 +201,11 @@ def check_task(task: Task, facts: Anatomy) -> None:
         raise ValueError(
             f"the task's tokens are on {task.clean.device} and the model on {facts.device}. "
             "Build the task from this model, or move the model."
+        )
+    if not facts.causal and (task.lengths != task.lengths[0]).any():
+        raise ValueError(
+            f"the prompts have {int(task.lengths.min())} to {int(task.lengths.max())} tokens, and attention "
+            f"of {facts.name} goes both ways: padding would be attended to. Give prompts of one length."
         )
     if task.clean.shape[1] > facts.n_ctx:
         raise ValueError(

@@ -40,9 +40,16 @@ class Prompts:
     def __getitem__(self, rows: Int[Tensor, "row"]) -> Prompts:
         return Prompts(self.tokens[rows], self.lengths[rows])
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Prompts]]:
-        """Row numbers and rows, longest first, cut to the longest of the batch."""
-        for rows in self.lengths.argsort(descending=True, stable=True).split(size):
+    def batches(self, size: int, *, padded: bool = True) -> Iterator[tuple[Tensor, Prompts]]:
+        """Row numbers and rows, longest first, cut to the longest of the batch.
+
+        padded: whether rows of several lengths may stand together; not where attention goes both ways.
+        """
+        order = self.lengths.argsort(descending=True, stable=True)
+        parts = [order]
+        if not padded:
+            parts = order.split(self.lengths.unique(return_counts=True)[1].flip(0).tolist())
+        for rows in (rows for part in parts for rows in part.split(size)):
             longest = int(self.lengths[rows].max())
             yield rows, Prompts(self.tokens[rows, :longest], self.lengths[rows])
 

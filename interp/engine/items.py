@@ -14,6 +14,7 @@ import numpy as np
 from interp.engine import entry
 from interp.engine.cells import SITES, Cells
 from interp.engine.readout import Reads
+from interp.engine.runs import Runs
 from interp.models import Anatomy
 from interp.places import STREAM_SITES
 
@@ -50,7 +51,7 @@ def live_items(facts: Anatomy, cells: Cells, reads: Reads, touched: Touched) -> 
     runs = reads.runs
     starts = np.full((len(cells), len(runs)), runs.n_pos)
     points = np.zeros(len(cells), np.int64)
-    first = runs.first_change().cpu().numpy()
+    first = first_reached(facts, runs)
     read = None if reads.everywhere else runs.positions.cpu().numpy()
     for site in cells.sites:
         for layer in np.unique(cells.column("layer")[cells.site == SITES.index(site)]).tolist():
@@ -64,10 +65,17 @@ def live_items(facts: Anatomy, cells: Cells, reads: Reads, touched: Touched) -> 
             points[cells.cell[rows]] = where
     if not entry.closed_form(facts, cells):
         points = 2 * cells.first_layer()
-    stop = np.broadcast_to(reads.stop.cpu().numpy(), starts.shape)
+    end = reads.stop if facts.causal else runs.lengths  # else every position reaches the one that is read
+    stop = np.broadcast_to(end.cpu().numpy(), starts.shape)
     cell, prompt = np.nonzero(starts < stop)
     items = Items(cell, prompt, starts[cell, prompt], stop[cell, prompt], points[cell])
     return items.take(np.argsort(items.point, kind="stable"))
+
+
+def first_reached(facts: Anatomy, runs: Runs) -> np.ndarray:
+    """First position at which activations of the two runs can differ: [prompt]; `n_pos` where none can."""
+    first = runs.first_change().cpu().numpy()
+    return first if facts.causal else np.where(first < runs.n_pos, 0, first)
 
 
 def _later(site: str, first: np.ndarray, n_pos: int) -> np.ndarray:

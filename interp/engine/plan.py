@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from interp.engine.cells import Cells
-from interp.engine.items import Items, live_items
+from interp.engine.items import Items, first_reached, live_items
 from interp.engine.memory import Budget
 from interp.engine.readout import Reads
 from interp.models import Anatomy
@@ -34,7 +34,7 @@ class Plan:
 
     @property
     def no_ops(self) -> int:
-        """Runs that are exactly the baseline by causality, and are not run."""
+        """Runs that are exactly the baseline, as no change reaches them, and are not run."""
         return self.cells * self.prompts - self.live
 
     def __str__(self) -> str:
@@ -70,8 +70,8 @@ def forward_flops(facts: Anatomy, gated: bool, n_pos: int, n_columns: int, n_rea
 
 
 def token_touched(facts: Anatomy, reads: Reads):
-    """`touched` as the tokens alone tell it: everything from the first change on may differ."""
-    first = reads.runs.first_change().cpu().numpy()
+    """`touched` as the tokens alone tell it: what a changed token can reach may differ."""
+    first = first_reached(facts, reads.runs)
     n, n_pos = len(first), reads.runs.n_pos
     later = np.arange(n_pos)[None] >= first[:, None]  # [prompt, pos]
 
@@ -79,9 +79,10 @@ def token_touched(facts: Anatomy, reads: Reads):
         if site == "resid_pre" and layer == 0 and reads.runs.fill is None and reads.runs.noise is None:
             return (reads.runs.base != reads.runs.source).cpu().numpy()
         if site == "pattern":
-            causal = np.tril(np.ones((n_pos, n_pos), bool))[None] & later[:, :, None]  # [prompt, dst, src]
-            causal = np.concatenate((causal, causal.any(2, keepdims=True)), 2)
-            return np.broadcast_to(causal[:, None], (n, facts.n_heads + 1, n_pos, n_pos + 1))
+            seen = np.tril(np.ones((n_pos, n_pos), bool)) if facts.causal else np.ones((n_pos, n_pos), bool)
+            seen = seen[None] & later[:, :, None]  # [prompt, dst, src]
+            seen = np.concatenate((seen, seen.any(2, keepdims=True)), 2)
+            return np.broadcast_to(seen[:, None], (n, facts.n_heads + 1, n_pos, n_pos + 1))
         if len(AXES[site]) == 1:
             return later
         return np.broadcast_to(later[:, :, None], (n, n_pos, facts.size(site, AXES[site][1], n_pos) + 1))
