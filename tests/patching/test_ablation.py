@@ -9,7 +9,7 @@ import torch
 from cases import QUIET, task
 
 import interp
-from interp.ablation import Gaussian, Mean, Zero, gaussian_noise
+from interp.ablation import Constants, Gaussian, Mean, Zero, gaussian_noise
 from interp.models import logits
 
 HEAD = "blocks.1.attn.hook_z"
@@ -76,6 +76,45 @@ def test_mean_leaves_padding_out(model):
     )
     np.testing.assert_allclose(result["value"][0, :, 6:], alone["value"][0, :, 6:], atol=1e-12)
     assert abs(alone["value"][0, :, 6:]).max() > 1e-3
+
+
+def test_mean_needs_no_corrupt_prompts(model):
+    """Without them the mean is that of the clean prompts; `over` names any others."""
+    t = task()
+    alone = interp.Task.from_tokens(clean=t.clean, answer=t.answer, wrong=t.wrong)
+    clean_mean = interp.patch(model, alone, "z", ablation="mean", **QUIET)
+    over = interp.patch(model, t, "z", ablation=Mean(over=t.clean), **QUIET)
+    np.testing.assert_allclose(clean_mean["value"], over["value"], atol=1e-12)
+    corrupt_mean = interp.patch(model, t, "z", ablation="mean", **QUIET)
+    assert abs(corrupt_mean["value"] - over["value"]).max() > 1e-3
+    assert over.attrs["ablation"] != corrupt_mean.attrs["ablation"] == "mean"
+
+
+def test_mean_over_prompts_of_another_length_is_one_mean(model):
+    t = task()
+    other = t.corrupt[:, :4]
+    kept = []
+    with model.hooks(fwd_hooks=[(HEAD, lambda tensor, hook: (kept.append(tensor.detach()), tensor)[1])]):
+        logits(model, other)
+    mean = kept[0][:, :, 2].mean((0, 1))
+    effect = logit_diff(logits(model, t.clean), t) - ablated(model, t, mean)
+    result = interp.patch(model, t, "z", ablation=Mean(over=other), **QUIET)
+    np.testing.assert_allclose(result["value"].sel(layer=1, head=2), effect, atol=1e-12)
+    with pytest.raises(
+        ValueError, match=r"4 tokens a row, the task's prompts 9: attention patterns have no mean"
+    ):
+        interp.patch(model, t, "pattern", ablation=Mean(over=other), **QUIET)
+
+
+def test_equal_rows_are_no_mistake_where_nothing_is_resampled(model):
+    t = task()
+    same = interp.Task.from_tokens(clean=t.clean, answer=t.answer, wrong=t.wrong)
+    for ablation in ("zero", "mean"):
+        assert abs(interp.patch(model, same, "z", ablation=ablation, **QUIET)["value"]).max() > 1e-3
+    with pytest.raises(ValueError, match=r"no corrupt prompts.*'mean' or 'zero'"):
+        interp.patch(model, same, "z", **QUIET)
+    with pytest.raises(ValueError, match="constants stand for what the writers of a circuit write"):
+        interp.patch(model, t, "z", ablation=Constants(torch.zeros(3, 4)), **QUIET)
 
 
 @pytest.mark.parametrize("site", ["resid_pre", "k", "pattern", "mlp_out"])
