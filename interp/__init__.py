@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from interp import ablation as ablation
     from interp import attribution as attribution
     from interp import circuits as circuits
+    from interp import heads as heads
     from interp import methods as methods
     from interp import models as models
     from interp import patching as patching
@@ -37,6 +38,7 @@ _SUBMODULES = (
     "ablation",
     "attribution",
     "circuits",
+    "heads",
     "methods",
     "models",
     "patching",
@@ -58,6 +60,7 @@ __all__ = [
     "attribute",
     "attribution",
     "circuits",
+    "heads",
     "load",
     "methods",
     "models",

@@ -1,0 +1,139 @@
+"""What heads write and read, from weights alone: composition of two heads, and copying.
+
+1. OV = W_V W_O and QK = W_Q W_Kᵀ of each head, [d_model, d_model] of rank d_head; key-value heads of grouped
+   attention stand for every query head of their group.
+2. Composition of an earlier head with a later one: ‖OV · R‖ / (‖OV‖ ‖R‖) in Frobenius norms, R = QK (Q), QKᵀ
+   (K) or OV (V) of the later head. Between random heads it is about 1 / √d_model, which is `baseline`.
+3. Copying: the eigenvalues λ of W_E OV W_U, by the [d_head, d_head] matrix that has the same ones;
+   Σ Re λ / Σ |λ| is 1 for a head that raises what it attends to, −1 for one that lowers it.
+
+The weights are taken as they are: load the model with `fold_ln` (the default) for the norms' gains to be in
+them. With rotary embeddings QK holds at distance 0. Elhage et al. 2021, "A Mathematical Framework".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp import results
+from interp._verbs import verb
+from interp.models import Model, anatomy, unsupported, weights
+from interp.models.parts import Attention
+
+MODES = ("Q", "K", "V")
+
+
+@verb
+def composition(model: Model) -> xr.Dataset:
+    """Composition scores of all pairs of heads: `value` [mode, layer, head, to_layer, to_head].
+
+    0 where the second head is not in a later layer; NaN for a head whose weights are 0. `baseline`: what two
+    random heads give, 1 / √d_model. The same numbers as TransformerLens's `all_composition_scores`.
+    Cost: no forward pass. Raises ValueError for a model whose weights cannot be read.
+
+    Example:
+        >>> scores = interp.heads.composition(interp.load("induction"))
+        >>> round(float(scores["value"].sel(mode="K", layer=0, head=0, to_layer=1, to_head=0)), 2)
+        0.25
+    """
+    facts, heads = anatomy(model), _heads(model)
+    n_layers, n_heads = facts.n_layers, facts.n_heads
+    values = np.zeros((len(MODES), n_layers, n_heads, n_layers, n_heads))
+    for first in range(n_layers):
+        left = heads[first].OV
+        norm = _norm(*left)
+        for second in range(first + 1, n_layers):
+            for number, mode in enumerate(MODES):
+                values[number, first, :, second] = _composed(left, norm, heads[second].read(mode))
+    attrs = results.provenance(
+        method="composition", site="weights", model=facts.name,
+        convention="value = norm of the product of two heads' matrices, relative to their norms",
+        baseline=float(facts.d_model**-0.5),
+    )  # fmt: skip
+    dims = ("mode", "layer", "head", "to_layer", "to_head")
+    coords = {"mode": list(MODES), "layer": range(n_layers), "head": range(n_heads)}
+    coords |= {"to_layer": range(n_layers), "to_head": range(n_heads)}
+    return results.dataset({"value": (dims, values)}, coords, attrs)
+
+
+@verb
+def copying(model: Model) -> xr.Dataset:
+    """How much each head raises the tokens that it attends to: `value` [layer, head] from −1 to 1.
+
+    NaN for a head whose weights are 0. After the first layer the stream is not the embedding, so that the
+    score of a later head may miss what it copies. Cost: no forward pass. Raises as `composition`.
+
+    Example:
+        >>> copying = interp.heads.copying(interp.load("induction"))
+        >>> float(copying["value"].sel(layer=1, head=0).round(3))
+        1.0
+    """
+    facts, parts = anatomy(model), _weights(model)
+    through = (parts.W_U @ parts.W_E).detach().double()  # [d_model, d_model]: unembed, then embed
+    values = np.full((facts.n_layers, facts.n_heads), np.nan)
+    for layer, head in enumerate(_heads(model)):
+        W_V, W_O = head.OV
+        small = W_O @ through @ W_V  # [head, d_head, d_head]
+        eigenvalues = torch.linalg.eigvals(small)
+        total = eigenvalues.abs().sum(-1)
+        share = eigenvalues.real.sum(-1) / total
+        values[layer] = torch.where(total > 0, share, torch.nan).cpu().numpy()
+    attrs = results.provenance(
+        method="copying", site="weights", model=facts.name,
+        convention="value = Σ Re λ / Σ |λ| of W_E OV W_U; positive raises what is attended to",
+    )  # fmt: skip
+    coords = {"layer": range(facts.n_layers), "head": range(facts.n_heads)}
+    return results.dataset({"value": (("layer", "head"), values)}, coords, attrs)
+
+
+class _Heads:
+    """A layer's matrices as two factors each: [head, d_model, d_head] and [head, d_head, d_model]."""
+
+    def __init__(self, attn: Attention) -> None:
+        share = attn.W_Q.shape[0] // attn.W_K.shape[0]
+        wide = lambda W: W.detach().double().repeat_interleave(share, 0)  # noqa: E731
+        self.W_Q, self.W_O = attn.W_Q.detach().double(), attn.W_O.detach().double()
+        self.W_K, self.W_V = wide(attn.W_K), wide(attn.W_V)
+
+    @property
+    def OV(self) -> tuple[Tensor, Tensor]:
+        return self.W_V, self.W_O
+
+    def read(self, mode: str) -> tuple[Tensor, Tensor]:
+        """What a head reads by its queries, keys or values."""
+        if mode == "V":
+            return self.OV
+        first, second = (self.W_Q, self.W_K) if mode == "Q" else (self.W_K, self.W_Q)
+        return first, second.transpose(-1, -2)
+
+
+def _weights(model: Model):
+    if reason := unsupported(model):
+        raise ValueError(f"the weights of {anatomy(model).name} cannot be read: {reason}.")
+    return weights(model)
+
+
+def _heads(model: Model) -> list[_Heads]:
+    return [_Heads(block.attn) for block in _weights(model).blocks]
+
+
+def _norm(into: Tensor, out: Tensor) -> Float[Tensor, "head"]:
+    """Frobenius norm of into · out, by Gram matrices [head, d_head, d_head]."""
+    grams = (into.transpose(-1, -2) @ into) * (out @ out.transpose(-1, -2)).transpose(-1, -2)
+    return grams.sum((-1, -2)).clamp(min=0).sqrt()
+
+
+def _composed(left: tuple[Tensor, Tensor], norm: Tensor, right: tuple[Tensor, Tensor]) -> np.ndarray:
+    """‖left · right‖ / (‖left‖ ‖right‖): [earlier head, later head].
+
+    With M = out · into [d_head, d_head], ‖·‖² = tr(Mᵀ G M H), G and H the outer factors' Gram matrices.
+    """
+    middle = torch.einsum("ahd,bdk->abhk", left[1], right[0])
+    gram = left[0].transpose(-1, -2) @ left[0]  # [earlier, d_head, d_head]
+    other = right[1] @ right[1].transpose(-1, -2)  # [later, d_head, d_head]
+    square = torch.einsum("abhk,ahi,abij,bjk->ab", middle, gram, middle, other)
+    return (square.clamp(min=0).sqrt() / norm[:, None] / _norm(*right)[None]).cpu().numpy()
