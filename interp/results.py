@@ -19,6 +19,8 @@ import numpy as np
 import xarray as xr
 
 if TYPE_CHECKING:
+    import torch
+
     from interp.experiment import Experiment
     from interp.tasks import Task
     from interp.tasks.metrics import Metric
@@ -44,7 +46,7 @@ def attrs(
     **more: str | int | float,
 ) -> dict[str, Any]:
     """What a result says of itself. convention: of the sign; by default that of a patch."""
-    task, contrast = experiment.task, experiment.contrast
+    task, contrast, dtype = experiment.task, experiment.contrast, experiment.facts.dtype
     seed = task.seed if contrast.seed is None else contrast.seed
     usual = CONVENTION[contrast.direction] + "; positive: the component helps the metric"
     return provenance(
@@ -59,8 +61,24 @@ def attrs(
         direction=contrast.direction,
         ablation=str(contrast.ablation),
         seed=-1 if seed is None else seed,
+        dtype=str(dtype).removeprefix("torch."),
+        **_precision(dtype),
         **more,
     )
+
+
+def _precision(dtype: torch.dtype) -> dict[str, str]:
+    """What a model in half precision can and cannot decide."""
+    if dtype.itemsize > 2:
+        return {}
+    import torch
+
+    parts = round(1 / torch.finfo(dtype).eps)
+    name = str(dtype).removeprefix("torch.")
+    return {
+        "precision": f"{name} knows a number to one part in {parts}: effects below that share of the logits "
+        "are rounding. Load the model in float32 to decide them"
+    }
 
 
 def provenance(

@@ -151,3 +151,11 @@ def test_fast_where_it_cannot_run(model):
             interp.patch(model, task(), "z", engine="fast", **QUIET)
     finally:
         model.reset_hooks()
+
+
+def test_half_precision_says_what_it_can_decide(model):
+    half = small.model().to(torch.bfloat16)
+    result = interp.patch(half, task(), "z", **QUIET)
+    assert result.attrs["dtype"] == "bfloat16"
+    assert "one part in 128" in result.attrs["precision"]
+    assert "precision" not in interp.patch(model, task(), "z", **QUIET).attrs
