@@ -38,6 +38,7 @@ from interp.attribution.rules import check_hooks
 from interp.attribution.secant import secant
 from interp.engine.cells import Cells
 from interp.engine.runs import Runs
+from interp.engine.trust import require_weights
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
 from interp.grid import Grid, Sheet, make_grid
 from interp.methods import IG, AtpStar, Method, Secant, parse
@@ -105,6 +106,8 @@ def attribute(
         grid = make_grid(facts, task.clean.shape[1], site, by, cells, neurons=neurons)
         chosen = _fitted(experiment, grid, chosen)
         runs = experiment.runs(grid.all_sites).outside_inference()
+        if chosen.needs_weights:
+            require_weights(model, runs.base, runs.lengths, what=f"method {chosen.name!r}")
     result = _Estimation(experiment, grid, chosen, runs).run()
     warn_unsolved(float(result["clean_right"].mean()))
     return result

@@ -29,6 +29,7 @@ from torch import Tensor
 from interp.engine import block as B
 from interp.engine.cells import Cells
 from interp.engine.forward import through_blocks, unembed, whole_runs
+from interp.engine.reference import finite_hooks
 from interp.engine.runs import Runs
 from interp.models import Anatomy, Model, anatomy, is_bridge, logits, unsupported, weights
 from interp.models.hook_points import slope_hook
@@ -66,6 +67,21 @@ def weights_of(
     with torch.no_grad():
         reason = _verdict(model, parts, list(_ends(tokens, lengths, reach)), frozenset(sites))
     return parts if reason is None else reason
+
+
+def require_weights(
+    model: Model,
+    tokens: Int[Tensor, "prompt pos"],
+    lengths: Int[Tensor, "prompt"] | None = None,
+    *,
+    sites: Sequence[str] = (),
+    what: str,
+) -> Weights:
+    """`weights_of` for what cannot do without them: a ValueError that says what and why."""
+    parts = weights_of(model, tokens, lengths, sites=sites)
+    if isinstance(parts, str):
+        raise ValueError(f"{what} cannot be run on {model.cfg.model_name}: {parts}.")
+    return parts
 
 
 _LAYOUT = (AttributeError, RuntimeError, TypeError, IndexError, KeyError)
@@ -254,7 +270,8 @@ def _difference(
     theirs: dict[tuple[str, int], Tensor] = {}
     places = [(site, layer) for site in sites for layer in range(len(parts.blocks))]
     hooks = [(hook_name(*place), _keeper(theirs, place)) for place in places]
-    with model.hooks(fwd_hooks=[hook for hook in hooks if hook[0] in model.hook_dict]):
+    hooks = [*finite_hooks(len(parts.blocks)), *(hook for hook in hooks if hook[0] in model.hook_dict)]
+    with model.hooks(fwd_hooks=hooks):
         whole = logits(model, prompt)[0]
     try:
         ours: dict[tuple[str, int], Tensor] = {}
@@ -266,11 +283,8 @@ def _difference(
         return "", "its logits are not finite"
     if own.shape != whole.shape:
         return "", f"its weights give {own.shape[-1]} logits, the model {whole.shape[-1]}"
-    allowed = margin * spread(whole)[:, None] + margin_of_rounding(own, whole)
-    gap = (own.double() - whole.double()).abs()
-    if not (gap <= allowed).all():
-        worst = float((gap / spread(whole)[:, None]).max())
-        return "", f"its weights do not give its logits (they differ by {worst:.2g} of the logits' spread)"
+    if not (gap := departure(own, whole)) <= margin:
+        return "", f"its weights do not give its logits (they differ by {gap:.2g} of the logits' spread)"
     for place in places:
         site_reason = _site_differs(place, ours.get(place), theirs.get(place), margin)
         if site_reason is not None:
@@ -319,6 +333,12 @@ def _site_differs(
     return None
 
 
+def departure(own: Float[Tensor, "pos vocab"], whole: Float[Tensor, "pos vocab"]) -> float:
+    """How far logits are from others, as a share of the spread of those; rounding of large ones left out."""
+    gap = (own.double() - whole.double()).abs() - margin_of_rounding(own, whole)
+    return float((gap.clamp(min=0) / spread(whole)[:, None].clamp(min=torch.finfo(torch.float64).tiny)).max())
+
+
 def spread(logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, "pos"]:
     """Distance of the quartiles of the logits over the vocabulary, at each position; float64."""
     columns = logits[:, :: max(1, logits.shape[1] // _SAMPLE)].double().sort(-1).values
@@ -339,8 +359,7 @@ def _margin(model: Model, parts: Weights, prompt: Tensor, own: Tensor) -> float:
     dtype = min((own.dtype, computed), key=lambda each: each.itemsize)
     if dtype.itemsize < 4:
         exact = _exact_logits(parts, prompt)
-        noise = ((own.double() - exact.double()).abs() / spread(exact)[:, None]).max()
-        return max(5 * float(noise), 8 * torch.finfo(dtype).eps)
+        return max(5 * departure(own, exact), 8 * torch.finfo(dtype).eps)
     # Norms and softmax of transformers inside a bridge compute in float32, whatever the dtype.
     return 1e-4 if dtype == torch.float64 and is_bridge(model) else TOLERANCE[dtype]
 

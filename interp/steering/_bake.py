@@ -21,11 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.models import Model, anatomy
+from interp.engine.trust import departure
+from interp.models import Model, anatomy, logits
 from interp.models.places import width
 from interp.steering._edit_types import Ablate, Add, Affine, Clamp, Edit, ScaleUnits, SetUnits
-from interp.steering._intervention import Intervention, flat
+from interp.steering._intervention import Intervention, flat, steer
 
+_PROBE = 8  # tokens of the row on which the baked model is compared with the steered one
+_WITHIN = {torch.float64: 1e-5, torch.float32: 1e-2}  # of the spread of the logits: weights round too
 _SYMMETRIC = (Add, Ablate, Affine, Clamp, ScaleUnits, SetUnits)  # linear parts that are their own transpose
 
 
@@ -64,15 +67,26 @@ def bake(model: Model, *interventions: Any) -> Baked:
             model(tokens)
 
     This is the one function that changes a model. Raises ValueError, before any change, for an edit that
-    depends on position, row or gate, that is not affine, or whose place no weight writes. Cost: the edits,
-    on the rows of the weights once; afterwards none.
+    depends on position, row or gate, that is not affine, or whose place no weight writes; and, with the
+    weights put back, where the model does not then run as it does under `steer`. Cost: the edits, on the rows
+    of the weights once, and two forwards of a short row; afterwards none.
     """
     checked = [each.check(model) for each in flat(interventions)]
     plans = [_plan(model, each) for each in checked]
+    row = torch.arange(min(_PROBE, anatomy(model).n_ctx), device=model.W_E.device)[None] % model.W_E.shape[0]
+    with torch.no_grad(), steer(model, *checked):
+        steered = logits(model, row)[0]
     baked = Baked()
     try:
         for plan, each in zip(plans, checked):
             _apply(baked, plan, each, _zero(model, each))
+        with torch.no_grad():
+            gap = departure(logits(model, row)[0], steered)
+        if not gap <= _WITHIN.get(steered.dtype, 0.3):
+            raise ValueError(
+                f"baked into the weights of {anatomy(model).name} the edits do not do what they do under "
+                f"hooks (logits differ by {gap:.2g} of their spread). Use steer."
+            )
     except BaseException:
         baked.undo()
         raise

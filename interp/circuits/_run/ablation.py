@@ -23,7 +23,8 @@ from torch import Tensor
 
 from interp.circuits._graph import Graph
 from interp.engine.runs import Capture, Runs, capture
-from interp.models import Model, anatomy, weights
+from interp.engine.trust import require_weights
+from interp.models import Model, anatomy
 from interp.models.parts import Weights
 from interp.patching.corruption import Corruption, Mean, Tokens, Zero, direction_of, make_runs
 from interp.tasks import Task
@@ -102,7 +103,8 @@ def replacements(
     graph = Graph.of(model)
     chosen = parse(ablation, graph, task, direction)
     with torch.inference_mode():
-        blocks, runs = weights(model), chosen.runs(model, task, direction)
+        runs = chosen.runs(model, task, direction)
+        blocks = require_weights(model, runs.base, runs.lengths, sites=("z",), what="circuits")
         saved = capture(blocks, runs, ("z", "mlp_out"))
         now = torch.cat(list(_writes(blocks, _base(blocks, runs, saved))))
         return now + gaps(blocks, runs, saved, chosen.constants, None)

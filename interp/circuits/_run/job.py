@@ -20,7 +20,7 @@ from interp.circuits._run.state import Base
 from interp.engine.memory import DEFAULT_BUDGET, Budget
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
-from interp.engine.trust import weights_of
+from interp.engine.trust import require_weights
 from interp.models import Anatomy, Model, anatomy, unsupported
 from interp.models.parts import Weights
 from interp.patching.corruption import DIRECTIONS
@@ -88,10 +88,7 @@ def prepare(
 def trusted_weights(model: Model, facts: Anatomy, runs: Runs) -> Weights:
     """The model's weights. Raises ValueError unless they give its logits and what its writers write."""
     sites = tuple(site for site in ("z", "attn_out", "mlp_out") if site in facts.sites())
-    blocks = weights_of(model, runs.base, runs.lengths, sites=sites)
-    if isinstance(blocks, str):
-        raise ValueError(f"circuits cannot be run on {facts.name}: {blocks}.")
-    return blocks
+    return require_weights(model, runs.base, runs.lengths, sites=sites, what="circuits")
 
 
 def check_model(model: Model, task: Task) -> Anatomy:
