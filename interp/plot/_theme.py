@@ -45,9 +45,10 @@ _DARK_SCALES = {  # the middle of a scale is the ground that it lies on
     ),
 }  # fmt: skip
 WIDTH = 800  # pixels: of the container for which ticks, titles and gaps are set
-_LETTERS = 112  # in a line of a subtitle
+_LETTERS = 138  # in a line of a subtitle
 _COLUMN = 11  # pixels that a tick's label needs
 
+SEPARATOR = " · "  # of the parts of a subtitle
 SPACE = "·"
 _VISIBLE = {" ": SPACE, "\n": "\\n", "\t": "\\t", "\r": "\\r", "Ġ": SPACE, "▁": SPACE, "Ċ": "\\n"}
 _LONGEST = 18
@@ -119,7 +120,7 @@ def effect_axis(values: np.ndarray, unit: str, pixels: int, zmax: float | None =
 
 def titles(title: str, subtitle: str) -> tuple[dict, int]:
     """layout.title with its subtitle in lines for a page of `WIDTH`, and the pixels that both need."""
-    lines = textwrap.wrap(subtitle, _LETTERS)
+    lines = _lines(subtitle)
     layout = {
         "text": f"<b>{escape(title)}</b>",
         "x": 0,
@@ -131,6 +132,18 @@ def titles(title: str, subtitle: str) -> tuple[dict, int]:
         "subtitle": {"text": "<br>".join(escape(line) for line in lines)},
     }
     return layout, 60 + 16 * len(lines)
+
+
+def _lines(subtitle: str) -> list[str]:
+    """A subtitle in lines that break between its parts, or between words where a part is too long."""
+    lines = [""]
+    for part in subtitle.split(SEPARATOR):
+        longer = f"{lines[-1]}{SEPARATOR}{part}" if lines[-1] else part
+        if len(longer) <= _LETTERS:
+            lines[-1] = longer
+        else:
+            lines += textwrap.wrap(part, _LETTERS) or [""]
+    return lines if lines[0] else lines[1:]
 
 
 def escape(text: str) -> str:

@@ -43,7 +43,7 @@ def method(result: xr.Dataset) -> str:
     """How the numbers were made: "exact patching", "RelP estimate", "difference of two results"."""
     if is_difference(result):
         pair = str(result.attrs.get("difference", ""))
-        return f"difference: {pair}" if pair else "difference of two results"
+        return f"difference: {pair.replace(' - ', ' − ')}" if pair else "difference of two results"
     name = str(result.attrs.get("method", ""))
     known = {**_EXACT, **_READOUTS}.get(name)
     return known or (f"{_estimator(name)} estimate" if is_estimate(result) else name)

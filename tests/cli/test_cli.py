@@ -299,10 +299,9 @@ def test_json_is_one_object_and_the_logs_are_on_stderr(
     plan = json_of(capsys, "patch", MODEL, "--task", "ioi", "--site", "z", "--n", "8", "--plan")
     assert plan["files"] == {}
     assert any("runs" in line for line in plan["plan"])
-    agreement = json_of(
-        capsys, "attribute", MODEL, "--task", "ioi", "--site", "z", "--n", "8", "--compare", "exact"
-    )["agreement"]
-    assert agreement["relp"]["pearson"] > 0.9
+    command = ("attribute", MODEL, "--task", "ioi", "--site", "z", "--n", "8", "--method", "atp")
+    told = json_of(capsys, *command, "--compare", "exact")
+    assert told["agreement"]["atp"]["pearson"] > 0.9
     page = json_of(capsys, "report", told["files"]["result"], "--out", "page.html")
     assert page == {"command": "report", "files": {"report": "page.html"}}
 

@@ -241,6 +241,6 @@ def test_long_titles_are_wrapped_and_escaped(result) -> None:
     fig = plot.heads(result(model="word " * 60), title="a <b> title")
     lines = fig.layout.title.subtitle.text.split("<br>")
     assert len(lines) > 3
-    assert max(map(len, lines)) <= 112
+    assert max(map(len, lines)) <= 138
     assert fig.layout.margin.t > plot.heads(result()).layout.margin.t
     assert fig.layout.title.text == "<b>a &lt;b&gt; title</b>"

@@ -54,7 +54,7 @@ def test_a_difference_is_called_one_however_it_was_made(result) -> None:
             assert fig.layout.title.text == "<b>Difference in effect of each head (z)</b>"
             assert words(fig).startswith("difference of two results")
             assert "exact" not in words(fig)
-    assert "difference: atp - patch" in words(plot.heads(stats.difference(estimate, exact)))
+    assert "difference: atp − patch" in words(plot.heads(stats.difference(estimate, exact)))
     two = plot.heads(exact - exact.assign(value=exact["value"] * 0.5))  # of one method: the baselines tell
     assert "Difference" in two.layout.title.text
 
