@@ -43,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = Output(args.command if verb == args.command else f"{args.command} {verb}", args.json)
     try:
         with _warnings_as_lines():
-            run = getattr(importlib.import_module(f"interp.cli.{module}"), verb)
-            run(args) if module.startswith("steer.") else run(args, out)
+            getattr(importlib.import_module(f"interp.cli.{module}"), verb)(args, out)
             out.finish()
     except (ValueError, OSError) as error:
         if args.traceback:

@@ -186,7 +186,12 @@ def _in_cells(values: np.ndarray, n_columns: int) -> dict:
     """Numbers in the cells, where they fit."""
     if values.shape[1] * n_columns * _NUMBERS > _ROOM:
         return {}
-    text = np.array([f"{v:z.2f}".replace("-", "−") if np.isfinite(v) else "" for v in values.ravel()])
+    text = np.array(
+        [
+            f"{round(float(v), 2) + 0.0:.2f}".replace("-", "−") if np.isfinite(v) else ""
+            for v in values.ravel()
+        ]
+    )
     return {"text": text.reshape(values.shape), "texttemplate": "%{text}", "textfont": {"size": 11}}
 
 

@@ -293,7 +293,9 @@ def test_json_is_one_object_and_the_logs_are_on_stderr(
     top = told["top"][0]
     assert set(top) == {"cell", "effect", "unit", "low", "high", "metric"}
     means = result["value"].mean("prompt").sel(metric=top["metric"])
-    assert top["effect"] == pytest.approx(float(means.values.ravel()[np.abs(means.values).argmax()]), rel=1e-4)
+    assert top["effect"] == pytest.approx(
+        float(means.values.ravel()[np.abs(means.values).argmax()]), rel=1e-4
+    )
     assert set(told["files"]) == {"result", "report"}
     assert all((folder / path).is_file() for path in told["files"].values())
     plan = json_of(capsys, "patch", MODEL, "--task", "ioi", "--site", "z", "--n", "8", "--plan")

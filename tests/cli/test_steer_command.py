@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,8 @@ def test_fit_writes_the_direction_of_the_library(capsys: pytest.CaptureFixture[s
     for where in written.places:
         torch.testing.assert_close(written.vectors[where], expected.vectors[where])
         assert written.norms[where] == pytest.approx(expected.norms[where])
-    place, length, auroc = out[-3].split()
+    assert out[-2] == FILE.replace("direction.safetensors", "fit.html")
+    place, length, auroc = out[-4].split()
     assert place == "L3.resid_pre"
     last = expected.at("L3.resid_pre")
     assert float(length) == pytest.approx(float(last.vector.norm()) / last.norms[last.place], abs=1e-3)
@@ -164,13 +166,18 @@ def test_calibrate_prints_a_coefficient_for_each_layer(
         capsys, "steer", "calibrate", MODEL, fitted, "--task", "sentiment", "--n", "8", "--kl", "0.2"
     )
     assert status == 0, err
-    place, coefficient, kl, _ = out[-1].split()
+    assert out[-2:] == ["d/calibration.nc", "d/calibration.html"]
+    place, coefficient, kl, _ = out[-3].split()
     assert place == "L3.resid_pre"
     assert float(kl) == pytest.approx(0.2, rel=0.01)
     task = classes(world, "sentiment", 8, 1, held_out=True).turned
     d = steering.Direction.load(folder / fitted).at("L3.resid_pre")
     assert float(coefficient) == pytest.approx(steering.calibrate(world, d, task, 0.2).coefficient, rel=1e-4)
-    assert out[-2].split()[0] == "L2.resid_pre"
+    assert out[-4].split()[0] == "L2.resid_pre"
+    written = xr.load_dataset(folder / out[-2], engine="h5netcdf")
+    assert float(written["coefficient"][-1]) == pytest.approx(float(coefficient), rel=1e-4)
+    assert written.attrs["target_kl"] == 0.2
+    assert "L3.resid_pre" in (folder / out[-1]).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("how", [("--coefficient", "2"), ("--ablate",)])
@@ -234,6 +241,8 @@ def test_bake_writes_a_model_that_loads_steered(
         ("bake tiny-world {} --layer 2", "give --coefficient or --ablate"),
         ("bake tiny-world {} --layer 2 --coefficient 1 --ablate", "one of them"),
         ("bake tiny-world {} --coefficient 1", "Choose one with --layer"),
+        ("sweep no-such-model {} --task sentiment --out a.txt", "a.txt is a file. Give a folder"),
+        ("fit no-such-model --task sentiment --out /proc/here", "--out /proc/here cannot be written"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(
@@ -251,6 +260,28 @@ def test_mistakes_are_one_line_and_write_nothing(
     assert err[-1].startswith("interp: error: ")
     assert message in err[-1]
     assert sorted(folder.rglob("*")) == before
+
+
+def test_json_of_every_verb(capsys: pytest.CaptureFixture[str], fitted: str, folder: Path) -> None:
+    def told(*arguments: str) -> dict:
+        assert main(["steer", *arguments, "--json", "--quiet"]) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        result = json.loads(line)
+        assert all((folder / path).exists() for path in result["files"].values())
+        return result
+
+    fit = told("fit", MODEL, "--task", "sentiment", "--n", "16")
+    assert fit["command"] == "steer fit"
+    assert fit["places"][-1]["auroc"] > 0.95
+    sweep = told("sweep", MODEL, fitted, "--task", "sentiment", "--n", "8", "--coefficients=0,1")
+    assert sweep["best"]["coefficient"] == 1
+    assert set(sweep["files"]) == {"result", "picture", "report"}
+    texts = told("generate", MODEL, fitted, "--prompt", "Review : The", "--layer", "3", "--coefficient", "1")
+    assert [run["run"] for run in texts["runs"]][:2] == ["base", "steered"]
+    calibrated = told("calibrate", MODEL, fitted, "--task", "sentiment", "--n", "8", "--kl", "0.2")
+    assert [row["place"] for row in calibrated["places"]] == ["L2.resid_pre", "L3.resid_pre"]
+    baked = told("bake", MODEL, fitted, "--layer", "3", "--coefficient", "1")
+    assert baked["largest_difference"] < 1e-3
 
 
 def test_lists_that_are_none_are_refused_by_the_parser(capsys: pytest.CaptureFixture[str]) -> None:

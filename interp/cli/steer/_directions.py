@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interp.cli._inputs import clean_name, load
+from interp.cli._output import Output, require_folder
 from interp.cli.steer._prompts import classes, direction_of, one_place, prompts_of, read_lines, when_of
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from interp.steering import Direction
 
-
 _LEAST = 1e-6  # of the median norm
+_PROMPTS, _TOKENS = 4, 12  # of random tokens, for the check
+_TOLERANCE = 1e-3  # of the largest logit
 Sides = tuple[Any, Any]  # prompts of the positive and of the negative class
+Row = dict[str, Any]  # what is known of one place
 
 
-def fit(args: argparse.Namespace) -> None:
+def fit(args: argparse.Namespace, out: Output) -> None:
     """The direction's file; one line a layer says how long the vector is and how it separates the classes."""
-    import interp
-    from interp import steering
+    from interp import plot, steering
     from interp.models import anatomy
     from interp.models.places import places
 
     _check(args)
-    model = interp.load(args.model, device=args.device)
+    folder = _folder(args)
+    require_folder(folder)
+    model = load(args)
     places(anatomy(model), args.layer, args.site, args.head)  # its checks, before prompts are drawn
-    train, test, told = _sides(model, args)
-    print(told)
+    train, test, about = _sides(model, args)
+    out.say(about)
     options: dict[str, Any] = {"layer": args.layer, "site": args.site, "head": args.head, "pos": args.pos}
-    direction = _live(getattr(steering, args.method)(model, *train, seed=args.seed, **options))
-    print(_table(model, direction, test, args.pos))
-    print(direction.save(_folder(args) / "direction.safetensors"))
+    direction = _live(getattr(steering, args.method)(model, *train, seed=args.seed, **options), out)
+    rows = _separation(model, direction, test, args.pos)
+    out.say(f"{'place':<14}{'length':>10}{'AUROC':>10}")
+    out.say(*(f"{row['place']:<14}{row['length']:>10.3f}{row['auroc']:>10.3f}" for row in rows))
+    out.say("length: in median norms of the activations there")
+    out.tell(model=args.model, method=args.method, places=rows)
+    subtitle = f"{args.method} · {args.model} · {about}"
+    figure = _by_place(rows, "auroc", "AUROC", "How well the direction separates the classes", subtitle)
+    out.wrote("picture", plot.save_html(figure, folder / "fit.html"))
+    out.wrote("direction", direction.save(folder / "direction.safetensors"))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -42,7 +55,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("give --task, or --positive and --negative (files of prompts).")
 
 
-def _live(direction: Direction) -> Direction:
+def _live(direction: Direction, out: Output) -> Direction:
     """The direction at the places where the classes differ; says which are left out."""
     lengths = {part.place: float(part.vector.norm()) / part.norms[part.place] for part in direction.split()}
     kept = [where for where, length in lengths.items() if length > _LEAST]
@@ -50,7 +63,7 @@ def _live(direction: Direction) -> Direction:
     if not kept:
         raise ValueError(f"the classes do not differ at {same}. Read later layers, or with --pos mean.")
     if same:
-        print(f"the classes do not differ at {same}, which the file leaves out")
+        out.say(f"the classes do not differ at {same}, which the file leaves out")
     return direction.at(*kept)
 
 
@@ -60,57 +73,99 @@ def _sides(model: Any, args: argparse.Namespace) -> tuple[Sides, Sides, str]:
         train = (read_lines(args.positive), read_lines(args.negative))
         counts = f"{len(train[0])} positive and {len(train[1])} negative prompts"
         return train, train, f"{counts}; the AUROC is on these prompts"
-    found = classes(model, args.task, args.n, args.seed, held_out=False)
+    drawn = classes(model, args.task, args.n, args.seed, held_out=False)
     fresh = classes(model, args.task, args.n, args.seed + 1, held_out=True)
-    up, down = found.names
-    told = f"{args.task}, {up} against {down}: {args.n} prompts; the AUROC is on {args.n} that were held out"
-    return (found.positive, found.negative), (fresh.positive, fresh.negative), told
+    up, down = drawn.names
+    about = f"{args.task}, {up} against {down}: {args.n} prompts; the AUROC is on {args.n} that were held out"
+    return (drawn.positive, drawn.negative), (fresh.positive, fresh.negative), about
 
 
-def _table(model: Any, direction: Direction, test: Sides, pos: str | int) -> str:
+def _separation(model: Any, direction: Direction, test: Sides, pos: str | int) -> list[Row]:
     """Length in median norms of the activations, and AUROC of the projections, by place."""
     from interp.steering import activations, selectors
 
     above, below = (activations(model, side, direction.places, pos) for side in test)
-    lines = [f"{'place':<14}{'length':>10}{'AUROC':>10}"]
+    rows = []
     for part in direction.split():
-        up, down = (part.project(rows[part.place]) for rows in (above, below))
+        up, down = (part.project(acts[part.place]) for acts in (above, below))
         length = float(part.vector.norm()) / part.norms[part.place]
         auroc = float(selectors.auroc(up[:, None], down[:, None])[0])
-        lines.append(f"{part.place!s:<14}{length:>10.3f}{auroc:>10.3f}")
-    return "\n".join([*lines, "length: in median norms of the activations there"])
+        rows.append({"place": str(part.place), "length": length, "auroc": auroc})
+    return rows
+
+
+def _by_place(rows: list[Row], column: str, axis: str, title: str, subtitle: str) -> go.Figure:
+    """One number a place, as bars."""
+    import plotly.graph_objects as go
+
+    from interp.plot import _theme as theme
+
+    heading, above = theme.titles(title, subtitle)
+    bars = go.Bar(
+        x=[row["place"] for row in rows], y=[row[column] for row in rows], marker={"color": theme.POSITIVE}
+    )
+    layout = {"template": theme.template(), "title": heading, "height": above + 320, "margin": {"t": above}}
+    return go.Figure(bars, layout).update_yaxes(title_text=axis, showgrid=True, zeroline=True)
 
 
 def _folder(args: argparse.Namespace) -> Path:
     if args.out is not None:
         return args.out
-    what = args.task or Path(args.positive).stem
-    parts = [Path(args.model).name, what, args.method]
-    return Path("out") / "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in parts)
+    parts = [Path(args.model).name, args.task or Path(args.positive).stem, args.method]
+    return Path("out") / "-".join(map(clean_name, parts))
 
 
-def calibrate(args: argparse.Namespace) -> None:
+def calibrate(args: argparse.Namespace, out: Output) -> None:
     """One line a layer: the coefficient, the KL that it gives, and its length in median norms."""
-    import interp
+    from interp import plot
+    from interp.cli._files import save
+
+    folder = args.out or args.direction.parent
+    require_folder(folder)
+    model = load(args)
+    direction = direction_of(model, args)
+    prompts, about = prompts_of(model, args)
+    out.say(about, f"{'place':<14}{'coefficient':>12}{'KL':>9}{'norms':>9}")
+    rows = []
+    for part in direction.split():
+        row = _calibration(model, part, prompts, args)
+        rows.append(row)
+        out.say(f"{row['place']:<14}{row['coefficient']:>12.5g}{row['kl']:>9.4f}{row['norms']:>9.3f}")
+    out.tell(model=args.model, target_kl=args.kl, places=rows)
+    out.wrote("result", save(_dataset(rows, args, direction), folder / "calibration.nc"))
+    title = f"The coefficient that gives a KL of {args.kl:g} nats"
+    subtitle = f"{direction.method} · {args.model} · {about}"
+    figure = _by_place(rows, "coefficient", "coefficient", title, subtitle)
+    out.wrote("picture", plot.save_html(figure, folder / "calibration.html"))
+
+
+def _calibration(model: Any, part: Direction, prompts: Any, args: argparse.Namespace) -> Row:
     from interp import steering
 
-    model = interp.load(args.model, device=args.device)
-    direction = direction_of(model, args)
-    prompts, told = prompts_of(model, args)
-    print(told)
-    print(f"{'place':<14}{'coefficient':>12}{'KL':>9}{'norms':>9}")
-    for part in direction.split():
-        found = steering.calibrate(model, part, prompts, args.kl, sign=args.sign, when=when_of(args))
-        norm = part.norms.get(part.place, float("nan"))
-        length = abs(found.coefficient) * float(part.vector.norm()) / norm
-        print(f"{part.place!s:<14}{found.coefficient:>12.5g}{found.kl:>9.4f}{length:>9.3f}")
+    reached = steering.calibrate(model, part, prompts, args.kl, sign=args.sign, when=when_of(args))
+    length = abs(reached.coefficient) * float(part.vector.norm())
+    norms = length / part.norms.get(part.place, float("nan"))
+    return {"place": str(part.place), "coefficient": reached.coefficient, "kl": reached.kl, "norms": norms}
 
 
-_PROMPTS, _TOKENS = 4, 12  # of random tokens, for the check
-_TOLERANCE = 1e-3  # of the largest logit
+def _dataset(rows: list[Row], args: argparse.Namespace, direction: Direction) -> Any:
+    """The calibration by place."""
+    import xarray as xr
+
+    from interp.results import provenance
+
+    columns = {name: ("place", [row[name] for row in rows]) for name in ("coefficient", "kl", "norms")}
+    attrs = provenance(
+        method="calibrate",
+        convention="coefficient: times the vector; kl: of the next token, from the unsteered run, nats",
+        model=args.model,
+        direction_method=direction.method,
+        target_kl=args.kl,
+    )
+    return xr.Dataset(columns, {"place": [row["place"] for row in rows]}, attrs)
 
 
-def bake(args: argparse.Namespace) -> None:
+def bake(args: argparse.Namespace, out: Output) -> None:
     """The folder, whose path comes last; how far its logits are from those under hooks before."""
     import interp
     from interp import steering
@@ -120,6 +175,7 @@ def bake(args: argparse.Namespace) -> None:
         raise ValueError("give --coefficient or --ablate, one of them.")
     folder = args.out or args.direction.parent / "baked"
     require_free(folder)
+    require_folder(folder)
     model = interp.load(args.model)
     edits = _edits(model, args)
     tokens = _tokens(model)
@@ -132,9 +188,10 @@ def bake(args: argparse.Namespace) -> None:
             f"the model in {path} differs from the steered one by {error:.2g} of the largest logit. Its "
             "loading processes the weights; steer with hooks instead."
         )
-    print(f"largest difference from steering with hooks: {error:.2g} of the largest logit")
-    print(f"load it with interp.load({str(path)!r})")
-    print(path)
+    out.say(f"largest difference from steering with hooks: {error:.2g} of the largest logit")
+    out.say(f"load it with interp.load({str(path)!r})")
+    out.tell(model=args.model, largest_difference=error)
+    out.wrote("model", path)
 
 
 def _edits(model: Any, args: argparse.Namespace) -> Any:
@@ -167,5 +224,5 @@ def _logits(model: Any, tokens: Any, edits: Any) -> Any:
         return logits(model, tokens)
 
 
-def _difference(one: Any, other: Any) -> float:
-    return float((one - other).abs().max() / one.abs().max())
+def _difference(hooked: Any, baked: Any) -> float:
+    return float((hooked - baked).abs().max() / hooked.abs().max())

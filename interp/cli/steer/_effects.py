@@ -8,31 +8,35 @@ from typing import Any
 
 import xarray as xr
 
+from interp.cli._inputs import load
+from interp.cli._output import Output, require_folder
 from interp.cli.steer._prompts import direction_of, neutral_text, one_place, prompts_of, when_of
 
+_SHOWN = 3  # prompts that are printed; the page has all
+_CONTROLS = {"random direction": "effect_random", "shuffled labels": "effect_shuffled"}
 
-def sweep(args: argparse.Namespace) -> None:
+
+def sweep(args: argparse.Namespace, out: Output) -> None:
     """The result, its picture and a page; the best setting before, their paths last."""
-    import interp
     from interp import plot, steering
     from interp.cli._files import save
 
-    model = interp.load(args.model, device=args.device)
-    direction = direction_of(model, args)
-    options: dict[str, Any] = {"metrics": _metrics(args), "when": when_of(args), "seed": args.seed}
-    prompts, told = prompts_of(model, args)
-    options |= {"neutral": neutral_text(args), "progress": True}
-    result = steering.sweep(model, direction, prompts, args.coefficients, **options)
-    if args.task:
-        result.attrs["task"] = args.task
-    print(told)
-    best, words = _best(result, args.kl_limit)
-    print(words)
     folder = args.out or args.direction.parent
-    print(save(result, folder / "sweep.nc"))
-    figure = plot.steering(result)
-    print(plot.save_html(figure, folder / "sweep.html"))
-    print(_page(result, best, f"{words} {told.capitalize()}.", folder / "sweep-report.html"))
+    require_folder(folder)
+    metrics = _metrics(args)
+    model = load(args)
+    direction = direction_of(model, args)
+    prompts, about = prompts_of(model, args)
+    options: dict[str, Any] = {"when": when_of(args), "seed": args.seed, "neutral": neutral_text(args)}
+    options |= {"metrics": metrics, "progress": not args.quiet}
+    result = steering.sweep(model, direction, prompts, args.coefficients, **options)
+    best, words = _best(result, args.kl_limit)
+    out.say(about, words)
+    out.tell(model=args.model, best=best, n_prompts=result.sizes["prompt"])
+    out.wrote("result", save(result, folder / "sweep.nc"))
+    out.wrote("picture", plot.save_html(plot.steering(result), folder / "sweep.html"))
+    page = _page(result, best, f"{words} {about.capitalize()}.", folder / "sweep-report.html")
+    out.wrote("report", page)
 
 
 def _metrics(args: argparse.Namespace) -> list[Any]:
@@ -45,49 +49,37 @@ def _metrics(args: argparse.Namespace) -> list[Any]:
     return asked if any(metric.name == "kl" for metric in asked) else [*asked, KL()]
 
 
-def _best(result: xr.Dataset, kl_limit: float) -> tuple[int | None, str]:
-    """The layer of the best setting within the limit, and a sentence on it."""
+def _best(result: xr.Dataset, kl_limit: float) -> tuple[dict[str, Any] | None, str]:
+    """The best setting within the limit, and a sentence on it."""
     from interp import steering
 
-    metric = (
-        next((name for name in result["metric"].values if name != "kl"), None) if _several(result) else None
-    )
+    names = result["metric"].values if "metric" in result.dims else ()
+    metric = next((name for name in names if name != "kl"), None)
     if metric is None or result.sizes["prompt"] < 2:
         return None, "The best setting needs a metric beside the KL, and two prompts or more."
-    found = steering.measures.select(result, str(metric), kl_limit=kl_limit)
-    controls = [f"{name} {found[key]:+.3g}" for name, key in _CONTROLS.items() if key in found]
+    best = steering.measures.select(result, str(metric), kl_limit=kl_limit)
+    controls = [f"{name} {best[key]:+.3g}" for name, key in _CONTROLS.items() if key in best]
     words = (
-        f"Best within a KL of {kl_limit:g} nats: layer {found['layer']}, coefficient "
-        f"{found['coefficient']:g}, {metric} {found['effect']:+.3g} at KL {found['kl']:.3g} on the half of "
+        f"Best within a KL of {kl_limit:g} nats: layer {best['layer']}, coefficient "
+        f"{best['coefficient']:g}, {metric} {best['effect']:+.3g} at KL {best['kl']:.3g} on the half of "
         f"the prompts that did not choose it ({', '.join(controls)})."
     )
-    return int(found["layer"]), words
+    return {**best, "metric": str(metric), "kl_limit": kl_limit}, words
 
 
-_CONTROLS = {"random direction": "effect_random", "shuffled labels": "effect_shuffled"}
-
-
-def _several(result: xr.Dataset) -> bool:
-    return "metric" in result.dims
-
-
-def _page(result: xr.Dataset, best: int | None, words: str, path: Path) -> Path:
+def _page(result: xr.Dataset, best: dict[str, Any] | None, words: str, path: Path) -> Path:
     """The map over layers, the lines of the best one, the table."""
     from interp import plot, report
 
     items: list[Any] = [words, plot.steering(result)]
     if best is not None and result.sizes["layer"] > 1:
-        items.append(plot.steering(result.sel(layer=[best])))
+        items.append(plot.steering(result.sel(layer=[best["layer"]])))
     items.append(result)
     return report.write(items, path, title=f"Steering {result.attrs['model']}")
 
 
-_SHOWN = 3  # prompts that are printed; the page has all
-
-
-def generate(args: argparse.Namespace) -> None:
+def generate(args: argparse.Namespace, out: Output) -> None:
     """The first texts are printed, all are on the page; the paths last."""
-    import interp
     from interp import report
     from interp.cli._files import save
     from interp.steering._side_by_side import side_by_side
@@ -95,34 +87,48 @@ def generate(args: argparse.Namespace) -> None:
 
     if (args.coefficient is None) == (args.kl is None):
         raise ValueError("give --coefficient or --kl, one of them.")
-    model = interp.load(args.model, device=args.device)
+    folder = args.out or args.direction.parent
+    require_folder(folder)
+    model = load(args)
     direction = one_place(direction_of(model, args))
-    prompts, told = prompts_of(model, args)
+    prompts, about = prompts_of(model, args)
     end = getattr(vocabulary.tokenizer_of(model), "eos_token_id", None)
     drawn: dict[str, Any] = {"temperature": args.temperature, "top_k": args.top_k, "seed": args.seed}
-    found = side_by_side(
+    result = side_by_side(
         model, prompts, direction, args.coefficient, target_kl=args.kl, when=when_of(args),
         max_new_tokens=args.tokens, stop=() if end is None else (end,), **drawn,
     )  # fmt: skip
-    print(f"{told}; {direction.method} at {direction.place}")
-    print(_printed(found))
-    folder = args.out or args.direction.parent
-    print(save(found, folder / "generations.nc"))
+    out.say(f"{about}; {direction.method} at {direction.place}", _printed(result))
+    out.tell(model=args.model, place=str(direction.place), runs=_runs(result))
+    out.wrote("result", save(result, folder / "generations.nc"))
     title = f"Generations of {args.model}, steered"
-    print(report.write([f"{told.capitalize()}.", found], folder / "generations.html", title=title))
+    page = report.write([f"{about.capitalize()}.", result], folder / "generations.html", title=title)
+    out.wrote("report", page)
 
 
-def _printed(found: xr.Dataset) -> str:
+def _runs(result: xr.Dataset) -> list[dict[str, Any]]:
+    """Coefficient and texts of every run, for scripts."""
+    return [
+        {
+            "run": str(run),
+            "coefficient": float(result["coefficient"].sel(run=run)),
+            "texts": [str(text) for text in result["text"].sel(run=run).values],
+        }
+        for run in result["run"].values
+    ]
+
+
+def _printed(result: xr.Dataset) -> str:
     """The first prompts with their texts, then one line a run."""
     lines = []
-    for i in range(min(_SHOWN, found.sizes["prompt"])):
-        one = found.isel(prompt=i)
-        lines += ["", str(one["prompt_text"].item())]
-        lines += [f"  {run:<9} {text}" for run, text in zip(one["run"].values, one["text"].values)]
+    for i in range(min(_SHOWN, result.sizes["prompt"])):
+        prompt = result.isel(prompt=i)
+        lines += ["", str(prompt["prompt_text"].item())]
+        lines += [f"  {run:<9} {text}" for run, text in zip(prompt["run"].values, prompt["text"].values)]
     lines += ["", f"{'run':<11}{'coefficient':>12}{'KL':>9}{'loss':>9}{'repeated':>10}"]
-    means = found[["kl", "loss", "repetition"]].mean("prompt")
-    for run in found["run"].values:
+    means = result[["kl", "loss", "repetition"]].mean("prompt")
+    for run in result["run"].values:
         kl, loss, repeated = (float(means[name].sel(run=run)) for name in ("kl", "loss", "repetition"))
-        step = float(found["coefficient"].sel(run=run))
+        step = float(result["coefficient"].sel(run=run))
         lines.append(f"{run:<11}{step:>12.4g}{kl:>9.3f}{loss:>9.3f}{repeated:>10.3f}")
     return "\n".join(lines)

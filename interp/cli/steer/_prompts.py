@@ -157,9 +157,9 @@ def prompts_of(model: Any, args: argparse.Namespace) -> tuple[Any, str]:
         names = "--task, --prompts or --prompt" if "prompt" in vars(args) else "--task or --prompts"
         raise ValueError(f"give {names}, one of them.")
     if args.task:
-        found = classes(model, args.task, args.n, args.seed + 1, held_out=True)
-        up, down = found.names
-        return found.turned, f"{len(found.negative)} held-out prompts of {args.task}, {down}, towards {up}"
+        drawn = classes(model, args.task, args.n, args.seed + 1, held_out=True)
+        up, down = drawn.names
+        return drawn.turned, f"{len(drawn.negative)} held-out prompts of {args.task}, {down}, towards {up}"
     rows = texts or read_lines(args.prompts)
     return rows, f"{len(rows)} prompt{'s' if len(rows) != 1 else ''}"
 
@@ -168,17 +168,17 @@ def direction_of(model: Any, args: argparse.Namespace) -> Direction:
     """The direction of the file at the layers that are wanted; checked against the model."""
     from interp.steering import Direction
 
-    found = Direction.load(args.direction, model)
+    direction = Direction.load(args.direction, model)
     if args.layer is None:
-        return found
-    wanted = [where for where in found.places if where.layer in args.layer]
+        return direction
+    wanted = [where for where in direction.places if where.layer in args.layer]
     missing = sorted(set(args.layer) - {where.layer for where in wanted})
     if missing:
         raise ValueError(
             f"{args.direction} has no vector at layer {', '.join(map(str, missing))}; it has "
-            f"{', '.join(map(str, found.places))}."
+            f"{', '.join(map(str, direction.places))}."
         )
-    return found.at(*wanted)
+    return direction.at(*wanted)
 
 
 def one_place(direction: Direction) -> Direction:
