@@ -212,12 +212,15 @@ def check_task(task: Task, facts: Anatomy) -> None:
             f"prompts have {task.clean.shape[1]} tokens, the model's context is {facts.n_ctx}. "
             "Shorten the prompts."
         )
-    highest = int(max(ids.max() for ids in (task.clean, task.corrupt, task.answers, task.wrongs)))
-    if highest >= facts.d_vocab:
-        raise ValueError(
-            f"token id {highest} is outside the model's vocabulary of {facts.d_vocab}. "
-            "The task was built for another tokenizer."
-        )
+    for what, size, ids in (
+        ("token", facts.d_vocab, (task.clean, task.corrupt)),
+        ("answer", facts.d_vocab_out, (task.answers, task.wrongs)),
+    ):
+        if (highest := int(max(each.max() for each in ids))) >= size:
+            raise ValueError(
+                f"{what} id {highest} is outside the model's vocabulary of {size}. "
+                "The task was built for another tokenizer."
+            )
 
 
 def _whole(name: str, value: object, otherwise: str) -> None:

@@ -291,7 +291,7 @@ def prompt_bytes(
     graph = facts.n_layers * (n_pos * row + 6 * facts.n_heads * n_pos * n_pos)
     kept = sum(_numbers(facts, site, n_pos) for site in sites) * facts.n_layers
     tables = sum(_cells(facts, site, n_pos) for site in sites) * facts.n_layers * n_metrics * n_tables
-    return item_size * (graph + 3 * kept + 3 * n_pos * facts.d_vocab) + 16 * tables
+    return item_size * (graph + 3 * kept + 3 * n_pos * facts.d_vocab_out) + 16 * tables
 
 
 def _cells(facts: Anatomy, site: str, n_pos: int) -> int:

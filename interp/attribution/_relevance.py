@@ -153,8 +153,8 @@ def _token(model: Model, facts: Anatomy, word: str | int) -> int:
         if found is None:
             raise ValueError(f"{word!r} is not one token of this model (a leading space often is missing).")
         return found
-    if not 0 <= word < facts.d_vocab:
-        raise ValueError(f"token {word} is not one of the model's {facts.d_vocab}.")
+    if not 0 <= word < facts.d_vocab_out:
+        raise ValueError(f"token {word} is not one of the model's {facts.d_vocab_out}.")
     return word
 
 

@@ -65,7 +65,7 @@ class Budget:
         room = self.limit / 2
         span = np.maximum(items.stop - items.start, 1)
         whole = reads.runs.n_pos
-        n_columns = self.facts.d_vocab if reads.columns is None else len(reads.columns)
+        n_columns = self.facts.d_vocab_out if reads.columns is None else len(reads.columns)
         tail = self.run_bytes(whole, n_columns, reads.everywhere) - whole * self.row_bytes()
         cost = np.cumsum(span * self.row_bytes() + tail)
         first = 0

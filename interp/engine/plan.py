@@ -103,7 +103,7 @@ def fast_flops(facts: Anatomy, gated: bool, items: Items, reads: Reads) -> float
     total = (before_last * whole + half * rows * part["mlp"]).sum()
     total += (last * (items.point <= 2 * n_layers - 2)).sum()
     total += (n_read * part["mlp"] * (items.point <= 2 * n_layers - 1)).sum()
-    n_columns = facts.d_vocab if reads.columns is None else len(reads.columns)
+    n_columns = facts.d_vocab_out if reads.columns is None else len(reads.columns)
     return float(total + (n_read * 2.0 * facts.d_model * n_columns).sum())
 
 
@@ -113,10 +113,10 @@ def make_plan(
     """Count a sweep. No forward pass."""
     n, n_pos = len(reads.runs), reads.runs.n_pos
     items = live_items(facts, cells, reads, token_touched(facts, reads))
-    n_columns = facts.d_vocab if reads.columns is None else len(reads.columns)
+    n_columns = facts.d_vocab_out if reads.columns is None else len(reads.columns)
     n_read = n_pos if reads.everywhere else 1
     capture = 2.0 * n * forward_flops(facts, gated, n_pos, n_columns, n_read)
-    full = forward_flops(facts, gated, n_pos, facts.d_vocab, n_pos)
+    full = forward_flops(facts, gated, n_pos, facts.d_vocab_out, n_pos)
     naive = (len(cells) + 2.0 / max(n, 1)) * n * full
     per_prompt = budget.prompt_bytes(n_pos, cells.sites, n_columns, reads.everywhere)
     block = min(n, budget.prompts(n_pos, cells.sites, n_columns, reads.everywhere))

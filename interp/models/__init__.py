@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from interp.models._anatomy import Anatomy as Anatomy
     from interp.models._anatomy import Model as Model
     from interp.models._anatomy import anatomy as anatomy
+    from interp.models._anatomy import computation_fingerprint as computation_fingerprint
     from interp.models._anatomy import has_hooks as has_hooks
     from interp.models._anatomy import logits as logits
     from interp.models._anatomy import model_fingerprint as model_fingerprint
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from interp.models._weights import weights as weights
     from interp.models.hook_points import is_bridge as is_bridge
 
-_ANATOMY = ("Anatomy", "Model", "anatomy", "has_hooks", "logits", "model_fingerprint")
+_ANATOMY = (
+    *("Anatomy", "Model", "anatomy", "computation_fingerprint", "has_hooks", "logits", "model_fingerprint"),
+)
 _NORMS = ("attn_out_norm", "final_norm", "stream_norms")
 _WEIGHTS = ("ACTIVATIONS", "attentions", "unsupported", "weights", *_NORMS)
 __getattr__, __dir__ = lazy(

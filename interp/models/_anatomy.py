@@ -1,7 +1,7 @@
 """Facts about a model, the same for both TransformerLens classes.
 
 `HookedTransformer` (3.9) and `TransformerBridge` (3.9 in part, 4.x) agree on hook names and on most of
-`cfg`; what differs is settled here, in `_weights.py` and in `hook_points.py`, and nowhere else.
+`cfg`; what differs is settled here, in `_architecture.py`, `_weights.py` and `hook_points.py`, nowhere else.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.models._architecture import Model as Model
+from interp.models._architecture import architecture, is_mixture
 from interp.places import AXES
-
-Model = Any  # HookedTransformer | TransformerBridge: neither class exists in every release
-
-POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")  # these norm what a sublayer writes, not what it reads
-WHOLE_QK_NORM = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
 
 
 @dataclass(frozen=True)
@@ -32,25 +29,39 @@ class Anatomy:
     d_model: int
     d_head: int
     d_mlp: int
-    d_vocab: int
+    d_vocab: int  # of the prompts
+    d_vocab_out: int  # of the logits; smaller in classifiers
     n_ctx: int
     attn_only: bool
     parallel: bool
     causal: bool
+    windows: tuple[int | None, ...]  # keys that each layer's queries see, themselves included; None: all
+    experts: tuple[bool, ...]  # layers whose MLP is a mixture of experts
+    latent: bool  # queries, keys and values come out of a compressed stream (MLA)
+    embed_scale: float  # of the token embedding before it enters the stream
     whole_qk_norm: bool  # queries and keys of all heads are normed together (OLMo)
     post_norm: bool  # a norm stands between what a sublayer writes and the stream (Gemma 2 and 3, OLMo 2)
     dtype: torch.dtype
     device: torch.device
+    architecture: str  # the class in transformers, "" where nothing says
     name: str
 
     def sites(self) -> tuple[str, ...]:
         """The sites that this model has."""
-        missing = set()
-        if self.attn_only:
-            missing |= {"resid_mid", "mlp_out", "post"}
-        if self.parallel:
-            missing |= {"resid_mid"}
-        return tuple(site for site in AXES if site not in missing)
+        return tuple(site for site in AXES if self.lacks(site) is None)
+
+    def lacks(self, site: str) -> str | None:
+        """Why the model has no such site; None where it has it."""
+        whole = self.architecture or self.name
+        if self.attn_only and site in ("resid_mid", "mlp_out", "post"):
+            return f"{self.name} is attention only"
+        if self.parallel and site == "resid_mid":
+            return f"{self.name} runs attention and MLP in parallel"
+        if site == "post" and any(self.experts):
+            return f"{whole} mixes experts, each with neurons of its own; patch mlp_out, the whole mixture"
+        if self.latent and site in ("q", "k", "v", "z"):
+            return f"{whole} has latent attention (MLA), whose {site} has no [prompt, pos, head, d_head]"
+        return None
 
     def heads(self, site: str) -> int:
         """Heads at a site: key-value heads for `k` and `v` under grouped-query attention."""
@@ -72,6 +83,7 @@ def anatomy(model: Model) -> Anatomy:
             f"expected a TransformerLens model (HookedTransformer or TransformerBridge), got "
             f"{type(model).__name__}. Load one with interp.load(...)."
         )
+    known = architecture(model)
     grouped = cfg.n_key_value_heads if not getattr(cfg, "ungroup_grouped_query_attention", False) else None
     parameter = next(model.parameters())
     return Anatomy(
@@ -80,27 +92,41 @@ def anatomy(model: Model) -> Anatomy:
         n_key_value_heads=grouped or cfg.n_heads,
         d_model=cfg.d_model,
         d_head=cfg.d_head,
-        d_mlp=cfg.d_mlp or 0,
-        d_vocab=cfg.d_vocab_out if getattr(cfg, "d_vocab_out", -1) > 0 else cfg.d_vocab,
+        d_mlp=_neurons(model),
+        d_vocab=cfg.d_vocab,
+        d_vocab_out=cfg.d_vocab_out if getattr(cfg, "d_vocab_out", -1) > 0 else cfg.d_vocab,
         n_ctx=cfg.n_ctx,
         attn_only=bool(cfg.attn_only),
         parallel=bool(getattr(cfg, "parallel_attn_mlp", False)),
-        causal=getattr(cfg, "attention_dir", "causal") == "causal",
-        whole_qk_norm=getattr(cfg, "original_architecture", None) in WHOLE_QK_NORM,
-        post_norm=_norms_its_writes(model),
+        causal=known.causal,
+        windows=known.windows,
+        experts=known.experts,
+        latent=known.latent,
+        embed_scale=known.embed_scale,
+        whole_qk_norm=known.whole_qk_norm,
+        post_norm=_norms_its_writes(model, known.norms_writes),
         dtype=parameter.dtype,
         device=parameter.device,
+        architecture=known.name,
         name=str(cfg.model_name),
     )
 
 
-def _norms_its_writes(model: Model) -> bool:
+def _neurons(model: Model) -> int:
+    """Neurons of an MLP: by its weights on a bridge, whose `cfg` may be wrong (OPT); 0 without MLPs."""
+    mlp = getattr(model.blocks[0], "mlp", None)
+    if mlp is not None and type(model).__name__ == "TransformerBridge" and not is_mixture(mlp):
+        return int(mlp.W_in.shape[-1])
+    return model.cfg.d_mlp or 0
+
+
+def _norms_its_writes(model: Model, after_only: bool) -> bool:
     """Whether some block norms what its attention or MLP adds to the stream."""
     if model.cfg.normalization_type is None:
         return False
-    if getattr(model.cfg, "original_architecture", None) in POST_NORM:
-        return True
-    return any(hasattr(block, name) for block in model.blocks for name in ("ln1_post", "ln2_post"))
+    return after_only or any(
+        getattr(block, name, None) is not None for block in model.blocks for name in ("ln1_post", "ln2_post")
+    )
 
 
 def logits(model: Model, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos vocab"]:
@@ -115,8 +141,78 @@ def logits(model: Model, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "pr
 
 
 def has_hooks(model: Model) -> bool:
-    """Whether any hook of the user's is attached."""
-    return any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
+    """Whether any hook of the user's is attached: TransformerLens's on a hook point, or torch's on a module.
+
+    Hooks that TransformerLens and transformers attach themselves (OPT on a bridge) are not the user's.
+    """
+    for point in model.hook_dict.values():
+        if any(
+            not _is_theirs(getattr(each, "user_hook", None)) for each in (*point.fwd_hooks, *point.bwd_hooks)
+        ):
+            return True
+    return any(not _is_theirs(hook) for module in model.modules() for hook in _torch_hooks(module))
+
+
+def _is_theirs(hook: Any) -> bool:
+    """Whether TransformerLens or transformers wrote the hook."""
+    hook = getattr(hook, "func", hook)  # of a partial
+    return str(getattr(hook, "__module__", "")).split(".")[0] in ("transformer_lens", "transformers")
+
+
+def _torch_hooks(module: torch.nn.Module) -> list[Any]:
+    """torch's hooks of a module; those of a hook point are TransformerLens's way of calling its own."""
+    if type(module).__name__ == "HookPoint":
+        return []
+    return [hook for kind in _hook_tables(module) for hook in kind.values()]
+
+
+def _hook_tables(module: torch.nn.Module) -> tuple[dict[int, Any], ...]:
+    backward = (module._backward_hooks, module._backward_pre_hooks)
+    return (module._forward_hooks, module._forward_pre_hooks, *backward)
+
+
+def computation_fingerprint(model: Model) -> int:
+    """A number that changes with anything that may change what the model computes; within one process only.
+
+    It covers every module's type, `forward`, mode, plain settings and functions (an activation), hooks of
+    torch and of TransformerLens, the dtype, place and version of every parameter and buffer, `cfg`, and
+    autocast. It reads no values: some milliseconds for a model of a dozen layers.
+    """
+    cfg = tuple((name, str(value)) for name, value in vars(model.cfg).items() if _is_setting(value))
+    autocast = (torch.is_autocast_enabled(), torch.is_autocast_cpu_enabled(), torch.get_default_dtype())
+    return hash((id(model), cfg, autocast, tuple(_state(module) for module in model.modules())))
+
+
+def _state(module: torch.nn.Module) -> tuple[Any, ...]:
+    """What a module's computation depends on, beside its children."""
+    settings = [
+        (name, value) for name, value in vars(module).items() if name[0] != "_" and _is_setting(value)
+    ]
+    functions = [(name, id(value)) for name, value in vars(module).items() if callable(value)]
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    hooks = tuple(
+        number for kind in _hook_tables(module) for number, hook in kind.items() if not _is_theirs(hook)
+    )
+    attached = tuple(getattr(module, "fwd_hooks", ())) + tuple(getattr(module, "bwd_hooks", ()))
+    return (
+        id(type(module)),
+        tuple(settings),
+        tuple(functions),
+        hooks,
+        tuple(map(id, attached)),
+        tuple(map(_version, tensors)),
+    )
+
+
+def _is_setting(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
+
+
+def _version(tensor: Tensor | None) -> tuple[Any, ...] | None:
+    if tensor is None:
+        return None
+    version = -1 if tensor.is_inference() else tensor._version
+    return (id(tensor), tensor.data_ptr(), version, tensor.dtype, tensor.device, tensor.shape)
 
 
 def model_fingerprint(model: Model) -> str:

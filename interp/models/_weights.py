@@ -1,20 +1,23 @@
 """A model's weights as the fast engine reads them: references, never copies.
 
 `weights(model)` looks through HookedTransformer or TransformerBridge and returns plain tensors in
-TransformerLens's shapes (interp.models.parts).
+TransformerLens's shapes (interp.models.parts). What depends on the architecture is in `_architecture`.
 `unsupported(model)` says why the fast engine cannot be used on a model, or None.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp.models._anatomy import POST_NORM, WHOLE_QK_NORM, Model, has_hooks
+from interp.models._anatomy import Model, has_hooks
+from interp.models._architecture import Architecture, architecture, inner, transformers_config
 from interp.models.parts import MLP, Attention, Block, Norm, Rotary, Weights
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -30,17 +33,24 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def unsupported(model: Model) -> str | None:
     """Why the fast engine cannot run this model, in words for the user; None if it can try."""
-    cfg = model.cfg
+    cfg, known = model.cfg, architecture(model)
     reasons = {
         "hooks are attached to the model": has_hooks(model),
-        "its attention is not causal": getattr(cfg, "attention_dir", "causal") != "causal",
-        "it is a mixture of experts": bool(getattr(cfg, "num_experts", None)),
+        "its attention is not causal": not known.causal,
+        f"{known.name or 'it'} is a mixture of experts": any(known.experts),
+        f"{known.name} has latent attention (MLA)": known.latent,
         "its weights are 4-bit": bool(getattr(cfg, "load_in_4bit", False)),
-        "it has attention sinks": bool(getattr(cfg, "use_attention_sinks", False)),
+        f"{known.name or 'it'} has attention sinks": known.sinks,
         "it scales queries by log n": bool(getattr(cfg, "use_logn_attn", False)),
         "it rescales rotary embeddings": bool(getattr(cfg, "use_dynamic_ntk_rope", False)),
+        f"its rotary embedding ({known.length_dependent}) depends on the prompt's length": (
+            known.length_dependent is not None
+        ),
+        f"{known.name} scales what its layers write": known.residual_scale != 1.0,
+        f"{known.name} adds ALiBi and rotary positions in its own way": _falcon_alibi(model),
         "it lies on several devices": (getattr(cfg, "n_devices", 1) or 1) > 1,
-        f"activation {cfg.act_fn!r} is not known to it": not cfg.attn_only and cfg.act_fn not in ACTIVATIONS,
+        f"activation {known.act_fn!r} is not known to it": not cfg.attn_only
+        and known.act_fn not in ACTIVATIONS,
         f"position embedding {cfg.positional_embedding_type!r} is not known to it": (
             cfg.positional_embedding_type not in ("standard", "rotary", "alibi", "none")
         ),
@@ -51,69 +61,81 @@ def unsupported(model: Model) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
+def weights(model: Model) -> Weights:
+    """References to a model's weights; raises AttributeError where the model lacks an expected part.
+
+    What they compute is the model's own function only where the model is laid out as expected: compare logits
+    before they are trusted (interp.engine).
+    """
+    cfg, known = model.cfg, architecture(model)
+    return Weights(
+        W_E=model.W_E,
+        W_pos=_position_table(model) if cfg.positional_embedding_type == "standard" else None,
+        embed_norm=_embed_norm(model),
+        blocks=tuple(_block(model, layer, known) for layer in range(len(model.blocks))),
+        final_norm=final_norm(model),
+        W_U=model.W_U,
+        b_U=getattr(model, "b_U", None),
+        soft_cap=_cap(cfg, "output_logits_soft_cap"),
+        embed_scale=known.embed_scale,
+    )
+
+
 def attentions(model: Model) -> tuple[Attention, ...]:
     """The weights of attention alone, which a model may have in the expected form without the rest."""
-    rotary = _rotary(model)
-    return tuple(_attention(block.attn, model.cfg, rotary) for block in model.blocks)
+    known = architecture(model)
+    return tuple(_attention(model, layer, known) for layer in range(len(model.blocks)))
 
 
 def stream_norms(model: Model) -> list[tuple[torch.nn.Module, Norm]]:
     """The modules of all norms that the stream passes, after the embedding, with what they compute."""
-    cfg = model.cfg
-    if cfg.normalization_type is None:
-        return []
     names = ("ln1", "ln1_post", "ln2", "ln2_post")
-    found: list[Any] = [getattr(block, name, None) for block in model.blocks for name in names]
-    norms = [(module, _norm(module, cfg)) for module in found]
-    norms.append((model.ln_final, final_norm(model)))
+    modules: list[Any] = [getattr(block, name, None) for block in model.blocks for name in names]
+    norms = [(module, _norm(module, model.cfg)) for module in modules]
+    norms.append((model.ln_final, _final(model)))
     return [(module, norm) for module, norm in norms if norm is not None]
 
 
 def attn_out_norm(model: Model, block: Any) -> Norm | None:
     """The norm of what a block's attention writes, if there is one."""
-    if model.cfg.normalization_type is None:
-        return None
-    return _norm(getattr(block, "ln1" if _post_norm(model.cfg) else "ln1_post", None), model.cfg)
+    return _norms(model, block, architecture(model))["attn_out"]
 
 
 def final_norm(model: Model) -> Norm | None:
-    """The norm before the unembedding."""
-    cfg = model.cfg
-    return None if cfg.normalization_type is None else _norm(model.ln_final, cfg, rms=bool(cfg.final_rms))
+    """The norm before the unembedding; a scale of the logits (Cohere) is in its gain and bias."""
+    norm, scale = _final(model), architecture(model).logit_scale
+    if scale == 1.0 or norm is None:
+        return norm
+    gain = torch.ones_like(model.W_U[:, 0]) if norm.gain is None else norm.gain
+    return replace(norm, gain=gain * scale, bias=None if norm.bias is None else norm.bias * scale)
 
 
-def _rotary(model: Model) -> Rotary | None:
-    return _bridge_rotary(model) if model.cfg.positional_embedding_type == "rotary" else None
+def _final(model: Model) -> Norm | None:
+    return (
+        _norm(model.ln_final, model.cfg, rms=bool(model.cfg.final_rms))
+        if hasattr(model, "ln_final")
+        else None
+    )
 
 
-def _post_norm(cfg: Any) -> bool:
-    """OLMo 2 and 3 norm what a sublayer writes and not what it reads."""
-    return cfg.original_architecture in POST_NORM
-
-
-def weights(model: Model) -> Weights:
-    """References to a model's weights; raises AttributeError where the model lacks an expected part."""
-    cfg = model.cfg
-    rotary = _rotary(model)
-    blocks = tuple(_block(model, block, rotary) for block in model.blocks)
-    standard = cfg.positional_embedding_type == "standard"
-    embed_norm = getattr(model.embed, "ln", None) if getattr(cfg, "post_embedding_ln", False) else None
-    return Weights(
-        W_E=model.W_E,
-        W_pos=_position_table(model) if standard else None,
-        embed_norm=_norm(embed_norm, cfg),
-        blocks=blocks,
-        final_norm=final_norm(model),
-        W_U=model.W_U,
-        b_U=getattr(model, "b_U", None),
-        soft_cap=_cap(cfg, "output_logits_soft_cap"),
+def _falcon_alibi(model: Model) -> bool:
+    return getattr(transformers_config(model), "model_type", "") == "falcon" and bool(
+        getattr(transformers_config(model), "alibi", False)
     )
 
 
 def _position_table(model: Model) -> Tensor:
-    """HookedTransformer's pos_embed holds `W_pos`; the bridge's wraps an embedding."""
-    table = getattr(model.pos_embed, "W_pos", None)
-    return model.pos_embed.weight if table is None else table
+    """HookedTransformer's pos_embed holds `W_pos`; a bridge's an embedding, whose first rows OPT skips."""
+    table = _first(model.pos_embed, "W_pos", "weight")
+    return table[-model.cfg.n_ctx :]
+
+
+def _embed_norm(model: Model) -> Norm | None:
+    """The norm of the embedding (Bloom): inside `embed`, or beside it on a bridge."""
+    if hasattr(model, "embed_ln"):
+        return _norm(model.embed_ln, model.cfg)
+    own = getattr(model.cfg, "post_embedding_ln", False)
+    return _norm(getattr(model.embed, "ln", None), model.cfg) if own else None
 
 
 def _cap(cfg: Any, name: str) -> float:
@@ -121,44 +143,77 @@ def _cap(cfg: Any, name: str) -> float:
 
 
 def _norm(module: Any, cfg: Any, rms: bool = False) -> Norm | None:
-    if module is None or isinstance(module, torch.nn.Identity):
+    """What a norm's module computes; None where there is none."""
+    if module is None or isinstance(inner(module), torch.nn.Identity) or cfg.normalization_type is None:
         return None
-    gain = getattr(module, "w", None)
-    gain = getattr(module, "weight", None) if gain is None else gain
-    bias = getattr(module, "b", None)
-    bias = getattr(module, "bias", None) if bias is None else bias
-    rms = rms or type(module).__name__.startswith("RMS") or str(cfg.normalization_type).startswith("RMS")
-    centred = not rms
-    eps = getattr(module, "eps", None)
-    return Norm(centred, float(cfg.eps if eps is None else eps), gain, bias if centred else None)
+    kind = inner(module)
+    if kind is not module and len(list(kind.children())):
+        raise AttributeError(f"{type(kind).__name__} is made of several norms")
+    gain = _first(module, "w", "weight")
+    if type(kind).__name__ in ("LayerNorm", "CohereLayerNorm", "OlmoLayerNorm"):
+        rms = False
+    else:
+        rms = rms or "RMS" in type(kind).__name__ or str(cfg.normalization_type).startswith("RMS")
+    if rms and gain is not None and kind is not module and _is_offset(kind, gain):
+        gain = 1 + gain
+    eps = _first(kind, "eps", "variance_epsilon")
+    bias = None if rms else _first(module, "b", "bias")
+    return Norm(not rms, float(cfg.eps if eps is None else eps), gain, bias)
 
 
-def _block(model: Model, block: Any, rotary: Rotary | None) -> Block:
-    cfg = model.cfg
-    norm = {name: _norm(getattr(block, name, None), cfg) for name in ("ln1", "ln2", "ln1_post", "ln2_post")}
-    if cfg.normalization_type is None:
-        norm = dict.fromkeys(norm)
-    post = _post_norm(cfg)
-    mlp_norms = (None, norm["ln2"]) if post else (norm["ln2"], norm["ln2_post"])
+def _first(module: Any, *names: str) -> Any:
+    """The first of these attributes that is there and not None."""
+    return next((value for name in names if (value := getattr(module, name, None)) is not None), None)
+
+
+@torch.no_grad()
+def _is_offset(norm: torch.nn.Module, gain: Tensor) -> bool:
+    """Whether an RMSNorm of transformers multiplies by 1 + gain, as Gemma's do: measured on ones."""
+    measured = norm(torch.ones_like(gain)).float()
+    return bool((measured - 1 - gain.float()).abs().mean() < (measured - gain.float()).abs().mean())
+
+
+def _norms(model: Model, block: Any, known: Architecture) -> dict[str, Norm | None]:
+    """The norms of a block by what they stand before or after.
+
+    A parallel block without a second norm gives its MLP what attention reads. OLMo 2 and 3 norm only what a
+    sublayer writes: HookedTransformer calls those ln1 and ln2, a bridge ln1_post and ln2_post.
+    """
+    norm = {
+        name: _norm(getattr(block, name, None), model.cfg) for name in ("ln1", "ln2", "ln1_post", "ln2_post")
+    }
+    if known.norms_writes:
+        return {
+            "attn": None,
+            "attn_out": norm["ln1_post"] or norm["ln1"],
+            "mlp": None,
+            "mlp_out": norm["ln2_post"] or norm["ln2"],
+        }
+    shared = norm["ln2"] is None and getattr(model.cfg, "parallel_attn_mlp", False)
+    return {
+        "attn": norm["ln1"],
+        "attn_out": norm["ln1_post"],
+        "mlp": norm["ln1"] if shared else norm["ln2"],
+        "mlp_out": norm["ln2_post"],
+    }
+
+
+def _block(model: Model, layer: int, known: Architecture) -> Block:
+    cfg, block = model.cfg, model.blocks[layer]
+    norm = _norms(model, block, known)
     return Block(
-        attn=_attention(block.attn, cfg, rotary),
-        mlp=None if cfg.attn_only else _mlp(block.mlp, cfg, *mlp_norms),
-        attn_norm=None if post else norm["ln1"],
-        attn_out_norm=attn_out_norm(model, block),
+        attn=_attention(model, layer, known),
+        mlp=None if cfg.attn_only else _mlp(block.mlp, cfg, known, norm["mlp"], norm["mlp_out"]),
+        attn_norm=norm["attn"],
+        attn_out_norm=norm["attn_out"],
         parallel=bool(getattr(cfg, "parallel_attn_mlp", False)),
     )
 
 
-def _attention(attn: Any, cfg: Any, rotary: Rotary | None) -> Attention:
+def _attention(model: Model, layer: int, known: Architecture) -> Attention:
+    cfg, attn = model.cfg, model.blocks[layer].attn
     grouped = hasattr(attn, "_W_K") and not getattr(cfg, "ungroup_grouped_query_attention", False)
     own = "_" if grouped else ""  # the plain names repeat each key-value head for its group
-    if hasattr(attn, "rotary_sin"):
-        rotary = Rotary(attn.rotary_sin, attn.rotary_cos, bool(cfg.rotary_adjacent_pairs))
-    scale = getattr(attn, "attn_scale", None)
-    if not isinstance(scale, (int, float)):
-        scale = cfg.attn_scale if cfg.attn_scale > 0 else cfg.d_head**0.5
-    local = getattr(attn, "attn_type", "global") == "local"
-    alibi = cfg.positional_embedding_type == "alibi"
     return Attention(
         W_Q=attn.W_Q,
         W_O=attn.W_O,
@@ -168,43 +223,87 @@ def _attention(attn: Any, cfg: Any, rotary: Rotary | None) -> Attention:
         b_K=getattr(attn, f"{own}b_K", None),
         b_V=getattr(attn, f"{own}b_V", None),
         b_O=getattr(attn, "b_O", None),
-        scale=float(scale),
+        scale=_scale(attn, cfg),
         soft_cap=_cap(cfg, "attn_scores_soft_cap"),
-        clip=getattr(cfg, "clip_qkv", None),
-        window=cfg.window_size if local else None,
+        clip=_clip(model),
+        window=known.windows[layer],
         q_norm=_norm(getattr(attn, "q_norm", None), cfg, rms=True),
         k_norm=_norm(getattr(attn, "k_norm", None), cfg, rms=True),
-        whole_norm=cfg.original_architecture in WHOLE_QK_NORM,
-        rotary=rotary,
-        alibi=_alibi_slopes(cfg.n_heads, attn.W_Q) if alibi else None,
+        whole_norm=known.whole_qk_norm,
+        rotary=_rotary(model, layer, known) if cfg.positional_embedding_type == "rotary" else None,
+        alibi=_alibi_slopes(model) if cfg.positional_embedding_type == "alibi" else None,
     )
 
 
-def _mlp(mlp: Any, cfg: Any, norm: Norm | None, out_norm: Norm | None) -> MLP:
+def _scale(attn: Any, cfg: Any) -> float:
+    """What scores are divided by; the transformers module of a bridge holds one over it."""
+    scaling = _first(inner(attn), "scaling", "inv_norm_factor", "softmax_scale")
+    if inner(attn) is not attn and isinstance(scaling, float):
+        return 1 / scaling
+    if type(inner(attn)).__name__ == "GPTNeoSelfAttention" or "GPTNeoAttention" in type(inner(attn)).__name__:
+        return 1.0
+    scale = getattr(attn, "attn_scale", None)
+    if not isinstance(scale, (int, float)):
+        scale = cfg.attn_scale if cfg.attn_scale > 0 else cfg.d_head**0.5
+    return float(scale)
+
+
+def _clip(model: Model) -> float | None:
+    clip = getattr(transformers_config(model), "clip_qkv", None) or getattr(model.cfg, "clip_qkv", None)
+    return None if clip is None else float(clip)
+
+
+def _mlp(mlp: Any, cfg: Any, known: Architecture, norm: Norm | None, out_norm: Norm | None) -> MLP:
+    gated = getattr(mlp, "W_gate", None) is not None if inner(mlp) is not mlp else cfg.gated_mlp
+    if gated and inner(mlp) is not mlp and (_first(mlp, "b_in", "b_gate") is not None):
+        raise AttributeError("a gated MLP with biases before its activation")
     return MLP(
         W_in=mlp.W_in,
-        W_gate=mlp.W_gate if cfg.gated_mlp else None,
+        W_gate=mlp.W_gate if gated else None,
         W_out=mlp.W_out,
         b_in=getattr(mlp, "b_in", None),
         b_out=getattr(mlp, "b_out", None),
-        act=ACTIVATIONS[cfg.act_fn],
+        act=ACTIVATIONS[str(known.act_fn)],
         norm=norm,
         out_norm=out_norm,
     )
 
 
-def _alibi_slopes(n_heads: int, like: Tensor) -> Tensor:
-    start = 2 ** (-8 / n_heads)
-    return torch.tensor([start ** (i + 1) for i in range(n_heads)], dtype=torch.float32, device=like.device)
+def _alibi_slopes(model: Model) -> Tensor:
+    """Slopes by head: powers of 2^(-8 / n); on a bridge also between them for other n."""
+    n = model.cfg.n_heads
+    near = n if transformers_config(model) is None else 2 ** (n.bit_length() - 1)
+    slopes = [2 ** (-8 / near * (head + 1)) for head in range(near)]
+    slopes += [2 ** (-4 / near * (2 * head + 1)) for head in range(n - near)]
+    return torch.tensor(slopes, dtype=torch.float32, device=model.W_E.device)
 
 
-def _bridge_rotary(model: Model) -> Rotary | None:
-    """The bridge keeps its rotary tables inside the Hugging Face module: ask it for all positions."""
-    module = getattr(model, "rotary_emb", None)
-    if module is None:
+@torch.no_grad()
+def _rotary(model: Model, layer: int, known: Architecture) -> Rotary | None:
+    """The layer's tables, asked of the module that makes them, on a bridge inside the transformers model."""
+    attn = model.blocks[layer].attn
+    if hasattr(attn, "rotary_sin"):  # HookedTransformer
+        return Rotary(attn.rotary_sin, attn.rotary_cos, bool(model.cfg.rotary_adjacent_pairs))
+    if (
+        getattr(inner(attn), "embed_positions", None) is not None
+    ):  # GPT-J: [position, sin and cos of each pair]
+        sin, cos = inner(attn).embed_positions.to(model.W_E).chunk(2, -1)
+        return Rotary(sin.repeat_interleave(2, -1), cos.repeat_interleave(2, -1), adjacent=True)
+    module = inner(getattr(model, "rotary_emb", None))
+    if module is None or known.length_dependent:
         return None
-    inner = getattr(module, "_original_component", module)
+    config = transformers_config(model)
+    kinds = getattr(config, "layer_types", None)
+    options = {}
+    if "layer_type" in inspect.signature(module.forward).parameters and kinds:
+        options = {"layer_type": kinds[layer]}
+    elif known.windows[layer] is not None and hasattr(vars(model)["original_model"], "rotary_emb_local"):
+        module = vars(model)["original_model"].rotary_emb_local
     pos = torch.arange(model.cfg.n_ctx, device=model.W_E.device)[None]
-    with torch.no_grad():
-        cos, sin = inner(model.W_E[:1, None], pos)  # each [1, n_ctx, rotary_dim]
-    return Rotary(sin[0].clone(), cos[0].clone(), adjacent=False)
+    cos, sin = (
+        table[0].clone() for table in module(model.W_E[:1, None], pos, **options)
+    )  # [n_ctx, rotary_dim]
+    if getattr(model.cfg, "rotary_adjacent_pairs", False):  # GLM: the tables come in the other layout
+        half = cos.shape[-1] // 2
+        cos, sin = (table[:, :half].repeat_interleave(2, -1) for table in (cos, sin))
+    return Rotary(sin, cos, adjacent=known.interleaved)

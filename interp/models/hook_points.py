@@ -16,10 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from interp.models._anatomy import Model
-from interp.places import hook_name
+from interp.models._anatomy import Anatomy, Model, anatomy, logits
+from interp.models._architecture import is_mixture
+from interp.places import AXES, hook_name
 
 Hook = tuple[str, Callable[..., Tensor]]
 Where = tuple[int | slice, ...]
@@ -49,6 +52,73 @@ def slope_hook(model: Model, site: str, layer: int) -> str:
     attention adds to it.
     """
     return hook_name("attn_out" if site == "resid_mid" and is_bridge(model) else site, layer)
+
+
+def unreached(model: Model, site: str, tokens: Int[Tensor, "prompt pos"]) -> str | None:
+    """Why an edit at a site's hook points would not do what it says; None where it does, at every layer.
+
+    A hook point must exist, be passed, hold a tensor of the shape that the anatomy says, and what a hook
+    returns must be what the model goes on with: on bridges whose attention transformers computes (GPT-J,
+    GPT-Neo, OPT) a changed pattern is thrown away.
+
+    Cost: one forward and one backward of the first prompt for all layers together; two forwards more for each
+    layer that this finds cut off, before it is called so.
+    """
+    facts = anatomy(model)
+    if reason := facts.lacks(site):
+        return reason
+    names = [slope_hook(model, site, layer) for layer in range(facts.n_layers)]
+    if missing := [name for name in names if name not in model.hook_dict]:
+        return f"{facts.name} has no hook point {missing[0]}"
+    tokens = tokens[:1]
+    shapes, reached = _passed(model, names, tokens)
+    wanted = _shape(facts, site, tokens.shape[1])
+    for name in names:
+        if name not in shapes:
+            return f"{facts.name} does not pass its hook point {name}"
+        if shapes[name] != wanted:
+            return f"{name} of {facts.name} holds {list(shapes[name])} and not {list(wanted)}"
+    cut = next((name for name in names if name not in reached and not _changes(model, name, tokens)), None)
+    return cut and f"{facts.name} goes on without what a hook at {cut} returns: it does not reach the logits"
+
+
+def _passed(model: Model, names: list[str], tokens: Tensor) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """Shapes at the hook points that a forward pass passes, and the names from which a gradient flows."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    shifts: dict[str, Tensor] = {}
+
+    def shift(name: str) -> Callable[..., Tensor]:
+        def hook(tensor: Tensor, hook: Any) -> Tensor:
+            shapes[name] = tuple(tensor.shape)
+            shifts[name] = torch.zeros_like(tensor).requires_grad_()
+            return tensor + shifts[name]
+
+        return hook
+
+    with torch.inference_mode(False), torch.enable_grad():
+        with model.hooks(fwd_hooks=[(name, shift(name)) for name in names]):
+            total = logits(model, tokens.clone()).float().sum()
+        if not total.requires_grad:
+            return shapes, set()
+        slopes = torch.autograd.grad(total, list(shifts.values()), allow_unused=True)
+    return shapes, {name for name, slope in zip(shifts, slopes) if slope is not None}
+
+
+def _changes(model: Model, name: str, tokens: Tensor) -> bool:
+    """Whether another value at a hook point changes some logit."""
+    with torch.no_grad():
+        before = logits(model, tokens)
+        with model.hooks(fwd_hooks=[(name, lambda tensor, hook: tensor + 1 + tensor.abs())]):
+            return not torch.equal(logits(model, tokens), before)
+
+
+def _shape(facts: Anatomy, site: str, n_pos: int) -> tuple[int, ...]:
+    """Of one prompt's activation at a site."""
+    axes = tuple(facts.size(site, axis, n_pos) for axis in AXES[site])
+    width = {"post": (), "pattern": ()}.get(
+        site, (facts.d_head,) if site in ("q", "k", "v", "z") else (facts.d_model,)
+    )
+    return (1, *axes, *width)
 
 
 def is_bridge(model: Model) -> bool:
@@ -100,7 +170,7 @@ def _of_block(model: Model, layer: int, block: Any) -> Iterator[MLPPoints]:
     if mlp is None:
         return
     module = f"blocks.{layer}.mlp"
-    if _is_mixture(mlp):
+    if is_mixture(mlp):
         if type(mlp).__name__ != "MoE":
             raise ValueError(
                 f"{module} is a {type(mlp).__name__}, a mixture of experts whose insides TransformerLens "
@@ -132,9 +202,3 @@ def _of_block(model: Model, layer: int, block: Any) -> Iterator[MLPPoints]:
             "reached. Use identity=False, half=False, or a method without rules (atp)."
         )
     yield found
-
-
-def _is_mixture(mlp: Any) -> bool:
-    """Whether it is a mixture of experts; a bridge's MoE can be an ordinary MLP on some layers."""
-    names = {kind.__name__ for kind in type(mlp).__mro__}
-    return bool(names & {"MoE", "GptOssMoE"}) or ("MoEBridge" in names and not mlp.bound_dense)

@@ -15,7 +15,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """LayerNorm (`centred`) or RMSNorm, with or without gain and bias; computed in float32 or better."""
+    """LayerNorm (`centred`) or RMSNorm, with or without gain and bias; computed in float32 or better.
+
+    A norm of queries or keys may have a gain for each head, [head, d_head].
+    """
 
     centred: bool
     eps: float
@@ -24,9 +27,11 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         shape = x.shape[-1:]
-        if x.dtype in (torch.float32, torch.float64):
+        by_head = self.gain is not None and self.gain.ndim > 1
+        if x.dtype in (torch.float32, torch.float64) and not by_head:
             return self._normalise(x, shape, self.gain, self.bias)
-        out = self._normalise(x.float(), shape, None, None).to(x.dtype)
+        exact = x if x.dtype == torch.float64 else x.float()
+        out = self._normalise(exact, shape, None, None).to(x.dtype)
         out = out if self.gain is None else out * self.gain
         return out if self.bias is None else out + self.bias
 
@@ -106,6 +111,7 @@ class Weights:
     W_U: Tensor  # [d_model, vocab]
     b_U: Tensor | None
     soft_cap: float
+    embed_scale: float = 1.0  # of the token embedding (Gemma)
 
     def embed(self, tokens: Tensor, noise: Tensor | None = None) -> Tensor:
         """The stream before the first block: [prompt, pos, d_model]; noise is added to the embedding."""
@@ -114,6 +120,7 @@ class Weights:
     def embed_at(self, tokens: Tensor, position: Tensor | slice, noise: Tensor | None = None) -> Tensor:
         """The same where the tokens stand at other positions, [pos] or [prompt, pos]."""
         x = self.W_E[tokens]
+        x = x if self.embed_scale == 1.0 else x * torch.tensor(self.embed_scale, dtype=x.dtype)
         x = x if self.embed_norm is None else self.embed_norm(x)
         x = x if noise is None else x + noise
         return x if self.W_pos is None else x + self.W_pos[position]

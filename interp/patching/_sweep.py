@@ -231,7 +231,7 @@ class _Sweep:
         n, draws, budget = len(experiment.task), experiment.draws, experiment.budget
         if engine != "fast":
             return min(n, 32)
-        columns = experiment.facts.d_vocab if reads.columns is None else len(reads.columns)
+        columns = experiment.facts.d_vocab_out if reads.columns is None else len(reads.columns)
         room = experiment.room.prompts(self.runs.n_pos, self.grid.all_sites, columns, reads.everywhere)
         block = min(max(1, room // draws), n)
         if budget.store is not None and budget.batch_size is not None:

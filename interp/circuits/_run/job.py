@@ -57,7 +57,7 @@ class Job:
 
     def _prompts_at_once(self) -> int:
         facts, reads = self.budget.facts, Reads(self.runs, (self.metric,))
-        columns = facts.d_vocab if reads.columns is None else len(reads.columns)
+        columns = facts.d_vocab_out if reads.columns is None else len(reads.columns)
         per_pos = len(self.graph.writers) * facts.d_model * 2
         per_pos += facts.n_layers * (8 * facts.d_model + 8 * facts.n_heads * facts.d_head)
         each = self.runs.n_pos * per_pos + 4 * columns * (self.runs.n_pos if reads.everywhere else 1)

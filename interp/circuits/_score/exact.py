@@ -102,7 +102,7 @@ def _edges(job: Job, base: Base) -> Iterator[tuple[slice, slice, Tensor]]:
 
 def _some(job: Job, base: Base, n_writers: int, n_readers: int) -> Iterator[slice]:
     """Spans of writers, as many at once as fit the memory with all readers of a part."""
-    columns = job.budget.facts.d_vocab if base.reads.columns is None else len(base.reads.columns)
+    columns = job.budget.facts.d_vocab_out if base.reads.columns is None else len(base.reads.columns)
     each = job.budget.run_bytes(base.runs.n_pos, columns, base.reads.everywhere)
     each += job.budget.item_size * 4 * base.width * job.budget.facts.d_model
     size = max(1, int(job.budget.limit / 2 / (each * n_readers * len(base.runs))))

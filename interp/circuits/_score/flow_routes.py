@@ -113,6 +113,6 @@ def _weights(runs: Runs, stop: Tensor, everywhere: bool) -> tuple[Tensor, Tensor
 
 def _prompts(budget: Budget, n_pos: int, graph: Graph) -> int:
     each = budget.item_size * n_pos * budget.facts.d_model * (len(graph.writers) + 4 * budget.facts.n_layers)
-    each += budget.item_size * n_pos * budget.facts.d_vocab
+    each += budget.item_size * n_pos * budget.facts.d_vocab_out
     found = max(1, budget.limit // (2 * each))
     return found if budget.batch_size is None else min(found, budget.batch_size)
