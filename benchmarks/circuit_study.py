@@ -30,6 +30,7 @@ import torch
 
 import interp
 from interp import circuits
+from interp.methods import IG, Atp, Exact, FlowRoutes, Method, Relp, Secant
 from interp.models import handmade, model_fingerprint
 from interp.tasks import Task
 from interp.tasks.handmade import some_inputs
@@ -37,15 +38,15 @@ from interp.tasks.handmade import some_inputs
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "circuit_study.json"
 PAGE = HERE.parent / "docs" / "circuits.md"
-METHODS: dict[str, dict[str, Any]] = {
-    "eap": {"method": "eap"},
-    "eap-ig": {"method": "eap-ig"},
-    "eap-ig, activations": {"method": "eap-ig", "variant": "activations"},
-    "relp": {"method": "relp"},
-    "relp, ah off": {"method": "relp", "ah": False},
-    "secant": {"method": "secant"},
-    "flow-routes": {"method": "flow-routes"},
-    "exact": {"method": "exact"},
+METHODS: dict[str, Method] = {
+    "eap": Atp(),
+    "eap-ig": IG(),
+    "eap-ig, activations": IG(variant="activations"),
+    "relp": Relp(),
+    "relp, ah off": Relp(ah=False),
+    "secant": Secant(),
+    "flow-routes": FlowRoutes(),
+    "exact": Exact(),
 }
 SIZES = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 THRESHOLDS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
@@ -82,7 +83,7 @@ def _auroc(model: Any, task: Task, method: str, ablation: str, truth: circuits.C
     """Nothing where the method does not take the ablation."""
     start = time.perf_counter()
     try:
-        scores = circuits.score_edges(model, task, ablation=ablation, **METHODS[method])
+        scores = circuits.score_edges(model, task, ablation=ablation, method=METHODS[method])
     except ValueError as refused:
         return {"refused": str(refused)}
     seconds = time.perf_counter() - start
@@ -97,7 +98,7 @@ def trained_case(make: Callable[[], tuple[Any, Task, Task]], train: bool) -> Fou
     scores, rows = {}, []
     for method in METHODS:
         start = time.perf_counter()
-        scores[method] = circuits.score_edges(model, task, **METHODS[method])
+        scores[method] = circuits.score_edges(model, task, method=METHODS[method])
         row = {"method": method, "seconds": time.perf_counter() - start}
         row |= {cost: scores[method].attrs.get(cost) for cost in ("forwards", "backwards")}
         rows.append(row | _curve(model, other, scores[method], SIZES))
@@ -145,7 +146,7 @@ def _measure(model: Any, task: Task, found: list[Found], scores: dict[str, Any])
     for one in found:
         n = one["circuit"].n_edges
         every += [circuits.prune(circuits.top(scores[method], n)) for method in scores]
-    result = circuits.evaluate(model, task, every, subsets=0, minimality=False)
+    result = circuits.evaluate(model, task, every)
     figures = {name: result[name].values for name in ("faithfulness", "low", "high")}
     figures["kl"] = result["kl"].mean("prompt").values
     for i, one in enumerate(found):

@@ -103,7 +103,7 @@ def acdc_gpt2(device: str, quick: bool) -> list[Row]:
     task = patching.task_of(model, 15, 0, 100 if device.startswith("cuda") else 10)
     threshold = 0.002
     ours, found = patching.timed(lambda: circuits.acdc(model, task, threshold), 1)
-    again = float(circuits.run(model, task, found, metric=KL()).mean())
+    again = float(circuits.run(model, task, found, metric=KL())["raw"].mean())
     told = found.provenance
     row = {"work": f"acdc, KL, threshold {threshold:g}", "kept": found.n_edges, "ours_s": ours}
     row |= {"asked": "≤ 60 s" if device.startswith("cuda") else "≤ 15 min", "rows": told["rows"]}

@@ -47,7 +47,7 @@ interp.plot.circuit(truth)
 
 # %%
 for method in ("exact", "eap", "eap-ig", "secant"):
-    scores = circuits.score_edges(reverse, inputs, method)
+    scores = circuits.score_edges(reverse, inputs, method=method, progress=False)
     areas = circuits.roc(scores, truth)["auroc"]
     print(f"{method:<7}", *(f"{name} {float(area):.3f}" for name, area in zip(areas["area"].values, areas)))
 
@@ -62,9 +62,9 @@ for method in ("exact", "eap", "eap-ig", "secant"):
 # Now a trained model. Positive: the edge helps the answer.
 
 # %%
-scores = circuits.score_edges(model, task, method="eap-ig")
-curve = circuits.curve(model, fresh, scores)
-random = circuits.random_baseline(model, fresh, [5, 13, 26, 52, 131])
+scores = circuits.score_edges(model, task, method="eap-ig", progress=False)
+curve = circuits.curve(model, fresh, scores, progress=False)
+random = circuits.random_baseline(model, fresh, [5, 13, 26, 52, 131], progress=False)
 interp.plot.curve(curve, random=random)
 
 # %% [markdown]
@@ -97,7 +97,8 @@ interp.plot.circuit(circuit)
 # **Predict:** can a circuit be faithful and not complete?
 
 # %%
-found = circuits.evaluate(model, fresh, circuit)
+measures = ("faithfulness", "completeness", "minimality")
+found = circuits.evaluate(model, fresh, circuit, measures=measures, progress=False)
 names = ("faithfulness", "low", "high", "mean_of_ratios", "without")
 print(*(f"{name} {float(found[name][0]):.3f}" for name in names), sep="\n")
 print("incompleteness", found["incompleteness"].values.round(3).tolist())
@@ -111,7 +112,7 @@ print("least needed:", least.sortby(abs(least))[:3].node.values.tolist())
 
 # %%
 for ablation in ("resample", "mean", "zero"):
-    value = circuits.evaluate(model, fresh, circuit, ablation=ablation, subsets=0, minimality=False)
+    value = circuits.evaluate(model, fresh, circuit, ablation=ablation, progress=False)
     print(f"{ablation:<9} {float(value['faithfulness'][0]):.3f}")
 
 # %% [markdown]
@@ -127,9 +128,8 @@ print("tried by a run:", small.provenance["decided_by_a_run"], "of", small.graph
 interp.plot.circuit(small)
 
 # %%
-both = circuits.evaluate(
-    model, fresh, [small, circuits.prune(circuits.top(scores, small.n_edges))], minimality=False
-)
+best = circuits.prune(circuits.top(scores, small.n_edges))
+both = circuits.evaluate(model, fresh, [small, best], progress=False)
 print(both["edges"].values, both["faithfulness"].values.round(3), both["kl"].mean("prompt").values.round(3))
 circuits.compare(small, circuit).to_dataframe()
 
@@ -144,7 +144,7 @@ circuits.compare(small, circuit).to_dataframe()
 # against the circuit.
 
 # %%
-tests = circuits.hypothesis_tests(model, fresh, circuit)
+tests = circuits.hypothesis_tests(model, fresh, circuit, progress=False)
 tests[["statistic", "p", "rejected"]].to_dataframe()
 
 # %% [markdown]

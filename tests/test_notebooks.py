@@ -124,7 +124,7 @@ def test_what_the_text_of_circuits_says() -> None:
 
     reverse = interp.load("reverse")
     truth = circuits.known("reverse", ablation="resample")
-    slopes = circuits.score_edges(reverse, some_inputs(reverse, "reverse", n=32), "eap")
+    slopes = circuits.score_edges(reverse, some_inputs(reverse, "reverse", n=32))
     values = mean_scores(slopes, truth.graph)[truth.mask.numpy()]
     assert len(values) == 6
     assert (abs(values) < 1e-30).sum() == 4
@@ -135,7 +135,7 @@ def test_what_the_text_of_circuits_says() -> None:
     small = circuits.acdc(model, task, threshold=0.03, progress=False)
     assert (small - larger).n_edges == 0 < small.n_edges
     chosen = [small, circuits.prune(circuits.top(scores, small.n_edges)), larger]
-    found = circuits.evaluate(model, fresh, chosen, subsets=0, minimality=False)
+    found = circuits.evaluate(model, fresh, chosen)
     acdc, best, more = found["faithfulness"].values
     assert acdc > best + 0.05
     assert more > 0.95

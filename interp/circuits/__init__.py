@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from interp.circuits._known import known_names as known_names
     from interp.circuits._run.batch import run as run
     from interp.circuits._score.edges import score_edges as score_edges
+    from interp.circuits._score.edges import score_nodes as score_nodes
     from interp.circuits._score.exact import exact as exact
-    from interp.circuits._score.nodes import score_nodes as score_nodes
     from interp.circuits._search.acdc import acdc as acdc
     from interp.circuits._search.acdc import acdc_sweep as acdc_sweep
     from interp.circuits._search.decisions import trace as trace
@@ -51,9 +51,8 @@ _EXPORTS = {
     "interp.circuits._judge.overlap": ("compare", "roc"),
     "interp.circuits._known": ("known", "known_names"),
     "interp.circuits._run.batch": ("run",),
-    "interp.circuits._score.edges": ("score_edges",),
+    "interp.circuits._score.edges": ("score_edges", "score_nodes"),
     "interp.circuits._score.exact": ("exact",),
-    "interp.circuits._score.nodes": ("score_nodes",),
     "interp.circuits._search.acdc": ("acdc", "acdc_sweep"),
     "interp.circuits._search.decisions": ("trace",),
     "interp.circuits._search.masks": ("train_mask",),

@@ -20,6 +20,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from interp._verbs import verb
 from interp.files import data_dir
 from interp.models import handmade
 from interp.places import hint
@@ -34,16 +35,27 @@ if TYPE_CHECKING:
 PUBLISHED = ("ioi-gpt2", "greater-than-gpt2", "docstring-attn-only-4l")
 
 
+@verb
 def known_names() -> tuple[str, ...]:
-    """Names that `known` takes: circuits of public models, by papers, and those of hand-built models."""
+    """Names that `known` takes: circuits of public models, by papers, and those of hand-built models.
+
+    Example:
+        >>> interp.circuits.known_names()[0]
+        'ioi-gpt2'
+    """
     return (*PUBLISHED, *handmade.NAMES)
 
 
+@verb
 def known(name: str, ablation: str | None = None) -> Circuit:
     """A known circuit, by name; `known_names()` lists them. Needs no weights.
 
     `ablation` is for hand-built models: resample (default), zero or mean.
     Raises ValueError for an unknown name or ablation.
+
+    Example:
+        >>> interp.circuits.known("ioi-gpt2").n_edges
+        963
     """
     if name in PUBLISHED:
         return _published(name, ablation)

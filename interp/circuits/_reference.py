@@ -13,15 +13,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.ablation import Resample, make_runs
 from interp.circuits._graph import Graph, Spans
 from interp.circuits._run.ablation import head_writes, replacements
-from interp.circuits._run.job import the_metric
 from interp.circuits._search.decisions import Rule, Step, edge_order
 from interp.engine import block as B
 from interp.engine.readout import Readout, Reads
 from interp.models import Model, weights
 from interp.models.parts import MLP, Block
-from interp.patching.corruption import Tokens, make_runs
 from interp.tasks import Task
 from interp.tasks.metrics import KL, Metric
 
@@ -39,9 +38,9 @@ class Reference:
     ) -> None:
         self.graph = Graph.of(model)
         self.weights, self.spans = weights(model), Spans(self.graph)
-        runs = make_runs(model, task, Tokens(), direction, ())
+        runs = make_runs(model, task, Resample(), direction, ())
         self.tokens, self.everyone = runs.base, torch.arange(len(task), device=runs.base.device)
-        self.metric = the_metric(metric, task.metric)
+        self.metric = task.metric if metric is None else metric
         self.readout = Readout(self.weights, Reads(runs, (self.metric,)))
         self.alt = replacements(model, task, ablation, direction=direction)  # [writer, prompt, pos, d_model]
         with torch.inference_mode():
@@ -114,7 +113,10 @@ def acdc_one_by_one(
     order: str = "late",
 ) -> tuple[list[Step], int]:
     """ACDC as it is written down: the decisions in order, and the forwards that they took."""
-    run, rule = Reference(model, task, ablation, the_metric(metric, KL())), Rule(threshold, absolute)
+    run, rule = (
+        Reference(model, task, ablation, KL() if metric is None else metric),
+        Rule(threshold, absolute),
+    )
     graph, mask = run.graph, run.graph.allowed.clone()
     sign = -1.0 if run.metric.better == "higher" else 1.0
     loss, steps = sign * float(run(mask).mean()), []

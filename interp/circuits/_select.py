@@ -22,6 +22,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp._verbs import verb
 from interp.circuits._circuit import Circuit, Provenance
 from interp.circuits._graph import Graph
 from interp.circuits._paths import on_paths, on_paths_by_pos
@@ -32,10 +33,17 @@ _TOLD = ("method", "variant", "steps", "rule", "rules", "direction", "ablation",
 _TOLD += ("model", "task", "task_fingerprint", "seed", "versions", "convention")
 
 
+@verb
 def top(scores: Scores, n: int, *, absolute: bool = True) -> Circuit:
     """The n edges with the highest scores. With positions: n of the edges at their positions.
 
     Raises ValueError for more edges than there are.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> scores = interp.circuits.score_edges(model, interp.tasks.ioi(model, n=4), progress=False)
+        >>> interp.circuits.top(scores, 40).n_edges
+        40
     """
     graph, values, told = _read(scores)
     ranked = _ranked(values, absolute)
@@ -45,8 +53,18 @@ def top(scores: Scores, n: int, *, absolute: bool = True) -> Circuit:
     return _made(graph, mask.view(values.shape), values, told, "top", absolute, n=n)
 
 
+@verb
 def threshold(scores: Scores, x: float | int, *, absolute: bool = True) -> Circuit:
-    """The edges whose score (its size, if `absolute`) is at least x."""
+    """The edges whose score (its size, if `absolute`) is at least x, in the unit of the scores.
+
+    Raises ValueError for NaN.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> scores = interp.circuits.score_edges(model, interp.tasks.ioi(model, n=4), progress=False)
+        >>> interp.circuits.threshold(scores, 0.05).n_edges < scores["value"][0].size
+        True
+    """
     if math.isnan(x):
         raise ValueError("the threshold is NaN. Give a number in units of the scores.")
     graph, values, told = _read(scores)
@@ -56,11 +74,18 @@ def threshold(scores: Scores, x: float | int, *, absolute: bool = True) -> Circu
     return _made(graph, mask, values, told, "threshold", absolute, threshold=shown)
 
 
+@verb
 def greedy(scores: Scores, n: int, *, absolute: bool = True) -> Circuit:
     """n edges, each time the best of those that enter a node of the circuit; the first enter the logits.
 
     All of them lead to the logits; those that nothing leads into from the input go with `prune`. Raises
     ValueError for scores with positions, and for more edges than there are.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> scores = interp.circuits.score_edges(model, interp.tasks.ioi(model, n=4), progress=False)
+        >>> interp.circuits.greedy(scores, 40).n_edges
+        40
     """
     graph, values, told = _read(scores)
     if values.ndim != 2:
@@ -82,8 +107,16 @@ def greedy(scores: Scores, n: int, *, absolute: bool = True) -> Circuit:
     return _made(graph, mask, values, told, "greedy", absolute, n=n)
 
 
+@verb
 def prune(circuit: Circuit) -> Circuit:
-    """The edges of a circuit that lie on a path from the input to the logits. Scores are kept."""
+    """The edges of a circuit that lie on a path from the input to the logits. Scores are kept.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> scores = interp.circuits.score_edges(model, interp.tasks.ioi(model, n=4), progress=False)
+        >>> interp.circuits.prune(interp.circuits.top(scores, 40)).n_edges <= 40
+        True
+    """
     kept = circuit.mask.cpu()
     found = on_paths(circuit.graph, kept) if kept.ndim == 2 else on_paths_by_pos(circuit.graph, kept)
     mask = found.to(circuit.mask.device)

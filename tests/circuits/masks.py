@@ -10,6 +10,7 @@ import small
 import torch
 from torch import Tensor
 
+from interp import circuits
 from interp.circuits import Graph
 from interp.tasks import Task
 
@@ -67,3 +68,9 @@ def plain(model: Any, of: Task, tokens: Tensor) -> Tensor:
     with torch.no_grad():
         logits = model(tokens)[torch.arange(len(of)), of.positions]
     return (logits.gather(1, of.answers) - logits.gather(1, of.wrongs))[:, 0]
+
+
+def raw(model: Any, of: Task, what: Any, ablation: Any = "resample", **options: Any) -> Tensor:
+    """The raw metric of `circuits.run`: [circuit, prompt]."""
+    found = circuits.run(model, of, what, ablation=ablation, progress=False, **options)["raw"]
+    return torch.from_numpy(found.transpose("circuit", "prompt").values.copy())

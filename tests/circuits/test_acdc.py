@@ -84,8 +84,8 @@ def test_the_decisions_are_the_sequential_ones(
     assert found.provenance["n_ties"] <= 1  # or there would be nothing to agree on
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 1000])
-def test_neither_batches_nor_guesses_matter(chunk: int) -> None:
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_neither_batches_nor_guesses_matter(size: int) -> None:
     model, task = model_of("small"), M.task()
     steps = one_by_one("small", 0.002)
     graph = Graph.of(model)
@@ -93,10 +93,10 @@ def test_neither_batches_nor_guesses_matter(chunk: int) -> None:
     wrong = Circuit(graph, graph.allowed & ~right.mask)
     rows = []
     for guess in (right, None, wrong):
-        found = circuits.acdc(model, task, 0.002, chunk=chunk, guess=guess, **QUIET)
+        found = circuits.acdc(model, task, 0.002, batch_size=size, guess=guess, **QUIET)
         agree(found, steps)
         rows.append(found.provenance["rows"])
-    assert rows[0] <= rows[1] <= rows[2] or chunk == 1
+    assert rows[0] <= rows[1] <= rows[2] or size == 1
     assert rows[0] == found.provenance["decided_by_a_run"]  # a right guess wastes nothing
 
 
@@ -107,7 +107,7 @@ def test_no_edge_is_bad_enough_or_every_one_is() -> None:
     nothing = circuits.acdc(model, task, math.inf, metric=LogitDiff(), **QUIET)
     assert nothing.n_edges == 0
     corrupt = M.plain(model, task, task.corrupt)
-    torch.testing.assert_close(circuits.run(model, task, nothing)[0], corrupt, atol=1e-9, rtol=0)
+    torch.testing.assert_close(M.raw(model, task, nothing)[0], corrupt, atol=1e-9, rtol=0)
     assert float(nothing.provenance["metric_circuit"]) == pytest.approx(float(corrupt.mean()), abs=1e-9)
     assert corrupt.abs().min() > 1e-3
 
@@ -116,7 +116,7 @@ def test_no_edge_is_bad_enough_or_every_one_is() -> None:
 def test_the_metric_of_the_circuit_is_what_a_run_of_it_gives(metric: Any) -> None:
     model, task = model_of("small"), M.task()
     found = circuits.acdc(model, task, 0.002, metric=metric, **QUIET)
-    again = circuits.run(model, task, found, metric=metric).mean()
+    again = M.raw(model, task, found, metric=metric).mean()
     assert float(found.provenance["metric_circuit"]) == pytest.approx(float(again), abs=1e-9)
     assert abs(float(again)) > 1e-4
 
@@ -225,7 +225,7 @@ def test_what_does_not_fit() -> None:
         ({"threshold": math.nan}, "the threshold is NaN"),
         ({"order": "random"}, "order 'random' is not one of late, early"),
         ({"guess": other}, "is a circuit of another model"),
-        ({"chunk": 0}, "chunk is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"ablation": "median"}, "ablation 'median' is not one of"),
     )
     for given, message in refused:

@@ -22,13 +22,13 @@ import sys, time
 sys.path[:0] = {paths!r}
 import masks
 from interp import circuits
-from interp.circuits._search.acdc import Store
-append = Store.append
+from interp.stores import LogStore
+append = LogStore.append
 def slow(self, *rest):
     append(self, *rest)
     print("batch", flush=True)
     time.sleep(0.2)
-Store.append = slow
+LogStore.append = slow
 circuits.acdc(masks.tiny(), masks.task(), 0.002, store={path!r}, progress=False)
 """
 
@@ -105,8 +105,7 @@ def test_an_empty_file_is_a_new_run(whole: tuple, tmp_path: Path) -> None:
         ({"order": "early"}, "order: 'late' there, 'early' here"),
         ({"absolute": True}, "absolute: False there, True here"),
         ({"ablation": "zero"}, "ablation: 'resample' there, 'zero' here"),
-        ({"task": M.task(3)}, "task: "),
-        ({"resume": False}, "exists. Choose another path, or resume=True"),
+        ({"task": M.task(3)}, "task_fingerprint: "),
     ],
 )
 def test_another_run_is_refused_and_nothing_changed(whole: tuple, given: dict, message: str) -> None:

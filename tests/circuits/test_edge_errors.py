@@ -11,28 +11,25 @@ import pytest
 import torch
 from test_score_edges import FEW, model_of
 
-from interp.circuits import Circuit, Graph, score_edges, score_nodes, train_mask
-from interp.tasks.metrics import KL, Rank
+from interp.circuits import Circuit, Graph, acdc, score_edges, score_nodes, train_mask
+from interp.methods import IG, AtpStar, Relp
+from interp.tasks.metrics import KL, LogitDiff, Rank
 
 CASES: list[tuple[dict[str, Any], str]] = [
     ({"method": "eaq"}, "is not one of eap, eap-ig"),
-    ({"method": "eap", "steps": 4}, "does not know steps="),
-    ({"method": "eap-ig", "variant": "input"}, "did you mean 'inputs'"),
-    ({"method": "eap-ig", "steps": 0}, "at least 1"),
-    ({"method": "eap-ig", "rule": "right"}, "is not one of midpoint"),
-    ({"method": "eap-ig", "variant": "clean-corrupted", "steps": 4}, "takes no steps="),
+    ({"method": AtpStar()}, "edges are scored by eap, eap-ig"),
     ({"method": "eap-ig", "ablation": "zero"}, "works between two runs"),
     ({"method": "secant", "ablation": "mean"}, "works between two runs"),
-    ({"method": "relp", "half": True}, "half"),
+    ({"method": Relp(half=True)}, "half"),
     ({"metric": Rank()}, "has no gradient"),
     ({"metric": KL()}, "its slope is 0"),
     ({"ablation": "median"}, "is not one of resample"),
     ({"ablation": torch.zeros(3, 4)}, "the constants are"),
-    ({"method": "eap-ig", "variant": "activations", "ablation": torch.zeros(16, 24)}, "constants stand for"),
+    ({"method": IG(variant="activations"), "ablation": torch.zeros(16, 24)}, "constants stand for"),
     ({"ablation": "zero", "direction": "denoise"}, "denois"),
     ({"direction": "sideways"}, "is not one of"),
     ({"batch_size": 0}, "at least 1"),
-    ({"memory": 0}, "positive number"),
+    ({"memory": 0}, "memory is 0"),
     ({"method": "exact", "positions": True}, "at all positions at once"),
 ]
 
@@ -99,3 +96,10 @@ def test_what_cannot_be_trained_is_refused_at_once(still: Any, options: dict[str
     with pytest.raises(ValueError, match=message):
         train_mask(still, M.task(), **options)
     assert inspect.signature(train_mask).parameters["ablation"].default == "resample"
+
+
+@pytest.mark.parametrize("call", [acdc, train_mask])
+def test_one_metric_decides(still: Any, call: Any) -> None:
+    more = {"threshold": 0.1} if call is acdc else {}
+    with pytest.raises(ValueError, match="decides by one metric, and got kl, logit_diff"):
+        call(still, M.task(), metric=[KL(), LogitDiff()], **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import masks as M
 import naive
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from interp import circuits
 from interp.circuits import Circuit, Graph
 from interp.circuits._judge.evaluate import without
 from interp.circuits._paths import on_paths
-from interp.tasks import Task
+from interp.circuits._run import batch, state
+from interp.tasks import LogitDiff, Prob, Rank, Task
 
 CONFIGS = dict(grid())
+MEASURES = ("faithfulness", "kl", "completeness", "minimality")
 NAMES = ("LN-gelu_new-plain-serial-mha-learned", "RMS-silu-gated-parallel-gqa-rotary", "attn-only")
 
 
@@ -54,13 +57,14 @@ def value(model, task: Task, mask: torch.Tensor) -> np.ndarray:
 def test_every_number_against_hooks(model, task) -> None:
     graph = Graph.of(model)
     circuit = some(graph, 0.6, 1)
-    found = circuits.evaluate(model, task, circuit, subsets=2, seed=3).isel(circuit=0)
+    found = circuits.evaluate(model, task, circuit, measures=MEASURES, subsets=2, seed=3).isel(circuit=0)
     whole, empty = (value(model, task, m) for m in (graph.allowed, torch.zeros_like(graph.allowed)))
     kept, rest = (value(model, task, m) for m in (circuit.mask, graph.allowed & ~circuit.mask))
     gap = (whole - empty).mean()
     assert abs(gap) > 1e-4
-    for name, expected in (("clean", whole), ("empty", empty), ("value", kept), ("complement", rest)):
+    for name, expected in (("clean", whole), ("empty", empty), ("raw", kept), ("complement", rest)):
         np.testing.assert_allclose(found[name], expected, atol=1e-9)
+    np.testing.assert_allclose(found["value"], kept - empty, atol=1e-9)
     assert float(found["faithfulness"]) == pytest.approx((kept - empty).mean() / gap, abs=1e-8)
     assert float(found["without"]) == pytest.approx((rest - empty).mean() / gap, abs=1e-8)
     assert float(found["mean_of_ratios"]) == pytest.approx(
@@ -81,17 +85,17 @@ def test_every_number_against_hooks(model, task) -> None:
 def test_the_whole_model_and_nothing(model, task) -> None:
     graph = Graph.of(model)
     every = Circuit(graph, graph.allowed, name="whole")
-    found = circuits.evaluate(model, task, [every, every - every], minimality=False, subsets=3)
+    found = circuits.evaluate(model, task, [every, every - every], measures=MEASURES[:3], subsets=3)
     np.testing.assert_allclose(found["faithfulness"], [1, 0], atol=1e-9)
     np.testing.assert_allclose(found["without"], [0, 1], atol=1e-9)
-    np.testing.assert_allclose(found["kl"][0], 0, atol=1e-9)
-    assert float(found["kl"][1].min()) > 1e-9
+    np.testing.assert_allclose(found["kl"][:, 0], 0, atol=1e-9)
+    assert float(found["kl"][:, 1].min()) > 1e-9
     np.testing.assert_allclose(found["incompleteness"][0], 0, atol=1e-9)
 
 
 def test_one_prompt_has_no_interval(model, task) -> None:
     circuit = some(Graph.of(model), 0.6, 1)
-    found = circuits.evaluate(model, task[:1], circuit, subsets=0, minimality=False)
+    found = circuits.evaluate(model, task[:1], circuit)
     assert np.isfinite(found["faithfulness"]).all()
     assert np.isnan(found["low"]).all()
 
@@ -110,10 +114,10 @@ def test_a_curve_ends_at_the_whole_model(model, task) -> None:
     assert plain["edges"].values.tolist() == [[max(1, round(s * graph.n_edges)) for s in sizes]] * 2
     kept = circuits.top(scores, round(0.3 * graph.n_edges))
     np.testing.assert_allclose(
-        plain["value"].sel(ranking="absolute", size=0.3), value(model, task, kept.mask), atol=1e-9
+        plain["raw"].sel(ranking="absolute", size=0.3), value(model, task, kept.mask), atol=1e-9
     )
     np.testing.assert_allclose(
-        found["value"].sel(ranking="absolute", size=0.3),
+        found["raw"].sel(ranking="absolute", size=0.3),
         value(model, task, on_paths(graph, kept.mask)),
         atol=1e-9,
     )
@@ -140,13 +144,13 @@ def test_hypotheses_on_a_model() -> None:
     circuit = circuits.prune(circuits.top(circuits.score_edges(model, task, method="exact"), 30))
     found = circuits.hypothesis_tests(model, task, circuit, draws=10)
     graph = Graph.of(model)
-    kept, whole = circuits.run(model, task, torch.stack([circuit.mask, graph.allowed])).numpy()
+    kept, whole = M.raw(model, task, torch.stack([circuit.mask, graph.allowed])).numpy()
     share = (kept > whole).sum() / (kept != whole).sum()
     assert float(found["statistic"].sel(test="equivalence")) == pytest.approx(share)
     assert found.sizes["edge"] == circuit.n_edges
     strongest = str(found["edge"].values[int(found["effect"].values.argmax())])
     less = circuit - Circuit.from_edges(graph, [strongest])
-    cut = circuits.run(model, task, less).numpy()[0]
+    cut = M.raw(model, task, less).numpy()[0]
     assert float(found["effect"].max()) == pytest.approx(abs(kept - cut).mean(), rel=1e-5)
     assert float(found["p_edge"].sel(edge=strongest)) == 1.0
     worse = circuits.hypothesis_tests(model, task, less, draws=10)
@@ -182,6 +186,10 @@ def test_bad_input_before_the_first_pass(model, task) -> None:
     with model.hooks(fwd_hooks=[("hook_embed", stop)]):
         with pytest.raises(ValueError, match="circuit of another model"):
             circuits.evaluate(model, task, some(Graph(7, 2), 0.5, 0))
+        with pytest.raises(ValueError, match=r"measure 'minimal' is not one of .* did you mean 'minimality'"):
+            circuits.evaluate(model, task, circuit, measures=("kl", "minimal"))
+        with pytest.raises(ValueError, match="level is 95"):
+            circuits.evaluate(model, task, circuit, level=95.0)
         with pytest.raises(ValueError, match="subsets is -1"):
             circuits.evaluate(model, task, circuit, subsets=-1)
         with pytest.raises(ValueError, match="has no scores"):
@@ -194,3 +202,31 @@ def test_bad_input_before_the_first_pass(model, task) -> None:
             circuits.random_baseline(model, task, graph.n_edges + 1)
         with pytest.raises(ValueError, match="some edges"):
             circuits.hypothesis_tests(model, task, circuit - circuit)
+
+
+def test_all_metrics_and_measures_are_read_off_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One preparation, one base run for each block of prompts, one row for each circuit: KL costs nothing
+    beside the logit difference. (Before, each metric had a run of its own: 4 base runs and 5 rows here.)"""
+    model, graph = interp.load("tiny-ioi"), Graph(3, 4)
+    task = interp.tasks.ioi(model, n=4)
+    bases, rows, forwards = [], [], []
+    init, values = state.Base.__init__, batch.values
+    monkeypatch.setattr(state.Base, "__init__", lambda self, *a: bases.append(1) or init(self, *a))
+    monkeypatch.setattr(
+        batch, "values", lambda base, s, m, lazy: rows.append(len(m)) or values(base, s, m, lazy)
+    )
+    chosen = [some(Graph.of(model), 0.6, seed, f"c{seed}") for seed in (1, 2)]
+    count = lambda tensor, hook: forwards.append(1)  # noqa: E731
+    circuits.run(model, task, chosen, progress=False)  # the trust check has been here
+    bases.clear(), rows.clear()
+    with model.hooks(fwd_hooks=[("hook_embed", count)]), pytest.raises(ValueError, match="hooks"):
+        circuits.evaluate(model, task, chosen, progress=False)
+    found = circuits.evaluate(model, task, chosen, metric=[LogitDiff(), Prob(), Rank()], progress=False)
+    assert (len(bases), sum(rows), len(forwards)) == (1, 3, 0)  # the third is the one that keeps nothing
+    assert found["faithfulness"].dims == ("circuit", "metric")
+    assert found["kl"].dims == ("prompt", "circuit")
+    assert graph == Graph.of(model)
+    bases.clear(), rows.clear()
+    alone = circuits.evaluate(model, task, chosen, metric=Prob(), progress=False)
+    np.testing.assert_allclose(found["raw"].sel(metric="prob"), alone["raw"], atol=1e-9)
+    np.testing.assert_allclose(found["kl"], alone["kl"], atol=1e-9)

@@ -29,7 +29,7 @@ def test_shares_are_those_of_the_definition(name: str) -> None:
     model, task = model_of(name), M.task()
     graph = Graph.of(model)
     _, now = naive.forward(model, task.clean)
-    found = score_edges(model, task, "flow-routes")["value"]
+    found = score_edges(model, task, method="flow-routes")["value"]
     heads, last = [f"a2.h{head}" for head in range(4)], model.cfg.n_layers - 1
     earlier = [writer for writer in graph.writers if writer not in heads and writer != "m2"]
     for reader, before, layers in (
@@ -48,7 +48,7 @@ def test_shares_are_those_of_the_definition(name: str) -> None:
 
 
 def test_they_are_between_0_and_1_and_add_up_to_1() -> None:
-    found = score_edges(model_of(FEW[1]), M.uneven(), "flow-routes")["value"]
+    found = score_edges(model_of(FEW[1]), M.uneven(), method="flow-routes")["value"]
     np.testing.assert_allclose(found.sum("writer"), 1, atol=1e-10)
     assert float(found.min()) >= 0
     assert float(found.max()) > 0.2
@@ -59,7 +59,7 @@ def test_no_corrupt_prompts_are_needed() -> None:
     alone = Task.from_tokens(
         clean=task.clean, corrupt=None, answer=[3, 4], wrong=[5, 6], positions=task.positions
     )
-    found, wanted = (score_edges(model, one, "flow-routes") for one in (alone, task))
+    found, wanted = (score_edges(model, one, method="flow-routes") for one in (alone, task))
     np.testing.assert_allclose(found["value"], wanted["value"], atol=1e-12)
     assert found["corrupt"].isnull().all()
     assert found.attrs["unit"] == "share"

@@ -47,7 +47,7 @@ def test_full_is_the_model_empty_the_corrupt_run_and_any_other_the_hooks(name: s
     graph = Graph.of(model)
     ends = torch.stack((graph.allowed, torch.zeros_like(graph.allowed)))
     some = M.drawn(graph, 1, seed=len(name), least=0.8)
-    full, empty, *others = circuits.run(model, task, torch.cat((ends, some)))
+    full, empty, *others = M.raw(model, task, torch.cat((ends, some)))
     torch.testing.assert_close(full, M.plain(model, task, task.clean), atol=1e-10, rtol=0)
     torch.testing.assert_close(empty, M.plain(model, task, task.corrupt), atol=1e-10, rtol=0)
     torch.testing.assert_close(
@@ -63,8 +63,8 @@ def test_many_at_once_are_one_by_one_are_the_hooks(name: str, ablation: str) -> 
     model, task = build(name), M.task()
     masks = M.drawn(Graph.of(model), 9)
     expected = M.by_hooks(model, task, masks, ablation)
-    for options in ({"chunk": 1}, {"chunk": 7}, {"chunk": 64}, {"lazy": False}, {"memory": 1}):
-        found = circuits.run(model, task, masks, ablation, **options)
+    for options in ({"batch_size": 1}, {"batch_size": 7}, {"batch_size": 64}, {"lazy": False}, {"memory": 1}):
+        found = M.raw(model, task, masks, ablation, **options)
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
     assert (expected.abs().min(), expected.std(0).min()) > (1e-3, 1e-3)
 
@@ -75,12 +75,12 @@ def test_a_bridge(family: str) -> None:
     model, task = small.bridge(family), M.task()
     graph = Graph.of(model)
     ends = torch.stack((graph.allowed, torch.zeros_like(graph.allowed)))
-    full, empty = circuits.run(model, task, ends)
+    full, empty = M.raw(model, task, ends)
     torch.testing.assert_close(full, M.plain(model, task, task.clean), atol=1e-5, rtol=0)
     torch.testing.assert_close(empty, M.plain(model, task, task.corrupt), atol=1e-5, rtol=0)
     masks, reference = M.drawn(graph, 4), Reference(model, task)
     expected = torch.stack([reference(mask) for mask in masks])
-    torch.testing.assert_close(circuits.run(model, task, masks), expected, atol=1e-10, rtol=0)
+    torch.testing.assert_close(M.raw(model, task, masks), expected, atol=1e-10, rtol=0)
     assert is_bridge(model)
     assert (full - expected).abs().min() > 1e-4
 
@@ -93,7 +93,7 @@ def test_metrics_and_directions(model: Any, metric: Any, direction: str) -> None
     reference = Reference(model, task, "resample", metric, direction)
     expected = torch.stack([reference(mask) for mask in masks])
     for lazy in (True, False):
-        found = circuits.run(model, task, masks, direction=direction, metric=metric, lazy=lazy)
+        found = M.raw(model, task, masks, direction=direction, metric=metric, lazy=lazy)
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
     assert expected[1:].abs().min() > 1e-6
 
@@ -101,8 +101,8 @@ def test_metrics_and_directions(model: Any, metric: Any, direction: str) -> None
 def test_denoising_swaps_the_runs_and_keeps_the_answers(model: Any) -> None:
     task, masks = M.task(), M.drawn(Graph.of(model), 4)
     swapped = task.swap()  # its answers are the wrong ones, so the difference of logits turns its sign
-    found = circuits.run(model, task, masks, direction="denoise")
-    torch.testing.assert_close(found, -circuits.run(model, swapped, masks), atol=1e-12, rtol=0)
+    found = M.raw(model, task, masks, direction="denoise")
+    torch.testing.assert_close(found, -M.raw(model, swapped, masks), atol=1e-12, rtol=0)
     assert found.abs().min() > 1e-3
 
 
@@ -114,13 +114,13 @@ def test_masks_with_positions(config: dict[str, Any], metric: Any) -> None:
     graph, n_pos = Graph.of(model), task.clean.shape[1]
     masks, reference = M.drawn(graph, 4, n_pos=n_pos), Reference(model, task, "zero", metric)
     expected = torch.stack([reference(mask) for mask in masks])
-    for options in ({"lazy": False}, {"chunk": 1}, {}):
-        found = circuits.run(model, task, masks, "zero", metric=metric, **options)
+    for options in ({"lazy": False}, {"batch_size": 1}, {}):
+        found = M.raw(model, task, masks, "zero", metric=metric, **options)
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
     everywhere = M.drawn(graph, 3)
     torch.testing.assert_close(
-        circuits.run(model, task, everywhere[:, None].repeat(1, n_pos, 1, 1)),
-        circuits.run(model, task, everywhere),
+        M.raw(model, task, everywhere[:, None].repeat(1, n_pos, 1, 1)),
+        M.raw(model, task, everywhere),
         atol=1e-10,
         rtol=0,
     )
@@ -142,7 +142,7 @@ def test_one_edge_cut_at_one_position_is_the_hooks() -> None:
         mask = graph.allowed.expand(1, task.clean.shape[1], -1, -1).clone()
         mask[(0, pos, *graph.edge(edge))] = False
         expected = logits[rows, task.answer] - logits[rows, task.wrong]
-        found = circuits.run(model, task, mask)[0]
+        found = M.raw(model, task, mask)[0]
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
         assert (found - M.plain(model, task, task.clean)).abs() > 1e-5
 
@@ -154,10 +154,10 @@ def test_learned_constants(model: Any) -> None:
     constants = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     reference = Reference(model, task, constants)
     expected = torch.stack([reference(mask) for mask in masks])
-    torch.testing.assert_close(circuits.run(model, task, masks, constants), expected, atol=1e-10, rtol=0)
-    zero = circuits.run(model, task, masks, "zero")
+    torch.testing.assert_close(M.raw(model, task, masks, constants), expected, atol=1e-10, rtol=0)
+    zero = M.raw(model, task, masks, "zero")
     torch.testing.assert_close(
-        circuits.run(model, task, masks, torch.zeros(shape, dtype=torch.float64)), zero, atol=1e-10, rtol=0
+        M.raw(model, task, masks, torch.zeros(shape, dtype=torch.float64)), zero, atol=1e-10, rtol=0
     )
     assert (expected - zero).abs().min() > 1e-4
 
@@ -166,12 +166,12 @@ def test_learned_constants(model: Any) -> None:
 def test_a_padded_batch_is_prompt_by_prompt(model: Any, ablation: str) -> None:
     task = M.uneven()
     masks = M.drawn(Graph.of(model), 4)
-    found = circuits.run(model, task, masks, ablation)
+    found = M.raw(model, task, masks, ablation)
     for i, length in enumerate(task.lengths.tolist()):
         rows = {name: getattr(task, name)[[i], :length] for name in ("clean", "corrupt")}
         alone = Task.from_tokens(**rows, answer=task.answer[[i]], wrong=task.wrong[[i]])
         torch.testing.assert_close(
-            circuits.run(model, alone, masks, ablation)[:, 0], found[:, i], atol=1e-10, rtol=0
+            M.raw(model, alone, masks, ablation)[:, 0], found[:, i], atol=1e-10, rtol=0
         )
     assert found.abs().min() > 1e-4
 
@@ -180,10 +180,10 @@ def test_prompts_in_any_company(model: Any) -> None:
     """A prompt has the same values alone, among others, and when memory splits the batch."""
     task = M.task(n_prompts=5)
     masks = M.drawn(Graph.of(model), 3)
-    found = circuits.run(model, task, masks)
+    found = M.raw(model, task, masks)
     for some in ([0], [3, 1], [4, 2, 0]):
-        torch.testing.assert_close(circuits.run(model, task[some], masks), found[:, some], atol=1e-10, rtol=0)
-    torch.testing.assert_close(circuits.run(model, task, masks, memory=1), found, atol=1e-10, rtol=0)
+        torch.testing.assert_close(M.raw(model, task[some], masks), found[:, some], atol=1e-10, rtol=0)
+    torch.testing.assert_close(M.raw(model, task, masks, memory=1), found, atol=1e-10, rtol=0)
     assert found.abs().min() > 1e-4
 
 
@@ -201,7 +201,7 @@ def test_means_leave_padding_out(model: Any) -> None:
     assert found.abs().mean() > 1e-2
     masks = M.drawn(Graph.of(model), 4)
     expected = M.by_hooks(model, task, masks, "mean")
-    torch.testing.assert_close(circuits.run(model, task, masks, "mean"), expected, atol=1e-10, rtol=0)
+    torch.testing.assert_close(M.raw(model, task, masks, "mean"), expected, atol=1e-10, rtol=0)
     assert expected.abs().min() > 1e-4
 
 
@@ -211,7 +211,7 @@ def test_an_answer_before_any_difference_is_the_clean_one(model: Any) -> None:
         **{name: getattr(M.task(), name) for name in ("clean", "corrupt", "answer", "wrong")},
         positions=[0, 8],
     )
-    found = circuits.run(model, early, M.drawn(Graph.of(model), 3))
+    found = M.raw(model, early, M.drawn(Graph.of(model), 3))
     clean = M.plain(model, early, early.clean)
     torch.testing.assert_close(found[:, 0], clean[0].expand(3), atol=1e-10, rtol=0)
     assert (found[:, 1] - clean[1]).abs().min() > 1e-4
@@ -222,12 +222,12 @@ def test_circuits_by_object(model: Any) -> None:
     task, graph = M.task(), Graph.of(model)
     masks = M.drawn(graph, 2)
     made = [Circuit(graph, mask) for mask in masks]
-    torch.testing.assert_close(circuits.run(model, task, made), circuits.run(model, task, masks))
-    torch.testing.assert_close(circuits.run(model, task, made[0]), circuits.run(model, task, masks[:1]))
+    torch.testing.assert_close(M.raw(model, task, made), M.raw(model, task, masks))
+    torch.testing.assert_close(M.raw(model, task, made[0]), M.raw(model, task, masks[:1]))
     spread = Circuit(graph, masks[0].expand(9, -1, -1))
     one = task[[0]]
-    found = circuits.run(model, one, [spread, made[1]])
-    torch.testing.assert_close(found, circuits.run(model, one, masks), atol=1e-10, rtol=0)
+    found = M.raw(model, one, [spread, made[1]])
+    torch.testing.assert_close(found, M.raw(model, one, masks), atol=1e-10, rtol=0)
     assert (found[0] - found[1]).abs() > 1e-4
 
 
@@ -247,23 +247,24 @@ def test_a_norm_on_writes_is_refused_before_any_forward(name: str) -> None:
     with pytest.raises(
         ValueError, match=r"norms what attention and MLPs write.*interp\.patch takes this one"
     ):
-        circuits.run(model, M.task(), torch.zeros_like(Graph.of(model).allowed)[None])
+        M.raw(model, M.task(), torch.zeros_like(Graph.of(model).allowed)[None])
 
 
 def test_what_does_not_fit(model: Any) -> None:
     task, graph = M.task(), Graph.of(model)
     masks = M.drawn(graph, 1)
     refused = (
-        ({"ablation": "median"}, r"ablation 'median' is not one of resample, zero, mean"),
+        ({"ablation": "median"}, r"ablation 'median' is not one of resample, gaussian, zero, mean"),
         (
             {"ablation": torch.zeros(3, 24)},
             r"constants are \[3, 24\]; this model has 16 writers",
         ),
         ({"ablation": torch.full((16, 24), torch.nan)}, r"constants are not all finite"),
-        ({"ablation": "zero", "direction": "denoise"}, r"Zero ablation .* no denoising direction"),
+        ({"ablation": "gaussian"}, r"noise has several draws"),
+        ({"ablation": "zero", "direction": "denoise"}, r"zero ablation .* no denoising direction"),
         ({"direction": "up"}, r"direction 'up' is not one of"),
-        ({"chunk": 0}, r"chunk is 0; it must be at least 1"),
-        ({"memory": 0}, r"memory is 0 bytes"),
+        ({"batch_size": 0}, r"batch_size is 0; give a whole number of at least 1"),
+        ({"memory": 0}, r"memory is 0; give"),
         ({"circuits": []}, r"no circuit given"),
         (
             {"circuits": masks[..., 1:]},
@@ -281,4 +282,4 @@ def test_what_does_not_fit(model: Any) -> None:
 def test_positions_need_prompts_of_one_length(model: Any) -> None:
     masks = M.drawn(Graph.of(model), 1, n_pos=9)
     with pytest.raises(ValueError, match=r"prompts differ in length \(4 to 9 tokens\)"):
-        circuits.run(model, M.uneven(), masks)
+        M.raw(model, M.uneven(), masks)

@@ -16,9 +16,10 @@ import torch
 
 import interp
 from interp.circuits import Graph, score_edges
-from interp.circuits._run.job import prepare
+from interp.circuits._run.job import prepare, start
 from interp.circuits._score import edges as edge_scoring
 from interp.circuits._search.soft import Batches
+from interp.methods import IG, Atp, Exact, FlowRoutes, Method, Relp, Secant
 from interp.tasks import Task
 from interp.tasks.handmade import some_inputs
 from interp.tasks.metrics import Custom, LogProb
@@ -35,12 +36,12 @@ FEW = [
     "attn-only",
 ]
 ESTIMATES = [
-    ("eap", {}),
-    ("eap-ig", {"steps": 2}),
-    ("eap-ig", {"variant": "activations", "steps": 1}),
-    ("eap-ig", {"variant": "clean-corrupted"}),
-    ("relp", {}),
-    ("secant", {}),
+    Atp(),
+    IG(steps=2),
+    IG(steps=1, variant="activations"),
+    IG(variant="clean-corrupted"),
+    Relp(),
+    Secant(),
 ]
 
 
@@ -87,23 +88,21 @@ def test_constants_are_what_cut_edges_carry() -> None:
     assert [writer for writer, gap in zip(graph.writers, other.values) if gap > 1e-3] == ["a0.h0"]
 
 
-@pytest.mark.parametrize(("method", "options"), [("exact", {}), *ESTIMATES])
-def test_in_a_linear_model_every_method_gives_the_exact_effects(method: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("method", [Exact(), *ESTIMATES])
+def test_in_a_linear_model_every_method_gives_the_exact_effects(method: Method) -> None:
     if not architectures.has_hooked_transformer():
         pytest.skip("hand-built models need HookedTransformer")
     model = interp.load("linear", dtype="float64")
     task = some_inputs(model, "linear", 6)
-    found = score_edges(model, task, method, **options)["value"].values
-    wanted = score_edges(model, task, "exact")["value"].values
+    found = score_edges(model, task, method=method)["value"].values
+    wanted = score_edges(model, task, method="exact")["value"].values
     np.testing.assert_allclose(found, wanted, atol=1e-10)
     assert (abs(wanted[~np.isnan(wanted)]) > 1e-3).sum() > 10
 
 
 @pytest.mark.parametrize("name", FEW[:2])
-@pytest.mark.parametrize(("method", "options"), [one for one in ESTIMATES if one[0] != "relp"])
-def test_small_corruptions_leave_a_second_order_error(
-    name: str, method: str, options: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("method", [one for one in ESTIMATES if one != Relp()])
+def test_small_corruptions_leave_a_second_order_error(name: str, method: Method) -> None:
     """Halving the distance of both embeddings quarters the error. (relp is no slope of the model.)"""
     model, clean = model_of(name), architectures.tokens(1, 1, 5)[0]
     spare = next(token for token in range(1, architectures.VOCAB) if token not in clean)
@@ -114,8 +113,8 @@ def test_small_corruptions_leave_a_second_order_error(
     for step in (1e-2, 5e-3):
         with torch.no_grad():
             model.embed.W_E[spare] = torch.lerp(table[clean[0, 1]], table[spare], step)
-        exact = real(score_edges(model, task, "exact"))
-        errors.append(abs(real(score_edges(model, task, method, **options)) - exact).max())
+        exact = real(score_edges(model, task, method="exact"))
+        errors.append(abs(real(score_edges(model, task, method=method)) - exact).max())
         assert abs(exact).max() > 1e-3
     assert errors[1] < 0.3 * errors[0]
 
@@ -131,18 +130,17 @@ def test_bridges_and_hooked_transformers_agree(family: str) -> None:
 
 def mask_slopes(model: Any, task: Task) -> np.ndarray:
     """d metric / d m at m = 1 of every edge, prompt by prompt."""
-    job = prepare(model, task, "resample", "noise", task.metric)
-    soft, clean = Batches(model, job, len(task), 0).draw(0, None)
+    job = start(prepare(model, task))
+    soft, clean = Batches(job, len(task), 0).draw(0, None)
     mask = torch.ones(len(task), *job.graph.allowed.shape, dtype=torch.float64, requires_grad=True)
     slope = torch.autograd.grad(soft.score(soft.logits(mask), clean).sum(), mask)[0]
     return slope.where(job.graph.allowed, math.nan).numpy()
 
 
-@pytest.mark.parametrize("method", ["eap-ig", "secant"])
-def test_the_edges_out_of_the_input_add_up_to_the_metric_gap(method: str) -> None:
+@pytest.mark.parametrize("method", [IG(steps=16, rule="gauss"), Secant()])
+def test_the_edges_out_of_the_input_add_up_to_the_metric_gap(method: Method) -> None:
     model, task = model_of(FEW[0]), M.task()
-    options = {"steps": 16, "rule": "gauss"} if method == "eap-ig" else {}
-    found = score_edges(model, task, method, **options)
+    found = score_edges(model, task, method=method)
     total = found["value"].sel(writer="input").sum("reader").values
     assert total == pytest.approx((found["clean"] - found["corrupt"]).values, abs=3e-3)
     assert abs(total).min() > 0.05
@@ -151,7 +149,7 @@ def test_the_edges_out_of_the_input_add_up_to_the_metric_gap(method: str) -> Non
 def test_activations_add_up_to_the_effect_of_replacing_a_part() -> None:
     """All edges out of the heads of a layer, or out of an MLP."""
     model, task = model_of(FEW[0]), M.task()
-    found = score_edges(model, task, "eap-ig", variant="activations", steps=6, rule="gauss")
+    found = score_edges(model, task, method=IG(6, "gauss", "activations"))
     found = found["value"].sum("reader")
     for writers, site in (([f"a1.h{head}" for head in range(4)], "attn_out"), (["m1"], "mlp_out")):
         patched = interp.patch(model, task, site, by="layer", direction="noise", progress=False)
@@ -163,26 +161,23 @@ def test_activations_add_up_to_the_effect_of_replacing_a_part() -> None:
 def test_left_sums_omit_the_corrupt_end_and_the_midpoint_does_not() -> None:
     """One step to the left is the slope at the clean end; the sum over the input misses the gap."""
     model, task = model_of(FEW[0]), M.task()
-    eap, left = score_edges(model, task), score_edges(model, task, "eap-ig", steps=1, rule="left")
+    eap, left = score_edges(model, task), score_edges(model, task, method=IG(1, "left"))
     np.testing.assert_allclose(left["value"], eap["value"], atol=1e-12)
     gap = (eap["clean"] - eap["corrupt"]).values
     misses = [
-        abs(
-            score_edges(model, task, "eap-ig", steps=4, rule=rule)["value"].sel(writer="input").sum("reader")
-            - gap
-        )
+        abs(score_edges(model, task, method=IG(4, rule))["value"].sel(writer="input").sum("reader") - gap)
         for rule in ("left", "midpoint")
     ]
     assert float(misses[0].max()) > 5 * float(misses[1].max())
 
 
-@pytest.mark.parametrize(("method", "options"), ESTIMATES)
-def test_prompts_do_not_touch_one_another(method: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("method", ESTIMATES)
+def test_prompts_do_not_touch_one_another(method: Method) -> None:
     """In a batch, alone, one at a time: scores do not grow with the batch."""
     model, task = model_of(FEW[0]), M.task(3)
-    whole = real(score_edges(model, task, method, **options))
-    singly = real(score_edges(model, task, method, batch_size=1, **options))
-    alone = real(score_edges(model, task[[1]], method, **options))
+    whole = real(score_edges(model, task, method=method))
+    singly = real(score_edges(model, task, method=method, batch_size=1))
+    alone = real(score_edges(model, task[[1]], method=method))
     np.testing.assert_allclose(singly, whole, atol=1e-10)
     np.testing.assert_allclose(alone[0], whole[1], atol=1e-10)
     assert abs(whole).max() > 1e-2
@@ -193,7 +188,7 @@ def test_padding_is_nothing() -> None:
     n = int(task.lengths[1])
     short = Task.from_tokens(clean=task.clean[1:2, :n], corrupt=task.corrupt[1:2, :n], answer=[4], wrong=[8])
     for method in ("eap", "flow-routes", "eap-ig"):
-        whole, alone = score_edges(model, task, method), score_edges(model, short, method)
+        whole, alone = score_edges(model, task, method=method), score_edges(model, short, method=method)
         np.testing.assert_allclose(real(alone)[0], real(whole)[1], atol=1e-10)
 
 
@@ -206,18 +201,18 @@ def test_little_memory_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(whole).max() > 1e-2
 
 
-@pytest.mark.parametrize(("method", "options"), [*ESTIMATES, ("flow-routes", {})])
-def test_positions_add_up(method: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("method", [*ESTIMATES, FlowRoutes()])
+def test_positions_add_up(method: Method) -> None:
     clean, corrupt = architectures.tokens(first=1)
     model, task = (
         model_of(FEW[1]),
         Task.from_tokens(clean=clean, corrupt=corrupt, answer=[3, 4], wrong=[5, 6]),
     )
-    by_pos = score_edges(model, task, method, positions=True, **options)["value"]
+    by_pos = score_edges(model, task, method=method, positions=True)["value"]
     assert by_pos.dims == ("prompt", "pos", "writer", "reader")
-    whole = score_edges(model, task, method, **options)["value"]
+    whole = score_edges(model, task, method=method)["value"]
     np.testing.assert_allclose(by_pos.sum("pos", min_count=1), whole, atol=1e-10)
-    if method != "flow-routes":
+    if method != FlowRoutes():
         assert float(abs(by_pos.sel(pos=0)).max()) == 0  # before the first difference
     assert (abs(by_pos) > 1e-4).sum("pos").max() > 1
 
@@ -246,7 +241,7 @@ def test_positive_helps_whatever_is_better() -> None:
 def test_the_cut_effect_has_the_sign_of_the_naive_forward() -> None:
     """The edge with the largest exact score: cutting it lowers the logit difference by its score."""
     model, task = model_of(FEW[3]), M.task(1)
-    graph, found = Graph.of(model), score_edges(model, task, "exact")["value"].values[0]
+    graph, found = Graph.of(model), score_edges(model, task, method="exact")["value"].values[0]
     best = np.unravel_index(np.nanargmax(found), found.shape)
     edge = graph.name(*map(int, best))
     replaced = naive.replacements(model, task, "resample")
@@ -258,7 +253,7 @@ def test_the_cut_effect_has_the_sign_of_the_naive_forward() -> None:
 
 def test_a_result_says_what_it_is() -> None:
     model, task = model_of(FEW[0]), M.task()
-    found = score_edges(model, task, "eap-ig", steps=3, rule="gauss")
+    found = score_edges(model, task, method=IG(3, "gauss"))
     wanted = {"method": "eap-ig", "variant": "inputs", "steps": 3, "rule": "gauss", "direction": "noise"}
     wanted |= {"ablation": "resample", "metric": "logit_diff", "forwards": 5, "backwards": 3}
     assert {key: found.attrs[key] for key in wanted} == wanted
@@ -270,8 +265,8 @@ def test_the_model_is_left_as_found() -> None:
     model, task = model_of(FEW[0]), M.task()
     before = torch.random.get_rng_state()
     flags = [parameter.requires_grad for parameter in model.parameters()]
-    for method, options in ESTIMATES:
-        score_edges(model, task, method, **options)
+    for method in ESTIMATES:
+        score_edges(model, task, method=method)
     assert torch.equal(before, torch.random.get_rng_state())
     assert flags == [parameter.requires_grad for parameter in model.parameters()]
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -20,8 +20,8 @@ from interp.tasks import Task
 def test_a_node_is_the_sum_of_its_edges_and_its_attribution(name: str, method: str) -> None:
     """Estimates of z patching (`interp.attribute`), summed over positions, know nothing of edges."""
     model, task = model_of(name), M.task()
-    nodes = score_nodes(model, task, method)["value"]
-    edges = score_edges(model, task, method)["value"]
+    nodes = score_nodes(model, task, method=method)["value"]
+    edges = score_edges(model, task, method=method)["value"]
     np.testing.assert_allclose(nodes, edges.sum("reader"), atol=1e-12)
     known_as = {"eap": "atp"}.get(method, method)
     heads = interp.attribute(model, task, "z", method=known_as, direction="noise", progress=False)["value"]
@@ -36,7 +36,7 @@ def test_a_node_is_the_sum_of_its_edges_and_its_attribution(name: str, method: s
 def test_on_bridges_too(family: str, method: str) -> None:
     """The edges out of a head add up to its attribution. A bridge's norms compute in float32."""
     model, task = small.bridge(family), M.task()
-    nodes = score_nodes(model, task, method)["value"]
+    nodes = score_nodes(model, task, method=method)["value"]
     heads = interp.attribute(model, task, "z", method=method, direction="noise", progress=False)["value"]
     for layer in range(3):
         found = nodes.sel(writer=[f"a{layer}.h{head}" for head in range(4)])
@@ -47,7 +47,7 @@ def test_on_bridges_too(family: str, method: str) -> None:
 @pytest.mark.parametrize("direction", ["noise", "denoise"])
 def test_exact_nodes_are_patched_heads(direction: str) -> None:
     model, task = model_of(FEW[0]), M.uneven()
-    found = score_nodes(model, task, "exact", direction=direction)
+    found = score_nodes(model, task, method="exact", direction=direction)
     heads = interp.patch(model, task, "z", direction=direction, progress=False)
     for layer in range(3):
         mine = found["value"].sel(writer=[f"a{layer}.h{head}" for head in range(4)])
@@ -60,7 +60,7 @@ def test_exact_nodes_are_patched_heads(direction: str) -> None:
 
 def test_cutting_the_input_everywhere_is_the_corrupt_run() -> None:
     model, task = model_of(FEW[1]), M.task()
-    found = score_nodes(model, task, "exact")
+    found = score_nodes(model, task, method="exact")
     whole = (found["clean"] - found["corrupt"]).values
     np.testing.assert_allclose(found["value"].sel(writer="input"), whole, atol=1e-9)
     assert abs(whole).max() > 1e-2

@@ -40,7 +40,7 @@ def test_scores_give_a_circuit_and_its_evaluation_on_other_prompts(
     assert out[-6:] == [f"out/tiny-ioi-ioi-eap/{name}" for name in names]
     model = interp.load("tiny-ioi")
     task, other = (interp.tasks.ioi(model, n=8, seed=seed) for seed in (0, 1))
-    expected = circuits.prune(circuits.top(circuits.score_edges(model, task, "eap"), 30))
+    expected = circuits.prune(circuits.top(circuits.score_edges(model, task), 30))
     found = circuits.Circuit.load(out[-6], circuits.Graph.of(model))
     assert torch.equal(found.mask, expected.mask)
     assert 10 < found.n_edges <= 30

@@ -24,65 +24,144 @@ from jaxtyping import Float
 from scipy.integrate import trapezoid
 from torch import Tensor
 
+from interp import results
+from interp._verbs import verb
+from interp.ablation import Ablation
 from interp.circuits._graph import Graph
-from interp.circuits._judge.faithfulness import faithfulness, measured, recipe
+from interp.circuits._judge.faithfulness import check_level, faithfulness, recipe
 from interp.circuits._judge.overlap import SIZES
 from interp.circuits._paths import on_paths, random_paths
-from interp.circuits._run.ablation import Ablation
-from interp.circuits._run.job import prepare, the_metric
+from interp.circuits._run.batch import measure, metric_coord
+from interp.circuits._run.job import prepare, start
 from interp.circuits._select import RANKINGS, Scores, first, mean_scores, ranked
-from interp.engine.memory import DEFAULT_BUDGET
+from interp.experiment import MEMORY, Metrics
 from interp.models import Model
 from interp.tasks import Task
-from interp.tasks.metrics import Metric
+
+KINDS = ("uniform", "paths")
 
 
+@verb
 def curve(
     model: Model,
     task: Task,
     scores: Scores,
     *,
     sizes: Sequence[float | int] = SIZES,
-    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
-    direction: str = "noise",
-    metric: Metric | None = None,
     paths: bool = True,
+    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    direction: str | None = None,
+    metric: Metrics | None = None,
     level: float = 0.95,
     seed: int = 0,
-    memory: int = DEFAULT_BUDGET,
-    progress: bool = False,
+    batch_size: int | None = None,
+    memory: int = MEMORY,
+    progress: bool = True,
 ) -> xr.Dataset:
     """Faithfulness of the best edges, by size and ranking.
 
     scores: of `score_edges`, or a circuit with scores. sizes: shares of all edges, above 0, at most 1.
-    paths: drop edges that are on no path from the input to the logits. level, seed: of the intervals.
+    paths: drop edges that are on no path from the input to the logits.
+    ablation, direction, metric: as in `circuits.run`. level, seed: of the intervals.
 
-    Returns a Dataset, dims ranking and size: `faithfulness`, `low`, `high`, `mean_of_ratios`, `edges` (what
-    is left); `value` (also by prompt), the raw metric; `clean` and `empty` by prompt. Attributes: cpr, cmd
-    (nominal sizes), cpr_true, cmd_true, and the recipe.
+    Returns a Dataset, dims prompt, ranking, size (and metric, if there are several): `faithfulness`, `low`,
+    `high`, `mean_of_ratios`, `edges` (what is left), and by prompt `value`, the effect, `raw`, the metric,
+    `clean` and `empty`. Attributes: cpr, cmd (nominal sizes), cpr_true, cmd_true (of the first metric; of
+    others with its name before it), and the recipe.
 
     Cost: one forward of a circuit a size, ranking and prompt. Raises ValueError before the first forward.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=4)
+        >>> scores = interp.circuits.score_edges(model, task, progress=False)
+        >>> curve = interp.circuits.curve(model, task, scores, sizes=[0.1, 1.0], progress=False)
+        >>> curve["faithfulness"].dims, round(float(curve["faithfulness"][0, -1]), 3)
+        (('ranking', 'size'), 1.0)
     """
     graph = Graph.of(model)
+    check_level(level)
     means, shares = mean_scores(scores, graph), _check_sizes(sizes)
-    job = prepare(model, task, ablation, direction, the_metric(metric, task.metric), memory)
+    experiment = prepare(
+        model, task, ablation=ablation, direction=direction, metric=metric, seed=seed,
+        batch_size=batch_size, memory=memory, progress=progress,
+    )  # fmt: skip
     masks = [_mask(graph, means, by, share, paths) for by in RANKINGS for share in shares]
-    values, whole, empty = measured(job, torch.stack(masks), progress)
-    attrs = recipe(job, task, direction, "curve")
-    found = faithfulness(values, whole, empty, attrs, task.template, level=level, seed=seed)
-    grid = (len(RANKINGS), len(shares))
+    measured = measure(start(experiment), torch.stack(masks))
+    dims, grid = ("ranking", "size"), (len(RANKINGS), len(shares))
     edges = np.array([int(mask.sum()) for mask in masks]).reshape(grid)
-    dims = ("ranking", "size")
-    variables = {name: (dims, array.values.reshape(grid)) for name, array in found.items()}
-    variables |= {"edges": (dims, edges), "value": (("prompt", *dims), values.reshape(-1, *grid))}
-    variables |= {"clean": (("prompt",), whole), "empty": (("prompt",), empty)}
-    curves = variables["faithfulness"][1]
-    attrs |= {
-        "n_edges": graph.n_edges,
-        "scores": _name(scores),
-        **areas(curves, shares, edges / graph.n_edges),
+    ratios = faithfulness(measured, experiment, level=level, seed=seed)
+    variables = measured.variables(experiment, dims, grid)
+    variables |= {name: ((*dims, "metric"), ratio.reshape(*grid, -1)) for name, ratio in ratios.items()}
+    variables["edges"] = (dims, edges)
+    attrs = recipe(experiment, "curve", level=level, n_edges=graph.n_edges, scores=_name(scores))
+    for number, each in enumerate(experiment.metric):
+        found = areas(ratios["faithfulness"][:, number].reshape(grid), shares, edges / graph.n_edges)
+        attrs |= {f"{each.name}_{name}" if number else name: area for name, area in found.items()}
+    coords = {"ranking": list(RANKINGS), "size": shares, **metric_coord(experiment)}
+    return results.dataset(variables, coords, attrs, task)
+
+
+@verb
+def random_baseline(
+    model: Model,
+    task: Task,
+    n_edges: int | Sequence[int],
+    *,
+    kind: str = "paths",
+    draws: int = 20,
+    quantiles: Sequence[float] = (0.05, 0.5, 0.95),
+    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    direction: str | None = None,
+    metric: Metrics | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    memory: int = MEMORY,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Faithfulness of random circuits.
+
+    n_edges: the size, or several. kind: "uniform" or "paths" (then a circuit can be larger by a path's
+    length). draws: circuits of each size. ablation, direction, metric: as in `circuits.run`.
+
+    Returns a Dataset: `faithfulness` and `edges` by size and draw, `quantile` by size and level (and metric,
+    if there are several), and by prompt `value`, the effect, `raw`, the metric, `clean` and `empty`.
+
+    Cost: a forward of a circuit a draw, size and prompt. Raises ValueError before the first forward.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=4)
+        >>> chance = interp.circuits.random_baseline(model, task, [10, 40], draws=5, progress=False)
+        >>> dict(chance["faithfulness"].sizes)
+        {'size': 2, 'draw': 5}
+    """
+    graph = Graph.of(model)
+    sizes = [n_edges] if isinstance(n_edges, int) else list(n_edges)
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
+    if draws < 1 or not sizes or not all(1 <= size <= graph.n_edges for size in sizes):
+        raise ValueError(
+            f"draws is {draws} and n_edges {sizes}; give at least 1 draw, and sizes from "
+            f"1 to {graph.n_edges}."
+        )
+    experiment = prepare(
+        model, task, ablation=ablation, direction=direction, metric=metric, seed=seed,
+        batch_size=batch_size, memory=memory, progress=progress,
+    )  # fmt: skip
+    rng = np.random.default_rng(seed)
+    masks = torch.stack([random_mask(graph, size, kind, rng) for size in sizes for _ in range(draws)])
+    measured = measure(start(experiment), masks)
+    dims, grid = ("size", "draw"), (len(sizes), draws)
+    ratio = faithfulness(measured, experiment)["faithfulness"].reshape(*grid, -1)  # [size, draw, metric]
+    variables = measured.variables(experiment, dims, grid)
+    variables |= {
+        "faithfulness": ((*dims, "metric"), ratio),
+        "edges": (dims, masks.flatten(1).sum(1).numpy().reshape(grid)),
+        "quantile": (("size", "level", "metric"), np.moveaxis(np.quantile(ratio, quantiles, axis=1), 0, 1)),
     }
-    return xr.Dataset(variables, {"ranking": list(RANKINGS), "size": shares}, attrs)
+    coords = {"size": sizes, "level": list(quantiles), **metric_coord(experiment)}
+    return results.dataset(variables, coords, recipe(experiment, "random baseline", kind=kind), task)
 
 
 def areas(
@@ -119,62 +198,6 @@ def _check_sizes(sizes: Sequence[float | int]) -> np.ndarray:
 
 def _name(scores: Scores) -> str:
     return str(scores.attrs.get("method", "")) if isinstance(scores, xr.Dataset) else scores.name
-
-
-KINDS = ("uniform", "paths")
-
-
-def random_baseline(
-    model: Model,
-    task: Task,
-    n_edges: int | Sequence[int],
-    *,
-    kind: str = "paths",
-    draws: int = 20,
-    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
-    direction: str = "noise",
-    metric: Metric | None = None,
-    quantiles: Sequence[float] = (0.05, 0.5, 0.95),
-    seed: int = 0,
-    memory: int = DEFAULT_BUDGET,
-    progress: bool = False,
-) -> xr.Dataset:
-    """Faithfulness of random circuits.
-
-    n_edges: the size, or several. kind: "uniform" or "paths" (then a circuit can be larger by a path's
-    length). draws: circuits of each size.
-
-    Returns a Dataset: `faithfulness` and `edges` by size and draw, `quantile` by size and level, and the
-    recipe as attributes. Cost: a forward of a circuit a draw, size and prompt. Raises ValueError before the
-    first forward.
-    """
-    graph = Graph.of(model)
-    sizes = [n_edges] if isinstance(n_edges, int) else list(n_edges)
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
-    if draws < 1 or not sizes or not all(1 <= size <= graph.n_edges for size in sizes):
-        raise ValueError(
-            f"draws is {draws} and n_edges {sizes}; give at least 1 draw, and sizes from "
-            f"1 to {graph.n_edges}."
-        )
-    job = prepare(model, task, ablation, direction, the_metric(metric, task.metric), memory)
-    rng = np.random.default_rng(seed)
-    masks = torch.stack([random_mask(graph, size, kind, rng) for size in sizes for _ in range(draws)])
-    values, whole, empty = measured(job, masks, progress)
-    attrs = recipe(job, task, direction, "random baseline") | {"kind": kind, "seed": seed}
-    ratio = faithfulness(values, whole, empty, attrs, task.template)["faithfulness"].values
-    grid = (len(sizes), draws)
-    found = ratio.reshape(grid)
-    edges = masks.flatten(1).sum(1).numpy().reshape(grid)
-    return xr.Dataset(
-        {
-            "faithfulness": (("size", "draw"), found),
-            "edges": (("size", "draw"), edges),
-            "quantile": (("size", "level"), np.quantile(found, quantiles, axis=1).T),
-        },
-        {"size": sizes, "level": list(quantiles)},
-        attrs,
-    )
 
 
 def random_mask(graph: Graph, n_edges: int, kind: str, rng: np.random.Generator) -> Tensor:

@@ -10,86 +10,73 @@ blows it up). Intervals are those of `interp.stats.bootstrap` of the ratio of me
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from jaxtyping import Float
-from torch import Tensor
 
-from interp import stats
-from interp.circuits._run.batch import run_masks
-from interp.circuits._run.job import Job
-from interp.patching.result import versions
-from interp.tasks import Task
+from interp import results, stats
+from interp.circuits._run.batch import CONVENTION, Measured
+from interp.experiment import Experiment
+from interp.tasks.metrics import Metric
+
+_GIVEN = ("faithfulness", "low", "high", "mean_of_ratios")
 
 
 def faithfulness(
-    values: Float[np.ndarray, "prompt circuit"],
-    whole: Float[np.ndarray, "prompt"],
-    empty: Float[np.ndarray, "prompt"],
-    recipe: dict[str, Any],
-    templates: tuple[str, ...],
-    *,
-    level: float = 0.95,
-    seed: int = 0,
-) -> xr.Dataset:
-    """`faithfulness`, `low`, `high` and `mean_of_ratios` by circuit, from raw metric values.
+    measured: Measured, experiment: Experiment, *, level: float = 0.95, seed: int = 0
+) -> dict[str, Float[np.ndarray, "circuit metric"]]:
+    """`faithfulness`, `low`, `high` and `mean_of_ratios`.
 
     One prompt has no interval: NaN. Raises ValueError where the whole model does what nothing does.
     """
-    gap = whole - empty
+    columns = [
+        _of_metric(measured, number, metric, experiment, level, seed)
+        for number, metric in enumerate(experiment.metric)
+    ]
+    return {name: np.stack([column[name] for column in columns], -1) for name in _GIVEN}
+
+
+def _of_metric(
+    measured: Measured, number: int, metric: Metric, experiment: Experiment, level: float, seed: int
+) -> dict[str, Float[np.ndarray, "circuit"]]:
+    whole, empty = measured.whole[:, number], measured.empty[:, number]
+    above, gap = measured.raw[..., number] - empty[:, None], whole - empty
     if not abs(gap.mean()) > 1e-9 * (1 + np.abs(whole).mean()):
         raise ValueError(
-            f"the metric of the whole model and with every edge cut are both {whole.mean():.4g}: there is "
+            f"{metric.name} of the whole model and with every edge cut are both {whole.mean():.4g}: there is "
             "nothing for a circuit to explain. Use another ablation, metric or task."
         )
-    sign = 1.0 if recipe["better"] == "higher" else -1.0
-    effects = xr.Dataset(
-        {
-            "value": (("prompt", "circuit"), sign * (values - empty[:, None])),
-            "clean": (("prompt",), whole),
-            "corrupt": (("prompt",), empty),
-        },
-        {"prompt": np.arange(len(whole)), "template": ("prompt", np.array(templates, dtype=object))},
-        recipe,
-    )
-    ratio = (values - empty[:, None]).mean(0) / gap.mean()
+    ratio = above.mean(0) / gap.mean()
     low = high = np.full(len(ratio), np.nan)
     if len(whole) > 1:
-        found = stats.bootstrap(effects, level=level, seed=seed, statistic="normalised")
-        low, high = found["low"].values, found["high"].values
+        sign = 1.0 if metric.better == "higher" else -1.0
+        effects = xr.Dataset(
+            {
+                "value": (("prompt", "circuit"), sign * above),
+                "clean": ("prompt", whole),
+                "corrupt": ("prompt", empty),
+            },
+            results.prompt_coords(experiment.task),
+            {"metric": metric.name, "unit": metric.unit, "better": metric.better},
+        )
+        interval = stats.bootstrap(effects, level=level, seed=seed, statistic="normalised")
+        low, high = interval["low"].values, interval["high"].values
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = (values - empty[:, None]) / gap[:, None]
+        ratios = above / gap[:, None]
     mean = np.where(np.isfinite(ratios).all(0), ratios.mean(0), np.nan)
-    named = {"faithfulness": ratio, "low": low, "high": high, "mean_of_ratios": mean}
-    return xr.Dataset({name: (("circuit",), array) for name, array in named.items()})
+    return dict(zip(_GIVEN, (ratio, low, high, mean)))
 
 
-def recipe(job: Job, task: Task, direction: str, method: str) -> dict[str, str | int | float]:
+def check_level(level: float) -> None:
+    """Raise ValueError for a level that no interval has, before the first pass."""
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; it must lie between 0 and 1, for example 0.95.")
+
+
+def recipe(experiment: Experiment, method: str, **more: str | int | float) -> dict[str, Any]:
     """What every number about a circuit must carry: ablation, granularity, direction, metric, model, task."""
-    return {
-        "method": method,
-        "ablation": job.ablation.kind,
-        "granularity": "edges",
-        "direction": direction,
-        "metric": job.metric.name,
-        "unit": job.metric.unit,
-        "better": job.metric.better,
-        "model": job.budget.facts.name,
-        "task": task.name,
-        "task_fingerprint": task.fingerprint(),
-        "n_prompts": len(task),
-        "versions": json.dumps(versions()),
-    }
-
-
-def measured(job: Job, masks: Tensor, progress: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The metric of circuits [prompt, circuit], of the whole model and with every edge cut [prompt]."""
-    every = torch.cat([job.graph.allowed[None], torch.zeros_like(masks[:1]), masks])
-    with torch.inference_mode():
-        found = run_masks(job, every.to(job.runs.base.device), None, True, progress)
-    whole, empty, *rest = found.cpu().numpy()
-    return np.stack(rest, 1), whole, empty
+    return results.attrs(
+        experiment, method=method, site="edges", convention=CONVENTION, granularity="edges", **more
+    )

@@ -23,52 +23,93 @@ from jaxtyping import Float
 from scipy.stats import binom
 from torch import Tensor
 
+from interp import results
+from interp._verbs import verb
+from interp.ablation import Ablation
 from interp.circuits._circuit import Circuit
 from interp.circuits._graph import Graph
-from interp.circuits._judge.faithfulness import measured, recipe
+from interp.circuits._judge.faithfulness import recipe
 from interp.circuits._paths import random_paths
-from interp.circuits._run.ablation import Ablation
-from interp.circuits._run.job import masks_of, prepare, the_metric
-from interp.engine.memory import DEFAULT_BUDGET
+from interp.circuits._run.batch import measure, metric_coord
+from interp.circuits._run.job import masks_of, prepare, start
+from interp.experiment import MEMORY, Metrics
 from interp.models import Model
 from interp.tasks import Task
-from interp.tasks.metrics import Metric
 
 
+@verb
 def hypothesis_tests(
     model: Model,
     task: Task,
     circuit: Circuit,
     *,
-    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
-    direction: str = "noise",
-    metric: Metric | None = None,
     alpha: float = 0.05,
     tolerance: float = 0.1,
     share: float = 0.9,
     draws: int = 50,
+    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    direction: str | None = None,
+    metric: Metrics | None = None,
     seed: int = 0,
-    memory: int = DEFAULT_BUDGET,
-    progress: bool = False,
+    batch_size: int | None = None,
+    memory: int = MEMORY,
+    progress: bool = True,
 ) -> xr.Dataset:
     """Equivalence, independence and minimality of a circuit without positions.
 
     alpha: a test rejects below it. tolerance: of equivalence. share, draws: of minimality. The rest as in
     `circuits.run`.
 
-    Returns a Dataset by `test`: `statistic` (win rate; HSIC; share of edges that are not rejected), `p` (of
-    minimality the smallest, times the number of edges), `rejected`; by `edge`: `effect` and `p_edge`.
+    Returns a Dataset by `test` (and metric, if there are several): `statistic` (win rate; HSIC; share of
+    edges that are not rejected), `p` (of minimality the smallest, times the number of edges), `rejected`; by
+    `edge`: `effect` and `p_edge`.
 
-    Cost, by prompt: a forward of a circuit for each of 4 + edges + 2 draws. Raises ValueError before the
+    Cost, by prompt: a forward of a circuit for each of 3 + edges + 2 draws. Raises ValueError before the
     first forward pass.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8)
+        >>> circuit = interp.circuits.top(interp.circuits.score_edges(model, task, progress=False), 20)
+        >>> tests = interp.circuits.hypothesis_tests(model, task, circuit, draws=5, progress=False)
+        >>> list(tests["test"].values)
+        ['equivalence', 'independence', 'minimality']
     """
     graph = Graph.of(model)
     mask = masks_of(circuit, graph, task)[0]
     _check(circuit, graph, draws, alpha)
-    job = prepare(model, task, ablation, direction, the_metric(metric, task.metric), memory)
-    values, whole, _ = measured(job, _masks(graph, mask, draws, np.random.default_rng(seed)), progress)
-    kept, rest = values[:, 0], values[:, 1]
-    ones, bigger, smaller = np.split(values[:, 2:], [circuit.n_edges, circuit.n_edges + draws], axis=1)
+    experiment = prepare(
+        model, task, ablation=ablation, direction=direction, metric=metric, seed=seed,
+        batch_size=batch_size, memory=memory, progress=progress,
+    )  # fmt: skip
+    masks = _masks(graph, mask, draws, np.random.default_rng(seed))
+    measured = measure(start(experiment), masks)
+    columns = [
+        _tests(raw, whole, circuit.n_edges, draws, tolerance, share, alpha, seed)
+        for raw, whole in zip(np.moveaxis(measured.raw, -1, 0), measured.whole.T)
+    ]
+    dims = {name: ("test" if name in ("statistic", "p") else "edge", "metric") for name in columns[0]}
+    variables = {name: (dims[name], np.stack([c[name] for c in columns], -1)) for name in dims}
+    variables["rejected"] = (("test", "metric"), variables["p"][1] < alpha)
+    coords = {"test": ["equivalence", "independence", "minimality"], "edge": _names(graph, mask)}
+    settings = {"alpha": alpha, "tolerance": tolerance, "share": share, "draws": draws}
+    attrs = recipe(experiment, "hypothesis tests", circuit=circuit.name, **settings)
+    return results.dataset(variables, coords | metric_coord(experiment), attrs)
+
+
+def _tests(
+    raw: Float[np.ndarray, "prompt circuit"],
+    whole: Float[np.ndarray, "prompt"],
+    n_edges: int,
+    draws: int,
+    tolerance: float,
+    share: float,
+    alpha: float,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """The tests by one metric, of the circuits of `_masks`."""
+    kept, rest = raw[:, 0], raw[:, 1]
+    ones, bigger, smaller = np.split(raw[:, 2:], [n_edges, n_edges + draws], axis=1)
     effect = np.abs(kept[:, None] - ones).mean(0)
     p_edge = minimality(effect, np.abs(bigger - smaller).mean(0), share)
     statistic, p = zip(
@@ -76,13 +117,7 @@ def hypothesis_tests(
         independence(rest, whole, seed=seed),
         (float((p_edge >= alpha).mean()), float(p_edge.min())),
     )
-    variables = {"statistic": ("test", np.array(statistic)), "p": ("test", np.array(p))}
-    variables |= {"rejected": ("test", np.array(p) < alpha)}
-    variables |= {"effect": ("edge", effect), "p_edge": ("edge", p_edge)}
-    coords = {"test": ["equivalence", "independence", "minimality"], "edge": _names(graph, mask)}
-    attrs = recipe(job, task, direction, "hypothesis tests") | {"circuit": circuit.name}
-    attrs |= {"alpha": alpha, "tolerance": tolerance, "share": share, "draws": draws, "seed": seed}
-    return xr.Dataset(variables, coords, attrs)
+    return {"statistic": np.array(statistic), "p": np.array(p), "effect": effect, "p_edge": p_edge}
 
 
 def _masks(graph: Graph, mask: Tensor, draws: int, rng: np.random.Generator) -> Tensor:

@@ -20,12 +20,14 @@ import xarray as xr
 from scipy.integrate import trapezoid
 from scipy.stats import hypergeom
 
+from interp._verbs import verb
 from interp.circuits._circuit import Circuit
 from interp.circuits._select import RANKINGS, Scores, mean_scores, ranked
 
 KINDS = ("edges", "nodes", "heads")
 
 
+@verb
 def compare(a: Circuit, b: Circuit) -> xr.Dataset:
     """Overlap of two circuits of one graph. No forward pass.
 
@@ -34,6 +36,14 @@ def compare(a: Circuit, b: Circuit) -> xr.Dataset:
     sizes would share, and `p`, the chance that they share at least as many (hypergeometric). Attributes:
     shared_edges and shared_heads, the names.
     Raises ValueError for circuits of different graphs.
+
+    Example:
+        >>> from interp.circuits import Circuit, Graph
+        >>> graph = Graph(n_layers=1, n_heads=2, attn_only=True)
+        >>> a = Circuit.from_edges(graph, ["input->logits", "a0.h0->logits"], name="a")
+        >>> b = Circuit.from_edges(graph, ["input->logits"], name="b")
+        >>> round(float(interp.circuits.compare(a, b)["jaccard"].sel(kind="edges")), 2)
+        0.5
     """
     if a.graph != b.graph:
         raise ValueError(
@@ -76,6 +86,7 @@ def _overlap(a: set[str], b: set[str], total: int) -> dict[str, float | int]:
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
+@verb
 def roc(scores: Scores, truth: Circuit, *, by: str = "absolute") -> xr.Dataset:
     """How well scores find the edges of a known circuit.
 
@@ -85,6 +96,13 @@ def roc(scores: Scores, truth: Circuit, *, by: str = "absolute") -> xr.Dataset:
     Returns a Dataset: `false_positive` and `true_positive` rates along `point` (one for each distinct score,
     and (0, 0)), with the coordinate `threshold`; the areas `auroc` by `area`: rank, trapezoid, pessimistic.
     Raises ValueError for scores of another graph, or a truth that holds no edge or every edge.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> scores = interp.circuits.score_edges(model, interp.tasks.ioi(model, n=4), progress=False)
+        >>> areas = interp.circuits.roc(scores, interp.circuits.top(scores, 40))["auroc"]
+        >>> round(float(areas.sel(area="rank")), 3)
+        1.0
     """
     if by not in RANKINGS:
         raise ValueError(f"by is {by!r}; it must be one of {', '.join(RANKINGS)}.")

@@ -1,11 +1,11 @@
 """What a cut edge carries instead of what its writer writes now.
 
-| ablation           | a cut edge carries                                                                 |
-|--------------------|------------------------------------------------------------------------------------|
-| `resample`         | what the writer writes in the other run (for direction noise: the corrupt prompts)  |
-| `zero`             | nothing; the biases of attention stay                                               |
-| `mean`             | the mean over the task's corrupt prompts, position by position, padding left out    |
-| a tensor           | a constant of each writer, [writer, d_model] (optimal ablation, Li & Janson 2024)   |
+| ablation                | a cut edge carries                                                             |
+|-------------------------|--------------------------------------------------------------------------------|
+| `resample`              | what the writer writes in the other run (direction noise: the corrupt prompts)  |
+| `zero`                  | nothing; the biases of attention stay                                           |
+| `mean`, `Mean(over)`    | the mean over prompts, position by position, padding left out                   |
+| a tensor, `Constants()` | a constant of each writer, [writer, d_model] (optimal ablation, 2409.09951)     |
 
 Direction "noise" runs the clean prompts and cuts bring in the ablation; "denoise" runs the corrupt prompts
 and a cut brings in the clean run, so it takes `resample` only.
@@ -14,59 +14,37 @@ and a cut brings in the clean run, so it takes `resample` only.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import repeat
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.ablation import Ablation, Constants, Gaussian, make_runs, parse
 from interp.circuits._graph import Graph
 from interp.engine.runs import Capture, Runs, capture
 from interp.engine.trust import require_weights
 from interp.models import Model, anatomy
 from interp.models.parts import Weights
-from interp.patching.corruption import Corruption, Mean, Tokens, Zero, direction_of, make_runs
 from interp.tasks import Task
 
-KINDS = ("resample", "zero", "mean")
 SITES = ("z", "mlp_out", "resid_pre")
-_CORRUPTIONS: dict[str, Corruption] = {
-    "resample": Tokens(),
-    "zero": Zero(),
-    "mean": Mean(),
-    "learned": Zero(),
-}
 
 
-@dataclass(frozen=True, eq=False)
-class Ablation:
-    """`kind` is "resample", "zero", "mean", or "learned" with a constant for each writer."""
+def check_ablation(ablation: Ablation, graph: Graph) -> None:
+    """Raise ValueError for an ablation that a cut edge cannot carry."""
+    if isinstance(ablation, Gaussian):
+        raise ValueError(
+            "a cut edge carries what its writer writes in one other run, and noise has several draws. Use "
+            "ablation='resample', 'zero', 'mean', or a tensor [writer, d_model]."
+        )
+    if isinstance(ablation, Constants):
+        _check_constants(ablation.tensor, graph)
 
-    kind: str = "resample"
-    constants: Float[Tensor, "writer d_model"] | None = None
 
-    def runs(self, model: Model, task: Task, direction: str) -> Runs:
-        """The run that edges are cut in, and the one that cut edges carry. Means cost a forward a prompt."""
-        return make_runs(model, task, _CORRUPTIONS[self.kind], direction, sites(model))
-
-
-def parse(
-    ablation: str | Float[Tensor, "constant d_model"] | Ablation, graph: Graph, task: Task, direction: str
-) -> Ablation:
-    """The ablation of a name or of constants. Raises ValueError for one that does not fit."""
-    if isinstance(ablation, Tensor):
-        ablation = Ablation("learned", ablation)
-    if isinstance(ablation, str):
-        if ablation not in KINDS:
-            raise ValueError(
-                f"ablation {ablation!r} is not one of {', '.join(KINDS)}, nor a tensor [writer, d_model]."
-            )
-        ablation = Ablation(ablation)
-    if ablation.constants is not None:
-        _check_constants(ablation.constants, graph)
-    direction_of(_CORRUPTIONS[ablation.kind], direction, task)
-    return ablation
+def constants_of(ablation: Ablation) -> Float[Tensor, "writer d_model"] | None:
+    """The constants that cut edges carry, if they do."""
+    return ablation.tensor if isinstance(ablation, Constants) else None
 
 
 def sites(model: Model) -> tuple[str, ...]:
@@ -95,19 +73,18 @@ def gaps(
 def replacements(
     model: Model,
     task: Task,
-    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
+    ablation: str | Tensor | Ablation = "resample",
     *,
     direction: str = "noise",
 ) -> Float[Tensor, "writer prompt pos d_model"]:
     """What every writer is replaced by. Cost: two forwards of the blocks a prompt, one more for means."""
-    graph = Graph.of(model)
-    chosen = parse(ablation, graph, task, direction)
+    chosen = parse(ablation)
     with torch.inference_mode():
-        runs = chosen.runs(model, task, direction)
+        runs = make_runs(model, task, chosen, direction, sites(model))
         blocks = require_weights(model, runs.base, runs.lengths, sites=("z",), what="circuits")
         saved = capture(blocks, runs, ("z", "mlp_out"))
         now = torch.cat(list(_writes(blocks, _base(blocks, runs, saved))))
-        return now + gaps(blocks, runs, saved, chosen.constants, None)
+        return now + gaps(blocks, runs, saved, constants_of(chosen), None)
 
 
 _Places = tuple[Tensor, list[Tensor], list[Tensor]]  # input, z by layer, MLP output by layer

@@ -1,90 +1,151 @@
-"""Run many circuits at once: the metric of the model with some of its edges cut.
+"""Run many circuits at once: the metrics of the model with some of its edges cut.
 
 1. Run the clean prompts, and what cut edges carry (`ablation.py`), once.
 2. A reader sees resid − Σ over cut edges (what the writer writes now − what it is replaced by), at its
    input, before the norm. The corrections are matrix products over writers, for all circuits and readers.
 3. Circuits are computed as changes to the run with nothing cut: only what a cut edge reaches, and what
-   reaches the logits, at the positions and columns that the metric reads.
+   reaches the logits, at the positions and columns that the metrics read.
 
-Values are raw metric values, in the metric's own unit and sign. Resample ablation and edges: Wang et al. 2022
-(2211.00593), Conmy et al. 2023 (2304.14997); constants: Li & Janson 2024 (2409.09951).
+Resample ablation and edges: Wang et al. 2022 (2211.00593), Conmy et al. 2023 (2304.14997); constants: Li &
+Janson 2024 (2409.09951).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
+from interp import results
+from interp._verbs import verb
+from interp.ablation import Ablation
 from interp.circuits._circuit import Circuit
 from interp.circuits._graph import Graph
-from interp.circuits._run.ablation import Ablation
 from interp.circuits._run.forward import Forward
-from interp.circuits._run.job import Job, masks_of, prepare, the_metric
+from interp.circuits._run.job import Job, masks_of, names_of, prepare, start
 from interp.circuits._run.reach import WHOLE, Reach, reach
 from interp.circuits._run.state import Base, State
-from interp.engine.memory import DEFAULT_BUDGET, Budget
+from interp.engine.memory import Budget
+from interp.experiment import MEMORY, Experiment, Metrics
 from interp.models import Model
 from interp.tasks import Task
-from interp.tasks.metrics import Metric
 
 _LOOK = 64  # circuits that tell how much memory one of the next takes; later ones change less
+CONVENTION = "effect = metric(circuit) - metric(every edge cut); positive: the circuit helps the metric"
 
 
+@verb
 def run(
     model: Model,
     task: Task,
     circuits: Circuit | Sequence[Circuit] | Bool[Tensor, "circuit *pos writer reader"],
-    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
     *,
-    direction: str = "noise",
-    metric: Metric | None = None,
-    chunk: int | None = None,
     lazy: bool = True,
-    memory: int = DEFAULT_BUDGET,
-    progress: bool = False,
-) -> Float[Tensor, "circuit prompt"]:
-    """The metric of every circuit on every prompt, float64.
+    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    direction: str | None = None,
+    metric: Metrics | None = None,
+    batch_size: int | None = None,
+    memory: int = MEMORY,
+    progress: bool = True,
+) -> xr.Dataset:
+    """The metric of every circuit on every prompt.
 
     circuits: a Circuit, several, or masks [circuit, (pos,) writer, reader], True where an edge is kept.
-    ablation: "resample", "zero", "mean", or constants [writer, d_model].
-    direction: "noise" runs the clean prompts and cuts bring in the corrupt ones; "denoise" the other way
-        round (resample only). The metric and its answers are the task's in both.
-    metric: the task's own by default.
-    chunk: circuits at once; by default as many as `memory` allows.
     lazy: compute only what a cut can reach; False computes every node (the values are the same).
-    memory: bytes to use above the model's own.
+    ablation: what a cut edge carries: "resample", "zero", "mean", or constants [writer, d_model].
+    direction: "noise" (the default) runs the clean prompts and cuts bring in the corrupt ones; "denoise" the
+        other way round (resample only). The metric and its answers are the task's in both.
+    metric: one or several, the task's own by default.
+    batch_size: circuits at once; by default as many as `memory`, bytes above the model's own, allows.
 
-    Cost: two forwards per prompt, and for each circuit the readers that change.
-    Raises ValueError for anything wrong with the request, before the first forward pass.
+    Returns a Dataset, dims prompt, circuit (and metric, if there are several): `raw`, the metric; `value`,
+    the effect: raw less that with every edge cut, positive where the circuit helps; by prompt `clean`
+    (nothing cut) and `empty` (everything cut).
+
+    Cost: two forwards per prompt, and for each circuit the readers that change. Raises ValueError for
+    anything wrong with the request, before the first forward pass.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=4)
+        >>> circuit = interp.circuits.top(interp.circuits.score_edges(model, task, progress=False), 40)
+        >>> found = interp.circuits.run(model, task, [circuit], progress=False)
+        >>> dict(found["value"].sizes)
+        {'prompt': 4, 'circuit': 1}
     """
     masks = masks_of(circuits, Graph.of(model), task)
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk is {chunk}; it must be at least 1, or None to fill the memory.")
-    job = prepare(model, task, ablation, direction, the_metric(metric, task.metric), memory)
+    experiment = prepare(
+        model, task, ablation=ablation, direction=direction, metric=metric, batch_size=batch_size,
+        memory=memory, progress=progress,
+    )  # fmt: skip
+    measured = measure(start(experiment), masks, lazy)
+    attrs = results.attrs(experiment, method="run", site="edges", convention=CONVENTION)
+    coords = {"circuit": names_of(circuits, len(masks)), **metric_coord(experiment)}
+    return results.dataset(measured.variables(experiment, ("circuit",)), coords, attrs, task)
+
+
+class Measured(NamedTuple):
+    """Metrics of circuits, of the whole model, and with every edge cut."""
+
+    raw: Float[np.ndarray, "prompt circuit metric"]
+    whole: Float[np.ndarray, "prompt metric"]
+    empty: Float[np.ndarray, "prompt metric"]
+
+    def variables(
+        self, experiment: Experiment, dims: tuple[str, ...], shape: tuple[int, ...] = ()
+    ) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+        """`value`, `raw` and the baselines; circuits are unrolled to `shape`, in the order of `dims`."""
+        better = np.array([1.0 if metric.better == "higher" else -1.0 for metric in experiment.metric])
+        effect = better * (self.raw - self.empty[:, None])
+        shape = shape or (self.raw.shape[1],)
+        grid = lambda x: x.reshape(len(x), *shape, x.shape[-1])  # noqa: E731
+        return {
+            "value": (("prompt", *dims, "metric"), grid(effect)),
+            "raw": (("prompt", *dims, "metric"), grid(self.raw)),
+            "clean": (("prompt", "metric"), self.whole),
+            "empty": (("prompt", "metric"), self.empty),
+        }
+
+
+def measure(job: Job, masks: Bool[Tensor, "circuit *pos writer reader"], lazy: bool = True) -> Measured:
+    """Run circuits, and the one that keeps nothing; the whole model is the base run itself."""
+    every = torch.cat([torch.zeros_like(masks[:1]), masks])
     with torch.inference_mode():
-        found = run_masks(job, masks.to(job.runs.base.device), chunk, lazy, progress)
-    return found.clone()
+        raw, whole = run_masks(job, every.to(job.runs.base.device), lazy)
+    empty, *rest = raw.cpu().numpy()
+    return Measured(np.stack(rest, 1), whole.cpu().numpy(), empty)
 
 
-def run_masks(job: Job, masks: Tensor, chunk: int | None, lazy: bool, progress: bool) -> Tensor:
-    """The metric of every mask on every prompt of a job: [circuit, prompt]."""
-    out = torch.empty(len(masks), len(job.runs), dtype=torch.float64, device=masks.device)
+def metric_coord(experiment: Experiment) -> dict[str, list[str]]:
+    return {"metric": [metric.name for metric in experiment.metric]}
+
+
+def run_masks(
+    job: Job, masks: Bool[Tensor, "circuit *pos writer reader"], lazy: bool = True
+) -> tuple[Float[Tensor, "circuit prompt metric"], Float[Tensor, "prompt metric"]]:
+    """The metrics of every mask on every prompt of a job, and those of the base run."""
+    budget, shape = job.experiment.budget, (len(job.runs), len(job.metric))
+    out = torch.empty(len(masks), *shape, dtype=torch.float64, device=masks.device)
+    whole = torch.empty(shape, dtype=torch.float64, device=masks.device)
     order = torch.as_tensor(by_depth(job.graph, masks), device=masks.device)
-    with tqdm(total=out.numel(), disable=not progress, desc="run", unit="run") as bar:
+    total = len(masks) * len(job.runs)
+    with tqdm(total=total, disable=not budget.progress, desc="circuits", unit="run") as bar:
         for block, base in job.bases():
+            whole[block] = base.values
             first = 0
             while first < len(order):
-                size = chunk or room(base, masks[order[first : first + _LOOK]], job.budget, lazy)
-                some = order[first : first + size]
-                out[some, block] = values(base, base.full, masks[some], lazy)
+                size = budget.batch_size or room(base, masks[order[first : first + _LOOK]], job.room, lazy)
+                rows = order[first : first + size]
+                out[rows, block] = values(base, base.full, masks[rows], lazy)
                 first += size
-                bar.update(len(some) * len(base.runs))
-    return out
+                bar.update(len(rows) * len(base.runs))
+    return out, whole
 
 
 def batch_reach(
@@ -99,14 +160,14 @@ def batch_reach(
 
 def values(
     base: Base, state: State, masks: Bool[Tensor, "circuit *pos writer reader"], lazy: bool = True
-) -> Float[Tensor, "circuit prompt"]:
-    """The metric of a batch of circuits, all at once."""
+) -> Float[Tensor, "circuit prompt metric"]:
+    """The metrics of a batch of circuits, all at once."""
     return planned_values(base, state, masks, batch_reach(base, state, masks, lazy))
 
 
 def planned_values(
     base: Base, state: State, masks: Bool[Tensor, "circuit *pos writer reader"], plan: Reach
-) -> Float[Tensor, "circuit prompt"]:
+) -> Float[Tensor, "circuit prompt metric"]:
     """`values` for a plan at hand."""
     return base.score(Forward(base, state, masks, plan).logits())
 

@@ -7,42 +7,76 @@ for the circuits of a batch. Both only decide how much is done at once, never th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
+from interp import experiment as experiments
 from interp.circuits._circuit import Circuit
 from interp.circuits._graph import Graph, Spans
-from interp.circuits._run.ablation import Ablation, parse
+from interp.circuits._run.ablation import check_ablation, constants_of, sites
 from interp.circuits._run.state import Base
-from interp.engine.memory import DEFAULT_BUDGET, Budget
+from interp.engine.memory import Budget
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.engine.trust import require_weights
-from interp.models import Anatomy, Model, anatomy, unsupported
+from interp.experiment import Experiment
+from interp.models import Anatomy, Model, unsupported
 from interp.models.parts import Weights
-from interp.patching.corruption import DIRECTIONS
-from interp.patching.request import check_model as check_fit
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Everything that running circuits needs, checked."""
+    """An experiment with circuits: the model's own weights, and the runs between which edges are cut."""
 
+    experiment: Experiment
     weights: Weights
     spans: Spans
     runs: Runs
-    metric: Metric
-    ablation: Ablation
-    budget: Budget
+
+    @classmethod
+    def of(cls, experiment: Experiment, read: tuple[str, ...] = ()) -> Job:
+        """Once the trust check has passed; `read` are sites whose activations count beside the writers'.
+
+        Cost: that of the check (`engine/trust.py`), and a forward a prompt for the means of a mean ablation.
+        """
+        model, facts = experiment.model, experiment.facts
+        runs = experiment.runs(sites(model))
+        checked = [site for site in ("z", "attn_out", "mlp_out", *read) if site in facts.sites()]
+        parts = require_weights(model, runs.base, runs.lengths, sites=checked, what="circuits")
+        return cls(experiment, parts, Spans(Graph.of(model)), runs)
 
     @property
     def graph(self) -> Graph:
         return self.spans.graph
+
+    @property
+    def metric(self) -> tuple[Metric, ...]:
+        return self.experiment.metric
+
+    @property
+    def facts(self) -> Anatomy:
+        return self.experiment.facts
+
+    @property
+    def room(self) -> Budget:
+        return self.experiment.room
+
+    @property
+    def constants(self) -> Tensor | None:
+        return constants_of(self.experiment.contrast.ablation)
+
+    def by_metric(self) -> Iterator[Job]:
+        """The same job with each metric alone."""
+        for metric in self.metric:
+            contrast = replace(self.experiment.contrast, metric=(metric,))
+            yield replace(self, experiment=replace(self.experiment, contrast=contrast))
 
     def bases(self) -> Iterator[tuple[slice, Base]]:
         """Blocks of prompts, each with its base run."""
@@ -53,47 +87,42 @@ class Job:
 
     def base(self, block: slice = slice(None)) -> Base:
         """The base run of some prompts."""
-        return Base(self.weights, self.runs.take(block), self.spans, self.metric, self.ablation.constants)
+        return Base(self.weights, self.runs.take(block), self.spans, self.metric, self.constants)
 
     def _prompts_at_once(self) -> int:
-        facts, reads = self.budget.facts, Reads(self.runs, (self.metric,))
-        columns = facts.d_vocab_out if reads.columns is None else len(reads.columns)
+        facts, reads = self.facts, Reads(self.runs, self.metric)
+        columns = facts.d_vocab if reads.columns is None else len(reads.columns)
         per_pos = len(self.graph.writers) * facts.d_model * 2
         per_pos += facts.n_layers * (8 * facts.d_model + 8 * facts.n_heads * facts.d_head)
         each = self.runs.n_pos * per_pos + 4 * columns * (self.runs.n_pos if reads.everywhere else 1)
-        return max(1, int(self.budget.limit / 2 / (each * self.budget.item_size)))
+        return max(1, int(self.room.limit / 2 / (each * self.room.item_size)))
 
 
-def prepare(
-    model: Model,
-    task: Task,
-    ablation: str | Float[Tensor, "constant d_model"] | Ablation,
-    direction: str,
-    metric: Metric,
-    memory: int = DEFAULT_BUDGET,
-) -> Job:
-    """Check everything, then let `engine.trust` compare a pass by the weights with the model's own."""
-    facts = check_model(model, task)
-    check_direction(direction)
-    if memory < 1:
-        raise ValueError(f"memory is {memory} bytes; give a positive number, such as 2 * 2**30.")
-    graph = Graph.of(model)
-    chosen = parse(ablation, graph, task, direction)
+def prepare(model: Model, task: Task, **arguments: Any) -> Experiment:
+    """`interp.experiment.prepare` in circuits' natural direction, for a model whose edges can be cut."""
+    experiment = experiments.prepare(model, task, natural="noise", **arguments)
+    check_model(experiment.facts, model)
+    check_ablation(experiment.contrast.ablation, Graph.of(model))
+    return experiment
+
+
+def start(experiment: Experiment) -> Job:
+    """The job, with tensors of inference."""
     with torch.inference_mode():
-        runs = chosen.runs(model, task, direction)
-        blocks = trusted_weights(model, facts, runs)
-    return Job(blocks, Spans(graph), runs, metric, chosen, Budget(facts, memory))
+        return Job.of(experiment)
 
 
-def trusted_weights(model: Model, facts: Anatomy, runs: Runs) -> Weights:
-    """The model's weights. Raises ValueError unless they give its logits and what its writers write."""
-    sites = tuple(site for site in ("z", "attn_out", "mlp_out") if site in facts.sites())
-    return require_weights(model, runs.base, runs.lengths, sites=sites, what="circuits")
+def one_metric(experiment: Experiment, verb: str) -> Metric:
+    """The metric of a verb that decides by one. Raises ValueError for several."""
+    first, *others = experiment.metric
+    if others:
+        names = ", ".join(metric.name for metric in experiment.metric)
+        raise ValueError(f"{verb} decides by one metric, and got {names}. Give one of them.")
+    return first
 
 
-def check_model(model: Model, task: Task) -> Anatomy:
-    """The facts of a model. Raises ValueError for a model whose edges cannot be cut, or a task of another."""
-    facts = anatomy(model)
+def check_model(facts: Anatomy, model: Model) -> None:
+    """Raise ValueError for a model whose edges cannot be cut."""
     if facts.post_norm:
         raise ValueError(
             f"{facts.name} norms what attention and MLPs write before it reaches the stream (Gemma 2 and 3, "
@@ -102,21 +131,6 @@ def check_model(model: Model, task: Task) -> Anatomy:
         )
     if reason := unsupported(model):
         raise ValueError(f"circuits cannot be run on {facts.name}: {reason}.")
-    check_fit(model, facts, task)
-    return facts
-
-
-def check_direction(direction: str) -> None:
-    if direction not in DIRECTIONS:
-        raise ValueError(f"direction {direction!r} is not one of {', '.join(DIRECTIONS)}.")
-
-
-def the_metric(metric: Metric | None, default: Metric) -> Metric:
-    """The metric to measure. Raises ValueError for something else."""
-    metric = default if metric is None else metric
-    if not isinstance(metric, Metric):
-        raise ValueError(f"{metric!r} is not a metric. Use interp.tasks.LogitDiff() and its like.")
-    return metric
 
 
 def masks_of(
@@ -136,8 +150,16 @@ def masks_of(
             f"[circuit, (pos,) {wanted[0]} writers, {wanted[1]} readers], True where an edge is kept."
         )
     if masks.ndim == 4:
-        _check_positions(masks, task)
+        _check_mask_positions(masks, task)
     return masks & graph.allowed.to(masks.device)
+
+
+def names_of(circuits: Circuit | Sequence[Circuit] | Tensor, n: int) -> np.ndarray:
+    """What to call each of n circuits: its name, or its number."""
+    if isinstance(circuits, Tensor):
+        return np.array([f"circuit {number}" for number in range(n)], dtype=object)
+    several = [circuits] if isinstance(circuits, Circuit) else list(circuits)
+    return np.array([circuit.name for circuit in several], dtype=object)
 
 
 def _stacked(circuits: list[Circuit], graph: Graph) -> Tensor:
@@ -158,13 +180,18 @@ def _stacked(circuits: list[Circuit], graph: Graph) -> Tensor:
     return torch.stack([circuit.mask.expand(shape) for circuit in circuits])
 
 
-def _check_positions(masks: Tensor, task: Task) -> None:
+def _check_mask_positions(masks: Tensor, task: Task) -> None:
     n_pos = task.clean.shape[1]
     if masks.shape[1] != n_pos:
         raise ValueError(f"the masks have {masks.shape[1]} positions, the prompts have {n_pos} tokens.")
+    check_positions(task, "circuits without positions")
+
+
+def check_positions(task: Task, instead: str) -> None:
+    """Raise ValueError unless a position is the same place in every prompt."""
     if (task.lengths != task.lengths[0]).any() or (task.positions != task.positions[0]).any():
         raise ValueError(
             f"prompts differ in length ({int(task.lengths.min())} to {int(task.lengths.max())} tokens) or in "
             "the answer's position, so one position is not the same place in all of them. Give prompts of "
-            "one length, or circuits without positions."
+            f"one length, or {instead}."
         )

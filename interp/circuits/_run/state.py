@@ -52,16 +52,21 @@ class Base:
     """Some prompts, run once with nothing cut and once as what cut edges carry."""
 
     def __init__(
-        self, weights: Weights, runs: Runs, spans: Spans, metric: Metric, constants: Tensor | None
+        self,
+        weights: Weights,
+        runs: Runs,
+        spans: Spans,
+        metrics: tuple[Metric, ...],
+        constants: Tensor | None,
     ) -> None:
         self.weights, self.runs, self.spans = weights, runs, spans
-        self.reads = Reads(runs, (metric,))
+        self.reads = Reads(runs, metrics)
         self.readout = Readout(weights, self.reads)
         saved = capture(weights, runs, ("z", "mlp_out"))
         n = len(runs)
         base, source = (self.readout.whole_runs(part) for part in (saved.final[:n], saved.final[n:]))
         self.clean_logits = base if runs.clean_is_base else source
-        self.values = self.score(base[None])[0]  # [prompt]: the metric of the base run
+        self.values = self.score(base[None])[0]  # [prompt, metric]: of the base run
         self.source_values = self.score(source[None])[0]
         self.gaps = gaps(weights, runs, saved, constants, self.window)  # [writer, prompt, pos, d_model]
         self.pre = [self.seen(x) for x in saved.pre]  # by layer and after the last: [prompt, pos, d_model]
@@ -122,8 +127,10 @@ class Base:
             out[self.prompts, self.at] = value[:, 0]
         return out
 
-    def score(self, logits: Float[Tensor, "circuit prompt *column"]) -> Float[Tensor, "circuit prompt"]:
-        """The metric of runs whose logits at the positions read are given, float64."""
+    def score(
+        self, logits: Float[Tensor, "circuit prompt *column"]
+    ) -> Float[Tensor, "circuit prompt metric"]:
+        """The metrics of runs whose logits at the positions read are given, float64."""
         at_once = max(1, _ELEMENTS // self.clean_logits.numel())
         return torch.cat([self._score(some) for some in logits.split(at_once)])
 
@@ -131,7 +138,7 @@ class Base:
         k = len(logits)
         clean = self.clean_logits.expand(k, *self.clean_logits.shape).flatten(0, 1)
         found = self.readout.score(logits.flatten(0, 1), clean, self.prompts.repeat(k))
-        return found[:, 0].unflatten(0, (k, -1))
+        return found.unflatten(0, (k, -1))
 
     def _state(self, saved: Capture, logits: Tensor) -> State:
         queries = []

@@ -2,13 +2,17 @@
 
     score(u→v) = (a_u(base) − a_u(alt)) · slope of the metric at v's input, before the norm
 
-with the sign that makes positive mean "the edge helps" (see `methods.py` for the slopes):
+with the sign that makes positive mean "the edge helps" (see `interp.methods` for the slopes):
 
 1. Run the source (what cut edges carry) and the base (for direction "noise" the clean prompts), keeping what
    every writer writes.
 2. One backward pass from the metric to the queries, keys, values and MLP pre-activations of the base run;
    from there back through the weights and the norm in closed form, to the stream that each reader sees.
 3. All products of a layer's readers with the writers before them are one matrix product for each prompt.
+
+Estimates are first order, so the score of a node is the sum of those of the edges out of it (for "eap" the
+change of the writer's output times the slope of the metric in the stream after it). "exact" cuts all edges
+out of a node at once, which is not the sum of their exact effects.
 
 EAP: Syed et al. 2310.10348. EAP-IG: Hanna et al. 2403.17806. RelP: 2508.21258. Flow routes: Ferrando & Voita
 2403.00824. `exact` cuts every edge: Conmy et al. 2304.14997. Secant slopes: `interp.attribution.secant`.
@@ -29,10 +33,8 @@ has its own, so that the edges out of a part add up to the effect of replacing i
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,188 +43,221 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from interp import methods
+from interp._verbs import verb, warn
+from interp.ablation import Ablation
 from interp.attribution._passes import autograd_on, prompt_bytes
 from interp.attribution.rules import check_hooks, ruled
-from interp.circuits._graph import Graph, Spans
-from interp.circuits._run.ablation import Ablation
-from interp.circuits._run.ablation import parse as parse_ablation
-from interp.circuits._run.job import Job, check_direction, check_model, the_metric, trusted_weights
-from interp.circuits._score import methods as edge_methods
-from interp.circuits._score.exact import exact
+from interp.circuits._graph import Graph
+from interp.circuits._run.batch import room, values
+from interp.circuits._run.job import Job, check_positions, prepare, start
+from interp.circuits._run.state import Base
+from interp.circuits._score.exact import exact_edges
 from interp.circuits._score.flow_routes import flow_routes
-from interp.circuits._score.methods import EdgeMethod, check_method
 from interp.circuits._score.passes import INPUT, EdgePasses, Passed, Place, run_base, run_secant
-from interp.circuits._score.result import scored_edges
+from interp.circuits._score.result import edge_dataset, node_dataset, of_nodes
 from interp.circuits._score.sums import Sums
-from interp.engine.memory import DEFAULT_BUDGET, Budget
-from interp.methods import IG
+from interp.engine.memory import Budget
+from interp.experiment import MEMORY, Experiment, Metrics
+from interp.methods import IG, Exact, FlowRoutes, Method
 from interp.models import Model
-from interp.patching.result import signs
 from interp.tasks import Task
-from interp.tasks.metrics import Metric
-
-
-def score_edges(
-    model: Model,
-    task: Task,
-    method: str = "eap",
-    *,
-    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
-    direction: str = "noise",
-    metric: Metric | None = None,
-    positions: bool = False,
-    batch_size: int | None = None,
-    memory: int = DEFAULT_BUDGET,
-    progress: bool = False,
-    **options: Any,
-) -> xr.Dataset:
-    """The effect of every edge on the metric.
-
-    method: "eap", "eap-ig", "relp", "secant" (estimates), "flow-routes" (shares of each reader's input,
-        without metric or corruption), or "exact" (every edge is cut).
-    ablation: what a cut edge carries: "resample", "zero", "mean", or constants [writer, d_model].
-    direction: "noise" (the clean run, edges cut) or "denoise" (the corrupt run, edges brought in).
-    metric: the task's own by default.
-    positions: a score for each position (of the reader's input), in prompts of one length.
-    batch_size: prompts at once at most; by default as many as `memory` (bytes above the model's own) allows.
-    options: "eap-ig": variant ("inputs", "activations" or "clean-corrupted"), steps (8), rule ("midpoint",
-        "gauss", or "left", that of published code); "relp": ln, identity, ah, half (see
-        `interp.methods.Relp`).
-
-    Returns a Dataset: `value` with dims prompt, (pos,) writer, reader, NaN where there is no edge; `clean`
-    and `corrupt`, the raw metric of both runs. Positive: the edge helps.
-
-    Cost, by prompt: two forwards and one backward ("eap-ig": `methods.py`; "exact": the layers after
-    each edge's reader). Raises ValueError for anything wrong with the request, before the first forward pass.
-    """
-    chosen = edge_methods.parse(method, options)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1, or None to fill the memory.")
-    if method == "exact":
-        return _exact(model, task, ablation, direction, metric, positions, memory, progress)
-    check_direction(direction)
-    if memory < 1:
-        raise ValueError(f"memory is {memory} bytes; give a positive number, such as 2 * 2**30.")
-    budget = Budget(check_model(model, task), memory, batch_size)
-    check_hooks(model)
-    if positions:
-        check_positions(task)
-    measure = the_metric(metric, task.metric)
-    if method == "flow-routes":
-        return flow_routes(model, task, measure, positions, budget, progress)
-    job = _job(model, task, chosen, ablation, direction, measure, budget)
-    return Scoring(model, task, job, chosen, direction, positions).run(progress)
-
-
-def _job(
-    model: Model,
-    task: Task,
-    method: EdgeMethod,
-    ablation: str | Float[Tensor, "writer d_model"] | Ablation,
-    direction: str,
-    metric: Metric,
-    budget: Budget,
-) -> Job:
-    """The request, checked; no forward pass, but for the means of a mean ablation."""
-    graph = Graph.of(model)
-    replaced = parse_ablation(ablation, graph, task, direction)
-    check_method(method, model, metric, replaced, direction)
-    with ruled(model, method.rules):  # raises for rules that the model has no place for
-        pass
-    with torch.inference_mode(False), torch.no_grad():
-        runs = replaced.runs(model, task, direction).outside_inference()
-        blocks = trusted_weights(model, budget.facts, runs)
-        return Job(blocks, Spans(graph), runs, metric, replaced, budget)
-
-
-def check_positions(task: Task) -> None:
-    """Raise ValueError unless a position is the same place in every prompt."""
-    if (task.lengths != task.lengths[0]).any() or (task.positions != task.positions[0]).any():
-        raise ValueError(
-            f"prompts differ in length ({int(task.lengths.min())} to {int(task.lengths.max())} tokens) or in "
-            "the answer's position, so one position is not the same place in all of them. Give prompts of "
-            "one length, or positions=False."
-        )
-
-
-def _exact(
-    model: Model,
-    task: Task,
-    ablation: str | Float[Tensor, "writer d_model"] | Ablation,
-    direction: str,
-    metric: Metric | None,
-    positions: bool,
-    memory: int,
-    progress: bool,
-) -> xr.Dataset:
-    if positions:
-        raise ValueError(
-            "method 'exact' cuts an edge at all positions at once. Use positions=False, or "
-            "interp.circuits.run with masks [circuit, pos, writer, reader] for single positions."
-        )
-    return exact(
-        model, task, ablation=ablation, direction=direction, metric=metric, memory=memory, progress=progress
-    )
-
 
 _INCOMPLETE = 0.01  # of the metric's gap, for secant slopes
 
 
+@verb
+def score_edges(
+    model: Model,
+    task: Task,
+    *,
+    method: str | Method = "eap",
+    positions: bool = False,
+    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    direction: str | None = None,
+    metric: Metrics | None = None,
+    batch_size: int | None = None,
+    memory: int = MEMORY,
+    progress: bool = True,
+) -> xr.Dataset:
+    """The effect of every edge on the metric.
+
+    method: a value of `interp.methods` or its name: Atp() "eap", IG(steps, rule, variant) "eap-ig", Relp(...)
+        "relp", Secant() "secant" (estimates), FlowRoutes() "flow-routes" (shares of each reader's input,
+        without metric or ablation), or Exact() "exact" (every edge is cut).
+    positions: a score for each position (of the reader's input), in prompts of one length.
+    ablation: what a cut edge carries: "resample", "zero", "mean", or constants [writer, d_model].
+    direction: "noise" (the default: the clean run, edges cut) or "denoise" (the corrupt run, edges brought
+        in).
+    metric: one or several, the task's own by default.
+    batch_size: prompts at once at most; by default as many as `memory` (bytes above the model's own) allows.
+
+    Returns a Dataset: `value` with dims prompt, (pos,) writer, reader (and metric, if there are several), NaN
+    where there is no edge, in the unit of the metric, positive where the edge helps; `clean` and `corrupt`,
+    the raw metric of both runs.
+
+    Cost, by prompt: two forwards, and one backward by metric ("eap-ig": see `interp.methods`; "exact": the
+    layers after each edge's reader). Raises ValueError for anything wrong with the request, before the first
+    forward pass.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=4)
+        >>> scores = interp.circuits.score_edges(model, task, method="eap-ig", progress=False)
+        >>> scores["value"].dims
+        ('prompt', 'writer', 'reader')
+        >>> interp.circuits.top(scores, 40).n_edges
+        40
+    """
+    chosen = methods.parse(method, over="edges")
+    experiment = _prepared(
+        model, task, chosen, positions, ablation=ablation, direction=direction, metric=metric,
+        batch_size=batch_size, memory=memory, progress=progress,
+    )  # fmt: skip
+    return _scores(experiment, chosen, positions)
+
+
+@verb
+def score_nodes(
+    model: Model,
+    task: Task,
+    *,
+    method: str | Method = "eap",
+    positions: bool = False,
+    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    direction: str | None = None,
+    metric: Metrics | None = None,
+    batch_size: int | None = None,
+    memory: int = MEMORY,
+    progress: bool = True,
+) -> xr.Dataset:
+    """The effect of every writer on the metric: of cutting all edges out of it.
+
+    Arguments, cost and errors as for `score_edges`.
+
+    Returns a Dataset: `value` with dims prompt, (pos,) writer (and metric, if there are several), in the unit
+    of the metric, positive where the node helps; `clean` and `corrupt`, the raw metric of both runs.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> nodes = interp.circuits.score_nodes(model, interp.tasks.ioi(model, n=4), progress=False)
+        >>> nodes["value"].dims
+        ('prompt', 'writer')
+    """
+    chosen = methods.parse(method, over="edges")
+    experiment = _prepared(
+        model, task, chosen, positions, ablation=ablation, direction=direction, metric=metric,
+        batch_size=batch_size, memory=memory, progress=progress,
+    )  # fmt: skip
+    if isinstance(chosen, Exact):
+        with torch.inference_mode():
+            return _exact_nodes(start(experiment))
+    return of_nodes(_scores(experiment, chosen, positions))
+
+
+def _prepared(model: Model, task: Task, method: Method, positions: bool, **arguments: object) -> Experiment:
+    """The request, checked; no forward pass."""
+    if isinstance(method, FlowRoutes):  # one clean run
+        arguments |= {"ablation": "zero", "direction": "noise"}
+    experiment = prepare(model, task, **arguments)
+    contrast = experiment.contrast
+    method.check(contrast.metric, contrast.ablation, contrast.direction, over="edges")
+    if isinstance(method, Exact):
+        if positions:
+            raise ValueError(
+                "method 'exact' cuts an edge at all positions at once. Use positions=False, or "
+                "interp.circuits.run with masks [circuit, pos, writer, reader] for single positions."
+            )
+        return experiment
+    check_hooks(model)
+    if positions:
+        check_positions(task, "positions=False")
+    with ruled(model, method.rules):  # raises for rules that the model has no place for
+        pass
+    return experiment
+
+
+def _scores(experiment: Experiment, method: Method, positions: bool) -> xr.Dataset:
+    if isinstance(method, Exact):
+        return exact_edges(start(experiment))
+    with torch.inference_mode(False), torch.no_grad():
+        job = Job.of(experiment, read=("q", "k", "v"))
+        job = replace(job, runs=job.runs.outside_inference())
+    if isinstance(method, FlowRoutes):
+        return flow_routes(job, positions)
+    return Scoring(job, method, positions).run()
+
+
+def _exact_nodes(job: Job) -> xr.Dataset:
+    graph, n, n_metrics = job.graph, len(job.runs), len(job.metric)
+    allowed = graph.allowed.to(job.runs.base.device)
+    masks = allowed & ~torch.eye(len(graph.writers), dtype=torch.bool, device=allowed.device)[..., None]
+    effects, ends = np.empty((n, len(masks), n_metrics)), np.empty((2, n, n_metrics))
+    quiet = not job.experiment.budget.progress
+    with tqdm(total=n * len(masks), disable=quiet, desc="exact nodes", unit="run") as bar:
+        for block, base in job.bases():
+            ends[:, block] = torch.stack((base.values, base.source_values)).cpu().numpy()
+            effects[block] = _without_each(job, base, masks) - ends[0, block, None]
+            bar.update(len(masks) * len(base.runs))
+    clean, corrupt = ends if job.runs.clean_is_base else ends[::-1]
+    return node_dataset(effects * job.experiment.signs, clean, corrupt, job, method="exact")
+
+
+def _without_each(job: Job, base: Base, masks: Tensor) -> np.ndarray:
+    """The metrics of every mask: [prompt, mask, metric]."""
+    size = job.room.batch_size or room(base, masks, job.room, True)
+    parts = [values(base, base.full, masks[i : i + size]) for i in range(0, len(masks), size)]
+    return torch.cat(parts).transpose(0, 1).cpu().numpy()
+
+
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """A checked request."""
+    """Estimates from slopes, block by block of prompts."""
 
-    model: Model
-    task: Task
     job: Job
-    method: EdgeMethod
-    direction: str
+    method: Method
     positions: bool
 
-    def run(self, progress: bool) -> xr.Dataset:
-        """Block by block of prompts."""
-        job, graph, n = self.job, self.job.graph, len(self.task)
+    def run(self) -> xr.Dataset:
+        """All prompts."""
+        job, graph, n, n_metrics = self.job, self.job.graph, len(self.job.runs), len(self.job.metric)
         pos = (job.runs.n_pos,) if self.positions else ()
-        values = np.zeros((n, *pos, len(graph.writers), len(graph.readers)))
-        ends = np.empty((2, n))
+        scores = np.zeros((n_metrics, n, *pos, len(graph.writers), len(graph.readers)))
+        ends = np.empty((2, n, n_metrics))
         notes: dict[str, float] = {}
-        size, at_once = sizes(job.budget, job.runs.n_pos, graph)
+        size, at_once = sizes(job.room, job.runs.n_pos, graph, n_metrics)
         starts = range(0, n, size)
-        forwards, backwards = self.method.cost(graph)
-        with tqdm(
-            total=len(starts) * (forwards + backwards),
-            disable=not progress,
-            desc=self.method.name,
-            unit="pass",
-        ) as bar:
-            for start in starts:
-                block = slice(start, min(start + size, n))
-                values[block], ends[:, block], more = self._block(block, at_once, bar.update)
+        forwards, backwards = self.method.edge_cost(graph.n_layers, graph.attn_only)
+        total = len(starts) * (forwards + backwards * n_metrics)
+        quiet = not job.experiment.budget.progress
+        with tqdm(total=total, disable=quiet, desc=self.method.edge_name, unit="pass") as bar:
+            for first in starts:
+                block = slice(first, min(first + size, n))
+                scores[:, block], ends[:, block], more = self._block(block, at_once, bar.update)
                 notes = {name: max(value, notes.get(name, 0.0)) for name, value in more.items()}
-        values = values * signs((job.metric,), self.direction)[0] + 0.0  # no -0.0
+        effects = np.moveaxis(scores, 0, -1) * job.experiment.signs + 0.0  # no -0.0
         clean, corrupt = ends if job.runs.clean_is_base else ends[::-1]
         attrs = {"forwards": forwards, "backwards": backwards, **self.method.attrs(), **notes}
-        found = scored_edges(
-            values, clean, corrupt, job, self.task, self.direction, method=self.method.name, **attrs
-        )
-        found.attrs["convention"] = "estimate of: " + found.attrs["convention"]
-        return found
+        out = edge_dataset(effects, clean, corrupt, job, method=self.method.edge_name, **attrs)
+        out.attrs["convention"] = "estimate of: " + out.attrs["convention"]
+        return out
 
     def _block(
         self, block: slice, at_once: int, tick: Callable[[int], object]
     ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-        """Scores, the metric of base and source [2, prompt], and what the method says of its own accuracy."""
+        """Scores, the metrics of base and source [2, prompt, metric], and what the method says of its own
+        accuracy."""
         job, method = self.job, self.method
-        runs = job.runs.take(block)
-        passes = EdgePasses(self.model, job.budget.facts, runs, job.metric, tick)
-        stop, kind, constants = int(passes.scores.reads.stop.max()), method.norms, job.ablation.constants
-        sums = Sums(job.weights, job.spans, runs, constants, stop, at_once, self.positions, kind)
+        runs, kind = job.runs.take(block), method.norms
+        passes = EdgePasses(job.experiment.model, job.facts, runs, job.metric, tick)
+        stop = int(passes.scores.reads.stop.max())
+        sums = Sums(job.weights, job.spans, runs, job.constants, stop, at_once, self.positions, kind)
         with autograd_on():
-            if method.name == "eap-ig":
-                out, base, source = integrated(passes, sums, method)
+            if isinstance(method, IG):
+                out, base, source = _integrated(passes, sums, method)
             else:
-                source, base = run_secant(passes) if kind == "secant" else run_base(passes, method)
-                out = sums.zeros()
+                source, base = run_secant(passes) if kind == "secant" else run_base(passes, method.rules)
+                out = sums.zeros(len(job.metric))
                 sums.add(out, base, source, base)
         clean = (base if runs.clean_is_base else source).picked
         ends = torch.stack([passes.measure(run.picked, clean) for run in (base, source)])
@@ -232,52 +267,53 @@ class Scoring:
         return out.cpu().numpy(), ends.cpu().numpy(), notes
 
 
-def sizes(budget: Budget, n_pos: int, graph: Graph) -> tuple[int, int]:
+def sizes(budget: Budget, n_pos: int, graph: Graph, n_metrics: int = 1) -> tuple[int, int]:
     """How many prompts, and how many positions at once: edges hold at most half of what a run holds."""
     f = budget.facts
     sites = tuple(site for site in ("z", "mlp_out", "resid_pre", "resid_mid", "q") if site in f.sites())
     run = prompt_bytes(f, budget.item_size, n_pos, sites, 1, 0)
     edges = budget.item_size * f.d_model * (len(graph.writers) + 4 * f.n_heads)  # a position
-    scores = 8 * 3 * len(graph.writers) * len(graph.readers)
+    scores = 8 * 3 * len(graph.writers) * len(graph.readers) * n_metrics
     at_once = max(1, int(run / 2 / edges))
     prompts = max(1, int(budget.limit // (1.5 * run + scores)))
     return prompts if budget.batch_size is None else min(prompts, budget.batch_size), at_once
 
 
-def _completeness(out: Tensor, ends: Tensor) -> float:
+def _completeness(out: Float[Tensor, "metric prompt *any"], ends: Float[Tensor, "2 prompt metric"]) -> float:
     """By how much all edges out of the input together miss the metric's change, on the worst prompt."""
-    gap = ends[1] - ends[0]
-    found = out[..., 0, :].flatten(1).sum(1)
-    miss = float((found - gap).abs().max())
-    if miss > _INCOMPLETE * float(gap.abs().max()):
-        warnings.warn(
-            f"secant scores miss the metric's change by up to {miss:.2g} of {float(gap.abs().max()):.2g}: "
-            "some step of the model is not covered, or precision is low.",
-            UserWarning,
-            stacklevel=2,
+    gap = (ends[1] - ends[0]).T  # [metric, prompt]
+    total = out[..., 0, :].flatten(2).sum(2)
+    miss = (total - gap).abs().amax(1)  # [metric]
+    worst = int((miss / gap.abs().amax(1).clamp(min=1e-300)).argmax())
+    if float(miss[worst]) > _INCOMPLETE * float(gap[worst].abs().max()):
+        warn(
+            f"secant scores miss the metric's change by up to {float(miss[worst]):.2g} of "
+            f"{float(gap[worst].abs().max()):.2g}: some step of the model is not covered, or precision is "
+            "low."
         )
-    return miss
+    return float(miss.max())
 
 
-def integrated(passes: EdgePasses, sums: Sums, method: EdgeMethod) -> tuple[Tensor, Passed, Passed]:
-    """Scores [prompt, (pos,) writer, reader], and the base and source runs."""
+def _integrated(passes: EdgePasses, sums: Sums, method: IG) -> tuple[Tensor, Passed, Passed]:
+    """Scores [metric, prompt, (pos,) writer, reader], and the base and source runs."""
     source = passes.plain(source=True)
     if method.variant == "clean-corrupted":
         return _two_ends(passes, sums, source)
     base = passes.plain(source=False)
-    out, clean = sums.zeros(), (base if passes.runs.clean_is_base else source).picked
+    out = sums.zeros(len(passes.scores.reads.metrics))
+    clean = (base if passes.runs.clean_is_base else source).picked
     paths = [(INPUT, slice(None))] if method.variant == "inputs" else _parts(sums)
     for place, rows in paths:
-        start = base.values[place]
-        change = source.values[place] - start
-        for alpha, weight in IG(method.steps, method.rule or "midpoint").points():
-            run = passes.graph(clean, replaced={place: start + alpha * change})
+        origin = base.values[place]
+        change = source.values[place] - origin
+        for alpha, weight in method.points():
+            run = passes.graph(clean, replaced={place: origin + alpha * change})
             sums.add(out, base, source, run, weight, rows)
     return out, base, source
 
 
 def _two_ends(passes: EdgePasses, sums: Sums, source: Passed) -> tuple[Tensor, Passed, Passed]:
-    out = sums.zeros()
+    out = sums.zeros(len(passes.scores.reads.metrics))
     clean = None if passes.runs.clean_is_base else source.picked
     base = passes.graph(clean)
     sums.add(out, base, source, base, 0.5)

@@ -22,61 +22,79 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from interp.circuits._run.ablation import Ablation, head_writes
-from interp.circuits._run.job import Job, prepare, the_metric
+from interp._verbs import verb
+from interp.ablation import Ablation
+from interp.circuits._run.ablation import head_writes
+from interp.circuits._run.job import Job, prepare, start
 from interp.circuits._run.state import Base
 from interp.circuits._score.result import edge_dataset
 from interp.engine import block as B
 from interp.engine.cells import Cells, table
 from interp.engine.items import Items
 from interp.engine.layout import Layout
-from interp.engine.memory import DEFAULT_BUDGET
 from interp.engine.wavefront import Wavefront
+from interp.experiment import MEMORY, Metrics
 from interp.models import Model
 from interp.models.parts import MLP
 from interp.tasks import Task
-from interp.tasks.metrics import Metric
 
 
+@verb
 def exact(
     model: Model,
     task: Task,
     *,
-    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
-    direction: str = "noise",
-    metric: Metric | None = None,
-    memory: int = DEFAULT_BUDGET,
-    progress: bool = False,
+    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    direction: str | None = None,
+    metric: Metrics | None = None,
+    memory: int = MEMORY,
+    progress: bool = True,
 ) -> xr.Dataset:
     """The effect of cutting each edge alone.
 
-    Returns a Dataset: `value` with dims prompt, writer, reader, NaN where there is no edge; `clean` and
-    `corrupt`, the raw metric of both runs.
+    ablation, direction, metric: as in `circuits.run`.
+
+    Returns a Dataset: `value` with dims prompt, writer, reader (and metric, if there are several), NaN where
+    there is no edge, in the unit of the metric, positive where the edge helps; `clean` and `corrupt`, the raw
+    metric of both runs.
 
     Cost: two forwards per prompt, and for each edge the layers after its reader, from the first position that
     differs on. Raises ValueError for anything wrong with the request, before the first forward pass.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> effects = interp.circuits.exact(model, interp.tasks.ioi(model, n=2), progress=False)
+        >>> effects["value"].dims
+        ('prompt', 'writer', 'reader')
     """
-    measure = the_metric(metric, task.metric)
-    job = prepare(model, task, ablation, direction, measure, memory)
-    graph = job.graph
-    values = np.full((len(task), len(graph.writers), len(graph.readers)), np.nan)
-    clean, corrupt = np.empty(len(task)), np.empty(len(task))
-    total = len(task) * graph.n_edges
-    with torch.inference_mode(), tqdm(total=total, disable=not progress, desc="exact", unit="run") as bar:
+    experiment = prepare(
+        model, task, ablation=ablation, direction=direction, metric=metric, memory=memory, progress=progress
+    )
+    return exact_edges(start(experiment))
+
+
+def exact_edges(job: Job) -> xr.Dataset:
+    """See `exact`."""
+    graph, n, n_metrics = job.graph, len(job.runs), len(job.metric)
+    values = np.full((n, len(graph.writers), len(graph.readers), n_metrics), np.nan)
+    ends = np.empty((2, n, n_metrics))  # base, source
+    quiet = not job.experiment.budget.progress
+    with (
+        torch.inference_mode(),
+        tqdm(total=n * graph.n_edges, disable=quiet, desc="exact", unit="run") as bar,
+    ):
         for block, base in job.bases():
-            ends = base.values.cpu().numpy(), base.source_values.cpu().numpy()
-            clean[block], corrupt[block] = ends if job.runs.clean_is_base else ends[::-1]
-            for writers, readers, found in _edges(job, base):
-                effect = found - base.values  # [writer, reader, prompt]
-                values[block, writers, readers] = effect.permute(2, 0, 1).cpu().numpy()
-                bar.update(effect.numel())
-    sign = (1 if measure.better == "higher" else -1) * (-1 if direction == "noise" else 1)
-    values[:, ~graph.allowed.numpy()] = np.nan
-    return edge_dataset(sign * values, clean, corrupt, job, task, direction, method="exact")
+            ends[:, block] = torch.stack((base.values, base.source_values)).cpu().numpy()
+            for writers, readers, measured in _edges(job, base):
+                effect = measured - base.values  # [writer, reader, prompt, metric]
+                values[block, writers, readers] = effect.movedim(2, 0).cpu().numpy()
+                bar.update(effect[..., 0].numel())
+    clean, corrupt = ends if job.runs.clean_is_base else ends[::-1]
+    return edge_dataset(job.experiment.signs * values, clean, corrupt, job, method="exact")
 
 
 def _edges(job: Job, base: Base) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Spans of writers and readers, and the metric with each edge cut alone: [writer, reader, prompt]."""
+    """Writers and readers, and the metrics with each edge cut alone: [writer, reader, prompt, metric]."""
     spans = job.spans
     for layer, block in enumerate(base.weights.blocks):
         stop = spans.heads(layer).start  # the writers before this layer
@@ -102,10 +120,10 @@ def _edges(job: Job, base: Base) -> Iterator[tuple[slice, slice, Tensor]]:
 
 def _some(job: Job, base: Base, n_writers: int, n_readers: int) -> Iterator[slice]:
     """Spans of writers, as many at once as fit the memory with all readers of a part."""
-    columns = job.budget.facts.d_vocab_out if base.reads.columns is None else len(base.reads.columns)
-    each = job.budget.run_bytes(base.runs.n_pos, columns, base.reads.everywhere)
-    each += job.budget.item_size * 4 * base.width * job.budget.facts.d_model
-    size = max(1, int(job.budget.limit / 2 / (each * n_readers * len(base.runs))))
+    columns = job.facts.d_vocab if base.reads.columns is None else len(base.reads.columns)
+    each = job.room.run_bytes(base.runs.n_pos, columns, base.reads.everywhere)
+    each += job.room.item_size * 4 * base.width * job.facts.d_model
+    size = max(1, int(job.room.limit / 2 / (each * n_readers * len(base.runs))))
     for first in range(0, n_writers, size):
         yield slice(first, min(first + size, n_writers))
 
@@ -153,8 +171,8 @@ def _by_mlp(base: Base, layer: int, gaps: Tensor) -> Float[Tensor, "writer 1 pro
 
 def _metrics(
     job: Job, base: Base, point: int, changes: Float[Tensor, "writer reader prompt pos d_model"]
-) -> Float[Tensor, "writer reader prompt"]:
-    """The metric of every run that enters at a point with its change."""
+) -> Float[Tensor, "writer reader prompt metric"]:
+    """The metrics of every run that enters at a point with its change."""
     writers, readers, prompts = changes.shape[:3]
     first = base.runs.first_change().cpu().numpy()
     stop = base.reads.stop.cpu().numpy()
@@ -163,11 +181,11 @@ def _metrics(
     alive = np.flatnonzero(start < stop[prompt])
     columns = (cell, prompt, start, stop[prompt], np.full(len(cell), point))
     items = Items(*(column[alive] for column in columns))
-    out = base.values.expand(writers * readers, prompts).clone().flatten()
+    out = base.values.repeat(writers * readers, 1)  # [item, metric]
     live = torch.as_tensor(alive, device=out.device)
     if len(alive):
         out[live] = measured(base, items, changes.flatten(0, 2)[live])
-    return out.view(writers, readers, prompts)
+    return out.view(writers, readers, prompts, -1)
 
 
 class Entered(Wavefront):
@@ -183,8 +201,10 @@ class Entered(Wavefront):
         rows += self.changes[item, pos - self.first[prompt]]
 
 
-def measured(base: Base, items: Items, changes: Float[Tensor, "item pos d_model"]) -> Float[Tensor, "item"]:
-    """The metric of each run, float64. `changes` are at the positions that `base` computes."""
+def measured(
+    base: Base, items: Items, changes: Float[Tensor, "item pos d_model"]
+) -> Float[Tensor, "item metric"]:
+    """The metrics of each run, float64. `changes` are at the positions that `base` computes."""
     reads, n_layers = base.reads, len(base.weights.blocks)
     layout = Layout(items, n_layers, reads.everywhere, changes.device)
     stream = Entered(base, layout, table([], len(items)), changes).run()
@@ -193,4 +213,4 @@ def measured(base: Base, items: Items, changes: Float[Tensor, "item pos d_model"
         whole = base.full.logits[prompt].clone()  # [item, pos, column]
         whole[layout.final_item, layout.final_pos] = logits
         logits = whole
-    return base.readout.score(logits, base.clean_logits[prompt], prompt)[:, 0]
+    return base.readout.score(logits, base.clean_logits[prompt], prompt)

@@ -21,50 +21,45 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from interp.circuits._graph import Graph, Spans
-from interp.circuits._run.ablation import Ablation
-from interp.circuits._run.job import Job, trusted_weights
+from interp.circuits._run.job import Job
 from interp.circuits._score.passes import EdgePasses, Passed, wide
-from interp.circuits._score.result import scored_edges
+from interp.circuits._score.result import edge_dataset
 from interp.circuits._score.sums import written
-from interp.engine.memory import Budget
 from interp.engine.runs import Runs
-from interp.models import Model
-from interp.patching.corruption import Zero, make_runs
-from interp.tasks import Task
-from interp.tasks.metrics import Metric
 
 _CONVENTION = "share of what the reader sees that comes from the writer, 0 to 1; no metric, no sign"
 
 
-def flow_routes(
-    model: Model, task: Task, metric: Metric, positions: bool, budget: Budget, progress: bool
-) -> xr.Dataset:
-    """Shares [prompt, (pos,) writer, reader]. Cost: one forward by prompt. `metric` says where it is read."""
+def flow_routes(job: Job, positions: bool) -> xr.Dataset:
+    """Shares [prompt, (pos,) writer, reader]. Cost: one forward by prompt and metric, which says where it is
+    read."""
     with torch.inference_mode(False), torch.no_grad():
-        runs = make_runs(model, task, Zero(), "noise", ()).outside_inference()
-        blocks = trusted_weights(model, budget.facts, runs)
-        job = Job(blocks, Spans(Graph.of(model)), runs, metric, Ablation("zero"), budget)
-        graph, n = job.graph, len(task)
-        pos = (runs.n_pos,) if positions else ()
-        values = np.zeros((n, *pos, len(graph.writers), len(graph.readers)))
-        clean = np.empty(n)
-        size = _prompts(budget, runs.n_pos, graph)
-        with tqdm(total=n, disable=not progress, desc="flow-routes", unit="prompt") as bar:
-            for start in range(0, n, size):
-                block = slice(start, min(start + size, n))
-                passes = EdgePasses(model, budget.facts, runs.take(block), metric, lambda passes: None)
-                run = passes.plain(source=False)
-                clean[block] = passes.measure(run.picked, run.picked).cpu().numpy()
-                for writers, readers, found in shares(job, passes, run):
-                    found = found if positions else found.sum(1)
-                    values[block][..., writers, readers] = found[..., None].cpu().numpy()
-                bar.update(block.stop - block.start)
-    missing = np.full(n, np.nan)
-    out = scored_edges(
-        values, clean, missing, job, task, "noise", method="flow-routes", forwards=1, backwards=0
-    )
-    return out.assign_attrs(convention=_CONVENTION, unit="share", ablation="none")
+        parts = [_by_metric(alone, positions) for alone in job.by_metric()]
+    values, clean = (np.stack(arrays, -1) for arrays in zip(*parts))
+    attrs = {"forwards": 1, "backwards": 0}
+    out = edge_dataset(values, clean, np.full_like(clean, np.nan), job, method="flow-routes", **attrs)
+    words = {"unit": ", ".join(["share"] * len(job.metric)), "ablation": "none"}
+    return out.assign_attrs(convention=_CONVENTION, **words)
+
+
+def _by_metric(job: Job, positions: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Shares [prompt, (pos,) writer, reader], and the clean metric [prompt]."""
+    graph, n = job.graph, len(job.runs)
+    pos = (job.runs.n_pos,) if positions else ()
+    values = np.zeros((n, *pos, len(graph.writers), len(graph.readers)))
+    clean, size = np.empty(n), _prompts(job)
+    with tqdm(total=n, disable=not job.experiment.budget.progress, desc="flow-routes", unit="prompt") as bar:
+        for first in range(0, n, size):
+            block = slice(first, min(first + size, n))
+            runs = job.runs.take(block)
+            passes = EdgePasses(job.experiment.model, job.facts, runs, job.metric, lambda passes: None)
+            run = passes.plain(source=False)
+            clean[block] = passes.measure(run.picked, run.picked)[:, 0].cpu().numpy()
+            for writers, readers, share in shares(job, passes, run):
+                share = share if positions else share.sum(1)
+                values[block][..., writers, readers] = share[..., None].cpu().numpy()
+            bar.update(block.stop - block.start)
+    return values, clean
 
 
 def shares(
@@ -111,8 +106,10 @@ def _weights(runs: Runs, stop: Tensor, everywhere: bool) -> tuple[Tensor, Tensor
     return reach / reach.sum(1, keepdim=True), read / read.sum(1, keepdim=True)
 
 
-def _prompts(budget: Budget, n_pos: int, graph: Graph) -> int:
-    each = budget.item_size * n_pos * budget.facts.d_model * (len(graph.writers) + 4 * budget.facts.n_layers)
-    each += budget.item_size * n_pos * budget.facts.d_vocab_out
-    found = max(1, budget.limit // (2 * each))
-    return found if budget.batch_size is None else min(found, budget.batch_size)
+def _prompts(job: Job) -> int:
+    """Prompts at once."""
+    room, facts, n_pos = job.room, job.facts, job.runs.n_pos
+    each = room.item_size * n_pos * facts.d_model * (len(job.graph.writers) + 4 * facts.n_layers)
+    each += room.item_size * n_pos * facts.d_vocab
+    prompts = max(1, room.limit // (2 * each))
+    return prompts if room.batch_size is None else min(prompts, room.batch_size)

@@ -1,4 +1,4 @@
-"""The passes that edge scores are made of, on some prompts, through the model itself.
+"""The passes that scores of edges are made of, on some prompts, through the model itself.
 
 A pass with a graph gives the slope of the metric in what every reader makes of its normed input (q, k, v, and
 the MLP's pre-activations) and in the final stream: a few tensors a layer, one for each head where heads have
@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribution._passes import Hook, record
 from interp.attribution.rules import ruled
 from interp.attribution.secant import TwoRuns, metric_path
-from interp.circuits._score.methods import EdgeMethod
 from interp.engine.readout import Reads, Scores
 from interp.engine.reference import finite_hooks
 from interp.engine.runs import Runs
+from interp.methods import Rules
 from interp.models import Anatomy, Model, logits
 from interp.models.hook_points import MLPPoints, mlp_points, slope_hook
 from interp.places import hook_name
@@ -34,11 +35,11 @@ INPUT: Place = ("resid_pre", 0)
 
 @dataclass(frozen=True, eq=False)
 class Passed:
-    """A run: the logits that are read, activations, and slopes by (part, layer) where there are any."""
+    """A run: the logits that are read, activations, and by metric the slopes by (part, layer)."""
 
     picked: Tensor
     values: Values
-    slopes: Values = field(default_factory=dict)
+    slopes: tuple[Values, ...] = ()
     notes: dict[str, float] = field(default_factory=dict)
 
 
@@ -50,11 +51,11 @@ class EdgePasses:
         model: Model,
         facts: Anatomy,
         runs: Runs,
-        metric: Metric,
+        metrics: tuple[Metric, ...],
         tick: Callable[[int], object],
     ) -> None:
-        self.model, self.facts, self.runs, self.metric, self.tick = model, facts, runs, metric, tick
-        self.scores = Scores(Reads(runs, (metric,)))
+        self.model, self.facts, self.runs, self.tick = model, facts, runs, tick
+        self.scores = Scores(Reads(runs, metrics))
         self.mlps: list[MLPPoints] = [] if facts.attn_only else mlp_points(model)
         layers = range(facts.n_layers)
         sites = ("z", "mlp_out", "resid_pre", "resid_mid")
@@ -74,13 +75,13 @@ class EdgePasses:
         self,
         clean: Tensor | None = None,
         *,
-        rules: Any = None,
+        rules: Rules | None = None,
         replaced: Values | None = None,
         source: bool = False,
         two: TwoRuns | None = None,
         other: Tensor | None = None,
     ) -> Passed:
-        """A run with its graph, and the slopes of the metric. Cost: one forward, one backward.
+        """A run with its graph, and the slopes of the metrics. Cost: one forward, a backward by metric.
 
         clean: the clean run's logits; this run's own for None. replaced: what some places carry instead. two,
         other: for secant slopes, the source run's activations and logits.
@@ -104,18 +105,18 @@ class EdgePasses:
             # what the two-point activation reads, which on a bridge is not what a later hook sees
             tensors |= {key: two.here[key] for key in tensors if key[0] in ("pre", "linear")}
         slopes = _slopes(value, tensors)
-        self.tick(1)
+        self.tick(len(slopes))
         return Passed(picked.detach(), kept, slopes, notes)
 
     def _two_point(self, picked: Tensor, clean: Tensor, other: Tensor) -> tuple[Tensor, float]:
-        """The metric with slopes between two runs' logits, and the residual."""
+        """The metrics with slopes between two runs' logits, and the residual."""
         cap = float(getattr(self.model.cfg, "output_logits_soft_cap", None) or -1.0)
         return metric_path(lambda x: self.scores(x, clean), picked, other, cap)
 
     def measure(self, picked: Tensor, clean: Tensor) -> Tensor:
-        """The metric, float64: [prompt]."""
+        """The metrics, float64: [prompt, metric]."""
         with torch.no_grad():
-            return self.scores(picked, clean)[:, 0]
+            return self.scores(picked, clean)
 
     def _taps(self) -> dict[Place, str]:
         """Hook points of what readers make of their normed input, and of the final stream."""
@@ -146,26 +147,30 @@ def run_secant(passes: EdgePasses) -> tuple[Passed, Passed]:
     return source, passes.graph(clean, two=two, other=source.picked)
 
 
-def run_base(passes: EdgePasses, method: EdgeMethod) -> tuple[Passed, Passed]:
+def run_base(passes: EdgePasses, rules: Rules | None) -> tuple[Passed, Passed]:
     """Source and base run, the base with its slopes or those of the method's rules."""
     source = passes.plain(source=True)
     clean = None if passes.runs.clean_is_base else source.picked
-    return source, passes.graph(clean, rules=method.rules)
+    return source, passes.graph(clean, rules=rules)
 
 
 def _putting(value: Tensor) -> Callable[..., Tensor]:
     return lambda tensor, hook: value.detach().requires_grad_(True)
 
 
-def _slopes(value: Tensor, tensors: Values) -> Values:
-    """d Σ value / d tensor where the value depends on it. Prompts do not touch one another."""
-    if not value.requires_grad:
+def _slopes(values: Float[Tensor, "prompt metric"], tensors: Values) -> tuple[Values, ...]:
+    """By metric, d Σ value / d tensor where it depends on it. Prompts do not touch one another."""
+    if not values.requires_grad:
         raise ValueError(
             "the metric has no gradient in the logits: it is not differentiable. Use another metric, or "
             "method='exact', which needs no gradient."
         )
-    found = torch.autograd.grad(value.sum(), list(tensors.values()), allow_unused=True)
-    return {place: slope for place, slope in zip(tensors, found) if slope is not None}
+    slopes = []
+    for number, value in enumerate(values.sum(0)):
+        again = number + 1 < values.shape[1]
+        by_tensor = torch.autograd.grad(value, list(tensors.values()), retain_graph=again, allow_unused=True)
+        slopes.append({place: slope for place, slope in zip(tensors, by_tensor) if slope is not None})
+    return tuple(slopes)
 
 
 def wide(x: Tensor) -> Tensor:

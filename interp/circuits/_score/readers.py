@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.circuits._graph import Spans
-from interp.circuits._score.passes import Passed, wide
+from interp.circuits._score.passes import Passed, Values, wide
 from interp.models.parts import MLP, Norm, Weights
 
 
@@ -40,12 +40,13 @@ class Readers:
 
 
 def readers(
-    weights: Weights, spans: Spans, run: Passed, kind: str, other: Passed | None, span: slice
+    weights: Weights, spans: Spans, run: Passed, metric: int, kind: str, other: Passed | None, span: slice
 ) -> Iterator[Readers]:
-    """All readers that the metric depends on, at the positions of `span`.
+    """All readers that a metric, by number, depends on, at the positions of `span`.
 
-    kind: how norms are taken back, see `edge_norms`; other: the source run, for secant slopes.
+    kind: how norms are taken back; other: the source run, for secant slopes.
     """
+    slopes = run.slopes[metric]
 
     def back(norm: Norm | None, place: tuple[str, int], slope: Tensor) -> Tensor:
         far = None if other is None else wide(other.values[place][:, span])
@@ -54,15 +55,15 @@ def readers(
     for layer, block in enumerate(weights.blocks):
         attn, before = block.attn, spans.heads(layer).start
         for part, W in zip("qkv", (attn.W_Q, attn.W_K, attn.W_V)):
-            if (slope := run.slopes.get((part, layer))) is not None:
+            if (slope := slopes.get((part, layer))) is not None:
                 slope = back(block.attn_norm, ("resid_pre", layer), _through(W, wide(slope[:, span])))
                 yield Readers(spans.part(layer, part), before, slope)
-        if block.mlp is not None and ("pre", layer) in run.slopes:
+        if block.mlp is not None and ("pre", layer) in slopes:
             place = ("resid_pre" if block.parallel else "resid_mid", layer)
             index, n_writers = spans.mlp_reader(layer), before if block.parallel else spans.mlp(layer)
-            slope = back(block.mlp.norm, place, _mlp(block.mlp, run, layer, span))
+            slope = back(block.mlp.norm, place, _mlp(block.mlp, slopes, layer, span))
             yield Readers(slice(index, index + 1), n_writers, slope)
-    last = wide(run.slopes["resid_post", len(weights.blocks) - 1][:, span])
+    last = wide(slopes["resid_post", len(weights.blocks) - 1][:, span])
     yield Readers(slice(spans.logits, spans.logits + 1), len(spans.graph.writers), last[None])
 
 
@@ -74,13 +75,13 @@ def _through(
     return torch.bmm(flat, W.to(slope).transpose(1, 2)).unflatten(1, slope.shape[:2])
 
 
-def _mlp(mlp: MLP, run: Passed, layer: int, span: slice) -> Float[Tensor, "1 prompt pos d_model"]:
+def _mlp(mlp: MLP, slopes: Values, layer: int, span: slice) -> Float[Tensor, "1 prompt pos d_model"]:
     """Back through W_in, or through W_gate and W_in of a gated MLP."""
-    slope = wide(run.slopes["pre", layer][:, span])
+    slope = wide(slopes["pre", layer][:, span])
     if mlp.W_gate is None:
         return (slope @ mlp.W_in.to(slope).T)[None]
     out = slope @ mlp.W_gate.to(slope).T
-    if (linear := run.slopes.get(("linear", layer))) is not None:
+    if (linear := slopes.get(("linear", layer))) is not None:
         out = out + wide(linear[:, span]) @ mlp.W_in.to(slope).T
     return out[None]
 

@@ -2,101 +2,82 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
+from interp import results
+from interp.circuits._run.batch import metric_coord
 from interp.circuits._run.job import Job
-from interp.patching.result import CONVENTION, position_labels, versions
-from interp.tasks import Task
 
-_CUT = {"denoise": "clean brought in along the edge", "noise": "the edge cut"}
+_CUT = {
+    "edge": {"denoise": "clean brought in along the edge", "noise": "the edge cut"},
+    "node": {"denoise": "clean brought in from the node", "noise": "all edges out of the node cut"},
+}
 
 
 def edge_dataset(
-    values: np.ndarray,
-    clean: np.ndarray,
-    corrupt: np.ndarray,
+    values: Float[np.ndarray, "prompt *pos writer reader metric"],
+    clean: Float[np.ndarray, "prompt metric"],
+    corrupt: Float[np.ndarray, "prompt metric"],
     job: Job,
-    task: Task,
-    direction: str,
     *,
     method: str,
     **more: str | int | float,
 ) -> xr.Dataset:
-    """Effects [prompt, writer, reader], NaN where there is no edge, with baselines by prompt."""
-    coords: dict[str, Any] = {
-        "prompt": np.arange(len(task)),
-        "writer": np.array(job.graph.writers, dtype=object),
-        "reader": np.array(job.graph.readers, dtype=object),
-        "template": ("prompt", np.array(task.template, dtype=object)),
-    }
-    if task.labels is not None:
-        coords["text"] = (
-            "prompt",
-            np.array([" ".join(words).strip() for words in task.labels], dtype=object),
-        )
-    variables = {
-        "value": (("prompt", "writer", "reader"), values),
-        "clean": (("prompt",), clean),
-        "corrupt": (("prompt",), corrupt),
-    }
-    return xr.Dataset(variables, coords, {**_provenance(job, task, direction), "method": method, **more})
+    """Effects of edges; NaN where there is no edge."""
+    values[..., ~job.graph.allowed.numpy(), :] = np.nan
+    pos = ("pos",) if values.ndim == 5 else ()
+    coords = {"writer": _names(job.graph.writers), "reader": _names(job.graph.readers)}
+    dims = ("prompt", *pos, "writer", "reader", "metric")
+    return _dataset("edge", (dims, values), clean, corrupt, coords, job, method, more)
 
 
-def _provenance(job: Job, task: Task, direction: str) -> dict[str, str | int]:
-    metric = job.metric
-    return {
-        "site": "edges",
-        "direction": direction,
-        "ablation": job.ablation.kind,
-        "model": job.budget.facts.name,
-        "task": task.name,
-        "task_fingerprint": task.fingerprint(),
-        "metric": metric.name,
-        "unit": metric.unit,
-        "better": metric.better,
-        "seed": -1 if task.seed is None else task.seed,
-        "versions": json.dumps(versions()),
-        "convention": f"{CONVENTION[direction].split(',')[0]}, {_CUT[direction]}; positive: the edge helps",
-    }
-
-
-_NODE_WORDS = (
-    (" along the edge", ""),
-    ("the edge cut", "all edges out of the node cut"),
-    ("the edge", "the node"),
-)
-
-
-def scored_edges(
-    values: np.ndarray,
-    clean: np.ndarray,
-    corrupt: np.ndarray,
+def node_dataset(
+    values: Float[np.ndarray, "prompt writer metric"],
+    clean: Float[np.ndarray, "prompt metric"],
+    corrupt: Float[np.ndarray, "prompt metric"],
     job: Job,
-    task: Task,
-    direction: str,
     *,
     method: str,
-    **attrs: str | int | float,
 ) -> xr.Dataset:
-    """Effects [prompt, (pos,) writer, reader]; NaN where there is no edge."""
-    graph = job.graph
-    values[..., ~graph.allowed.numpy()] = np.nan
-    whole = values if values.ndim == 3 else np.broadcast_to(np.nan, (len(task), *graph.allowed.shape))
-    out = edge_dataset(whole, clean, corrupt, job, task, direction, method=method, **attrs)
-    if values.ndim == 3:
-        return out
-    coords: dict[str, Any] = {"pos": np.arange(values.shape[1]), "token": ("pos", position_labels(task))}
-    return out.assign(value=(("prompt", "pos", "writer", "reader"), values)).assign_coords(coords)
+    """Effects of writers."""
+    coords = {"writer": _names(job.graph.writers)}
+    return _dataset("node", (("prompt", "writer", "metric"), values), clean, corrupt, coords, job, method, {})
 
 
-def of_nodes(edges: xr.Dataset, value: xr.DataArray) -> xr.Dataset:
-    """A result about edges with values about writers in their place."""
-    out = edges.drop_dims("reader").assign(value=value)
-    convention = out.attrs["convention"]
-    for old, new in _NODE_WORDS:
-        convention = convention.replace(old, new)
-    return out.assign_attrs(site="nodes", convention=convention)
+def of_nodes(edges: xr.Dataset) -> xr.Dataset:
+    """A result about edges as one about writers: first-order scores add up over a writer's edges."""
+    convention = edges.attrs["convention"]
+    for direction, words in _CUT["edge"].items():
+        convention = convention.replace(words, _CUT["node"][direction])
+    convention = convention.replace("the edge helps", "the node helps")
+    total = edges["value"].sum("reader")
+    return edges.drop_dims("reader").assign(value=total).assign_attrs(site="nodes", convention=convention)
+
+
+def _dataset(
+    what: str,
+    value: tuple[tuple[str, ...], np.ndarray],
+    clean: np.ndarray,
+    corrupt: np.ndarray,
+    coords: dict[str, Any],
+    job: Job,
+    method: str,
+    more: dict[str, Any],
+) -> xr.Dataset:
+    task, direction = job.experiment.task, job.experiment.contrast.direction
+    variables = {"value": value, "clean": (("prompt", "metric"), clean)}
+    variables["corrupt"] = (("prompt", "metric"), corrupt)
+    if "pos" in value[0]:
+        coords |= {"pos": np.arange(value[1].shape[1]), "token": ("pos", results.position_labels(task))}
+    start = results.CONVENTION[direction].split(",")[0]
+    words = {"convention": f"{start}, {_CUT[what][direction]}; positive: the {what} helps"} | more
+    attrs = results.attrs(job.experiment, method=method, site=f"{what}s", **words)
+    return results.dataset(variables, coords | metric_coord(job.experiment), attrs, task)
+
+
+def _names(names: tuple[str, ...]) -> np.ndarray:
+    return np.array(names, dtype=object)

@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.circuits._graph import Spans
 from interp.circuits._run.ablation import head_writes
 from interp.circuits._score.passes import INPUT, Passed, Place, wide
-from interp.circuits._score.readers import readers
+from interp.circuits._score.readers import Readers, readers
 from interp.engine.runs import Runs
 from interp.models.parts import Weights
 
@@ -39,16 +39,16 @@ class Sums:
     by_pos: bool
     kind: str = "gradient"
 
-    def zeros(self) -> Float[Tensor, "prompt *pos writer reader"]:
+    def zeros(self, n_metrics: int) -> Float[Tensor, "metric prompt *pos writer reader"]:
         graph = self.spans.graph
         pos = (self.runs.n_pos,) if self.by_pos else ()
-        shape = (len(self.runs), *pos, len(graph.writers), len(graph.readers))
+        shape = (n_metrics, len(self.runs), *pos, len(graph.writers), len(graph.readers))
         return torch.zeros(shape, dtype=torch.float64, device=self.runs.base.device)
 
     @torch.no_grad()
     def add(
         self,
-        out: Float[Tensor, "prompt *pos writer reader"],
+        out: Float[Tensor, "metric prompt *pos writer reader"],
         base: Passed,
         source: Passed,
         run: Passed,
@@ -65,15 +65,21 @@ class Sums:
             change = differences(
                 self.weights, self.spans, base, source, self.constants, first, span, rows
             )  # [writer, prompt, pos, d_model]
-            for part in readers(self.weights, self.spans, run, self.kind, other, span):
-                some = slice(*rows.indices(part.n_writers)[:2])
-                if some.start >= some.stop:
-                    continue
-                if self.by_pos:
-                    found = weight * products_by_pos(change[some], part.slope)
-                    out[:, span, some, part.index] += found
-                else:
-                    out[:, some, part.index] += weight * products(change[some], part.slope)
+            for metric, scores in enumerate(out):
+                for part in readers(self.weights, self.spans, run, metric, self.kind, other, span):
+                    self._add(scores, change, part, weight, span, rows)
+
+    def _add(
+        self, scores: Tensor, change: Tensor, part: Readers, weight: float, span: slice, rows: slice
+    ) -> None:
+        """Of some readers, into scores [prompt, (pos,) writer, reader]."""
+        writers = slice(*rows.indices(part.n_writers)[:2])
+        if writers.start >= writers.stop:
+            return
+        if self.by_pos:
+            scores[:, span, writers, part.index] += weight * products_by_pos(change[writers], part.slope)
+        else:
+            scores[:, writers, part.index] += weight * products(change[writers], part.slope)
 
     def _blocks(self, first: Tensor) -> Iterator[slice]:
         """The positions where anything changes that can matter, some at a time."""

@@ -11,7 +11,6 @@ nothing, still tell about how much each of their edges adds to the loss: the nex
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +20,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from interp import results
+from interp._verbs import verb
 from interp.circuits._circuit import Circuit, Provenance
 from interp.circuits._graph import Graph
-from interp.circuits._run.job import Job
-from interp.patching.result import versions
-from interp.tasks import Task
+from interp.experiment import Experiment
 
 ORDERS = ("late", "early")
 TIE = 1e-6
@@ -163,10 +162,18 @@ class Step(NamedTuple):
     kept: bool
 
 
+@verb
 def trace(circuit: Circuit) -> list[Step]:
-    """The decisions of ACDC, in order.
+    """The decisions of ACDC, in order: steps (edge, value, kept), value the mean metric with the edge cut.
 
     Raises ValueError for a circuit that `acdc` did not make.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> circuit = interp.circuits.acdc(model, interp.tasks.ioi(model, n=4), 0.1, progress=False)
+        >>> step = interp.circuits.trace(circuit)[0]
+        >>> step.edge, step.kept
+        ('m1->logits', True)
     """
     told = circuit.provenance
     if told.get("method") != "acdc" or circuit.scores is None:
@@ -181,38 +188,31 @@ def trace(circuit: Circuit) -> list[Step]:
     return steps
 
 
-def circuit_of(search: Search, job: Job, task: Task, clean: float, rows: int, batches: int) -> Circuit:
+def circuit_of(search: Search, experiment: Experiment, clean: float, rows: int, batches: int) -> Circuit:
     """A finished search as a circuit. Provenance holds strings and finite numbers, as JSON does."""
-    graph, rule = search.graph, search.rule
+    graph, rule, metric = search.graph, search.rule, experiment.metric[0]
     scores = torch.full(search.mask.shape, math.nan, dtype=torch.float64)
     scores[tuple(search.order.T)] = torch.from_numpy(search.increase)
     tried = ~np.isnan(search.increase)
     close = [i for i in np.flatnonzero(tried) if rule.tie(float(search.increase[i]))]
     ties = [graph.name(*edge) for edge in search.order[close].tolist()]
-    sign = -1.0 if job.metric.better == "higher" else 1.0
+    sign = -1.0 if metric.better == "higher" else 1.0
     finite = math.isfinite(rule.threshold)
-    made: Provenance = {
-        "method": "acdc",
-        "threshold": rule.threshold if finite else str(rule.threshold),
-        "absolute": rule.absolute,
-        "order": search.order_name,
-        "ablation": job.ablation.kind,
-        "direction": "noise",
-        "metric": job.metric.name,
-        "better": job.metric.better,
-        "metric_clean": clean,
-        "metric_circuit": sign * search.loss,
-        "model": job.budget.facts.name,
-        "task": task.name,
-        "task_fingerprint": task.fingerprint(),
-        "prompts": len(task),
-        "seed": -1 if task.seed is None else task.seed,
-        "decided_by_a_run": int(tried.sum()),
-        "rows": rows,
-        "batches": batches,
-        "n_ties": len(ties),
-        "ties": ", ".join(ties[:_NAMED]),
-        "versions": json.dumps(versions()),
-    }
+    attrs: Provenance = results.attrs(
+        experiment,
+        method="acdc",
+        site="edges",
+        convention="score = growth of the loss when the edge was tried; positive: the edge helps",
+        threshold=rule.threshold if finite else str(rule.threshold),
+        absolute=rule.absolute,
+        order=search.order_name,
+        metric_clean=clean,
+        metric_circuit=sign * search.loss,
+        decided_by_a_run=int(tried.sum()),
+        rows=rows,
+        batches=batches,
+        n_ties=len(ties),
+        ties=", ".join(ties[:_NAMED]),
+    )
     mask = torch.from_numpy(search.mask)
-    return Circuit(graph, mask, scores, made, f"acdc {job.metric.name} {rule.threshold:g}")
+    return Circuit(graph, mask, scores, attrs, f"acdc {metric.name} {rule.threshold:g}")

@@ -20,21 +20,14 @@ The state (parameters, Adam's moments, penalties) is saved whole and resumed exa
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.circuits._graph import Graph
-from interp.circuits._run.job import Job
-from interp.files import whole
-from interp.models import Model, model_fingerprint
-from interp.tasks import Task
 
 BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
 KINDS = ("hard-concrete", "uniform")
@@ -69,7 +62,6 @@ def _uniform(theta: Tensor, u: Tensor, level: Tensor) -> Tensor:
     return value + drawn.to(theta.dtype) * (theta - theta.detach())
 
 
-_KIND = "interp train_mask 1"
 _DECAY = (0.9, 0.95)  # Adam: few steps, noisy slopes
 
 
@@ -84,7 +76,7 @@ class Settings:
     granularity: str = "edges"
     gate: str = "hard-concrete"
     steps: int = 300
-    batch_size: int = 8
+    prompts: int = 8
     learning_rate: float = 0.1
     penalty_rate: float = 0.1
     constants_rate: float = 0.002
@@ -97,7 +89,7 @@ class Settings:
             raise ValueError(f"granularity {self.granularity!r} is not one of {', '.join(GRANULARITIES)}.")
         if self.gate not in KINDS:
             raise ValueError(f"gate {self.gate!r} is not one of {', '.join(KINDS)}.")
-        for name in ("steps", "batch_size", "learning_rate", "penalty_rate"):
+        for name in ("steps", "prompts", "learning_rate", "penalty_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
 
@@ -169,75 +161,6 @@ class State:
         self.losses, self.step = tensors["losses"].tolist(), len(tensors["losses"])
         names = {name.split(".")[0] for name in tensors if "." in name}
         self.moments = {name: (tensors[f"{name}.0"], tensors[f"{name}.1"]) for name in names}
-
-    def save(self, store: Store) -> None:
-        """Write the state, whole or not at all."""
-        from safetensors.torch import save_file
-
-        with whole(store.path) as path:
-            save_file(self.tensors(), path, metadata={"run": json.dumps(store.identity, sort_keys=True)})
-
-
-@dataclass(frozen=True)
-class Store:
-    """A file, and which run it belongs to."""
-
-    path: Path
-    identity: dict[str, str]
-
-
-def open_state(
-    path: Path,
-    state: State,
-    model: Model,
-    task: Task,
-    job: Job,
-    settings: Settings,
-    learned: bool,
-    resume: bool,
-) -> Store:
-    """The store at a path; a state that it holds is put into `state`.
-
-    Raises ValueError, and changes nothing, if it holds another run or something else.
-    """
-    constants = job.ablation.constants
-    numbers = b"" if constants is None else constants.detach().double().cpu().numpy().tobytes()
-    identity = {one.name: repr(getattr(settings, one.name)) for one in fields(settings)}
-    identity |= {
-        "kind": _KIND,
-        "model": model_fingerprint(model),
-        "task": task.fingerprint(),
-        "metric": repr(job.metric),
-        "ablation": ("learned" if learned else job.ablation.kind) + hashlib.sha256(numbers).hexdigest()[:16],
-    }
-    store = Store(path, identity)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder. Give the name of a file.")
-    if not path.exists():
-        return store
-    if not resume:
-        raise ValueError(f"{path} exists. Choose another path, or resume=True to go on with it.")
-    found, tensors = _read(path)
-    differing = {key: value for key, value in identity.items() if found.get(key) != value}
-    if differing:
-        told = "; ".join(f"{key}: {found.get(key)} there, {value} here" for key, value in differing.items())
-        raise ValueError(f"{path} holds another run ({told}). Choose another path; nothing was changed.")
-    state.take(tensors)
-    return store
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            told = json.loads((file.metadata() or {})["run"])
-            return told, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} exists and is not a store of train_mask ({error}). Choose another path; nothing was "
-            "changed."
-        ) from error
 
 
 def _leaf(tensor: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ prompts on. The model's weights do not change.
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,24 +31,27 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from interp import results
+from interp._verbs import verb
+from interp.ablation import Ablation
 from interp.attribution._passes import autograd_on
 from interp.circuits._circuit import Circuit, Provenance
-from interp.circuits._graph import Graph, Spans
-from interp.circuits._run.ablation import Ablation
-from interp.circuits._run.ablation import parse as parse_ablation
-from interp.circuits._run.job import Job, check_model, the_metric, trusted_weights
+from interp.circuits._graph import Graph
+from interp.circuits._run.job import Job, one_metric, prepare
 from interp.circuits._search import gates
-from interp.circuits._search.gates import Settings, State, Store, open_state
+from interp.circuits._search.gates import Settings, State
 from interp.circuits._search.soft import Batches
-from interp.engine.memory import Budget
+from interp.experiment import Experiment, Metrics
 from interp.models import Model
-from interp.patching.result import versions
+from interp.stores import StateStore, open_state
 from interp.tasks import Task
-from interp.tasks.metrics import KL, Metric
+from interp.tasks.metrics import KL
 
 _SAVE_EVERY = 25
+_CONVENTION = "score = θ of the gate; higher: more open"
 
 
+@verb
 def train_mask(
     model: Model,
     task: Task,
@@ -56,83 +59,90 @@ def train_mask(
     *,
     granularity: str = "edges",
     gate: str = "hard-concrete",
-    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
-    metric: Metric | None = None,
     steps: int = 300,
-    batch_size: int = 8,
+    prompts: int = 8,
     learning_rate: float | int = 0.1,
     penalty_rate: float | int = 0.1,
+    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    metric: Metrics | None = None,
     seed: int = 0,
     store: str | Path | None = None,
-    resume: bool = True,
     progress: bool = True,
 ) -> TrainedCircuit:
     """The circuit of the gates that stay open.
 
     sparsity: share of all edges (or nodes) to cut, 0 to 1. granularity: "edges" or "nodes".
     gate: "hard-concrete" or "uniform" (uniform gradient sampling).
+    steps, prompts (of each step), learning_rate (of the gates), penalty_rate (of λ): of the training.
     ablation: what a cut edge carries: "resample", "zero", "mean", constants [writer, d_model], or "learned".
-    metric: what to keep, KL by default; any metric with a gradient. The clean prompts are run.
-    steps, batch_size, learning_rate (of the gates), penalty_rate (of λ): of the training.
-    store: a file that the state is saved to every 25 steps; the same call after a kill resumes from it and
-        ends the same (with `resume=False` a file that exists is refused). One of another run is refused.
+    metric: what to keep, one, KL by default; any with a gradient. The clean prompts are run.
+    store: a file that the state is saved to every 25 steps; the same call after a kill goes on from there and
+        ends the same. One of another run, or in use, is refused.
 
     Returns a Circuit with θ as scores, and `constants` [writer, d_model] if they were learned. The same seed
     gives the same circuit on the same machine.
 
     Cost: a step is two forwards of the batch, and a forward and backward in which every reader has its input.
     Raises ValueError for anything wrong with the request, before the first forward pass.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8)
+        >>> circuit = interp.circuits.train_mask(model, task, sparsity=0.9, steps=10, progress=False)
+        >>> round(circuit.n_edges / circuit.graph.n_edges, 1)
+        0.1
     """
     rates = {"learning_rate": float(learning_rate), "penalty_rate": float(penalty_rate)}
-    chosen = Settings(float(sparsity), granularity, gate, steps, batch_size, seed=seed, **rates)
-    facts = check_model(model, task)
-    measure = the_metric(metric, KL())
+    settings = Settings(float(sparsity), granularity, gate, steps, prompts, seed=seed, **rates)
+    learned = isinstance(ablation, str) and ablation == "learned"
+    experiment = prepare(
+        model, task, ablation="mean" if learned else ablation, direction="noise",
+        metric=KL() if metric is None else metric, seed=seed, store=store, progress=progress,
+    )  # fmt: skip
+    measure = one_metric(experiment, "train_mask")
     if not measure.differentiable:
         raise ValueError(
             f"metric {measure.name!r} has no gradient (it counts). Use KL, LogitDiff or LogProb."
         )
-    graph, learned = Graph.of(model), ablation == "learned" if isinstance(ablation, str) else False
-    replaced = parse_ablation("mean" if learned else ablation, graph, task, "noise")
-    with torch.inference_mode(False), torch.no_grad():
-        runs = replaced.runs(model, task, "noise").outside_inference()
-        blocks = trusted_weights(model, facts, runs)
-        job = Job(blocks, Spans(graph), runs, measure, replaced, Budget(facts))
-        batches = Batches(model, job, chosen.batch_size, chosen.seed)
-    with autograd_on():
-        state = State.new(chosen, graph, batches.mean_writes() if learned else None)
-        kept = (
-            None
-            if store is None
-            else open_state(Path(store), state, model, task, job, chosen, learned, resume)
-        )
-        _train(job, chosen, state, batches, kept, progress)
-    return trained_circuit(job, task, chosen, state, learned)
+    with open_state(experiment.budget.store, "train_mask", _identity(experiment, settings, learned)) as kept:
+        with torch.inference_mode(False), torch.no_grad():
+            job = Job.of(experiment)
+            job = Job(experiment, job.weights, job.spans, job.runs.outside_inference())
+            batches = Batches(job, settings.prompts, settings.seed)
+        with autograd_on():
+            state = State.new(settings, job.graph, batches.mean_writes() if learned else None)
+            if kept is not None and kept.tensors is not None:
+                state.take(kept.tensors)
+            _train(job, settings, state, batches, kept)
+    return trained_circuit(job, settings, state, learned)
 
 
-def _train(
-    job: Job, settings: Settings, state: State, batches: Batches, store: Store | None, progress: bool
-) -> None:
-    sign = 1.0 if job.metric.better == "lower" else -1.0
-    with tqdm(
-        total=settings.steps, initial=state.step, disable=not progress, desc="train_mask", unit="step"
-    ) as bar:
-        for step in range(state.step, settings.steps):
+def _identity(experiment: Experiment, settings: Settings, learned: bool) -> dict[str, Any]:
+    own = {setting.name: repr(getattr(settings, setting.name)) for setting in fields(settings)}
+    own |= {"ablation": "learned"} if learned else {}
+    return {**experiment.identity(), **own}
+
+
+def _train(job: Job, settings: Settings, state: State, batches: Batches, store: StateStore | None) -> None:
+    metric, quiet = job.metric[0], not job.experiment.budget.progress
+    sign = 1.0 if metric.better == "lower" else -1.0
+    steps = settings.steps
+    with tqdm(total=steps, initial=state.step, disable=quiet, desc="train_mask", unit="step") as bar:
+        for step in range(state.step, steps):
             generator = torch.Generator().manual_seed(_seed(settings.seed, step))
             soft, clean = batches.draw(step, state.constants)
             mask = state.mask(job.graph, gates.sample(settings.gate, state.theta, len(soft.runs), generator))
             measured = soft.score(soft.logits(mask), clean).mean()
             share = 1 - gates.open_share(settings.gate, state.theta).mean()
-            target = settings.sparsity * min(1.0, 2 * (step + 1) / settings.steps)
+            target = settings.sparsity * min(1.0, 2 * (step + 1) / steps)
             gap = target - share
             loss = sign * measured + state.penalties[0] * gap + state.penalties[1] * gap**2
             state.update(loss.to(state.theta.dtype), settings)
             state.losses.append(float(measured.detach()))
             bar.update()
-            bar.set_postfix(
-                {job.metric.name: f"{state.losses[-1]:.3g}", "cut": f"{float(share.detach()):.1%}"}
-            )
-            if store is not None and (state.step % _SAVE_EVERY == 0 or state.step == settings.steps):
-                state.save(store)
+            bar.set_postfix({metric.name: f"{state.losses[-1]:.3g}", "cut": f"{float(share.detach()):.1%}"})
+            if store is not None and (state.step % _SAVE_EVERY == 0 or state.step == steps):
+                store.save(state.tensors())
 
 
 def _seed(seed: int, step: int) -> int:
@@ -150,40 +160,33 @@ class TrainedCircuit(Circuit):
     losses: tuple[float, ...] = field(default=())
 
 
-def trained_circuit(job: Job, task: Task, settings: Settings, state: State, learned: bool) -> TrainedCircuit:
+def trained_circuit(job: Job, settings: Settings, state: State, learned: bool) -> TrainedCircuit:
     """The gates with the highest θ, as many as are asked for."""
     theta = state.theta.detach()
     n = round((1 - settings.sparsity) * len(theta))
     kept = torch.zeros(len(theta), dtype=torch.bool)
     kept[torch.argsort(theta, descending=True, stable=True)[:n]] = True
-    graph = job.graph
-    mask, scores = (_of_edges if state.edges else _of_nodes)(graph, kept, theta)
+    mask, scores = (_of_edges if state.edges else _of_nodes)(job.graph, kept, theta)
     last = state.losses[-max(1, len(state.losses) // 10) :]
-    told: Provenance = {
-        "method": "train_mask",
-        "granularity": settings.granularity,
-        "gate": settings.gate,
-        "sparsity": settings.sparsity,
-        "steps": settings.steps,
-        "batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
-        "penalty_rate": settings.penalty_rate,
-        "seed": settings.seed,
-        "ablation": "learned" if learned else job.ablation.kind,
-        "direction": "noise",
-        "metric": job.metric.name,
-        "better": job.metric.better,
-        "metric_last": sum(last) / len(last),
-        "open_share": float(gates.open_share(settings.gate, theta).mean()),
-        "model": job.budget.facts.name,
-        "task": task.name,
-        "task_fingerprint": task.fingerprint(),
-        "prompts": len(task),
-        "versions": json.dumps(versions()),
-    }
+    attrs: Provenance = results.attrs(
+        job.experiment,
+        method="train_mask",
+        site="edges",
+        convention=_CONVENTION,
+        granularity=settings.granularity,
+        gate=settings.gate,
+        sparsity=settings.sparsity,
+        steps=settings.steps,
+        prompts=settings.prompts,
+        learning_rate=settings.learning_rate,
+        penalty_rate=settings.penalty_rate,
+        metric_last=sum(last) / len(last),
+        open_share=float(gates.open_share(settings.gate, theta).mean()),
+    )
+    attrs |= {"ablation": "learned"} if learned else {}
     constants = None if state.constants is None else state.constants.detach().to(job.weights.W_E.dtype)
     name = f"train_mask {settings.granularity} {settings.sparsity:g}"
-    return TrainedCircuit(graph, mask, scores, told, name, constants, tuple(state.losses))
+    return TrainedCircuit(job.graph, mask, scores, attrs, name, constants, tuple(state.losses))
 
 
 def _of_edges(graph: Graph, kept: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:

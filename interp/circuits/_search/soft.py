@@ -23,15 +23,14 @@ from interp.engine import block as B
 from interp.engine.forward import through_blocks
 from interp.engine.readout import Readout, Reads
 from interp.engine.runs import Runs
-from interp.models import Model
 from interp.models.parts import Block, Norm, Weights
 
 
 class Batches:
     """The prompts of a job, drawn without replacement, round by round; steps are drawn by their number."""
 
-    def __init__(self, model: Model, job: Job, size: int, seed: int) -> None:
-        self.model, self.job, self.seed = model, job, seed
+    def __init__(self, job: Job, size: int, seed: int) -> None:
+        self.job, self.seed = job, seed
         self.size = min(size, len(job.runs))
 
     def draw(self, step: int, constants: Float[Tensor, "writer d_model"] | None) -> tuple[Soft, Tensor]:
@@ -39,12 +38,12 @@ class Batches:
         job = self.job
         runs = job.runs.take(torch.as_tensor(self._prompts(step), device=job.runs.base.device))
         passes = self._passes(runs)
-        readout = Readout(job.weights, Reads(runs, (job.metric,)))
+        readout = Readout(job.weights, Reads(runs, job.metric))
         with torch.no_grad():
             base = passes.plain(source=False)
             columns = readout.reads.columns
             clean = base.picked if columns is None else base.picked[..., columns]
-            fixed = job.ablation.constants if constants is None else constants
+            fixed = job.constants if constants is None else constants
             if fixed is None:
                 values = passes.plain(source=True).values
                 alt = written(job.weights, job.spans, lambda place: values[place])
@@ -66,7 +65,9 @@ class Batches:
         return total / count
 
     def _passes(self, runs: Runs) -> EdgePasses:
-        return EdgePasses(self.model, self.job.budget.facts, runs, self.job.metric, lambda passes: None)
+        return EdgePasses(
+            self.job.experiment.model, self.job.facts, runs, self.job.metric, lambda passes: None
+        )
 
     def _prompts(self, step: int) -> np.ndarray:
         """Consecutive parts of one long list: every prompt in a random order, again and again."""
@@ -76,9 +77,6 @@ class Batches:
             [np.random.default_rng((self.seed, number, 2)).permutation(n) for number in rounds]
         )
         return np.sort(order[first - rounds.start * n :][: self.size])
-
-    def _round(self, number: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, number, 2)).permutation(len(self.job.runs))
 
 
 Mask = Float[Tensor, "some writer any"]  # some: prompts, or 1 for all; any: readers, or 1 for all of them
