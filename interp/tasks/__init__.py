@@ -1,7 +1,8 @@
 """Tasks: behaviours to explain, as pairs of prompts with answers and a metric.
 
-A `Task` is made from prompts, token ids or files, or by a family (`families()` lists them). Sub-modules:
-`metrics`, `check` (how well a model does a task), `vocabulary` and `wordlists` (what a tokenizer can say),
+A `Task` is made from prompts, token ids, chats, files or tables, or by a family (`families()` lists them).
+Sub-modules: `metrics`, `chat`, `check` (how well a model does a task), `vocabulary` and `wordlists` (what a
+tokenizer can say),
 `handmade` (families of the hand-built models), `world` (the language of tiny-world).
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from interp._lazy import lazy
 
 if TYPE_CHECKING:
+    from interp.tasks import chat as chat
     from interp.tasks import check as check
     from interp.tasks import handmade as handmade
     from interp.tasks import metrics as metrics
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from interp.tasks.metrics import ProbDiff as ProbDiff
     from interp.tasks.metrics import Rank as Rank
     from interp.tasks.metrics import Reading as Reading
+    from interp.tasks.metrics import SeqLogProb as SeqLogProb
     from interp.tasks.world._families import conflict as conflict
     from interp.tasks.world._families import languages as languages
     from interp.tasks.world._families import pronouns as pronouns
@@ -77,6 +80,7 @@ _EXPORTS = {
         "ProbDiff",
         "Rank",
         "Reading",
+        "SeqLogProb",
     ),
     "interp.tasks.world._families": (
         "conflict",
@@ -87,5 +91,5 @@ _EXPORTS = {
         "sentiment",
     ),
 }
-_MODULES = ("check", "handmade", "metrics", "vocabulary", "wordlists", "world")
+_MODULES = ("chat", "check", "handmade", "metrics", "vocabulary", "wordlists", "world")
 __getattr__, __dir__ = lazy(__name__, _EXPORTS, _MODULES)

@@ -1,139 +1,339 @@
-"""Files of prompts, JSONL or CSV.
+"""Files and tables of prompts: JSONL, CSV, or a frame of pandas or polars.
 
 One prompt pair a line, with the keys `clean`, `corrupt`, `answer`, `wrong` and, if wanted, `template` (the
-cluster of the prompt) and `position` (index of the token whose logits predict the answer, BOS counted).
-Several answers are a list in JSONL and `a|b` in CSV.
+cluster of the prompt) and `position` (index of the token whose logits predict the answer, BOS counted; a list
+of several). Texts, or in JSONL token ids (which need no tokenizer). `corrupt`, or `wrong`, is left out in
+every line by tasks that have none. Several answers are a list in JSONL and `a|b` in CSV, where an answer that
+holds a `|` is written as a list in JSON.
 
     {"clean": "... John gave a book to", "corrupt": "...", "answer": " Mary", "wrong": " John"}
+    {"clean": [50256, 318, 262], "corrupt": [50256, 318, 257], "answer": 5335, "wrong": [1757]}
+
+CSV may be separated by commas, semicolons or tabs; names of columns may be in any case. Files are UTF-8.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp.tasks import vocabulary
+from interp.files import whole
+from interp.tasks import _prompts, _tokens, _validate, vocabulary
+from interp.tasks.metrics import LogitDiff, as_metric
 
-REQUIRED = ("clean", "corrupt", "answer", "wrong")
+REQUIRED = ("clean", "answer")
+SIDES = ("corrupt", "wrong")
 OPTIONAL = ("template", "position")
+KEYS = ("clean", "corrupt", "answer", "wrong", *OPTIONAL)
+_USUAL = "clean, corrupt, answer, wrong"
+_PROMPT = re.compile(r"\bprompt (\d+)\b")
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The arguments of `Task.from_prompts` that the file gives."""
+@dataclass(frozen=True)
+class Rows:
+    """The fields of a task by prompt, and where each prompt stands: `places` is "line 9" or "row 4"."""
+
+    source: str
+    places: tuple[str, ...]
+    fields: dict[str, Any]
+
+    def build(self, kind: Any, model: Any, options: dict[str, Any]) -> Any:
+        """The task; an error names the place and not the number of the prompt."""
+        texts = isinstance(self.fields["clean"][0], str)
+        metric = as_metric(options.get("metric") or LogitDiff())
+        if metric.reads_wrong and "wrong" not in {**self.fields, **options}:
+            keys = ", ".join(key for key in KEYS if key in self.fields)
+            raise ValueError(
+                f"{self.source}, {self.places[0]}: the key 'wrong' is missing; it has {keys}. The metric "
+                f"{metric.name!r} compares the answer with it; metric='log_prob' needs none."
+            )
+        try:
+            if texts:
+                return kind.from_prompts(model, **{**self.fields, **options})
+            options = {key: value for key, value in options.items() if key != "prepend_bos"}
+            ids = _ids(model, self.fields)
+            task = kind.from_tokens(**{**ids, **options})
+            _validate.require(task.problems(model))
+            return task
+        except ValueError as error:
+            named = _PROMPT.sub(lambda match: self._place(int(match[1])), str(error))
+            raise ValueError(f"{self.source}, {named}") from None
+
+    def _place(self, prompt: int) -> str:
+        return self.places[prompt] if prompt < len(self.places) else f"prompt {prompt}"
+
+
+def read(path: Path) -> Rows:
+    """The rows of a file. Raises ValueError, with the line, for what is not a prompt pair."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist. Give a .jsonl or .csv file of prompts.")
-    rows = _read_jsonl(path) if _kind(path) == ".jsonl" else _read_csv(path)
+    kind, text = _kind(path), _text_of(path)
+    rows = _read_jsonl(path, text) if kind == ".jsonl" else _read_csv(path, text)
     if not rows:
-        raise ValueError(f"{path} has no prompts. Each line gives {', '.join(REQUIRED)}.")
-    for line, row in rows:
-        _require_keys(path, line, row)
+        raise ValueError(f"{path} has no prompts. Each line gives {_USUAL}.")
+    return _rows(str(path), [(f"line {line}", row) for line, row in rows])
+
+
+def from_frame(frame: Any) -> Rows:
+    """The rows of a table: anything with `columns` whose rows `to_dict("records")` or `to_dicts()` gives."""
+    if hasattr(frame, "to_dicts"):
+        records = frame.to_dicts()
+    elif hasattr(frame, "columns") and hasattr(frame, "to_dict"):
+        records = frame.to_dict("records")
+    else:
+        raise ValueError(f"frame is a {type(frame).__name__}; give a DataFrame of pandas or polars.")
+    if not records:
+        raise ValueError(f"the frame has no rows. Each gives {_USUAL}.")
+    rows = [
+        (
+            f"row {i}",
+            {str(key).strip().lower(): _cell(value) for key, value in record.items() if not _absent(value)},
+        )
+        for i, record in enumerate(records)
+    ]
+    return _rows("the frame", rows)
+
+
+def _cell(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else list(value) if isinstance(value, tuple) else value
+
+
+def _absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _rows(source: str, rows: list[tuple[str, dict[str, Any]]]) -> Rows:
+    for place, row in rows:
+        _require_keys(source, place, row)
     fields: dict[str, Any] = {key: [row[key] for _, row in rows] for key in REQUIRED}
-    if column := _optional(path, rows, "template"):
+    for key in SIDES:
+        if column := _optional(source, rows, key):
+            fields[key] = column
+    if column := _optional(source, rows, "template"):
         fields["template"] = [str(value) for value in column]
-    if column := _optional(path, rows, "position"):
-        fields["positions"] = [_integer(path, line, value) for (line, _), value in zip(rows, column)]
-    return fields
+    if column := _optional(source, rows, "position"):
+        fields["positions"] = [_position(source, place, value) for (place, _), value in zip(rows, column)]
+    kinds = {type(row["clean"]) for _, row in rows}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{source}: some lines have texts and some token ids. Use one of the two throughout."
+        )
+    return Rows(source, tuple(place for place, _ in rows), fields)
 
 
-def write(task: Any, path: Path, model: Any, *, prepend_bos: bool | None = None) -> Path:
-    """Write the task's prompts. Refuses prompts whose text does not give the same tokens again."""
-    kind = _kind(path)
-    rows = [_row(task, i, model, prepend_bos) for i in range(len(task))]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        if kind == ".jsonl":
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        else:
-            writer = csv.DictWriter(file, fieldnames=[*REQUIRED, *OPTIONAL])
-            writer.writeheader()
-            writer.writerows(
-                {**row, "answer": _joined(row["answer"]), "wrong": _joined(row["wrong"])} for row in rows
-            )
-    return path
+def _ids(model: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `from_tokens` on the model's device."""
+    answers = {
+        key: [[ids] if isinstance(ids, int) else ids for ids in fields[key]]
+        for key in ("answer", "wrong")
+        if key in fields
+    }
+    if "positions" in fields and any(isinstance(where, list) for where in fields["positions"]):
+        device = vocabulary.device(model)
+        several = {key: _tokens.pad_ids(ids, device) for key, ids in answers.items()}
+        several["positions"] = _tokens.pad_ids(fields["positions"], device)
+        answers = dict.fromkeys(answers)
+    else:
+        several = {}
+    named = _prompts.from_ids(
+        model,
+        clean=fields["clean"],
+        corrupt=fields.get("corrupt"),
+        answer=answers.get("answer"),
+        wrong=answers.get("wrong"),
+    )
+    rest = {key: fields[key] for key in ("template", "positions") if key in fields}
+    return {**named, **rest, **several}
 
 
-def _read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _text_of(path: Path) -> str:
+    """The text of the file; ValueError, with advice, where it is not UTF-8."""
+    data = path.read_bytes()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError(f"{path} is UTF-16 text, as spreadsheets save it. Save it as UTF-8.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 text (Latin-1, perhaps). "
+            "Save the file as UTF-8."
+        ) from None
+
+
+def _read_jsonl(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
     rows = []
-    for line, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not text.strip():
+    for line, entry in enumerate(text.split("\n"), start=1):  # not splitlines: texts may hold U+2028, U+0085
+        if not entry.strip():
             continue
         try:
-            row = json.loads(text)
+            row = json.loads(entry)
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{path}, line {line}: not JSON ({error.msg} at column {error.colno})."
             ) from None
+        except RecursionError:
+            raise ValueError(f"{path}, line {line}: nested too deeply to be a prompt pair.") from None
         if not isinstance(row, dict):
             raise ValueError(
                 f"{path}, line {line}: a {type(row).__name__}; each line is an object in braces."
             )
-        rows.append((line, row))
+        rows.append((line, {key: value for key, value in row.items() if value is not None}))
     return rows
 
 
-def _read_csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        rows = [(reader.line_num, row) for row in reader]
-    for line, row in rows:
-        if None in row:
+def _read_csv(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
+    lines = io.StringIO(text, newline="")
+    header = text.split("\n", 1)[0]
+    counts = {mark: header.count(mark) for mark in (",", ";", "\t")}
+    reader = csv.reader(lines, delimiter=max(counts, key=lambda mark: counts[mark]))
+    names = [name.strip().lower() for name in next(reader, [])]
+    rows = []
+    for cells in reader:
+        line = reader.line_num
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) > len(names):
             raise ValueError(
-                f"{path}, line {line}: more fields than the {len(row) - 1} of the first line. "
+                f"{path}, line {line}: more fields than the {len(names)} of the first line. "
                 "Put texts that hold a comma in double quotes."
             )
-    rows = [(line, {key: value for key, value in row.items() if value}) for line, row in rows]
-    for _, row in rows:
-        for key in ("answer", "wrong"):
-            if "|" in row.get(key, ""):
-                row[key] = row[key].split("|")
+        row: dict[str, Any] = {name: cell for name, cell in zip(names, cells) if cell}
+        rows.append((line, {k: _several(v) if k in ("answer", "wrong") else v for k, v in row.items()}))
     return rows
 
 
-def _require_keys(path: Path, line: int, row: dict[str, Any]) -> None:
+def _several(cell: str) -> str | list[str]:
+    """A cell of answers: a list in JSON, `a|b`, or one."""
+    if cell.startswith("["):
+        try:
+            listed = json.loads(cell)
+        except (json.JSONDecodeError, RecursionError):
+            listed = None
+        if isinstance(listed, list) and listed and all(isinstance(each, str) for each in listed):
+            return listed
+    return cell.split("|") if "|" in cell else cell
+
+
+def _require_keys(source: str, place: str, row: dict[str, Any]) -> None:
     for key in REQUIRED:
         if key not in row:
             raise ValueError(
-                f"{path}, line {line}: the key {key!r} is missing; it has {', '.join(row) or 'none'}. "
-                f"Each line gives {', '.join(REQUIRED)}."
+                f"{source}, {place}: the key {key!r} is missing; it has "
+                f"{', '.join(map(str, row)) or 'none'}. Each line gives {_USUAL}."
             )
+    ids = isinstance(row["clean"], list)
     for key in ("clean", "corrupt"):
-        if not isinstance(row[key], str):
-            raise ValueError(
-                f"{path}, line {line}: {key} is a {type(row[key]).__name__}; it must be a string."
-            )
+        if key in row and not (_is_ids(row[key]) if ids else isinstance(row[key], str)):
+            wanted = "a list of token ids, as clean is" if ids else "a string"
+            raise ValueError(f"{source}, {place}: {key} is a {type(row[key]).__name__}; it must be {wanted}.")
     for key in ("answer", "wrong"):
-        values = row[key] if isinstance(row[key], list) else [row[key]]
-        if not values or not all(isinstance(value, str) for value in values):
-            raise ValueError(
-                f"{path}, line {line}: {key} is {row[key]!r}; it must be a string or a list of strings."
-            )
+        values = row.get(key, "")
+        values = values if isinstance(values, list) else [values]
+        good = _is_nested(values) if ids else all(isinstance(value, str) for value in values)
+        if key in row and (not values or not good):
+            wanted = "a token id or a list of them" if ids else "a string or a list of strings"
+            raise ValueError(f"{source}, {place}: {key} is {row[key]!r}; it must be {wanted}.")
 
 
-def _optional(path: Path, rows: list[tuple[int, dict[str, Any]]], key: str) -> list[Any]:
+def _is_ids(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(type(value) is int for value in values)
+
+
+def _is_nested(values: list[Any]) -> bool:
+    return all(type(value) is int or _is_ids(value) for value in values)
+
+
+def _optional(source: str, rows: list[tuple[str, dict[str, Any]]], key: str) -> list[Any]:
     """The column, or [] when no line has it; some lines having it is a mistake."""
-    have = [line for line, row in rows if key in row]
+    have = [place for place, row in rows if key in row]
     if have and len(have) < len(rows):
-        lacking = next(line for line, row in rows if key not in row)
-        raise ValueError(f"{path}, line {lacking}: the key {key!r} is missing, but line {have[0]} has it.")
+        lacking = next(place for place, row in rows if key not in row)
+        keys = ", ".join(map(str, next(row for _, row in rows if key not in row)))
+        has = f"; it has {keys}" if key in SIDES else ""
+        raise ValueError(f"{source}, {lacking}: the key {key!r} is missing{has}, but {have[0]} has it.")
     return [row[key] for _, row in rows] if have else []
 
 
-def _integer(path: Path, line: int, value: Any) -> int:
+def _position(source: str, place: str, value: Any) -> Any:
+    if isinstance(value, list) and _is_ids(value):
+        return value
     try:
         return int(str(value))
     except ValueError:
-        raise ValueError(f"{path}, line {line}: position is {value!r}; it must be a whole number.") from None
+        raise ValueError(f"{source}, {place}: position is {value!r}; it must be a whole number.") from None
+
+
+def write(
+    task: Any, path: Path, model: Any, *, tokens: bool | None = None, prepend_bos: bool | None = None
+) -> Path:
+    """Write the task's prompts. Refuses prompts whose text does not give the same tokens again."""
+    kind = _kind(path)
+    tokens = not vocabulary.has_tokenizer(model) if tokens is None else tokens
+    if tokens and kind != ".jsonl":
+        raise ValueError(f"{path}: token ids are written as .jsonl only.")
+    rows = list(_id_rows(task)) if tokens else [_row(task, i, model, prepend_bos) for i in range(len(task))]
+    with whole(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        if kind == ".jsonl":
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        else:
+            writer = csv.DictWriter(file, fieldnames=[key for key in KEYS if key in rows[0]])
+            writer.writeheader()
+            writer.writerows(
+                {key: _joined(cell) if key in ("answer", "wrong") else cell for key, cell in row.items()}
+                for row in rows
+            )
+    return path
+
+
+def _present(task: Any) -> list[tuple[str, Any]]:
+    """The answers that the task has, by name: [prompt, read, k] each."""
+    named = (("answer", task.targets), ("wrong", task.wrong_targets))
+    return [(name, ids) for name, ids in named if bool((ids >= 0).any())]
+
+
+def _id_rows(task: Any) -> Iterable[dict[str, Any]]:
+    """Rows of token ids."""
+    if not bool((task.targets >= 0).any()):
+        raise ValueError("the task has no answers; a file of prompts needs them.")
+    for i in range(len(task)):
+        length = int(task.lengths[i])
+        row: dict[str, Any] = {"clean": task.clean[i, :length].tolist()}
+        if task.has_corrupt:
+            row["corrupt"] = task.corrupt[i, :length].tolist()
+        where = task.positions[i].tolist()
+        for name, ids in _present(task):
+            listed = [[token for token in read if token >= 0] for read in ids[i].tolist()]
+            if task.reads is None:
+                row[name] = listed[0] if len(listed[0]) > 1 else listed[0][0]
+            else:
+                row[name] = [
+                    read if len(read) != 1 else read[0] for read, at in zip(listed, where) if at >= 0
+                ]
+        position = where if task.reads is None else [at for at in where if at >= 0]
+        yield {**row, "template": task.template[i], "position": position}
 
 
 def _row(task: Any, i: int, model: Any, prepend_bos: bool | None) -> dict[str, Any]:
+    if task.reads is not None:
+        raise ValueError(
+            "a task of several read-out positions is written as token ids: to_file(model, path, tokens=True)."
+        )
     length = int(task.lengths[i])
+    sides = (
+        (("clean", task.clean), ("corrupt", task.corrupt)) if task.has_corrupt else (("clean", task.clean),)
+    )
     row: dict[str, Any] = {
-        name: _text(model, i, name, tokens[i, :length].tolist(), prepend_bos)
-        for name, tokens in (("clean", task.clean), ("corrupt", task.corrupt))
+        name: _text(model, i, name, tokens[i, :length].tolist(), prepend_bos) for name, tokens in sides
     }
-    for name, ids in (("answer", task.answers), ("wrong", task.wrongs)):
-        texts = [_answer(model, i, name, token) for token in ids[i].tolist() if token >= 0]
+    for name, ids in _present(task):
+        texts = [_answer(model, i, name, token) for token in ids[i, 0].tolist() if token >= 0]
         row[name] = texts[0] if len(texts) == 1 else texts
     return {**row, "template": task.template[i], "position": int(task.positions[i])}
 
@@ -146,7 +346,7 @@ def _text(model: Any, i: int, name: str, ids: list[int], prepend_bos: bool | Non
             return text
     raise ValueError(
         f"prompt {i}: no text gives the tokens of {name} again with prepend_bos={prepend_bos} "
-        f"({vocabulary.decode(model, ids)!r} does not). Try the other prepend_bos."
+        f"({vocabulary.decode(model, ids)!r} does not). Try the other prepend_bos, or tokens=True."
     )
 
 
@@ -159,8 +359,11 @@ def _answer(model: Any, i: int, name: str, token: int) -> str:
     raise ValueError(f"prompt {i}: {name} is the token {token} ({text!r}), which no text gives again.")
 
 
-def _joined(answer: str | list[str]) -> str:
-    return answer if isinstance(answer, str) else "|".join(answer)
+def _joined(answer: str | Sequence[str]) -> str:
+    """Answers in one cell: `a|b`, or a list in JSON where that would be read as something else."""
+    texts = [answer] if isinstance(answer, str) else list(answer)
+    plain = "|".join(texts)
+    return plain if _several(plain) == answer else json.dumps(texts, ensure_ascii=False)
 
 
 def _kind(path: Path) -> str:

@@ -16,23 +16,62 @@ def tokenize(
     *,
     clean: Sequence[str],
     corrupt: Sequence[str] | None,
-    answer: Answers,
-    wrong: Answers,
+    answer: Answers | None,
+    wrong: Answers | None,
     prepend_bos: bool | None = None,
+    forced: bool = False,
+    positions: Any = None,
 ) -> dict[str, Any]:
-    """The arguments of `Task.from_tokens` for these strings: ids on the model's device, and labels."""
+    """The arguments of `Task.from_tokens` for these strings: ids on the model's device, and labels.
+
+    forced: answers of several tokens, which are put behind the prompts.
+    """
     vocabulary.tokenizer_of(model)
     _require_counts(clean=clean, corrupt=corrupt, answer=answer, wrong=wrong)
+    _require_texts(clean=clean, corrupt=corrupt)
     require(unknown_words(model, "clean", clean) + unknown_words(model, "corrupt", corrupt or ()))
-    rows = [vocabulary.encode(model, text, prepend_bos) for text in clean]
-    others = None if corrupt is None else [vocabulary.encode(model, text, prepend_bos) for text in corrupt]
-    return from_ids(
+    rows = vocabulary.encode_all(model, clean, prepend_bos)
+    others = None if corrupt is None else vocabulary.encode_all(model, corrupt, prepend_bos)
+    require(_empty_problems("clean", rows) + _empty_problems("corrupt", others or []))
+    if forced:
+        if wrong is not None:
+            raise ValueError("the metric 'seq_log_prob' reads no wrong answers; leave wrong= out.")
+        return _forced(model, rows, others, answer or [])
+    fields = from_ids(
         model,
         clean=rows,
         corrupt=others,
-        answer=answer_ids(model, "answer", answer),
-        wrong=answer_ids(model, "wrong", wrong),
+        answer=None if answer is None else answer_ids(model, "answer", answer),
+        wrong=None if wrong is None else answer_ids(model, "wrong", wrong),
     )
+    return fields if positions is None else {**fields, "positions": positions}
+
+
+def _forced(
+    model: Any, rows: list[list[int]], others: list[list[int]] | None, answer: Answers
+) -> dict[str, Any]:
+    """The answers behind both prompts, but for their last tokens, and a read-out position for each token."""
+    problems = [
+        f"prompt {i}: answer is {text!r}; the metric 'seq_log_prob' reads one string a prompt."
+        for i, text in enumerate(answer)
+        if not isinstance(text, str) or not text
+    ]
+    if not answer:
+        problems = ["answer is not given; the metric 'seq_log_prob' reads one string a prompt."]
+    require(problems)
+    said = [vocabulary.pieces(model, str(text)) for text in answer]
+    behind = [[[*row, *ids[:-1]] for row, ids in zip(side, said)] for side in (rows, others or [])]
+    fields = from_ids(
+        model, clean=behind[0], corrupt=behind[1] if others is not None else None, answer=None, wrong=None
+    )
+    starts = [[len(row) - 1 + i for i in range(len(ids))] for row, ids in zip(rows, said)]
+    device = vocabulary.device(model)
+    width = max(map(len, said))
+    positions, answers = (
+        _tokens.pad_rows([[*row, *[-1] * (width - len(row))] for row in table], -1, device)
+        for table in (starts, said)
+    )
+    return {**fields, "positions": positions, "answer": answers}
 
 
 def from_ids(
@@ -40,33 +79,38 @@ def from_ids(
     *,
     clean: list[list[int]],
     corrupt: list[list[int]] | None,
-    answer: list[list[int]],
-    wrong: list[list[int]],
+    answer: list[list[int]] | None,
+    wrong: list[list[int]] | None,
 ) -> dict[str, Any]:
     """The arguments of `Task.from_tokens` for rows of ids; labels where the model has a tokenizer."""
     device, pad = vocabulary.device(model), vocabulary.pad(model)
     rows = _tokens.pad_pairs(clean, corrupt, None, pad)
     labels = vocabulary.strings(model, rows.clean, rows.lengths) if vocabulary.has_tokenizer(model) else None
-    tokens = rows.clean.to(device)
     return {
-        "clean": tokens,
+        "clean": rows.clean.to(device),
         "corrupt": None if corrupt is None else rows.corrupt.to(device),
         "lengths": rows.lengths.to(device),
-        "answer": _compact(answer, device),
-        "wrong": _compact(wrong, device),
+        "answer": None if answer is None else _compact(answer, device),
+        "wrong": None if wrong is None else _compact(wrong, device),
         "labels": labels,
     }
 
 
 def answer_ids(model: Any, field: str, answers: Answers) -> list[list[int]]:
     """The tokens of each prompt's answers; each string must be one token."""
-    found, ids = [], []
-    for i, texts in enumerate(answers):
-        row = [texts] if isinstance(texts, str) else list(texts)
-        found += [problem for text in row if (problem := _answer_problem(model, i, field, text))]
-        ids.append([vocabulary.continuation(model, text) for text in row])
-    require(found)
-    return ids
+    rows = [[texts] if isinstance(texts, str) else list(texts) for texts in answers]
+    known = {
+        text: vocabulary.continuation(model, text) for text in dict.fromkeys(t for row in rows for t in row)
+    }
+    require(
+        [
+            problem
+            for i, row in enumerate(rows)
+            for text in row
+            if known[text] is None and (problem := _answer_problem(model, i, field, text))
+        ]
+    )
+    return [[ids for text in row if (ids := known[text]) is not None] for row in rows]
 
 
 def require_single(model: Any, field: str, words: Sequence[str]) -> None:
@@ -78,7 +122,7 @@ def require_single(model: Any, field: str, words: Sequence[str]) -> None:
 def _compact(rows: list[list[int]], device: Any) -> Any:
     """(prompt,) when every prompt has one answer, else (prompt, k)."""
     single = all(len(row) == 1 for row in rows)
-    return _tokens.pad_answers([row[0] for row in rows] if single else rows, device)
+    return _tokens.pad_ids([row[0] for row in rows] if single else rows, device)
 
 
 def _answer_problem(model: Any, i: int, field: str, text: str) -> str | None:
@@ -105,10 +149,11 @@ def _token_problem(model: Any, place: str, subject: str, text: str, what: str) -
 
 def unknown_words(model: Any, field: str, texts: Sequence[str]) -> list[str]:
     """A sentence for every word of the texts that is not in the vocabulary, with the nearest that are."""
+    lacking = {text: vocabulary.unknown_words(model, text) for text in dict.fromkeys(texts)}
     return [
         _unknown_problem(model, f"prompt {i}, {field}", word)
         for i, text in enumerate(texts)
-        for word in vocabulary.unknown_words(model, text)
+        for word in lacking[text]
     ]
 
 
@@ -118,6 +163,24 @@ def _unknown_problem(model: Any, place: str, word: str) -> str:
         f"the nearest words are {', '.join(map(repr, near))}" if near else "no word of it looks like this one"
     )
     return f"{place}: {word!r} is not in the vocabulary of {vocabulary.size(model)} words; {offer}."
+
+
+def _require_texts(**fields: Sequence[str] | None) -> None:
+    for name, texts in fields.items():
+        for i, text in enumerate(texts or ()):
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"prompt {i}: {name} is a {type(text).__name__}; give a string. Chats go to "
+                    "Task.from_chat, token ids to Task.from_tokens."
+                )
+
+
+def _empty_problems(name: str, rows: list[list[int]]) -> list[str]:
+    return [
+        f"prompt {i}: {name} is empty: it has no tokens. Give a text of one token or more."
+        for i, row in enumerate(rows)
+        if not row
+    ]
 
 
 def _require_counts(**fields: Sequence[Any] | None) -> None:

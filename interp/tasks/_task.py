@@ -4,9 +4,14 @@ A task is frozen and checked when it is built: every mistake is a `ValueError` b
 
 Conventions. `clean` and `corrupt` have one shape, (prompt, pos), right-padded; row i has `lengths[i]` real
 tokens. `positions[i]` is the index of the token whose logits predict the answer (by default the last).
-`answer` and `wrong` are token ids, (prompt,) or (prompt, k); −1 pads rows with fewer than k.
+`answer` and `wrong` are token ids, (prompt,) or (prompt, k); −1 pads rows with fewer than k. They may be left
+out for a metric that reads none (`wrong` for LogProb, both for KL), and are −1 then.
 `corrupt is clean` (the same tensor; `corrupt=None` in the constructors) means that the task has no corrupt
-prompts (`has_corrupt` is False): for corruptions that make their own, such as noise on the embeddings.
+prompts (`has_corrupt` is False): for ablations that need none, such as "zero", or noise on the embeddings.
+
+Several read-out positions: `positions` (prompt, read), and `answer` and `wrong` (prompt, read), or (prompt,
+read, k); −1 pads rows with fewer reads. The metric of a prompt is then the mean over its reads (for
+SeqLogProb the sum), and the prompt is right where every read is.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +27,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.tasks import _files, _prompts, _tokens, _validate, check
-from interp.tasks.metrics import LogitDiff, Metric
+from interp.tasks import _files, _prompts, _tokens, _validate, chat, check
+from interp.tasks.metrics import LogitDiff, Metric, as_metric
 
 Tokens = Tensor | Sequence[Any]
 
@@ -33,9 +39,9 @@ class Task:
 
     clean: Int[Tensor, "prompt pos"]
     corrupt: Int[Tensor, "prompt pos"]
-    answer: Int[Tensor, "prompt"] | Int[Tensor, "prompt k"]
-    wrong: Int[Tensor, "prompt"] | Int[Tensor, "prompt j"]
-    positions: Int[Tensor, "prompt"]
+    answer: Int[Tensor, "prompt"] | Int[Tensor, "prompt k"] | Int[Tensor, "prompt read k"]
+    wrong: Int[Tensor, "prompt"] | Int[Tensor, "prompt j"] | Int[Tensor, "prompt read j"]
+    positions: Int[Tensor, "prompt"] | Int[Tensor, "prompt read"]
     lengths: Int[Tensor, "prompt"]
     metric: Metric = field(default_factory=LogitDiff)
     name: str = "custom"
@@ -44,6 +50,7 @@ class Task:
     template: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", as_metric(self.metric))
         without_corrupt = self.corrupt is self.clean
         tensors = {key: getattr(self, key) for key in _validate.TENSORS}
         _validate.require_tensors(tensors)
@@ -58,13 +65,38 @@ class Task:
 
     @property
     def answers(self) -> Int[Tensor, "prompt k"]:
-        """The answers as (prompt, k)."""
-        return self.answer if self.answer.ndim == 2 else self.answer.unsqueeze(-1)
+        """The answers as (prompt, k); of several reads one after the other."""
+        return self.targets.flatten(1)
 
     @property
     def wrongs(self) -> Int[Tensor, "prompt j"]:
-        """The wrong answers as (prompt, k)."""
-        return self.wrong if self.wrong.ndim == 2 else self.wrong.unsqueeze(-1)
+        """The wrong answers as (prompt, j); of several reads one after the other."""
+        return self.wrong_targets.flatten(1)
+
+    @property
+    def targets(self) -> Int[Tensor, "prompt read k"]:
+        """The answers of every read-out position."""
+        return self._by_read(self.answer)
+
+    @property
+    def wrong_targets(self) -> Int[Tensor, "prompt read j"]:
+        """The wrong answers of every read-out position."""
+        return self._by_read(self.wrong)
+
+    def _by_read(self, ids: Tensor) -> Tensor:
+        if self.positions.ndim == 2:
+            return ids if ids.ndim == 3 else ids.unsqueeze(-1)
+        return ids.unsqueeze(1) if ids.ndim == 2 else ids[:, None, None]
+
+    @property
+    def reads(self) -> Int[Tensor, "prompt read"] | None:
+        """The read-out positions of a task that has several a prompt, −1 where there is none; else None."""
+        return self.positions if self.positions.ndim == 2 else None
+
+    @property
+    def last_position(self) -> Int[Tensor, "prompt"]:
+        """The last position that is read of each prompt."""
+        return self.positions if self.positions.ndim == 1 else self.positions.amax(-1)
 
     @property
     def has_corrupt(self) -> bool:
@@ -101,7 +133,9 @@ class Task:
         )
 
     def swap(self) -> Task:
-        """Clean and corrupt exchanged, and answers with wrong answers."""
+        """Clean and corrupt exchanged, and answers with wrong answers. ValueError without wrong answers."""
+        if bool((self.wrong < 0).all()):
+            raise ValueError("the task has no wrong answers, which would be the answers when exchanged.")
         labels = self.labels
         if labels is not None:
             labels = _tokens.relabel(self.clean, labels, self.corrupt, self.lengths)
@@ -112,15 +146,22 @@ class Task:
     def fingerprint(self) -> str:
         """sha256 of the tokens, answers, positions, lengths and metric; the same on every device."""
         digest = hashlib.sha256(repr(self.metric).encode())
-        for tensor in (self.clean, self.corrupt, self.answers, self.wrongs, self.positions, self.lengths):
+        ids = (self.answers, self.wrongs)  # (prompt, k) in the same way whether k is 1 or not
+        for tensor in (self.clean, self.corrupt, *ids, self.positions, self.lengths):
             digest.update(str(tuple(tensor.shape)).encode())
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def problems(self, model: Any = None) -> list[str]:
         """What is wrong with the task on this model; nothing, for a task that was built, without a model."""
-        found = _validate.row_problems(self)
-        return found if model is None else found + _validate.fit_problems(self, model)
+        own = _validate.row_problems(self)
+        return own if model is None else own + _validate.fit_problems(self, model)
+
+    def same_pairs(self) -> list[str]:
+        """A sentence for every prompt that is its own corrupt prompt: there is nothing to exchange."""
+        if not self.has_corrupt:
+            return []
+        return _validate.same_problems(self.clean, self.corrupt, self.lengths)
 
     def check(self, model: Any, *, floor: float = 0.5, batch_size: int = 32) -> check.TaskReport:
         """All problems on this model, and how many prompts it solves."""
@@ -136,32 +177,50 @@ class Task:
         *,
         clean: Tokens,
         corrupt: Tokens | None = None,
-        answer: Tokens,
-        wrong: Tokens,
+        answer: Tokens | None = None,
+        wrong: Tokens | None = None,
         positions: Tokens | None = None,
         lengths: Tokens | None = None,
-        metric: Metric | None = None,
+        mask: Tokens | None = None,
+        metric: Metric | str | None = None,
         name: str = "custom",
         seed: int | None = None,
         template: Sequence[str] | None = None,
         labels: Sequence[Sequence[str]] | None = None,
         pad: int = 0,
     ) -> Task:
-        """A task from token ids: tensors, or lists of lists whose rows may differ in length."""
+        """A task from token ids: tensors, or lists of lists whose rows may differ in length.
+
+        positions: the token whose logits predict the answer, by default the last; (prompt, read) for several,
+        with `answer` and `wrong` of each. answer, wrong: needed where the metric reads them. mask: true where
+        a token is real, for ids that are padded on the left or on the right; positions count in the ids as
+        given. Without a mask, ids that begin or end in several `pad` and have no `lengths` are refused.
+
+        Example:
+        >>> task = Task.from_tokens(clean=[[1, 2, 3]], corrupt=[[1, 4, 3]], answer=[5], wrong=[6])
+        >>> task.clean.shape, task.positions.tolist()
+        (torch.Size([1, 3]), [2])
+        """
+        if mask is not None:
+            clean, corrupt, lengths, positions = _tokens.unpad(clean, corrupt, mask, positions, pad)
+        elif lengths is None:
+            _tokens.require_unpadded(clean, corrupt, pad)
         rows = _tokens.pad_pairs(clean, corrupt, lengths, pad)
         device = rows.clean.device
+        where = rows.lengths - 1 if positions is None else _tokens.pad_ids(positions, device)
+        chosen = LogitDiff() if metric is None else as_metric(metric)
         tensors = {
             "clean": rows.clean,
             "corrupt": rows.corrupt,
-            "answer": _tokens.pad_answers(answer, device),
-            "wrong": _tokens.pad_answers(wrong, device),
-            "positions": rows.lengths - 1 if positions is None else _tokens.as_tensor(positions, device),
+            "answer": _answers(answer, "answer", chosen, where, device),
+            "wrong": _answers(wrong, "wrong", chosen, where, device),
+            "positions": where,
             "lengths": rows.lengths,
         }
         _validate.require_tensors(tensors)
         return cls(
             **tensors,
-            metric=metric or LogitDiff(),
+            metric=chosen,
             name=name,
             seed=seed,
             labels=None if labels is None else _tokens.pad_labels(labels, rows.clean.shape[1]),
@@ -175,34 +234,130 @@ class Task:
         *,
         clean: Sequence[str],
         corrupt: Sequence[str] | None = None,
-        answer: Sequence[str | Sequence[str]],
-        wrong: Sequence[str | Sequence[str]],
+        answer: Sequence[str | Sequence[str]] | None = None,
+        wrong: Sequence[str | Sequence[str]] | None = None,
         positions: Tokens | None = None,
-        metric: Metric | None = None,
+        metric: Metric | str | None = None,
         name: str = "custom",
         seed: int | None = None,
         template: Sequence[str] | None = None,
         prepend_bos: bool | None = None,
     ) -> Task:
-        """A task from strings. Each answer is one token (often with a leading space), or a list of such."""
+        """A task from strings. Each answer is one token (often with a leading space), or a list of such.
+
+        With metric="seq_log_prob" an answer is one string of any number of tokens; all but its last token are
+        put behind both prompts, and the metric is its log probability.
+
+        Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = Task.from_prompts(
+        ...     model,
+        ...     clean=["When Mary and John went to the store, John gave a book to"],
+        ...     corrupt=["When Mary and John went to the store, Mary gave a book to"],
+        ...     answer=[" Mary"], wrong=[" John"],
+        ... )
+        >>> len(task), task.has_corrupt
+        (1, True)
+        """
+        chosen = LogitDiff() if metric is None else as_metric(metric)
         fields = _prompts.tokenize(
-            model, clean=clean, corrupt=corrupt, answer=answer, wrong=wrong, prepend_bos=prepend_bos
+            model,
+            clean=clean,
+            corrupt=corrupt,
+            answer=answer,
+            wrong=wrong,
+            prepend_bos=prepend_bos,
+            forced=chosen.over_reads == "sum",
+            positions=positions,
         )
-        task = cls.from_tokens(
-            **fields, positions=positions, metric=metric, name=name, seed=seed, template=template
-        )
+        return cls._on(model, fields, metric=chosen, name=name, seed=seed, template=template)
+
+    @classmethod
+    def _on(cls, model: Any, fields: dict[str, Any], **options: Any) -> Task:
+        """The task of these token ids, checked against the model."""
+        task = cls.from_tokens(**fields, **options)
         _validate.require(task.problems(model))
         return task
 
     @classmethod
-    def from_file(cls, model: Any, path: str | Path, **options: Any) -> Task:
-        """A task from JSONL or CSV: see `interp.tasks._files`. `options` go to `from_prompts`."""
-        return cls.from_prompts(model, **{"name": Path(path).stem, **_files.read(Path(path)), **options})
+    def from_chat(
+        cls,
+        model: Any,
+        *,
+        clean: Sequence[Any],
+        corrupt: Sequence[Any] | None = None,
+        answer: Sequence[str | Sequence[str]] | None = None,
+        wrong: Sequence[str | Sequence[str]] | None = None,
+        system: str | None = None,
+        prefix: str = "",
+        metric: Metric | str | None = None,
+        name: str = "custom",
+        seed: int | None = None,
+        template: Sequence[str] | None = None,
+    ) -> Task:
+        """A task from chats, written out by the tokenizer's own template, up to the assistant's first token.
 
-    def to_file(self, model: Any, path: str | Path, *, prepend_bos: bool | None = None) -> Path:
-        """Write the prompts as JSONL or CSV (by the suffix), so that `from_file` gives the same tokens."""
-        return _files.write(self, Path(path), model, prepend_bos=prepend_bos)
+        clean, corrupt: a string each (one user turn), or a list of messages {"role": ..., "content": ...}.
+        system: a system message in front of every chat that has none. prefix: how the assistant's answer
+        begins; the answer is predicted after it. The template writes BOS itself; no second one is added.
+        ValueError for a tokenizer without a template, and for content that holds a special token.
+        """
+        chosen = LogitDiff() if metric is None else as_metric(metric)
+        written = partial(chat.render, model, system=system, prefix=prefix)
+        fields = _prompts.tokenize(
+            model,
+            clean=[written(each) for each in clean],
+            corrupt=None if corrupt is None else [written(each) for each in corrupt],
+            answer=answer,
+            wrong=wrong,
+            prepend_bos=False,
+            forced=chosen.over_reads == "sum",
+        )
+        return cls._on(model, fields, metric=chosen, name=name, seed=seed, template=template)
+
+    @classmethod
+    def from_file(cls, model: Any, path: str | Path, **options: Any) -> Task:
+        """A task from JSONL or CSV, of texts or of token ids. `options` go to `from_prompts`.
+
+        One prompt pair a line, with the keys `clean`, `corrupt`, `answer`, `wrong` and, if wanted, `template`
+        (the cluster of the prompt) and `position` (index of the token whose logits predict the answer, BOS
+        counted). Several answers are a list in JSONL and `a|b` in CSV. Errors name the line of the file.
+        """
+        path = Path(path)
+        rows = _files.read(path)
+        return rows.build(cls, model, {"name": path.stem, **options})
+
+    @classmethod
+    def from_frame(cls, model: Any, frame: Any, **options: Any) -> Task:
+        """A task from a table of pandas or polars, with the columns of `from_file`.
+
+        Cells of `answer`, `wrong` may be lists. `options` go to `from_prompts`. Errors name the row.
+        """
+        return _files.from_frame(frame).build(cls, model, options)
+
+    def to_file(
+        self, model: Any, path: str | Path, *, tokens: bool | None = None, prepend_bos: bool | None = None
+    ) -> Path:
+        """Write the prompts as JSONL or CSV (by the suffix), so that `from_file` gives the same tokens.
+
+        tokens: write token ids and not texts (JSONL only); by default for a model without a tokenizer, for
+        which `model` may be None. The file is written whole. The metric is not in it.
+        """
+        return _files.write(self, Path(path), model, tokens=tokens, prepend_bos=prepend_bos)
 
 
 def _on_cpu(index: slice | list[int] | Tensor) -> Any:
     return index.cpu() if isinstance(index, Tensor) else index
+
+
+def _answers(
+    ids: Tokens | None, name: str, metric: Metric, positions: Tensor, device: torch.device
+) -> Tensor:
+    """Answers as a tensor; −1 for none, where the metric reads none."""
+    if ids is not None:
+        return _tokens.pad_ids(ids, device)
+    if getattr(metric, f"reads_{name}"):
+        raise ValueError(
+            f"the metric {metric.name!r} reads {name}, which is not given. Give {name}= of each prompt."
+        )
+    return torch.full_like(positions, -1)

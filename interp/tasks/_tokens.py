@@ -8,6 +8,7 @@ position (`shift_warnings`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -96,13 +97,79 @@ def pad_rows(rows: Tensor | Sequence[Any], pad: int, device: torch.device | None
     return torch.tensor([[*_ids(row), *[pad] * (width - len(row))] for row in rows], device=device)
 
 
-def pad_answers(values: Tensor | Sequence[Any], device: torch.device | None = None) -> Tensor:
-    """Answers as (prompt,) or (prompt, k), −1 where a prompt has fewer than k."""
+def pad_ids(values: Tensor | Sequence[Any], device: torch.device | None = None) -> Tensor:
+    """Answers or positions as (prompt,), (prompt, k) or (prompt, read, k), −1 where a prompt has fewer."""
     if isinstance(values, Tensor):
         return values
+    values = [value.tolist() if isinstance(value, Tensor) else value for value in values]
     if all(isinstance(value, int) for value in values):
-        return torch.tensor(list(values), device=device)
-    return pad_rows([[value] if isinstance(value, int) else value for value in values], -1, device)
+        return torch.tensor(values, device=device)
+    rows = [[value] if isinstance(value, int) else list(value) for value in values]
+    if not any(isinstance(each, (list, tuple)) for row in rows for each in row):
+        return pad_rows(rows, -1, device)
+    rows = [[[each] if isinstance(each, int) else list(each) for each in row] for row in rows]
+    reads, k = max(map(len, rows)), max(len(each) for row in rows for each in row)
+    whole = [
+        [[*each, *[-1] * (k - len(each))] for each in [*row, *[[]] * (reads - len(row))]] for row in rows
+    ]
+    return torch.tensor(whole, device=device)
+
+
+def unpad(
+    clean: Any, corrupt: Any, mask: Any, positions: Any, pad: int
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """Clean and corrupt, real tokens first; lengths; positions counted from the first of them."""
+    marks = as_tensor(mask).bool()
+    sides = [None if side is None else pad_rows(side, pad, marks.device) for side in (clean, corrupt)]
+    if any(side is not None and side.shape != marks.shape for side in sides):
+        shapes = [tuple(side.shape) for side in sides if side is not None]
+        raise ValueError(
+            f"mask has shape {tuple(marks.shape)}, the prompts {shapes[0]}. Give one mark for each token; "
+            "clean and corrupt share the mask."
+        )
+    real = marks.long()
+    first, lengths = real.argmax(1), real.sum(1)
+    last = marks.shape[1] - real.flip(1).argmax(1)
+    bad = ((last - first != lengths) | (lengths == 0)).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(
+            f"prompt {bad[0]}: its mask has {'a gap inside' if lengths[bad[0]] else 'no real token'}. "
+            "Pad on the left or on the right only."
+        )
+    order = (~marks).long().argsort(dim=1, stable=True)
+    kept = torch.arange(marks.shape[1], device=marks.device) < lengths[:, None]
+    moved = [None if side is None else torch.where(kept, side.gather(1, order), pad) for side in sides]
+    if positions is None:
+        return moved[0], moved[1], lengths, None  # type: ignore[return-value]
+    where = pad_ids(positions, marks.device)
+    shift = first if where.ndim == 1 else first[:, None]
+    return moved[0], moved[1], lengths, torch.where(where < 0, where, where - shift)  # type: ignore[return-value]
+
+
+def _is_rows(rows: Any) -> bool:
+    """Whether these are rows of ids of one width, 3 or more."""
+    if isinstance(rows, Tensor):
+        return rows.ndim == 2 and len(rows) > 0 and rows.shape[1] > 2
+    if rows is None or not len(rows) or not all(hasattr(row, "__len__") for row in rows):
+        return False
+    return len({len(row) for row in rows}) == 1 and len(rows[0]) > 2
+
+
+def require_unpadded(clean: Any, corrupt: Any, pad: int) -> None:
+    """Refuse rows of one width that begin or end in several padding ids and do not say so."""
+    for name, rows in (("clean", clean), ("corrupt", corrupt)):
+        if not _is_rows(rows):
+            continue
+        ids = pad_rows(rows, pad)
+        for end, part in (("begins", ids[:, :2]), ("ends", ids[:, -2:])):
+            padded = (part == pad).all(1) & (ids != pad).any(1)
+            if bool(padded.any()) and not bool(padded.all()):
+                row = int(padded.nonzero()[0])
+                raise ValueError(
+                    f"prompt {row}: {name} {end} in tokens {pad}, as padding does, which a model would read "
+                    "as text. Give mask= (true where a token is real), or lengths= for ids padded on the "
+                    "right; lengths= also says that they are text."
+                )
 
 
 def pad_labels(labels: Sequence[Sequence[str]], width: int) -> tuple[tuple[str, ...], ...]:
@@ -133,16 +200,19 @@ def _ids(row: Any) -> list[int]:
 
 LEAST_RUN = 3
 FARTHEST = 4
+_CHANCE = 0.05  # of a false alarm in a task of random tokens, about
 
 
-def shift_warnings(clean: Int[Tensor, "prompt pos"], corrupt: Int[Tensor, "prompt pos"]) -> list[str]:
-    """One line for each pair whose differing span looks shifted."""
+def shift_warnings(
+    clean: Int[Tensor, "prompt pos"], corrupt: Int[Tensor, "prompt pos"], least: int = LEAST_RUN
+) -> list[str]:
+    """One line for each pair whose differing span looks shifted, by a run of `least` tokens or more."""
     first = first_difference(clean, corrupt).tolist()
     width = clean.shape[1]
     last = (width - 1 - first_difference(clean.flip(-1), corrupt.flip(-1))).tolist()
     found = []
     for i, (a, b) in enumerate(zip(clean.tolist(), corrupt.tolist())):
-        shift = shift_of(a[first[i] : last[i] + 1], b[first[i] : last[i] + 1])
+        shift = shift_of(a[first[i] : last[i] + 1], b[first[i] : last[i] + 1], least)
         if shift:
             found.append(
                 f"prompt {i}: between positions {first[i]} and {last[i]} the same tokens stand {abs(shift)} "
@@ -152,9 +222,16 @@ def shift_warnings(clean: Int[Tensor, "prompt pos"], corrupt: Int[Tensor, "promp
     return found
 
 
-def shift_of(clean: list[int], corrupt: list[int]) -> int:
-    """The shift with the longest common run (0 when none beats the aligned run and `LEAST_RUN`)."""
-    best, longest = 0, max(_run(clean, corrupt), LEAST_RUN - 1)
+def telling_run(clean: Int[Tensor, "prompt pos"]) -> int:
+    """How long a run must be to tell a shift: longer than tokens of so few kinds have by chance."""
+    kinds = max(2, len(clean.unique()))
+    places = 2 * FARTHEST * clean.numel()
+    return max(LEAST_RUN, math.ceil(math.log(places / _CHANCE) / math.log(kinds)))
+
+
+def shift_of(clean: list[int], corrupt: list[int], least: int = LEAST_RUN) -> int:
+    """The shift with the longest common run (0 when none beats the aligned run and `least`)."""
+    best, longest = 0, max(_run(clean, corrupt), least - 1)
     for shift in (s for size in range(1, FARTHEST + 1) for s in (size, -size)):
         a, b = (clean, corrupt[shift:]) if shift > 0 else (clean[-shift:], corrupt)
         if (run := _run(a, b)) > longest:

@@ -38,12 +38,23 @@ def require_tensors(tensors: dict[str, Any]) -> None:
         )
     if 0 in clean.shape:
         raise ValueError(f"clean has shape {tuple(clean.shape)}; a task needs a prompt and a token.")
-    for name, ranks in (("answer", (1, 2)), ("wrong", (1, 2)), ("positions", (1,)), ("lengths", (1,))):
-        _require_shape(name, tuple(tensors[name].shape), ranks, clean.shape[0])
+    _require_shapes(tensors, clean.shape[0])
     devices = {name: str(value.device) for name, value in tensors.items()}
     if len(set(devices.values())) > 1:
         places = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise ValueError(f"the tensors of a task must be on one device, but {places}. Use .to(device).")
+
+
+def _require_shapes(tensors: dict[str, Tensor], prompts: int) -> None:
+    """(prompt,) or (prompt, k) for answers; (prompt, read) or (prompt, read, k) with such positions."""
+    positions = tensors["positions"]
+    several = positions.ndim == 2
+    _require_shape("lengths", tensors["lengths"], [(prompts,)])
+    _require_shape("positions", positions, [(prompts, "read")] if several else [(prompts,)])
+    reads = positions.shape[1] if several else None
+    wanted = [(prompts, reads), (prompts, reads, "k")] if several else [(prompts,), (prompts, "k")]
+    for name in ("answer", "wrong"):
+        _require_shape(name, tensors[name], wanted)
 
 
 def _require_integers(name: str, value: Any) -> None:
@@ -57,10 +68,15 @@ def _require_integers(name: str, value: Any) -> None:
         )
 
 
-def _require_shape(name: str, shape: tuple[int, ...], ranks: tuple[int, ...], prompts: int) -> None:
-    if len(shape) not in ranks or shape[0] != prompts or 0 in shape:
-        wanted = f"({prompts},)" + (f" or ({prompts}, k)" if 2 in ranks else "")
-        raise ValueError(f"{name} has shape {shape}; for {prompts} prompts it must be {wanted}.")
+def _require_shape(name: str, value: Tensor, shapes: list[tuple[Any, ...]]) -> None:
+    """One of the shapes, in which a name stands for any size of 1 or more."""
+    shape = tuple(value.shape)
+    for wanted in shapes:
+        fits = len(shape) == len(wanted) and 0 not in shape
+        if fits and all(isinstance(size, str) or size == have for size, have in zip(wanted, shape)):
+            return
+    listed = " or ".join(f"({', '.join(map(str, w))}{',' if len(w) == 1 else ''})" for w in shapes)
+    raise ValueError(f"{name} has shape {shape}; for {shapes[0][0]} prompts it must be {listed}.")
 
 
 def require_names(
@@ -81,12 +97,12 @@ def require_names(
 
 def row_problems(task: Any) -> list[str]:
     """Everything wrong with single prompts, in order of kind."""
-    found = length_problems(task.lengths, task.clean.shape[1], task.metric.reads_positions)
-    found += position_problems(task.positions, task.lengths)
-    found += token_problems(task.clean, task.corrupt)
+    problems = length_problems(task.lengths, task.clean.shape[1], task.metric.reads_positions)
+    problems += position_problems(task.positions, task.lengths)
+    problems += token_problems(task.clean, task.corrupt)
     if task.has_corrupt:
-        found += difference_problems(task.clean, task.corrupt, task.lengths)
-    return found + answer_problems(task.answers, task.wrongs)
+        problems += padding_problems(task.clean, task.corrupt, task.lengths)
+    return problems + answer_problems(task)
 
 
 def length_problems(lengths: Int[Tensor, "prompt"], width: int, reads_positions: str) -> list[str]:
@@ -100,13 +116,19 @@ def length_problems(lengths: Int[Tensor, "prompt"], width: int, reads_positions:
     ]
 
 
-def position_problems(positions: Int[Tensor, "prompt"], lengths: Int[Tensor, "prompt"]) -> list[str]:
-    """0 ≤ position < length."""
-    return [
-        f"prompt {i}: the metric's position is {int(positions[i])}, but the prompt has {int(lengths[i])} "
-        f"tokens; positions count from 0 to {int(lengths[i]) - 1}."
-        for i in _where((positions < 0) | (positions >= lengths))
-    ]
+def position_problems(positions: Tensor, lengths: Int[Tensor, "prompt"]) -> list[str]:
+    """0 ≤ position < length, for each read-out; −1 pads rows with fewer, the first of which is real."""
+    rows = positions if positions.ndim == 2 else positions[:, None]
+    bad = (rows >= lengths[:, None]) | (rows < (-1 if positions.ndim == 2 else 0))
+    bad[:, 0] |= rows[:, 0] < 0
+    problems = []
+    for i in _where(bad.any(-1)):
+        wrong = int(rows[i][bad[i]][0])
+        problems.append(
+            f"prompt {i}: the metric's position is {wrong}, but the prompt has {int(lengths[i])} "
+            f"tokens; positions count from 0 to {int(lengths[i]) - 1}."
+        )
+    return problems
 
 
 def token_problems(clean: Int[Tensor, "prompt pos"], corrupt: Int[Tensor, "prompt pos"]) -> list[str]:
@@ -119,90 +141,119 @@ def token_problems(clean: Int[Tensor, "prompt pos"], corrupt: Int[Tensor, "promp
     ]
 
 
-def difference_problems(
+def _inside(tokens: Tensor, lengths: Tensor) -> Tensor:
+    return torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(-1)
+
+
+def same_problems(
     clean: Int[Tensor, "prompt pos"], corrupt: Int[Tensor, "prompt pos"], lengths: Int[Tensor, "prompt"]
 ) -> list[str]:
-    """Clean and corrupt differ, and only inside the prompt."""
-    inside = torch.arange(clean.shape[1], device=clean.device) < lengths.unsqueeze(-1)
-    differ = clean != corrupt
-    same = [
+    """Clean and corrupt differ: what exchanging the two prompts of a pair needs."""
+    differ = (clean != corrupt) & _inside(clean, lengths)
+    return [
         f"prompt {i}: clean and corrupt are the same {int(lengths[i])} tokens; patching would find nothing. "
-        "Change a token, or pass corrupt=None for a corruption that needs no second prompt."
-        for i in _where(~(differ & inside).any(-1))
+        "Change a token, or use an ablation that needs no second prompt: 'zero' or 'mean'."
+        for i in _where(~differ.any(-1))
     ]
-    return same + [
+
+
+def padding_problems(
+    clean: Int[Tensor, "prompt pos"], corrupt: Int[Tensor, "prompt pos"], lengths: Int[Tensor, "prompt"]
+) -> list[str]:
+    """Clean and corrupt differ only inside the prompt."""
+    outside = (clean != corrupt) & ~_inside(clean, lengths)
+    return [
         f"prompt {i}: clean and corrupt differ in the padding, after its {int(lengths[i])} tokens. "
         "Pad both with the same token, or correct lengths."
-        for i in _where((differ & ~inside).any(-1))
+        for i in _where(outside.any(-1))
     ]
 
 
-def answer_problems(answers: Int[Tensor, "prompt k"], wrongs: Int[Tensor, "prompt j"]) -> list[str]:
-    """Each prompt has an answer and a wrong answer, and they share no token."""
-    found = []
-    for name, ids in (("answer", answers), ("wrong", wrongs)):
-        found += [f"prompt {i}: {name} is empty; give at least one token." for i in _where((ids < 0).all(-1))]
-        found += [
+def answer_problems(task: Any) -> list[str]:
+    """Answers where the metric reads them, ids of 0 or more, none on both sides. [prompt, read, k] each."""
+    answers, wrongs = task.targets, task.wrong_targets
+    real = (task.positions if task.positions.ndim == 2 else task.positions[:, None]) >= 0
+    problems = []
+    for name, ids, needed in (
+        ("answer", answers, task.metric.reads_answer),
+        ("wrong", wrongs, task.metric.reads_wrong),
+    ):
+        if needed:
+            empty = ((ids < 0).all(-1) & real).any(-1)
+            problems += [f"prompt {i}: {name} is empty; give at least one token." for i in _where(empty)]
+        problems += [
             f"prompt {i}: {name} has the token id {int(ids[i].min())}; ids are 0 or more, and -1 is padding."
-            for i in _where((ids < -1).any(-1))
+            for i in _where((ids < -1).flatten(1).any(-1))
         ]
-    shared = (answers.unsqueeze(-1) == wrongs.unsqueeze(-2)) & (answers >= 0).unsqueeze(-1)  # (prompt, k, j)
-    return found + [
+    shared = (answers.unsqueeze(-1) == wrongs.unsqueeze(-2)) & (answers >= 0).unsqueeze(-1)
+    return problems + [
         f"prompt {i}: token {int(answers[i][shared[i].any(-1)][0])} is both an answer and a wrong answer; "
         "the metric would compare it with itself."
         for i in _where(shared.flatten(1).any(-1))
     ]
 
 
-def _where(flags: Tensor) -> Iterable[int]:
-    return flags.nonzero().flatten().tolist()
-
-
 def fit_problems(task: Any, model: Any) -> list[str]:
-    """Every way in which the task does not fit the model."""
-    found = _device_problems(task, model) + _context_problems(task, model)
-    for name, ids, count in (
-        ("clean", task.clean, vocabulary.size(model)),
-        ("corrupt", task.corrupt, vocabulary.size(model)),
-        ("answer", task.answers, vocabulary.output_size(model)),
-        ("wrong", task.wrongs, vocabulary.output_size(model)),
-    ):
-        found += vocabulary_problems(name, ids, count)
+    """Every way in which the task does not fit the model: device, context, vocabularies, padding, BOS."""
+    problems = _device_problems(task, model) + _context_problems(task, model)
+    prompts = (
+        (("clean", task.clean), ("corrupt", task.corrupt)) if task.has_corrupt else (("clean", task.clean),)
+    )
+    for name, ids in prompts:
+        problems += vocabulary_problems(name, ids, vocabulary.size(model))
+    columns = vocabulary.output_size(model)
+    does = "has" if columns == vocabulary.size(model) else "gives logits for"
+    for name, ids in (("answer", task.answers), ("wrong", task.wrongs)):
+        problems += vocabulary_problems(name, ids, columns, does)
+    problems += task.metric.problems(vocabulary.size(model), columns)
+    problems += pad_problems(task.clean, task.lengths, model)
     token = vocabulary.bos(model)
-    return found if token is None else found + bos_problems(task.clean, task.corrupt, task.lengths, token)
+    return problems if token is None else problems + bos_problems(*prompts, lengths=task.lengths, token=token)
 
 
-def vocabulary_problems(name: str, ids: Int[Tensor, "prompt k"], count: int) -> list[str]:
-    """Every id below the vocabulary's size."""
+def vocabulary_problems(name: str, ids: Int[Tensor, "prompt k"], count: int, does: str = "has") -> list[str]:
+    """Every id below the vocabulary's size: the input one for prompts, the output one for answers."""
     return [
-        f"prompt {i}: {name} has the token id {int(ids[i].max())}, but the model has {count} tokens. "
+        f"prompt {i}: {name} has the token id {int(ids[i].max())}, but the model {does} {count} tokens. "
         "Use this model's own tokenizer."
         for i in (ids >= count).any(-1).nonzero().flatten().tolist()
     ]
 
 
+def pad_problems(tokens: Int[Tensor, "prompt pos"], lengths: Int[Tensor, "prompt"], model: Any) -> list[str]:
+    """No padding at the beginning of a prompt: nothing would keep the model from reading it."""
+    tokenizer = getattr(model, "tokenizer", None)
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None or pad == vocabulary.bos(model):
+        return []
+    padded = (tokens[:, 0] == pad) & (lengths > 1)
+    return [
+        f"prompt {i}: it begins with the padding token ({pad}), which the model would read as text. Give "
+        "mask= to Task.from_tokens, or pad on the right and give lengths=."
+        for i in _where(padded)
+    ]
+
+
 def bos_problems(
-    clean: Int[Tensor, "prompt pos"],
-    corrupt: Int[Tensor, "prompt pos"],
-    lengths: Int[Tensor, "prompt"],
-    token: int,
+    *prompts: tuple[str, Int[Tensor, "prompt pos"]], lengths: Int[Tensor, "prompt"], token: int
 ) -> list[str]:
     """Both prompts of a pair begin with BOS or neither, and no prompt begins with two."""
-    found = []
-    for i in (clean[:, 0].eq(token) != corrupt[:, 0].eq(token)).nonzero().flatten().tolist():
+    clean, corrupt = prompts[0][1], prompts[-1][1]
+    problems = []
+    for i in _where(clean[:, 0].eq(token) != corrupt[:, 0].eq(token)):
         has, lacks = ("clean", "corrupt") if int(clean[i, 0]) == token else ("corrupt", "clean")
-        found.append(
+        problems.append(
             f"prompt {i}: {has} begins with the BOS token ({token}), {lacks} does not. "
             "Make both with the same prepend_bos."
         )
-    for name, tokens in (("clean", clean), ("corrupt", corrupt)):
+    for name, tokens in prompts:
         doubled = tokens[:, :2].eq(token).all(-1) & (lengths > 1)
-        found += [
+        problems += [
             f"prompt {i}: {name} begins with two BOS tokens ({token}). "
             "Leave it out of the text, or pass prepend_bos=False."
-            for i in doubled.nonzero().flatten().tolist()
+            for i in _where(doubled)
         ]
-    return found
+    return problems
 
 
 def _device_problems(task: Any, model: Any) -> list[str]:
@@ -219,3 +270,7 @@ def _context_problems(task: Any, model: Any) -> list[str]:
     return [
         f"the prompts have {width} positions, but the model's context is {limit} tokens. Use shorter prompts."
     ]
+
+
+def _where(flags: Tensor) -> Iterable[int]:
+    return flags.nonzero().flatten().tolist()

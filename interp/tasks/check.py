@@ -9,6 +9,7 @@ A method that explains a behaviour says when there is none: `warn_unsolved` of t
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.tasks._tokens import shift_warnings
+from interp.tasks._tokens import shift_warnings, telling_run
 from interp.tasks._validate import require
+from interp.tasks.metrics import Metric
 
 FLOOR = 0.5  # accuracy below which a model is taken not to do a task; about chance with one wrong answer
 
@@ -64,24 +66,27 @@ def _count(flags: Bool[Tensor, "prompt"]) -> str:
 def check(task: Any, model: Any, *, floor: float = FLOOR, batch_size: int = 32) -> TaskReport:
     """All problems at once; without any, the accuracy too. Warns of each note."""
     problems = tuple(task.problems(model))
-    notes = shift_warnings(task.clean, task.corrupt)
+    notes = shift_warnings(task.clean, task.corrupt, telling_run(task.clean)) + task.same_pairs()
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=3)
     if problems:
         return TaskReport(problems, tuple(notes))
     clean_right = solved(model, task.clean, task, batch_size)
     corrupt_wrong = ~solved(model, task.corrupt, task, batch_size) if task.has_corrupt else None
-    if note := warn_unsolved(clean_right.double().mean().item(), floor, stacklevel=4):
+    if note := warn_unsolved(clean_right.double().mean().item(), floor, stacklevel=4, metric=(task.metric,)):
         notes.append(note)
     return TaskReport(problems, tuple(notes), clean_right, corrupt_wrong)
 
 
-def warn_unsolved(accuracy: float, floor: float = FLOOR, *, stacklevel: int = 3) -> str | None:
+def warn_unsolved(
+    accuracy: float, floor: float = FLOOR, *, stacklevel: int = 3, metric: Sequence[Metric] = ()
+) -> str | None:
     """Warn, with the accuracy, when it is below the floor; the warning's text, or None.
 
     stacklevel: by default the warning is shown at the line that called the function that calls this one.
+    metric: what is measured; where no metric reads an answer, there is nothing to be right about.
     """
-    if not accuracy < floor:
+    if not accuracy < floor or (metric and not any(each.reads_answer for each in metric)):
         return None
     note = (
         f"the model is right in {100 * accuracy:.3g}% of the clean prompts, below the floor of "
@@ -117,29 +122,40 @@ def solved(
         raise ValueError(
             "the model is in train mode, so dropout would change its answers. Call model.eval() first."
         )
-    logits = answer_logits(model, tokens, task.positions, batch_size)
-    return right(logits, task.answers, task.wrongs)
+    positions = task.positions if task.reads is None else task.positions.clamp(min=0)
+    logits = answer_logits(model, tokens, positions, batch_size)
+    if task.reads is None:
+        return right(logits, task.answers, task.wrongs)
+    each = right(logits.flatten(0, 1), task.targets.flatten(0, 1), task.wrong_targets.flatten(0, 1))
+    return (each.view_as(task.reads) | (task.reads < 0)).all(-1)
 
 
 def right(
     logits: Float[Tensor, "prompt column"], answer: Int[Tensor, "prompt k"], wrong: Int[Tensor, "prompt j"]
 ) -> Bool[Tensor, "prompt"]:
-    """Whether the answers (column indices, −1 is padding) have more total probability than the wrong ones."""
+    """Whether the answers (column indices, −1 is padding) have more total probability than the wrong ones.
+
+    Where no wrong answer is given: whether an answer is the largest of all logits.
+    """
 
     def mass(columns: Tensor) -> Tensor:  # log of the total, up to the same constant for both
         return logits.gather(-1, columns.clamp(min=0)).masked_fill(columns < 0, -torch.inf).logsumexp(-1)
 
-    return mass(answer) > mass(wrong)
+    best = logits.gather(-1, answer.clamp(min=0)).masked_fill(answer < 0, -torch.inf).amax(-1) >= logits.amax(
+        -1
+    )
+    return torch.where((wrong < 0).all(-1), best, mass(answer) > mass(wrong))
 
 
 def answer_logits(
-    model: Any, tokens: Int[Tensor, "prompt pos"], positions: Int[Tensor, "prompt"], batch_size: int
-) -> Float[Tensor, "prompt column"]:
-    """The logits at each row's answer position, in float32 or better."""
+    model: Any, tokens: Int[Tensor, "prompt pos"], positions: Tensor, batch_size: int
+) -> Tensor:
+    """The logits at each row's answer position [prompt] or positions [prompt, read], in float32 or better."""
     parts = []
     with torch.no_grad():
         for rows in torch.arange(len(tokens), device=tokens.device).split(batch_size):
             logits = model(tokens[rows], return_type="logits")  # (batch, pos, column)
-            picked = logits[torch.arange(len(rows), device=logits.device), positions[rows]]
+            item = torch.arange(len(rows), device=logits.device)
+            picked = logits[item if positions.ndim == 1 else item[:, None], positions[rows]]
             parts.append(picked if picked.dtype == torch.float64 else picked.float())
     return torch.cat(parts)

@@ -129,8 +129,8 @@ def _fit(one: Item, other: Item) -> bool:
     if one.answer == other.answer or len(a) != len(b):
         return False
     ids = {word: i for i, word in enumerate(dict.fromkeys(a + b))}
-    rows = [torch.tensor([[ids[word] for word in words]]) for words in (a, b)]
-    return not shift_warnings(*rows)
+    clean, corrupt = (torch.tensor([[ids[word] for word in words]]) for words in (a, b))
+    return not shift_warnings(clean, corrupt)
 
 
 def _other(item: Item, group: list[Item], rng: random.Random) -> Item:

@@ -4,29 +4,37 @@ A metric declares what it reads, so that an engine computes nothing else:
 `reads_positions` is "answer" (only the position that predicts the answer) or "all"; `reads_columns` is
 "answers" (only the logits of answers and wrong answers) or "vocabulary" (every column).
 
-| metric    | value                                                          | unit        | better |
-|-----------|----------------------------------------------------------------|-------------|--------|
-| LogitDiff | mean logit of the answers − mean logit of the wrong answers     | logits      | higher |
-| Prob      | total probability of the answers                                | probability | higher |
-| ProbDiff  | total probability of the answers − that of the wrong answers    | probability | higher |
-| LogProb   | log of the total probability of the answers                     | nats        | higher |
-| KL        | KL(clean ‖ this run) at the answer position; 0 on the clean run | nats        | lower  |
-| Rank      | number of tokens strictly above the best answer                 | rank        | lower  |
-| Loss      | mean next-token cross-entropy over the prompt's real tokens     | nats        | lower  |
+| metric     | value                                                          | unit        | better |
+|------------|----------------------------------------------------------------|-------------|--------|
+| LogitDiff  | mean logit of the answers − mean logit of the wrong answers     | logits      | higher |
+| Prob       | total probability of the answers                                | probability | higher |
+| ProbDiff   | total probability of the answers − that of the wrong answers    | probability | higher |
+| LogProb    | log of the total probability of the answers                     | nats        | higher |
+| SeqLogProb | log probability of an answer of several tokens, teacher-forced  | nats        | higher |
+| KL         | KL(clean ‖ this run) at the answer position; 0 on the clean run | nats        | lower  |
+| Rank       | number of tokens strictly above the best answer                 | rank        | lower  |
+| Loss       | mean next-token cross-entropy over the prompt's real tokens     | nats        | lower  |
 
 Numbers are in the dtype of the reading (float32 or float64) and differentiable in the logits, but for Rank.
+Where a task reads several positions a prompt, a metric of the answer position is the mean over them;
+`SeqLogProb` is the sum: there the positions are those of the answer's tokens. A name stands for a metric with
+its default settings (`METRICS`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from interp.places import hint
+
+_APART = 1e-3  # by how much rounding may part a prompt's number alone from that among others, relative
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,8 @@ class Metric(ABC):
     """A number per prompt, with its unit, its good direction and what it reads of the logits.
 
     `differentiable`: whether it has a gradient in the logits. `flat_at_clean`: whether that is 0 at the clean
-    run.
+    run. `reads_answer`, `reads_wrong`: whether it needs the task's answers, and its wrong ones. `over_reads`:
+    what is made of several read-out positions of a prompt, "mean" or "sum".
     """
 
     name: str
@@ -55,10 +64,17 @@ class Metric(ABC):
     reads_columns: str = "vocabulary"
     differentiable: bool = True
     flat_at_clean: bool = False
+    reads_answer: bool = True
+    reads_wrong: bool = False
+    over_reads: str = "mean"
 
     @abstractmethod
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
         """The metric of each item of the reading."""
+
+    def problems(self, d_vocab: int, d_vocab_out: int) -> list[str]:
+        """Why it cannot be measured on a model with these vocabularies of input and output."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,7 @@ class LogitDiff(Metric):
     name = "logit_diff"
     unit = "logits"
     reads_columns = "answers"
+    reads_wrong = True
 
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
         return _masked_mean(reading.logits, reading.answer) - _masked_mean(reading.logits, reading.wrong)
@@ -82,6 +99,18 @@ class LogProb(Metric):
 
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
         return _log_mass(reading.logits, reading.answer)
+
+
+@dataclass(frozen=True)
+class SeqLogProb(LogProb):
+    """Log probability of the whole answer, one read-out position for each of its tokens.
+
+    The answer stands in the prompts (teacher forcing): `Task.from_prompts(..., metric="seq_log_prob")` puts
+    it there. Clean and corrupt runs are forced to the same answer.
+    """
+
+    name = "seq_log_prob"
+    over_reads = "sum"
 
 
 @dataclass(frozen=True)
@@ -101,6 +130,7 @@ class ProbDiff(Metric):
 
     name = "prob_diff"
     unit = "probability"
+    reads_wrong = True
 
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
         right, wrong = _log_mass(reading.logits, reading.answer), _log_mass(reading.logits, reading.wrong)
@@ -115,6 +145,7 @@ class KL(Metric):
     unit = "nats"
     better = "lower"
     flat_at_clean = True
+    reads_answer = False
 
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
         clean = reading.clean.log_softmax(-1)
@@ -144,6 +175,16 @@ class Loss(Metric):
     unit = "nats"
     better = "lower"
     reads_positions = "all"
+    reads_answer = False
+
+    def problems(self, d_vocab: int, d_vocab_out: int) -> list[str]:
+        """The next token must be among the outputs."""
+        if d_vocab == d_vocab_out:
+            return []
+        return [
+            f"the metric 'loss' is the cross-entropy of the next token, but the model reads {d_vocab} "
+            f"tokens and gives logits for {d_vocab_out}. Use a metric of the answers, such as LogitDiff()."
+        ]
 
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
         logits = reading.logits[:, :-1]  # (item, pos - 1, column)
@@ -179,24 +220,95 @@ class Custom(Metric):
                 )
 
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
+        value = self._checked(self._untouched(reading), reading.logits.shape[0])
+        if reading.logits.shape[0] > 1:
+            self._require_apart(reading, value)
+        return value.to(reading.logits.dtype)
+
+    def _untouched(self, reading: Reading) -> Any:
+        """The function's value; ValueError where it writes into the logits."""
+        if reading.logits.is_inference():  # writing there leaves no trace, so it gets copies
+            logits, clean = reading.logits.clone(), reading.clean.clone()
+            return self.fn(replace(reading, logits=logits, clean=clean))
+        versions = reading.logits._version, reading.clean._version
         value = self.fn(reading)
-        wanted = (reading.logits.shape[0],)
+        if (reading.logits._version, reading.clean._version) != versions:
+            raise ValueError(
+                f"metric {self.name!r} writes into the logits that it reads. Use operations that make a new "
+                "tensor (logits - x, not logits -= x), or clone() first."
+            )
+        return value
+
+    def _checked(self, value: Any, items: int) -> Tensor:
+        """The value, if it is one real number a prompt."""
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"metric {self.name!r} returned a {type(value).__name__}; "
-                f"it must return a tensor of shape {wanted}, one number per prompt."
+                f"it must return a tensor of shape {(items,)}, one number per prompt."
             )
-        if tuple(value.shape) != wanted:
+        if tuple(value.shape) != (items,):
             raise ValueError(
-                f"metric {self.name!r} returned shape {tuple(value.shape)}; it must return shape {wanted}, "
+                f"metric {self.name!r} returned shape {tuple(value.shape)}; it must return shape {(items,)}, "
                 "one number per prompt. Reduce over positions and columns, not over prompts."
             )
-        return value.to(reading.logits.dtype)
+        if value.is_complex():
+            raise ValueError(f"metric {self.name!r} returned complex numbers; it must return real ones.")
+        return value
+
+    def _require_apart(self, reading: Reading, value: Tensor) -> None:
+        """The first prompt alone has the value that it has among the others."""
+        first = Reading(*(getattr(reading, part.name)[:1] for part in fields(Reading)))
+        first = replace(first, logits=first.logits.detach().clone(), clean=first.clean.detach().clone())
+        with torch.no_grad():
+            alone, among = (float(v[0]) for v in (self._checked(self.fn(first), 1), value.detach()))
+        if abs(alone - among) > _APART * max(1.0, abs(alone), abs(among)):
+            raise ValueError(
+                f"metric {self.name!r} is {among:.6g} for a prompt among others and {alone:.6g} for the same "
+                "prompt alone: it mixes prompts. Make each prompt's number from its own logits only."
+            )
 
 
 METRICS: dict[str, type[Metric]] = {
-    str(metric.name): metric for metric in (LogitDiff, Prob, ProbDiff, LogProb, KL, Rank, Loss)
+    str(metric.name): metric for metric in (LogitDiff, Prob, ProbDiff, LogProb, SeqLogProb, KL, Rank, Loss)
 }
+
+
+def as_metric(given: object) -> Metric:
+    """A metric as it is, or the one that a name stands for. Raises ValueError for anything else."""
+    if isinstance(given, Metric):
+        return given
+    if isinstance(given, str) and given in METRICS:
+        return METRICS[given]()
+    if isinstance(given, str):
+        raise ValueError(f"metric {given!r} is not one of {', '.join(METRICS)}{hint(given, METRICS)}")
+    if isinstance(given, type) and issubclass(given, Metric):
+        raise ValueError(f"metric is the class {given.__name__}; give {given.__name__}().")
+    what = f"the function {getattr(given, '__name__', '?')}" if callable(given) else repr(given)
+    raise ValueError(
+        f"{what} is not a metric. Use interp.tasks.LogitDiff() and its like, or "
+        "interp.tasks.Custom(fn, name=...) for a function of your own."
+    )
+
+
+def evaluate(
+    metric: Metric, reading: Reading, real: Bool[Tensor, "item read"] | None = None
+) -> Float[Tensor, "item"]:
+    """A metric of a reading in float64; ValueError unless it gives one number per item.
+
+    real: for items with several read-out positions, which of them count; the rows of the reading are then
+    item after item, read after read.
+    """
+    value, rows = metric(reading), reading.logits.shape[0]
+    if not isinstance(value, Tensor) or tuple(value.shape) != (rows,):
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"metric {metric.name!r} returned {got} for {rows} prompts; it must return a tensor of shape "
+            f"({rows},), one number per prompt. Reduce over positions and columns, never over prompts."
+        )
+    if real is None:
+        return value.double()
+    total = value.double().view(real.shape).masked_fill(~real, 0.0).sum(-1)
+    return total if metric.over_reads == "sum" else total / real.sum(-1)
 
 
 def _columns(

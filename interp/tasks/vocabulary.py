@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,11 +66,47 @@ def pad(model: Any) -> int:
 
 
 def encode(model: Any, text: str, prepend_bos: bool | None = None) -> list[int]:
-    """The token ids of a string. `prepend_bos=None` does as the model does by default."""
+    """The token ids of a string. `prepend_bos=None` does as the model does by default.
+
+    ValueError for prepend_bos=True where the tokenizer has no BOS token.
+    """
     tokenizer_of(model)
+    if bos(model) is None:
+        if prepend_bos:
+            raise ValueError("the tokenizer has no BOS token. Use prepend_bos=False, or leave it out.")
+        prepend_bos = False
     if not text and not prepend_bos:
         return []
     return model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)[0].tolist()
+
+
+def encode_all(model: Any, texts: Sequence[str], prepend_bos: bool | None = None) -> list[list[int]]:
+    """`encode` of every string, each different one once, and all in one call where that gives the same ids.
+
+    The tokenizer reads them at once; one string for each way to begin, and the longest, are read by the model
+    too, and where any differs all are read one by one.
+    """
+    distinct = list(dict.fromkeys(texts))
+    samples = {text[:1]: text for text in distinct} | {"longest": max(distinct, key=len, default="")}
+    if len(samples) >= len(distinct) or "" in samples:
+        ids = {text: encode(model, text, prepend_bos) for text in distinct}
+        return [list(ids[text]) for text in texts]
+    ids = dict(zip(distinct, tokenizer_of(model)(distinct, add_special_tokens=False)["input_ids"]))
+    read = {text: encode(model, text, prepend_bos) for text in samples.values()}
+    first = next(iter(read))
+    start = read[first][: len(read[first]) - len(ids[first])]
+    if any([*start, *ids[text]] != read[text] for text in read):
+        ids, start = {text: encode(model, text, prepend_bos) for text in distinct}, []
+    return [[*start, *ids[text]] for text in texts]
+
+
+def pieces(model: Any, text: str) -> list[int]:
+    """The tokens by which the string continues a prompt."""
+    ids = encode(model, text, prepend_bos=False)
+    if len(ids) > 1:  # a tokenizer that puts a space before every text (SentencePiece) adds it once only
+        before, whole = (encode(model, start, prepend_bos=False) for start in ("a", "a" + text))
+        ids = whole[len(before) :] if whole[: len(before)] == before else ids
+    return ids
 
 
 def continuation(model: Any, text: str) -> int | None:
@@ -78,10 +115,7 @@ def continuation(model: Any, text: str) -> int | None:
     The string's own token; or, for tokenizers that put a space before every text (SentencePiece), the one
     that it adds after another word.
     """
-    ids = encode(model, text, prepend_bos=False)
-    if len(ids) > 1:
-        before, whole = (encode(model, start, prepend_bos=False) for start in ("a", "a" + text))
-        ids = whole[len(before) :] if whole[: len(before)] == before else ids
+    ids = pieces(model, text)
     return ids[0] if len(ids) == 1 and ids[0] != _unknown(model) else None
 
 
@@ -93,8 +127,8 @@ def decode(model: Any, ids: list[int]) -> str:
 def strings(
     model: Any, tokens: Int[Tensor, "prompt pos"], lengths: Int[Tensor, "prompt"]
 ) -> tuple[tuple[str, ...], ...]:
-    """The string of each token; "" for padding."""
-    names = {token: decode(model, [token]) for token in tokens.unique().tolist()}
+    """The string of each token; "" for padding. U+0000, which no file of results can hold, becomes ␀."""
+    names = {token: decode(model, [token]).replace("\0", "␀") for token in tokens.unique().tolist()}
     return tuple(
         tuple(names[token] if at < length else "" for at, token in enumerate(row))
         for row, length in zip(tokens.tolist(), lengths.tolist())

@@ -31,8 +31,11 @@ def test_no_prompts() -> None:
 
 def test_one_tensor_for_both_is_a_mistake() -> None:
     rows = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    with pytest.raises(ValueError, match="prompt 0: clean and corrupt are the same 3 tokens"):
-        make(clean=rows, corrupt=rows)
+    task = make(clean=rows, corrupt=rows)
+    assert task.has_corrupt
+    assert [text.split(";")[0] for text in task.same_pairs()] == [
+        f"prompt {i}: clean and corrupt are the same 3 tokens" for i in (0, 1)
+    ]
 
 
 def test_a_good_task_has_no_problems() -> None:
@@ -54,10 +57,6 @@ CASES = {
         "2 pairs differ in length: prompts 0 (1 and 2), 1 (1 and 3).",
     ),
     "missing prompt": ({"corrupt": [[1, 7, 3]]}, "clean has 2 prompts, corrupt has 1."),
-    "same": (
-        {"corrupt": [[1, 7, 3], [4, 5, 6]]},
-        "prompt 1: clean and corrupt are the same 3 tokens; patching would find nothing.",
-    ),
     "difference in padding": (
         {
             "clean": torch.tensor([[1, 2, 0], [3, 4, 0]]),
