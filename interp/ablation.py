@@ -158,6 +158,9 @@ def check_direction(ablation: Ablation, direction: str | None, task: Task, natur
             "the task has no corrupt prompts. Give corrupt= when building it, or use "
             "ablation=Gaussian(positions=...), 'mean' or 'zero'."
         )
+    same = task.same_pairs() if isinstance(ablation, Resample) else []
+    if same:
+        raise ValueError(same[0])
     return direction
 
 
@@ -169,14 +172,17 @@ def make_runs(model: Model, task: Task, ablation: Ablation, direction: str, site
     device = anatomy(model).device
     clean = task.clean.to(device)
     corrupt = clean if isinstance(ablation, Gaussian) else task.corrupt.to(device)
-    parts = [part.to(device) for part in (task.answers, task.wrongs, task.positions, task.lengths)]
+    parts = [part.to(device) for part in (task.answers, task.wrongs, task.last_position, task.lengths)]
+    reads = None if task.reads is None else task.reads.to(device)
     noise = None
     if isinstance(ablation, Gaussian):
         noise = gaussian_noise(model, task, ablation)
         clean, corrupt, *parts = (t.repeat_interleave(ablation.draws, 0) for t in (clean, corrupt, *parts))
+        reads = None if reads is None else reads.repeat_interleave(ablation.draws, 0)
     is_base = direction == "noise"
     base, source = (clean, corrupt) if is_base else (corrupt, clean)
-    return Runs(base, source, is_base, *parts, noise=noise, fill=_fill(model, task, ablation, sites))
+    fill = _fill(model, task, ablation, sites)
+    return Runs(base, source, is_base, *parts, noise=noise, fill=fill, reads=reads)
 
 
 def gaussian_noise(model: Model, task: Task, ablation: Gaussian) -> Float[Tensor, "row pos d_model"]:

@@ -7,7 +7,7 @@ holds what never does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from interp.engine.runs import Runs
 from interp.models import Anatomy, Model, anatomy, model_fingerprint
 from interp.places import hint
 from interp.tasks import Task
-from interp.tasks.metrics import METRICS, Metric
+from interp.tasks.metrics import Metric, as_metric
 
 MEMORY = 2 * 2**30  # bytes above the model's own
 ENGINES = ("auto", "fast", "reference")
@@ -132,7 +132,7 @@ def prepare(
     """
     facts = anatomy(model)
     check_model(model, facts)
-    check_task(task, facts)
+    check_task(task, facts, model)
     chosen = ablations.parse(ablation)
     contrast = Contrast(
         chosen,
@@ -140,6 +140,7 @@ def prepare(
         check_metric(metric, task.metric),
         seed,
     )
+    task.require_metrics(model, contrast.metric)
     path = None if store is None else Path(store)
     return Experiment(model, task, facts, contrast, Budget(memory, batch_size, engine, progress, path))
 
@@ -151,27 +152,11 @@ def check_metric(metric: Metrics | None, default: Metric) -> tuple[Metric, ...]:
     given = [metric] if isinstance(metric, (Metric, str, type)) or callable(metric) else list(metric)
     if not given:
         raise ValueError("metric is empty. Give at least one, or leave it out for the task's own.")
-    metrics = tuple(_metric(each) for each in given)
+    metrics = tuple(as_metric(each) for each in given)
     names = [each.name for each in metrics]
     if len(set(names)) != len(names):
         raise ValueError(f"two metrics share a name: {', '.join(names)}.")
     return metrics
-
-
-def _metric(given: object) -> Metric:
-    if isinstance(given, Metric):
-        return given
-    if isinstance(given, str) and given in METRICS:
-        return METRICS[given]()
-    if isinstance(given, str):
-        raise ValueError(f"metric {given!r} is not one of {', '.join(METRICS)}{hint(given, METRICS)}")
-    if isinstance(given, type) and issubclass(given, Metric):
-        raise ValueError(f"metric is the class {given.__name__}; give {given.__name__}().")
-    what = f"the function {getattr(given, '__name__', '?')}" if isinstance(given, Callable) else repr(given)
-    raise ValueError(
-        f"{what} is not a metric. Use interp.tasks.LogitDiff() and its like, or "
-        "interp.tasks.Custom(fn, name=...) for a function of your own."
-    )
 
 
 def check_model(model: Model, facts: Anatomy) -> None:
@@ -190,7 +175,7 @@ def check_model(model: Model, facts: Anatomy) -> None:
         )
 
 
-def check_task(task: Task, facts: Anatomy) -> None:
+def check_task(task: Task, facts: Anatomy, model: Model) -> None:
     """Raise ValueError for what is not a task, or a task that does not fit the model."""
     if not isinstance(task, Task):
         raise ValueError(
@@ -212,15 +197,7 @@ def check_task(task: Task, facts: Anatomy) -> None:
             f"prompts have {task.clean.shape[1]} tokens, the model's context is {facts.n_ctx}. "
             "Shorten the prompts."
         )
-    for what, size, ids in (
-        ("token", facts.d_vocab, (task.clean, task.corrupt)),
-        ("answer", facts.d_vocab_out, (task.answers, task.wrongs)),
-    ):
-        if (highest := int(max(each.max() for each in ids))) >= size:
-            raise ValueError(
-                f"{what} id {highest} is outside the model's vocabulary of {size}. "
-                "The task was built for another tokenizer."
-            )
+    task.require_vocabulary(model)
 
 
 def _whole(name: str, value: object, otherwise: str) -> None:

@@ -66,7 +66,12 @@ def direct(
     facts = anatomy(model)
     check_hooks(model)
     check_model(model, facts)
-    check_task(task, facts)
+    check_task(task, facts, model)
+    if task.reads is not None or bool((task.wrongs < 0).all()):
+        raise ValueError(
+            "direct attribution reads the answers against wrong ones at one position a prompt; this task has "
+            "several positions, or no wrong answers. Build it with one position and wrong=."
+        )
     if run not in ("clean", "corrupt"):
         raise ValueError(f"run {run!r} is not 'clean' or 'corrupt'.")
     if run == "corrupt" and not task.has_corrupt:

@@ -109,7 +109,7 @@ def attribute(
         if chosen.needs_weights:
             require_weights(model, runs.base, runs.lengths, what=f"method {chosen.name!r}")
     result = _Estimation(experiment, grid, chosen, runs).run()
-    warn_unsolved(float(result["clean_right"].mean()))
+    warn_unsolved(float(result["clean_right"].mean()), metric=(task.metric, *experiment.metric))
     return result
 
 

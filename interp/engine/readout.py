@@ -26,8 +26,8 @@ class Reads:
 
     @property
     def everywhere(self) -> bool:
-        """Whether some metric reads all positions, not only the answer's."""
-        return any(metric.reads_positions == "all" for metric in self.metrics)
+        """Whether some metric reads all positions, or the task several, not only the answer's."""
+        return self.runs.reads is not None or any(metric.reads_positions == "all" for metric in self.metrics)
 
     @property
     def stop(self) -> Int[Tensor, "prompt"]:
@@ -72,6 +72,39 @@ def evaluate(metric: Metric, reading: Reading) -> Float[Tensor, "item"]:
     return value.double()
 
 
+def measured(
+    metric: Metric,
+    reads: Reads,
+    logits: Tensor,
+    clean: Tensor,
+    columns: tuple[Tensor, Tensor],
+    prompt: Tensor,
+) -> Float[Tensor, "item"]:
+    """A metric of runs of the given prompts, float64; over several read-outs of a prompt the mean or the sum.
+
+    `logits` and `clean` are [item, column] or, where the reads are everywhere, [item, pos, column]. columns:
+    answers and wrong answers of all prompts as indices into the columns.
+    """
+    runs = reads.runs
+    answer, wrong = columns[0][prompt], columns[1][prompt]
+    tokens, lengths = runs.clean[prompt], runs.lengths[prompt]
+    if not reads.everywhere or metric.reads_positions == "all":
+        return evaluate(metric, Reading(logits, clean, answer, wrong, tokens, lengths))
+    item = torch.arange(len(prompt), device=prompt.device)
+    if runs.reads is None:
+        at = runs.positions[prompt]
+        return evaluate(metric, Reading(logits[item, at], clean[item, at], answer, wrong, tokens, lengths))
+    where = runs.reads[prompt]  # [item, read]
+    rows, n = where.clamp(min=0), where.shape[1]
+    picked = [part[item[:, None], rows].flatten(0, 1) for part in (logits, clean)]  # [item read, column]
+    sides = [torch.where(where[..., None] >= 0, ids.unflatten(1, (n, -1)), 0) for ids in (answer, wrong)]
+    sides = [ids.flatten(0, 1) for ids in sides]
+    repeated = [part.repeat_interleave(n, 0) for part in (tokens, lengths)]
+    value = evaluate(metric, Reading(picked[0], picked[1], *sides, *repeated)).view_as(where)
+    total = value.masked_fill(where < 0, 0.0).sum(-1)
+    return total if metric.over_reads == "sum" else total / (where >= 0).sum(-1)
+
+
 def widened(logits: Tensor) -> Tensor:
     """Float32 or better."""
     return logits if logits.dtype == torch.float64 else logits.float()
@@ -82,6 +115,11 @@ def clean_right(clean: Tensor, runs: Runs, answer: Tensor, wrong: Tensor) -> np.
 
     `clean` is [prompt, column] or [prompt, pos, column]; answers are indices into its columns.
     """
+    if runs.reads is not None:
+        row, n = torch.arange(len(runs), device=clean.device)[:, None], runs.reads.shape[1]
+        seen = widened(clean[row, runs.reads.clamp(min=0)]).flatten(0, 1)  # [prompt read, column]
+        each = right(seen, *(ids.unflatten(1, (n, -1)).flatten(0, 1) for ids in (answer, wrong)))
+        return (each.view_as(runs.reads) | (runs.reads < 0)).all(-1).double().cpu().numpy()
     if clean.ndim == 3:
         clean = clean[torch.arange(len(runs), device=clean.device), runs.positions]
     return right(widened(clean), answer, wrong).double().cpu().numpy()
@@ -101,16 +139,10 @@ class Scores:
 
     def __call__(self, picked: Tensor, clean: Tensor) -> Float[Tensor, "prompt metric"]:
         """Every metric in float64, differentiable in `picked`; `clean` is the picked clean run."""
-        readings = [(metric, self.reading(metric, picked, clean)) for metric in self.reads.metrics]
-        return torch.stack([evaluate(*pair) for pair in readings], -1)
-
-    def reading(self, metric: Metric, picked: Tensor, clean: Tensor) -> Reading:
-        """What one metric sees."""
         runs = self.reads.runs
-        if self.reads.everywhere and metric.reads_positions == "answer":
-            prompt = torch.arange(len(runs), device=picked.device)
-            picked, clean = picked[prompt, runs.positions], clean[prompt, runs.positions]
-        return Reading(picked, clean, runs.answer, runs.wrong, runs.clean, runs.lengths)
+        prompt, columns = torch.arange(len(runs), device=picked.device), (runs.answer, runs.wrong)
+        values = [measured(m, self.reads, picked, clean, columns, prompt) for m in self.reads.metrics]
+        return torch.stack(values, -1)
 
     def clean_right(self, clean: Tensor) -> np.ndarray:
         return clean_right(clean, self.reads.runs, self.reads.runs.answer, self.reads.runs.wrong)
@@ -152,13 +184,6 @@ class Readout:
 
     def score(self, logits: Tensor, clean: Tensor, prompt: Tensor) -> Float[Tensor, "item metric"]:
         """Every metric of every item; `logits` and `clean` are [item, column] or [item, pos, column]."""
-        readings = [self._reading(metric, logits, clean, prompt) for metric in self.reads.metrics]
-        return torch.stack([evaluate(*pair) for pair in zip(self.reads.metrics, readings)], -1)
-
-    def _reading(self, metric: Metric, logits: Tensor, clean: Tensor, prompt: Tensor) -> Reading:
-        if self.reads.everywhere and metric.reads_positions == "answer":
-            item, pos = torch.arange(len(prompt), device=prompt.device), self.runs.positions[prompt]
-            logits, clean = logits[item, pos], clean[item, pos]
-        runs = self.runs
-        answer, wrong = self.answer[prompt], self.wrong[prompt]
-        return Reading(logits, clean, answer, wrong, runs.clean[prompt], runs.lengths[prompt])
+        columns = (self.answer, self.wrong)
+        values = [measured(m, self.reads, logits, clean, columns, prompt) for m in self.reads.metrics]
+        return torch.stack(values, -1)

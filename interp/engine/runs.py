@@ -39,6 +39,7 @@ class Runs:
     lengths: Int[Tensor, "prompt"]
     noise: Float[Tensor, "prompt pos d_model"] | None = None  # added to the corrupt run's embeddings
     fill: Fill | None = None
+    reads: Int[Tensor, "prompt read"] | None = None  # of tasks that read several positions; -1 is none
 
     def __len__(self) -> int:
         return self.base.shape[0]
@@ -66,7 +67,7 @@ class Runs:
 
     def outside_inference(self) -> Runs:
         """The same runs in tensors that a graph can hold, also where the task was made in inference mode."""
-        names = ("base", "source", "answer", "wrong", "positions", "lengths", "noise")
+        names = ("base", "source", "answer", "wrong", "positions", "lengths", "noise", "reads")
         parts = {name: getattr(self, name) for name in names}
         with torch.inference_mode(False):
             copies = {k: p.clone() for k, p in parts.items() if p is not None and p.is_inference()}
@@ -74,7 +75,7 @@ class Runs:
 
     def take(self, index: slice | Tensor) -> Runs:
         """The same runs for some of the prompts."""
-        names = ("base", "source", "answer", "wrong", "positions", "lengths", "noise")
+        names = ("base", "source", "answer", "wrong", "positions", "lengths", "noise", "reads")
         parts = {name: getattr(self, name) for name in names}
         return replace(self, **{name: part[index] for name, part in parts.items() if part is not None})
 

@@ -103,7 +103,7 @@ def patch(
         )  # fmt: skip
         sweep = _Sweep.of(experiment, site, by, cells, window, neurons)
         result = sweep.run()
-    warn_unsolved(float(result["clean_right"].mean()))
+    warn_unsolved(float(result["clean_right"].mean()), metric=(task.metric, *experiment.metric))
     return result
 
 

@@ -188,12 +188,4 @@ def check_model(model: Model, facts: Anatomy, task: Task) -> None:
             f"prompts have {task.clean.shape[1]} tokens, the model's context is {facts.n_ctx}. "
             "Shorten the prompts."
         )
-    for what, size, ids in (
-        ("token", facts.d_vocab, (task.clean, task.corrupt)),
-        ("answer", facts.d_vocab_out, (task.answers, task.wrongs)),
-    ):
-        if (highest := int(max(each.max() for each in ids))) >= size:
-            raise ValueError(
-                f"{what} id {highest} is outside the model's vocabulary of {size}. "
-                "The task was built for another tokenizer."
-            )
+    task.require_vocabulary(model)

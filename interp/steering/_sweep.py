@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp.engine.forward import forward
-from interp.engine.readout import Readout, Reads, evaluate, widened
+from interp.engine.readout import Readout, Reads, measured, widened
 from interp.engine.runs import Runs
 from interp.models import Model, anatomy, logits
 from interp.models.parts import Weights
@@ -170,14 +170,8 @@ class _Job:
 
 def _score(reads: Reads, logits: Tensor, clean: Tensor, prompt: Int[Tensor, "row"]) -> Tensor:
     """Every metric [row, metric] in float64, from the logits that are read of rows of the given prompts."""
-    runs, parts = reads.runs, []
-    answer, wrong = reads.column(runs.answer)[prompt], reads.column(runs.wrong)[prompt]
-    row, at = torch.arange(len(prompt), device=prompt.device), runs.positions[prompt]
-    for metric in reads.metrics:
-        one = reads.everywhere and metric.reads_positions == "answer"
-        seen = (logits[row, at], clean[row, at]) if one else (logits, clean)
-        reading = Reading(*seen, answer, wrong, runs.base[prompt], runs.lengths[prompt])
-        parts.append(evaluate(metric, reading))
+    columns = (reads.column(reads.runs.answer), reads.column(reads.runs.wrong))
+    parts = [measured(metric, reads, logits, clean, columns, prompt) for metric in reads.metrics]
     return torch.stack(parts, -1)
 
 
@@ -205,14 +199,14 @@ def _reads(
     device = rows.tokens.device
     if is_task:
         found = [prompts.answers.to(device), prompts.wrongs.to(device)]
-        positions = prompts.positions.to(device)
+        positions, several = prompts.last_position.to(device), prompts.reads
     else:
         found = [_columns(each, rows, name) for each, name in ((answer, "answer"), (wrong, "wrong"))]
-        positions = rows.lengths - 1
+        positions, several = rows.lengths - 1, None
     default: list[Metric] = [prompts.metric if is_task else Entropy(), KL()]
     chosen = tuple(default if metrics is None else metrics)
     _require_answers(chosen, found)
-    runs = Runs(rows.tokens, rows.tokens, True, found[0], found[1], positions, rows.lengths)
+    runs = Runs(rows.tokens, rows.tokens, True, found[0], found[1], positions, rows.lengths, reads=several)
     return Reads(runs, chosen)
 
 

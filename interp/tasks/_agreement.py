@@ -34,7 +34,7 @@ def agreement(
     *,
     attractors: str = "any",
     template: int | None = None,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
     """Which verbs agree: n prompts in pairs, words from data/tasks/agreement.json.

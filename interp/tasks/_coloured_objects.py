@@ -30,7 +30,7 @@ def coloured_objects(
     seed: int = 0,
     *,
     template: int | None = None,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
     """What colour the object has: n prompts in mirrored pairs, words from data/tasks/coloured_objects.json.

@@ -29,7 +29,7 @@ def docstring(
     seed: int = 0,
     *,
     template: int | None = None,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
     """Which argument comes next: n prompts in mirrored pairs, words from data/tasks/docstring.json.

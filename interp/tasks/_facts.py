@@ -59,7 +59,7 @@ def facts(
     *,
     relation: str = "capital",
     template: int | None = None,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
     """What is true of the subject: n prompts in mirrored pairs.

@@ -36,7 +36,12 @@ class _Form:
 
 
 def greater_than(
-    model: Any, n: int = 64, seed: int = 0, *, metric: Metric | None = None, prepend_bos: bool | None = None
+    model: Any,
+    n: int = 64,
+    seed: int = 0,
+    *,
+    metric: Metric | str | None = None,
+    prepend_bos: bool | None = None,
 ) -> Task:
     """Which years are later: n prompts, with first years drawn evenly from those the tokenizer splits."""
     if n < 1:

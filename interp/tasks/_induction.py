@@ -31,7 +31,7 @@ def induction(
     words: Sequence[str] | None = None,
     random_tokens: bool = False,
     corrupt: str = "answer",
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
     """Copy from before: `length` words, then the first `prefix` of them (default half) again.

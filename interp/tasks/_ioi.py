@@ -27,7 +27,7 @@ def ioi(
     seed: int = 0,
     *,
     template: int | None = None,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
     """Who is given the object: n prompts in mirrored pairs, half ABB and half BAB.

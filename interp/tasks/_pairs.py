@@ -49,7 +49,7 @@ def cluster_name(family: str, template: int, pair: int, alone: bool) -> str:
     return f"{family} {template}, pair {pair}" if alone else f"{family} {template}"
 
 
-def make(model: Any, rows: Sequence[Row], *, name: str, seed: int, metric: Metric | None) -> Task:
+def make(model: Any, rows: Sequence[Row], *, name: str, seed: int, metric: Metric | str | None) -> Task:
     """The task of these rows, checked against the model."""
     fields = _prompts.from_ids(
         model,

@@ -163,6 +163,17 @@ class Task:
             return []
         return _validate.same_problems(self.clean, self.corrupt, self.lengths)
 
+    def require_vocabulary(self, model: Any) -> None:
+        """Raise ValueError for ids that the model has not, and for prompts that begin with padding.
+
+        Prompts' ids belong to the vocabulary that it reads, answers' to that which it gives logits for.
+        """
+        _validate.require_vocabulary(self, model)
+
+    def require_metrics(self, model: Any, metric: Sequence[Metric]) -> None:
+        """Raise ValueError for metrics that need what the task or the model has not."""
+        _validate.require_metrics(self, model, metric)
+
     def check(self, model: Any, *, floor: float = 0.5, batch_size: int = 32) -> check.TaskReport:
         """All problems on this model, and how many prompts it solves."""
         return check.check(self, model, floor=floor, batch_size=batch_size)

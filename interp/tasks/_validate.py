@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.tasks import vocabulary
+from interp.tasks.metrics import Metric
 
 TENSORS = ("clean", "corrupt", "answer", "wrong", "positions", "lengths")
 _LISTED = 20
@@ -209,6 +210,33 @@ def fit_problems(task: Any, model: Any) -> list[str]:
     problems += pad_problems(task.clean, task.lengths, model)
     token = vocabulary.bos(model)
     return problems if token is None else problems + bos_problems(*prompts, lengths=task.lengths, token=token)
+
+
+def require_vocabulary(task: Any, model: Any) -> None:
+    """Ids inside the vocabularies, and no prompt that begins with padding; the first problem is raised."""
+    sides = (
+        ("token", vocabulary.size(model), (task.clean, task.corrupt)),
+        ("answer", vocabulary.output_size(model), (task.answers, task.wrongs)),
+    )
+    for what, size, tensors in sides:
+        if (highest := int(max(ids.max() for ids in tensors))) >= size:
+            raise ValueError(
+                f"{what} id {highest} is outside the model's vocabulary of {size}. "
+                "The task was built for another tokenizer."
+            )
+    require(pad_problems(task.clean, task.lengths, model))
+
+
+def require_metrics(task: Any, model: Any, metrics: Iterable[Metric]) -> None:
+    """Each metric's answers, and what it needs of the model; the first problem is raised."""
+    for metric in metrics:
+        require(metric.problems(vocabulary.size(model), vocabulary.output_size(model)))
+        for name, ids in (("answer", task.answers), ("wrong", task.wrongs)):
+            if getattr(metric, f"reads_{name}") and bool((ids < 0).all(-1).any()):
+                raise ValueError(
+                    f"the metric {metric.name!r} reads {name}, which the task {task.name!r} does not have. "
+                    f"Give {name}= when building it, or use another metric."
+                )
 
 
 def vocabulary_problems(name: str, ids: Int[Tensor, "prompt k"], count: int, does: str = "has") -> list[str]:

@@ -84,7 +84,7 @@ def warn_unsolved(
     """Warn, with the accuracy, when it is below the floor; the warning's text, or None.
 
     stacklevel: by default the warning is shown at the line that called the function that calls this one.
-    metric: what is measured; where no metric reads an answer, there is nothing to be right about.
+    metric: the task's own and those measured; where none reads an answer, the answers are dummies.
     """
     if not accuracy < floor or (metric and not any(each.reads_answer for each in metric)):
         return None

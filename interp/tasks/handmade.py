@@ -99,7 +99,7 @@ def _build(
     name: str,
     pairs: Sequence[Pair],
     seed: int,
-    metric: Metric | None,
+    metric: Metric | str | None,
     clusters: Sequence[str] | None = None,
 ) -> Task:
     """The task of these pairs; by default each is a cluster of its own."""
@@ -114,7 +114,7 @@ def _build(
 
 
 def _of(
-    model: Any, name: str, items: Sequence[Item], n: int | None, seed: int, metric: Metric | None
+    model: Any, name: str, items: Sequence[Item], n: int | None, seed: int, metric: Metric | str | None
 ) -> Task:
     """n mirrored pairs, the cluster of a prompt being its pair; every item once when n is None."""
     if n is None:
@@ -140,7 +140,7 @@ def _other(item: Item, group: list[Item], rng: random.Random) -> Item:
 
 
 def reverse(
-    model: Any, n: int | None = 64, seed: int = 0, *, letters: int = 5, metric: Metric | None = None
+    model: Any, n: int | None = 64, seed: int = 0, *, letters: int = 5, metric: Metric | str | None = None
 ) -> Task:
     """Say a sequence backwards: n prompts in mirrored pairs, or every input (n=None)."""
     lengths = range(2 * LONGEST) if n is None else [letters]
@@ -164,7 +164,7 @@ def _reversals(letters: int) -> list[Item]:
 
 
 def xproportion(
-    model: Any, n: int | None = 64, seed: int = 0, *, letters: int = 5, metric: Metric | None = None
+    model: Any, n: int | None = 64, seed: int = 0, *, letters: int = 5, metric: Metric | str | None = None
 ) -> Task:
     """Is x more than half of the letters: n prompts in mirrored pairs, or every input (n=None)."""
     if letters % 2 == 0 or not 1 <= letters <= LONGEST:
@@ -178,7 +178,7 @@ def xproportion(
     return _of(model, "xproportion", found, n, seed, metric)
 
 
-def linear(model: Any, n: int | None = 64, seed: int = 0, *, metric: Metric | None = None) -> Task:
+def linear(model: Any, n: int | None = 64, seed: int = 0, *, metric: Metric | str | None = None) -> Task:
     """Which letter comes at least 3 times in 5: n prompts in mirrored pairs, or every input (n=None)."""
     found = [
         Item(" ".join(word), letter)
@@ -189,12 +189,12 @@ def linear(model: Any, n: int | None = 64, seed: int = 0, *, metric: Metric | No
     return _of(model, "linear", found, n, seed, metric)
 
 
-def and_gate(model: Any, n: int | None = 64, seed: int = 0, *, metric: Metric | None = None) -> Task:
+def and_gate(model: Any, n: int | None = 64, seed: int = 0, *, metric: Metric | str | None = None) -> Task:
     """The colour that both have: n pairs, or every input (n=None)."""
     return _task(model, "and_gate", lambda a, b: a if a == b else NONE, n, seed, metric)
 
 
-def or_gate(model: Any, n: int | None = 64, seed: int = 0, *, metric: Metric | None = None) -> Task:
+def or_gate(model: Any, n: int | None = 64, seed: int = 0, *, metric: Metric | str | None = None) -> Task:
     """The colour that either has: n pairs, or every input that names one colour at most (n=None)."""
     return _task(model, "or_gate", _either, n, seed, metric)
 
@@ -210,7 +210,7 @@ def _task(
     gate: Callable[[str, str], str | None],
     n: int | None,
     seed: int,
-    metric: Metric | None,
+    metric: Metric | str | None,
 ) -> Task:
     people = list(itertools.permutations(NAMES, 2))
     if n is not None:

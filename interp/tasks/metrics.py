@@ -290,27 +290,6 @@ def as_metric(given: object) -> Metric:
     )
 
 
-def evaluate(
-    metric: Metric, reading: Reading, real: Bool[Tensor, "item read"] | None = None
-) -> Float[Tensor, "item"]:
-    """A metric of a reading in float64; ValueError unless it gives one number per item.
-
-    real: for items with several read-out positions, which of them count; the rows of the reading are then
-    item after item, read after read.
-    """
-    value, rows = metric(reading), reading.logits.shape[0]
-    if not isinstance(value, Tensor) or tuple(value.shape) != (rows,):
-        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(
-            f"metric {metric.name!r} returned {got} for {rows} prompts; it must return a tensor of shape "
-            f"({rows},), one number per prompt. Reduce over positions and columns, never over prompts."
-        )
-    if real is None:
-        return value.double()
-    total = value.double().view(real.shape).masked_fill(~real, 0.0).sum(-1)
-    return total if metric.over_reads == "sum" else total / real.sum(-1)
-
-
 def _columns(
     logits: Float[Tensor, "item column"], index: Int[Tensor, "item k"]
 ) -> tuple[Float[Tensor, "item k"], Bool[Tensor, "item k"]]:

@@ -150,7 +150,9 @@ def _rows(model: Model, task: Task, made: list[Any], metric: Metric) -> Tensor:
     device = anatomy(model).device
     clean, lengths = task.clean.to(device), task.lengths.to(device)
     answers = (task.answers.to(device), task.wrongs.to(device))
-    scores = Scores(Reads(Runs(clean, clean, True, *answers, task.positions.to(device), lengths), (metric,)))
+    positions = task.last_position.to(device)
+    runs = Runs(clean, clean, True, *answers, positions, lengths, reads=task.reads)
+    scores = Scores(Reads(runs, (metric,)))
     with torch.no_grad():
         plain = scores.pick(logits(model, clean))
         with steer(model, *made, prompt_length=lengths):

@@ -29,7 +29,7 @@ def sentiment(
     seed: int = 0,
     *,
     held_out: bool = True,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
     """`Review: The film was dull. The music was` → any negative adjective; wrong: any positive one."""
@@ -42,7 +42,7 @@ def pronouns(
     seed: int = 0,
     *,
     held_out: bool = True,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
     """`Mary went to the store because` → she; wrong: the pronoun of the other name."""
@@ -55,7 +55,7 @@ def languages(
     seed: int = 0,
     *,
     held_out: bool = True,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
     """A text in one of two languages → any word of the right kind in it; corrupt: the translation."""
@@ -68,7 +68,7 @@ def register(
     seed: int = 0,
     *,
     held_out: bool = True,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
     """A letter, formal or casual → any word of the right kind in its register; corrupt: the other."""
@@ -82,7 +82,7 @@ def requests(
     *,
     kind: str = "refusal",
     held_out: bool = True,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
     """`User: ... how do I burn the house? Assistant:` → sorry; `burn the bomb` → sure.
@@ -101,7 +101,7 @@ def conflict(
     seed: int = 0,
     *,
     held_out: bool = True,
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
     """A claim against a known fact, and a cue: `In fiction, ...` → the claim, `In truth, ...` → the fact."""
@@ -114,7 +114,7 @@ def mirrored(
     n: int,
     seed: int,
     held_out: bool,
-    metric: Metric | None,
+    metric: Metric | str | None,
     prepend_bos: bool | None,
 ) -> Task:
     """n prompts in mirrored pairs, from what was held out of training or (`held_out=False`) from the rest."""
