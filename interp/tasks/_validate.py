@@ -249,12 +249,17 @@ def vocabulary_problems(name: str, ids: Int[Tensor, "prompt k"], count: int, doe
 
 
 def pad_problems(tokens: Int[Tensor, "prompt pos"], lengths: Int[Tensor, "prompt"], model: Any) -> list[str]:
-    """No padding at the beginning of a prompt: nothing would keep the model from reading it."""
+    """No padding at the beginning of a prompt: nothing would keep the model from reading it.
+
+    Padding is the padding token twice, or before BOS; once it can be a token of the text.
+    """
     tokenizer = getattr(model, "tokenizer", None)
     pad = getattr(tokenizer, "pad_token_id", None)
     if pad is None or pad == vocabulary.bos(model):
         return []
-    padded = (tokens[:, 0] == pad) & (lengths > 1)
+    second = tokens[:, 1] if tokens.shape[1] > 1 else torch.full_like(lengths, -1)
+    follows = (second == pad) | (second == (-2 if (bos := vocabulary.bos(model)) is None else bos))
+    padded = (tokens[:, 0] == pad) & follows & (lengths > 1)
     return [
         f"prompt {i}: it begins with the padding token ({pad}), which the model would read as text. Give "
         "mask= to Task.from_tokens, or pad on the right and give lengths=."
