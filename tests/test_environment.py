@@ -16,9 +16,9 @@ LOCKS = {"3.9": ROOT / "constraints.txt", "4.3": ROOT / "constraints-tl4.txt"}
 
 def listed(name: str) -> list[Requirement]:
     """The requirements of one list in pyproject.toml, without the package's own extras."""
-    body = re.search(rf"^{name} = \[(.*?)^?\]\n", PROJECT, re.M | re.S)
-    assert body
-    texts = re.findall(r'"([^"]+)"', body[1])
+    start = PROJECT.index(f"\n{name} = [")
+    body = re.split(r"\]\n", PROJECT[start:])[0]
+    texts = re.findall(r'"([^"]+)"', body)
     return [Requirement(text) for text in texts if not text.startswith("interp-workbench")]
 
 

@@ -1,4 +1,4 @@
-"""Decoding through the model: the same tokens with and without a cache, whatever name it is handed on under."""
+"""Decoding through the model: the same tokens with and without a cache, however it is handed on."""
 
 from __future__ import annotations
 
