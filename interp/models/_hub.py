@@ -3,9 +3,12 @@
 1. transformers reads the model; missing or misshapen weights are errors, not random numbers.
 2. Where HookedTransformer exists and TransformerLens has a conversion for the architecture, the weights
    are converted. TransformerLens's conversions ignore some fields (a head size of its own, biases in a
-   Llama, unusual rotary scaling), so the two models are compared on a few tokens.
+   Llama, unusual rotary scaling, windows), so the logits of the two are compared (`_same`).
 3. If there is no conversion, or the models differ, the result is a TransformerBridge in compatibility
-   mode, which runs the transformers model itself; the logger `interp.models` says so.
+   mode, which runs the transformers model itself; the logger `interp.models` says so. Its logits are compared
+   in the same way, and a bridge that gives others is refused.
+
+What the model is, its config and weights say; the folder's name is a label.
 """
 
 from __future__ import annotations
@@ -21,9 +24,9 @@ import torch
 from interp.models import _release
 from interp.models._folder import damaged, read_tokenizer, written_dtype
 from interp.models._release import offline
+from interp.models._same import Expected
 
 log = logging.getLogger("interp.models")
-SAME = 1e-3  # largest difference of log-probabilities between the two models, float32
 
 
 def load_folder(
@@ -35,14 +38,28 @@ def load_folder(
 ) -> Any:
     """The model of the folder, its weights as they are unless a processing flag is set."""
     _release.require_flags(flags, _release.FOLDER_FLAGS, f"loading {folder}")
-    with _release.quiet(), offline():
+    with _release.quiet(), offline(), torch.no_grad():
         hf_model = _read(folder, config, dtype).to(device).eval()
-        tokenizer = read_tokenizer(folder)
+        tokenizer, expected = read_tokenizer(folder), Expected.of(hf_model)
         if _release.has_hooked_transformer():
-            model = _converted(folder, config, hf_model, tokenizer, device, flags)
+            model = _converted(folder, config, hf_model, tokenizer, device, flags, expected)
             if model is not None:
                 return model
-        return _release.bridge(folder.resolve().name, hf_model, tokenizer, flags)
+        model = _release.bridge(label(folder), hf_model, tokenizer, flags).eval()
+        difference = expected.difference(model, hf_model.config.get_text_config())
+    if not expected.holds(difference):
+        raise ValueError(
+            f"{folder}: TransformerLens's model of it is not the model. Its logits differ from transformers' "
+            f"by {difference:.3g} of their spread; rounding explains {expected.allowed:.1g}. Try another "
+            f"release of transformer-lens: this one is wrong on {config.get('architectures') or 'it'}."
+        )
+    return model
+
+
+def label(folder: Path) -> str:
+    """What a model of the folder is called in results: the folder's name, and what `hf` stands in."""
+    where = folder.resolve()
+    return f"{where.parent.name}/{where.name}" if where.name == "hf" else where.name
 
 
 def _read(folder: Path, config: dict[str, Any], dtype: torch.dtype | None) -> Any:
@@ -78,6 +95,7 @@ def _converted(
     tokenizer: Any,
     device: torch.device,
     flags: dict[str, Any],
+    expected: Expected,
 ) -> Any | None:
     """A HookedTransformer of the same function, or None."""
     try:
@@ -85,10 +103,10 @@ def _converted(
     except (NotImplementedError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         log.warning("%s: no HookedTransformer (%s); it is a TransformerBridge.", folder, _first(error))
         return None
-    difference = _difference(hf_model, model)
-    if not difference <= (SAME if hf_model.dtype in (torch.float32, torch.float64) else 0.5):
+    difference = expected.difference(model, hf_model.config)
+    if not expected.holds(difference):
         log.warning(
-            "%s: TransformerLens's HookedTransformer of it differs by %.3g in log-probability; "
+            "%s: the logits of TransformerLens's HookedTransformer of it differ by %.3g of their spread; "
             "it is a TransformerBridge.",
             folder,
             difference,
@@ -111,7 +129,7 @@ def _convert(
     with tempfile.TemporaryDirectory() as neutral:  # TransformerLens guesses from words in a path ("llama")
         (Path(neutral) / "config.json").write_text(json.dumps(config | _renamed(config)), encoding="utf-8")
         cfg = loading.get_pretrained_model_config(neutral, device=str(device), dtype=hf_model.dtype)
-        cfg.model_name, cfg.tokenizer_name = folder.resolve().name, None
+        cfg.model_name, cfg.tokenizer_name = label(folder), None
         cfg.d_mlp = config.get("n_inner") or cfg.d_mlp
         state = loading.get_pretrained_state_dict(neutral, cfg, hf_model, dtype=hf_model.dtype)
     cfg.default_prepend_bos = flags.get("default_prepend_bos", cfg.default_prepend_bos)
@@ -124,16 +142,6 @@ def _renamed(config: dict[str, Any]) -> dict[str, Any]:
     """Fields that TransformerLens reads under a name that newer releases of transformers do not write."""
     missing = "n_positions" in config and "n_ctx" not in config
     return {"n_ctx": config["n_positions"]} if missing else {}
-
-
-def _difference(hf_model: Any, model: Any) -> float:
-    """Largest difference of log-probabilities on a few tokens spread over the vocabulary."""
-    count = min(8, model.cfg.n_ctx)
-    tokens = torch.linspace(0, model.cfg.d_vocab - 1, count, device=hf_model.device).long()[None]
-    with torch.inference_mode():
-        theirs = hf_model(tokens).logits.float()
-        ours = model(tokens, padding_side="right").float()  # on the left a pad token would be masked
-    return float((theirs.log_softmax(-1) - ours.log_softmax(-1)).abs().max())
 
 
 def _first(error: BaseException) -> str:

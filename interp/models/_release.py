@@ -73,9 +73,13 @@ def boot(name: str, **options: Any) -> Any:
 
 
 def bridge(name: str, hf_model: Any, tokenizer: Any, flags: dict[str, Any]) -> Any:
-    """A TransformerBridge in compatibility mode around a transformers model of ours; no network."""
+    """A TransformerBridge in compatibility mode around a transformers model of ours; no network.
+
+    TransformerLens is told a name that is nobody's: one of its aliases would make it another model.
+    """
     where = {"device": str(hf_model.device), "dtype": hf_model.dtype}
-    made = boot(name, hf_model=hf_model, tokenizer=tokenizer or _empty_tokenizer(), **where)
+    made = boot("folder", hf_model=hf_model, tokenizer=tokenizer or _empty_tokenizer(), **where)
+    made.cfg.model_name = name
     if tokenizer is None:
         made.tokenizer = None
     return to_compatibility(made, flags, processing(flags))
