@@ -33,6 +33,18 @@ def bridge(family: str) -> Any:
     elif family == "llama":
         config = transformers.LlamaConfig(num_key_value_heads=2, **wide, **shape)
         kind = transformers.LlamaForCausalLM
+    elif family == "gptj":  # attention is delegated to transformers
+        config = transformers.GPTJConfig(
+            n_layer=3, n_embd=24, n_head=4, n_inner=40, n_positions=16, rotary_dim=2, **shape
+        )
+        kind = transformers.GPTJForCausalLM
+    elif family == "olmo":  # norms without weights
+        config = transformers.OlmoConfig(num_key_value_heads=2, **wide, **shape)
+        kind = transformers.OlmoForCausalLM
+    elif family == "granite":  # what a sublayer adds is scaled outside of it
+        scales = {"residual_multiplier": 0.5, "attention_multiplier": 0.4, "logits_scaling": 2.0}
+        config = transformers.GraniteConfig(num_key_value_heads=2, **scales, **wide, **shape)
+        kind = transformers.GraniteForCausalLM
     else:
         config = transformers.GPTNeoXConfig(rotary_pct=0.5, **wide, **shape)
         kind = transformers.GPTNeoXForCausalLM

@@ -14,7 +14,7 @@ for parity with EAP-IG (2403.17806): direction="noise", IG(rule="left").
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Int
@@ -63,10 +63,20 @@ def tables(passes: Passes, graph: Graph, base: Tensor, terms: Sequence[Term], la
     for number in range(n_metrics):
         slopes = graph.slopes(base[:, number], keep_graph=not (last and number == n_metrics - 1))
         passes.tick(1)
+        _require_finite(slopes)
         with torch.no_grad():
             by_metric.append({term.place: term.table(slopes[term.needs]) for term in terms})
         del slopes
     return {place: torch.stack([each[place] for each in by_metric], -1) for place in by_metric[0]}
+
+
+def _require_finite(slopes: Mapping[Place, Tensor]) -> None:
+    for (site, layer), slope in slopes.items():
+        if not bool(torch.isfinite(slope).all()):
+            raise ValueError(
+                f"the slope of the metric at L{layer}.{site} is not finite, in {slope.dtype}. Use a wider "
+                "dtype (float32, or bfloat16 for float16), or a metric that stays finite."
+            )
 
 
 def make_terms(

@@ -33,7 +33,7 @@ from interp.engine.runs import Runs
 from interp.experiment import Experiment
 from interp.methods import Method, Rules
 from interp.models import Anatomy, Model, logits
-from interp.models.hook_points import slope_hook
+from interp.models.hook_points import kept_in_path, slope_hook
 from interp.places import AXES, hook_name
 
 Hook = tuple[str, Callable[..., Tensor]]
@@ -71,7 +71,9 @@ class Recording:
             raise ValueError(
                 f"no gradient reaches {lost[0]} ({len(lost)} of {len(keys)} places): the metric does not "
                 "depend on it under this method. With a rule that holds the pattern constant (AH) nothing "
-                "flows through queries and keys: use ah=False, or another method."
+                "flows through queries and keys: use Relp(ah=False), or another method. Where a model hands "
+                "attention to a kernel of its own, or goes on with another tensor than its hook point gives, "
+                "the site can neither be estimated nor patched."
             )
         return dict(zip(keys, found))
 
@@ -98,9 +100,9 @@ def record(
     hooks: list[Hook] = [*before, ("hook_embed", _leaf(embeddings))]
     hooks += [(name, keep(kept, key)) for key, name in taps.items()]
     hooks += [*gates, *((name, keep(kept, key)) for key, name in late.items())]
-    with model.hooks(fwd_hooks=hooks):
-        out = logits(model, tokens)
     every = {**taps, **late}
+    with model.hooks(fwd_hooks=hooks, bwd_hooks=kept_in_path(model, every.values())):
+        out = logits(model, tokens)
     missed = [name for key, name in every.items() if key not in kept]
     if missed:
         raise ValueError(
@@ -111,11 +113,14 @@ def record(
 
 
 def keep(kept: dict[Any, Tensor], key: Any) -> Callable[..., Tensor]:
-    """A hook that keeps its tensor and hands it on: a bridge uses what the hook returns, not what it got."""
+    """A hook that keeps its tensor and hands it on: a bridge uses what the hook returns, not what it got.
+
+    It is a view of its own, which a slope reaches only where the model goes on with it.
+    """
 
     def hook(tensor: Tensor, hook: Any) -> Tensor:
-        if torch.is_grad_enabled() and not tensor.requires_grad:
-            tensor = tensor.detach().requires_grad_(True)
+        if torch.is_grad_enabled():
+            tensor = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_(True)
         kept[key] = tensor
         return tensor
 

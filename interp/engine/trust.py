@@ -32,7 +32,7 @@ from interp.engine.forward import through_blocks, unembed, whole_runs
 from interp.engine.reference import finite_hooks
 from interp.engine.runs import Runs
 from interp.models import Anatomy, Model, anatomy, is_bridge, logits, unsupported, weights
-from interp.models.hook_points import slope_hook
+from interp.models.hook_points import kept_in_path, slope_hook
 from interp.models.parts import Weights
 from interp.places import AXES, hook_name
 
@@ -149,7 +149,9 @@ def _prove(model: Model, prompt: Tensor, sites: list[str]) -> None:
             raise ValueError(f"{_named(model)} has no site {place[0]!r} in layer {place[1]}: no {name}.")
     if any(tensor.is_inference() for tensor in model.parameters()):
         return _prove_by_values(model, facts, prompt, sites)
-    with torch.enable_grad(), model.hooks(fwd_hooks=[(names[place], prober(place)) for place in places]):
+    probing = [(names[place], prober(place)) for place in places]
+    unchanged = kept_in_path(model, names.values())
+    with torch.enable_grad(), model.hooks(fwd_hooks=probing, bwd_hooks=unchanged):
         out = logits(model, prompt)
     slopes: Sequence[Tensor | None] = [None] * len(places)
     if out.requires_grad:

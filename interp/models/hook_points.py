@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +119,25 @@ def _shape(facts: Anatomy, site: str, n_pos: int) -> tuple[int, ...]:
         site, (facts.d_head,) if site in ("q", "k", "v", "z") else (facts.d_model,)
     )
     return (1, *axes, *width)
+
+
+def kept_in_path(model: Model, names: Iterable[str]) -> list[Hook]:
+    """Backward hooks that do nothing, for points that drop what a hook returns unless its values changed.
+
+    Bridges of the Granite family scale what a sublayer adds outside of it: they put a hooked tensor back only
+    if its values are others, or if a backward hook asks for the graph.
+    """
+    scaled = [
+        f"blocks.{layer}."
+        for layer, block in enumerate(model.blocks)
+        if "ScaledResidualBlockBridge" in {kind.__name__ for kind in type(block).__mro__}
+    ]
+    ends = ("hook_attn_out", "hook_mlp_out")
+    return [
+        (name, lambda slope, hook: None)
+        for name in names
+        if name.endswith(ends) and any(name.startswith(block) for block in scaled)
+    ]
 
 
 def is_bridge(model: Model) -> bool:

@@ -24,18 +24,27 @@ _TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-5}  # of the largest value;
 
 
 class RuleHook:
-    """A rule at a hook point. `asleep`: how many sets of rules on the model have replaced it; `ran`: whether
-    the present pass came by."""
+    """A rule at a hook point.
+
+    asleep: how many sets of rules on the model have replaced it. ran: whether the present pass came by.
+    unproved: whether it is still open that the model goes on with what the rule gives; `probe`, a zero added
+    to that, tells.
+    """
 
     def __init__(self, point: str, rule: Rule) -> None:
         self.point, self.rule = point, rule
         self.asleep, self.ran = 0, False
+        self.unproved, self.probe = False, torch.zeros(())
 
     def __call__(self, tensor: Tensor, hook: Any) -> Tensor | None:
         self.ran = True
         if self.asleep or not torch.is_grad_enabled():
             return None
-        return self.rule(tensor)
+        out = self.rule(tensor)
+        if out is None or not self.unproved:
+            return out
+        self.probe = out.new_zeros((), requires_grad=True)
+        return out + self.probe
 
 
 def straight_through(value: Tensor, *terms: tuple[Tensor | float, Tensor]) -> Tensor:
@@ -98,6 +107,25 @@ class Activation:
         _require_close(
             expected, post, f"{self.mlp.module} does not compute activation {self.name!r} as its config says"
         )
+
+
+class Normed:
+    """The LN-rule behind a norm without weights: its output, with slope 1/σ in the centred stream."""
+
+    def __init__(self, module: str, rms: bool) -> None:
+        self.module, self.rms = module, rms
+        self.stream, self.scale = Kept(), Kept()
+        self.checked = False
+
+    def __call__(self, out: Tensor) -> Tensor:
+        x, scale = self.stream.tensor, self.scale.tensor.detach()
+        centred = x if self.rms else x - x.mean(-1, keepdim=True)
+        if not self.checked:
+            self.checked = True
+            with torch.no_grad():
+                expected = centred / scale
+            _require_close(expected, out, f"{self.module} is not its input over its scale")
+        return straight_through(out, ((1 / scale).to(out.dtype), centred))
 
 
 class SoftMax:

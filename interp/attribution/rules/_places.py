@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from interp.attribution.rules._gates import check_activation
-from interp.attribution.rules._hooks import Activation, RuleHook, SoftMax, capped, constant, halved
+from interp.attribution.rules._hooks import Activation, Normed, RuleHook, SoftMax, capped, constant, halved
 from interp.methods import Rules
 from interp.models import Model
 from interp.models.hook_points import MLPPoints, mlp_points, router_points
@@ -95,11 +96,32 @@ def _norms(model: Model, rules: Rules) -> tuple[Places, str]:
             f"the model has norms ({model.cfg.normalization_type}) but no hook_scale to hold them constant "
             "at. Use ln=False."
         )
-    found = [
-        Placed(RuleHook(name, constant), name.rpartition(".")[0], layer=_layer(name))
-        for name in points.values()
+    if model.cfg.attn_only:  # TransformerLens may leave a second norm there, which no pass goes by
+        points = {key: name for key, name in points.items() if ".ln2." not in name}
+    placed = [each for name in points.values() for each in _norm(model, name)]
+    return placed, "the model has no norms"
+
+
+def _norm(model: Model, name: str) -> Places:
+    """The rule of a norm: at its scale, or behind it where a bridge cannot rebuild what follows the scale."""
+    module, layer = name.rpartition(".")[0], _layer(name)
+    inner = getattr(_module(model, module), "original_component", None)
+    rebuilt = inner is None or getattr(inner, "weight", None) is not None
+    if rebuilt or f"{module}.hook_out" not in model.hook_dict:
+        return [Placed(RuleHook(name, constant), module, layer=layer)]
+    rule = Normed(module, bool(getattr(_module(model, module), "uses_rms_norm", False)))
+    return [
+        Placed(RuleHook(f"{module}.hook_in", rule.stream), module, last=True, layer=layer),
+        Placed(RuleHook(name, rule.scale), module, last=True, layer=layer),
+        Placed(RuleHook(f"{module}.hook_out", rule), module, layer=layer),
     ]
-    return found, "the model has no norms"
+
+
+def _module(model: Model, path: str) -> Any:
+    part: Any = model
+    for name in path.split("."):
+        part = part[int(name)] if name.isdigit() else getattr(part, name, None)
+    return part
 
 
 def _activations(model: Model, rules: Rules) -> tuple[Places, str]:

@@ -37,6 +37,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from interp._verbs import verb
@@ -90,6 +91,11 @@ def ruled(model: Model, rules: Rules | Method | str | None) -> AbstractContextMa
 
 def check_hooks(model: Model) -> None:
     """Raise ValueError for a compiled or checkpointed model: hooks or their graph would be bypassed."""
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError(
+            "the model was made in inference mode (torch.inference_mode()), so no gradient can pass through "
+            "its parameters. Load or build it outside of that mode."
+        )
     modules = [model, *(model.modules() if isinstance(model, nn.Module) else ())]
     for module in modules:
         kind = type(module).__name__
@@ -189,17 +195,26 @@ def _finish(inside: list[RuleHook], block: nn.Module, inputs: tuple, output: Any
 
 
 def _order(stack: ExitStack, model: Model, places: Places) -> None:
-    """Some bridges report a pattern after attention has used another: it must come before z."""
+    """Some bridges report a pattern after attention has used another: it must come before z, and reach it."""
     for one in places:
         name = f"{one.module}.hook_z"
         if one.hook.point.endswith("hook_pattern") and name in model.hook_dict:
-            watch = RuleHook(name, partial(_require_earlier, one.hook))
+            one.hook.unproved = True
+            watch = RuleHook(name, partial(_require_in_path, one.hook))
             stack.callback(_attach(model.hook_dict[name], Placed(watch, one.module)))
 
 
-def _require_earlier(pattern: RuleHook, z: Tensor) -> None:
-    if not pattern.ran:
+def _require_in_path(pattern: RuleHook, z: Tensor) -> None:
+    reached = pattern.ran
+    if reached and pattern.unproved and pattern.probe.requires_grad:
+        slopes = [None]
+        if z.requires_grad:
+            slopes = torch.autograd.grad(z.sum(), [pattern.probe], retain_graph=True, allow_unused=True)
+        reached = slopes[0] is not None
+        pattern.unproved, pattern.probe = False, torch.zeros(())
+    if not reached:
         raise ValueError(
-            f"{pattern.point} comes after attention has used its pattern, so a rule there has no effect. "
-            "Load the model with eager attention, in compatibility mode."
+            f"{pattern.point} is not what attention goes on with (it hands over its pattern after it has "
+            "used it, or another), so a rule there has no effect. Use a method that leaves attention alone "
+            "(atp, ig, Relp(ah=False)), or load the model with eager attention, in compatibility mode."
         )

@@ -111,6 +111,12 @@ class TwoRuns:
         return out
 
     def _z(self, layer: int, tensor: Tensor, hook: Any) -> Tensor:
+        if ("pattern", layer) not in self.here:
+            raise ValueError(
+                f"layer {layer}: attention hands over its pattern after it has used it, or not at all, so "
+                "method 'secant' cannot give it slopes. Use a method that needs only slopes (atp, ig), or "
+                "load the model with eager attention, in compatibility mode."
+            )
         return z_path(self.scorings[layer].attn, self._pair("pattern", layer), self._pair("v", layer), tensor)
 
     def _post(self, mlp: MLPPoints, tensor: Tensor, hook: Any) -> Tensor:
