@@ -30,7 +30,7 @@ from torch import Tensor
 from interp import results
 from interp._verbs import verb
 from interp.attribution._passes import Recording, autograd_on, record
-from interp.attribution.rules import relevance_rules
+from interp.attribution.rules import check_hooks, relevance_rules
 from interp.methods import Method, parse, rules_of
 from interp.models import Anatomy, Model, anatomy
 from interp.places import hook_name
@@ -83,6 +83,7 @@ def relevance(
         (('pos',), True)
     """
     facts = anatomy(model)
+    check_hooks(model)
     chosen = parse(method)
     rules = rules_of(chosen)
     row = _row(model, facts, tokens)
