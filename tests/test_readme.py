@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from interp.cli import main
-from interp.patching.request import DEFAULT_BY
+from interp.grid import DEFAULT_BY
 from interp.places import AXES, SITES
 
 ROOT = Path(__file__).resolve().parents[1]
