@@ -71,7 +71,7 @@ def circuit(
         >>> scores = interp.circuits.score_edges(model, interp.tasks.ioi(model, n=4), progress=False)
         >>> figure = interp.plot.circuit(interp.circuits.prune(interp.circuits.top(scores, 20)))
         >>> figure.layout.title.text
-        '<b>Circuit eap-ig top 20</b>'
+        '<b>Circuit eap top 20</b>'
     """
     _check(circuit, colour)
     every = _edges(circuit)

@@ -8,6 +8,7 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from interp.plot import _theme as theme
+from interp.plot import _words as words
 from interp.plot._theme import escape
 
 _LEFT, _RIGHT, _GAP, _BELOW = 64, 100, 28, 58
@@ -124,7 +125,7 @@ def _map(values: xr.DataArray, result: xr.Dataset, name: str) -> go.Heatmap:
 
 def _subtitle(result: xr.Dataset) -> str:
     attrs = result.attrs
-    parts = [str(attrs.get("model", "")), str(attrs.get("reads", ""))]
+    parts = ["linear probes", words.subject(result), str(attrs.get("reads", ""))]
     if "n_train" in attrs:
         parts.append(f"trained on {attrs['n_train']} prompts, tested on {attrs['n_held_out']} others")
     parts.append(f"{result.sizes['draw']} shuffles of the labels")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
@@ -9,6 +11,14 @@ from interp.plot._theme import number
 from interp.report._html import table
 from interp.stats._means import metric_facts
 
+_MEASURES: tuple[tuple[Any, ...], ...] = (  # label, variable, what a perfect circuit has, ends
+    ("faithfulness (ratio of means)", "faithfulness", "1", ("low", "high")),
+    ("faithfulness (mean of ratios)", "mean_of_ratios", "1"),
+    ("KL from the clean run, nats", "kl", "0"),
+    ("faithfulness of the rest of the model", "without", "0"),
+    ("incompleteness, mean over random sets", "incompleteness", "0"),
+    ("minimality, least of its nodes", "minimality", "not 0"),
+)
 _RECIPE = ("ablation", "granularity", "direction")
 
 
@@ -52,14 +62,7 @@ def _level(result: xr.Dataset) -> str:
 
 def _evaluation(circuit: xr.Dataset, metric: str) -> str:
     chosen = _of(circuit, metric)
-    rows = [
-        _row("faithfulness (ratio of means)", chosen, "faithfulness", "1", ("low", "high")),
-        _row("faithfulness (mean of ratios)", chosen, "mean_of_ratios", "1"),
-        _row("KL from the clean run, nats", chosen, "kl", "0"),
-        _row("faithfulness of the rest of the model", chosen, "without", "0"),
-        _row("incompleteness, mean over random sets", chosen, "incompleteness", "0"),
-        _row("minimality, least of its nodes", chosen, "minimality", "not 0"),
-    ]
+    rows = [_row(chosen, *row) for row in _MEASURES if row[1] in chosen]
     caption = (
         f"{chosen['circuit'].item()}: {int(chosen['edges'])} edges, {int(chosen['heads'])} heads, on "
         f"{chosen.sizes['prompt']} prompts. {_about(chosen, metric)}"
@@ -67,7 +70,7 @@ def _evaluation(circuit: xr.Dataset, metric: str) -> str:
     return table(["", "value", _level(chosen), "to", "a perfect circuit"], rows, caption)
 
 
-def _row(label: str, result: xr.Dataset, name: str, best: str, ends: tuple[str, ...] = ()) -> list[str]:
+def _row(result: xr.Dataset, label: str, name: str, best: str, ends: tuple[str, ...] = ()) -> list[str]:
     values = result[name].values
     known = values[np.isfinite(values)]
     value = float("nan")

@@ -99,7 +99,8 @@ def normalise(result: xr.Dataset) -> xr.Dataset:
     Example:
         >>> import interp
         >>> model = interp.load("tiny-ioi")
-        >>> result = interp.patch(model, interp.tasks.ioi(model, n=4), "resid_pre", progress=False)
+        >>> task = interp.tasks.ioi(model, n=4, template=1)
+        >>> result = interp.patch(model, task, "resid_pre", progress=False)
         >>> float(interp.stats.normalise(result)["value"].max().round(3))
         1.0
     """
