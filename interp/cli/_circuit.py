@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from interp.tasks import Task
 
 _DRAWS = 20
+_MEASURES = ("faithfulness", "kl", "completeness", "minimality")
 _SAME = "evaluated on the same prompts"
 
 
@@ -38,11 +39,9 @@ def circuit(args: argparse.Namespace, out: Output) -> None:
     options = run_options(args)
     circuit, scores = _search(model, task, args, folder, options)
     _require_edges(circuit, args)
-    judged = {name: options[name] for name in ("ablation", "memory", "progress")}
-    judged["metric"] = _alone(options["metric"])
-    result = circuits.evaluate(model, fresh, circuit, level=args.level, **judged)
-    random = circuits.random_baseline(model, fresh, circuit.n_edges, draws=_DRAWS, **judged)
-    curve = None if scores is None else circuits.curve(model, fresh, scores, level=args.level, **judged)
+    result = circuits.evaluate(model, fresh, circuit, measures=_MEASURES, level=args.level, **options)
+    random = circuits.random_baseline(model, fresh, circuit.n_edges, draws=_DRAWS, **options)
+    curve = None if scores is None else circuits.curve(model, fresh, scores, level=args.level, **options)
     summary = _summary(circuit, result, random, evaluated)
     out.say(summary)
     out.tell(**_facts(circuit, result, random), evaluated=evaluated)
@@ -86,7 +85,6 @@ def _search(
 
     options = {**options, "metric": options["metric"] and options["metric"][0]}
     if args.method == "acdc":
-        del options["batch_size"]
         store = folder / "acdc.jsonl"
         circuit = circuits.acdc(
             model, task, args.threshold, store=store, absolute=bool(args.absolute), **options
@@ -97,11 +95,6 @@ def _search(
     if args.edges is not None:
         return circuits.prune(circuits.top(scores, args.edges, absolute=absolute)), scores
     return circuits.prune(circuits.threshold(scores, args.threshold, absolute=absolute)), scores
-
-
-def _alone(metrics: list[Any] | None) -> Any:
-    """One metric as itself, several as they are."""
-    return metrics[0] if metrics and len(metrics) == 1 else metrics
 
 
 def _fresh(model: Any, task: Task, args: argparse.Namespace) -> tuple[Task, str]:

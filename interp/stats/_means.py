@@ -101,7 +101,7 @@ def normalise(result: xr.Dataset) -> xr.Dataset:
         >>> model = interp.load("tiny-ioi")
         >>> task = interp.tasks.ioi(model, n=4, template=1)
         >>> result = interp.patch(model, task, "resid_pre", progress=False)
-        >>> float(interp.stats.normalise(result)["value"].max().round(3))
+        >>> float(interp.stats.normalise(result)["value"].max().round(2))
         1.0
     """
     require_result(result, "normalised")
