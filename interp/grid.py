@@ -103,9 +103,8 @@ def check_site(facts: Anatomy, site: str) -> None:
     """Raise ValueError unless the model has the site."""
     if site not in AXES:
         raise ValueError(f"unknown site {site!r}{hint(site, AXES)} Sites: {', '.join(AXES)}.")
-    if site not in facts.sites():
-        why = "attention-only" if facts.attn_only else "parallel (attention and MLP read the same stream)"
-        raise ValueError(f"the model is {why}, so it has no {site!r}. It has: {', '.join(facts.sites())}.")
+    if (why := facts.lacks(site)) is not None:
+        raise ValueError(f"no site {site!r}: {why}. The model has: {', '.join(facts.sites())}.")
 
 
 def _dims(sites: tuple[str, ...], by: str | Sequence[str] | None) -> tuple[str, ...]:
