@@ -4,9 +4,8 @@
    position, relative to the spread of the logits there and in the dtype at hand; the activations of the sites
    that the call uses as well.
 2. The verdict is remembered for as long as nothing changes that could change it (the types of the modules,
-   their `forward`, activations, switches and hooks; dtype and versions of the parameters) and no longer
-   prompt comes. Where that cannot be seen (hooks of torch, a `forward` put into one module, tensors made in
-   inference mode), every call checks.
+   their `forward`, activations, switches and hooks; dtype and versions of the parameters:
+   `models.computation_fingerprint`) and no longer prompt comes.
 3. Where the model itself is run instead, under hooks, its hook points are proved: each site has the shape
    that the anatomy says, and a changed value reaches the logits.
 
@@ -31,15 +30,14 @@ from interp.engine.cells import Cells
 from interp.engine.forward import through_blocks, unembed, whole_runs
 from interp.engine.reference import finite_hooks
 from interp.engine.runs import Runs
-from interp.models import Anatomy, Model, anatomy, is_bridge, logits, unsupported, weights
-from interp.models.hook_points import kept_in_path, slope_hook
+from interp.models import Model, computation_fingerprint, is_bridge, logits, unsupported, weights
+from interp.models.hook_points import unreached
 from interp.models.parts import Weights
-from interp.places import AXES, hook_name
+from interp.places import hook_name
 
 ENGINES = ("auto", "fast", "reference")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # of the spread of the logits
 _SAMPLE = 1024  # columns of the vocabulary that the spread is measured on
-_PLAIN = frozenset(vars(torch.nn.Module()))
 
 
 def weights_of(
@@ -119,90 +117,17 @@ def prove_sites(
 ) -> None:
     """ValueError unless each site has the shape that the anatomy says and a change there reaches the logits.
 
-    Cost: a forward and a backward of the longest prompt, once for each site while the model stays as it is.
+    Cost: that of `hook_points.unreached`, once for each site while the model stays as it is.
     """
-    memory = _memory(model)
-    wanted = [site for site in dict.fromkeys(sites) if site not in memory.proved]
-    if wanted:
-        with torch.inference_mode(False):
-            _prove(model, next(_ends(tokens, lengths, 0)).clone(), wanted)
-        memory.proved |= set(wanted)
-
-
-def _prove(model: Model, prompt: Tensor, sites: list[str]) -> None:
-    facts = anatomy(model)
-    places = [(site, layer) for site in sites for layer in range(facts.n_layers)]
-    probes = {place: torch.zeros((), device=facts.device, requires_grad=True) for place in places}
-    gone_by: set[tuple[str, int]] = set()
-
-    def prober(place: tuple[str, int]) -> Callable[..., Tensor]:
-        def act(tensor: Tensor, hook: Any) -> Tensor:
-            _check_shape(model, facts, place, tensor, prompt.shape[1])
-            gone_by.add(place)
-            return tensor + probes[place].to(tensor.dtype)
-
-        return act
-
-    names = {place: slope_hook(model, *place) for place in places}
-    for place, name in names.items():
-        if name not in model.hook_dict:
-            raise ValueError(f"{_named(model)} has no site {place[0]!r} in layer {place[1]}: no {name}.")
-    if any(tensor.is_inference() for tensor in model.parameters()):
-        return _prove_by_values(model, facts, prompt, sites)
-    probing = [(names[place], prober(place)) for place in places]
-    unchanged = kept_in_path(model, names.values())
-    with torch.enable_grad(), model.hooks(fwd_hooks=probing, bwd_hooks=unchanged):
-        out = logits(model, prompt)
-    slopes: Sequence[Tensor | None] = [None] * len(places)
-    if out.requires_grad:
-        slopes = torch.autograd.grad(out.double().sum(), list(probes.values()), allow_unused=True)
-    for place, slope in zip(places, slopes):
-        if slope is None:
-            what = "a change does not reach the logits" if place in gone_by else "the pass leaves it out"
-            raise ValueError(
-                f"{_named(model)} cannot be changed at site {place[0]!r}: in layer {place[1]} {what} "
-                f"({names[place]}). Use another site, or load the model with eager attention."
-            )
-
-
-def _prove_by_values(model: Model, facts: Anatomy, prompt: Tensor, sites: list[str]) -> None:
-    """`_prove` for models made in inference mode, which have no gradients: some layer of each site counts."""
-    with torch.inference_mode():
-        before = logits(model, prompt)
-        for site in sites:
-
-            def act(tensor: Tensor, hook: Any, site: str = site) -> Tensor:
-                _check_shape(model, facts, (site, int(hook.name.split(".")[1])), tensor, prompt.shape[1])
-                return tensor.flip(1) + 1
-
-            names = [slope_hook(model, site, layer) for layer in range(facts.n_layers)]
-            with model.hooks(fwd_hooks=[(name, act) for name in names]):
-                after = logits(model, prompt)
-            if torch.equal(before, after):
+    memory, prompt = _memory(model), next(_ends(tokens, lengths, 0))
+    for site in dict.fromkeys(sites):
+        if site not in memory.proved:
+            if reason := unreached(model, site, prompt):
                 raise ValueError(
-                    f"{_named(model)} cannot be changed at site {site!r}: a change does not reach the logits "
-                    f"({names[0]}). Use another site, or load the model with eager attention."
+                    f"site {site!r} cannot be changed here: {reason}. Use another site, or load the model "
+                    "with eager attention."
                 )
-
-
-def _check_shape(model: Model, facts: Anatomy, place: tuple[str, int], tensor: Tensor, n_pos: int) -> None:
-    site, layer = place
-    width = {"pattern": (), "post": ()}.get(
-        site, (facts.d_model if AXES[site] == ("pos",) else facts.d_head,)
-    )
-    expected = [1, *(facts.size(site, axis, n_pos) for axis in AXES[site]), *width]
-    if list(tensor.shape) != expected:
-        raise ValueError(
-            f"site {site!r} of {_named(model)} is not what its name says: in layer {layer} it has shape "
-            f"{list(tensor.shape)}, expected {expected}. Use another site."
-        )
-
-
-def _named(model: Model) -> str:
-    """The model's name and architecture."""
-    cfg = model.cfg
-    kind = getattr(cfg, "architecture", None) or getattr(cfg, "original_architecture", None)
-    return f"{cfg.model_name} ({kind})" if kind else str(cfg.model_name)
+            memory.proved.add(site)
 
 
 def _mode(model: Model) -> str | None:
@@ -229,7 +154,7 @@ def _ends(tokens: Tensor, lengths: Tensor | None, reach: int) -> Iterator[Tensor
 class _Memory:
     """What is known of a model in one state."""
 
-    state: tuple
+    state: int  # `models.computation_fingerprint`
     passed: dict[str, int] = field(default_factory=dict)  # by site, "" for logits: the longest prompt
     failed: dict[str, tuple[int, str]] = field(default_factory=dict)  # by site: at which length, and why
     proved: set[str] = field(default_factory=set)  # sites whose hook points are in the path
@@ -240,9 +165,7 @@ _known: WeakKeyDictionary[Model, _Memory] = WeakKeyDictionary()
 
 def _memory(model: Model) -> _Memory:
     """What is remembered of the model as it is now."""
-    state = _state(model)
-    if state is None:
-        return _Memory(())
+    state = computation_fingerprint(model)
     if model not in _known or _known[model].state != state:
         _known[model] = _Memory(state)
     return _known[model]
@@ -384,41 +307,3 @@ def _wide(part: Any) -> Any:
     if not is_dataclass(part) or isinstance(part, type):
         return part
     return replace(part, **{each.name: _wide(getattr(part, each.name)) for each in fields(part)})
-
-
-def _state(model: Model) -> tuple | None:
-    """What a verdict depends on, to be compared; None where a change could not be seen."""
-    parts: list[Any] = [tuple(_plain(vars(model.cfg)))]
-    try:
-        for module in model.modules():
-            own = module.__dict__
-            hooks = own["_forward_hooks"] or own["_forward_pre_hooks"]
-            if "forward" in own or (hooks and _of_the_user(own)):
-                return None
-            kind = type(module)
-            parts.append((kind, kind.forward, *_plain({k: v for k, v in own.items() if k not in _PLAIN})))
-            tensors = [tensor for tensor in own["_parameters"].values() if tensor is not None]
-            parts += [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]
-    except RuntimeError:  # tensors made in inference mode have no version
-        return None
-    return tuple(parts)
-
-
-def _of_the_user(module: dict[str, Any]) -> bool:
-    """Whether a hook of torch on a module, given by its attributes, is not one of TransformerLens's own."""
-    hooks = (*module["_forward_hooks"].values(), *module["_forward_pre_hooks"].values())
-    return any(not str(getattr(hook, "__module__", "")).startswith("transformer_lens") for hook in hooks)
-
-
-def _plain(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Switches, numbers, names and functions among some attributes; functions by identity.
-
-    Attributes with an underscore are what modules note while they run.
-    """
-    for name, value in values.items():
-        if name.startswith("_"):
-            continue
-        if value is None or isinstance(value, (bool, int, float, str, torch.dtype)):
-            yield name, value
-        elif callable(value) and not isinstance(value, torch.nn.Module):
-            yield name, id(value)

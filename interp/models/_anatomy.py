@@ -179,7 +179,7 @@ def computation_fingerprint(model: Model) -> int:
     autocast. It reads no values: some milliseconds for a model of a dozen layers.
     """
     cfg = tuple((name, str(value)) for name, value in vars(model.cfg).items() if _is_setting(value))
-    autocast = (torch.is_autocast_enabled(), torch.is_autocast_cpu_enabled(), torch.get_default_dtype())
+    autocast = (*map(torch.is_autocast_enabled, ("cpu", "cuda")), torch.get_default_dtype())
     return hash((id(model), cfg, autocast, tuple(_state(module) for module in model.modules())))
 
 

@@ -90,12 +90,13 @@ def _passed(model: Model, names: list[str], tokens: Tensor) -> tuple[dict[str, t
     def shift(name: str) -> Callable[..., Tensor]:
         def hook(tensor: Tensor, hook: Any) -> Tensor:
             shapes[name] = tuple(tensor.shape)
-            shifts[name] = torch.zeros_like(tensor).requires_grad_()
+            shifts[name] = torch.zeros_like(tensor).requires_grad_(not no_slopes)
             return tensor + shifts[name]
 
         return hook
 
-    with torch.inference_mode(False), torch.enable_grad():
+    no_slopes = any(parameter.is_inference() for parameter in model.parameters())
+    with torch.inference_mode(no_slopes), torch.set_grad_enabled(not no_slopes):
         with model.hooks(fwd_hooks=[(name, shift(name)) for name in names]):
             total = logits(model, tokens.clone()).float().sum()
         if not total.requires_grad:

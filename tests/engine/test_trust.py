@@ -190,9 +190,7 @@ def test_a_hook_point_outside_the_path_is_refused(model):
     attn = model.blocks[1].attn
     attn.hook_pattern = Discarding(attn.hook_pattern).eval()
     assert patched(model, task(model), site="z", engine="reference").attrs["engine"] == "reference"
-    with pytest.raises(
-        ValueError, match=r"cannot be changed at site 'pattern': in layer 1 a change does not"
-    ):
+    with pytest.raises(ValueError, match=r"'pattern' cannot be changed here.*blocks\.1\.attn\.hook_pattern"):
         patched(model, task(model), site="pattern", engine="reference")
 
 
@@ -207,7 +205,7 @@ def test_a_site_of_another_shape_is_refused(model):
 
     attn = model.blocks[1].attn
     attn.hook_z = Flat(attn.hook_z).eval()
-    with pytest.raises(ValueError, match=r"site 'z' .* in layer 1 it has shape \[1, 9, 24\], expected"):
+    with pytest.raises(ValueError, match=r"site 'z' .*blocks\.1\.attn\.hook_z .*\[1, 9, 24\]"):
         patched(model, task(model), engine="reference")
 
 
@@ -254,7 +252,7 @@ def test_half_precision_is_judged_by_its_own_rounding(model, dtype, monkeypatch)
     half.cfg.dtype = dtype
     assert isinstance(trust.weights_of(half, given.clean), Weights)
     monkeypatch.setattr(trust, "weights", wrong_scale)
-    _forget(half)
+    trust._known.pop(half)
     assert isinstance(trust.weights_of(half, given.clean), str)
 
 
@@ -267,7 +265,3 @@ def test_a_model_made_in_inference_mode():
     assert abs(fast["value"] - slow["value"]).max() <= 1e-12
     zeroed(model)
     assert patched(model, given).attrs["engine"] == "reference"
-
-
-def _forget(model):
-    trust._known.pop(model, None)
