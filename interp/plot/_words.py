@@ -111,6 +111,8 @@ def subtitle(
     """
     facts = metric_facts(result)[0] if facts is None and metric_facts(result) else facts
     parts = [method(result), subject(result), direction(result.attrs), prompts(result)]
+    window = int(result.attrs.get("window", 1))
+    parts += [f"{window} layers at once"] if window > 1 else []
     parts += [] if facts is None else [metric(facts)]
     if normalised is not None:
         scale = "normalised: 0 unpatched, 1 the whole of clean − corrupt"

@@ -19,6 +19,8 @@ import numpy as np
 import xarray as xr
 
 RATIO = "ratio of means"
+_WRITTEN = ("convention", "versions", "task_fingerprint")  # attributes that only a result has
+_ALWAYS = ("method", "direction", "model", "task")  # and those that it never lacks
 _FAR = ("corrupt", "empty")  # the baselines opposite to `clean`
 
 
@@ -60,8 +62,15 @@ def far_baseline(result: xr.Dataset) -> str | None:
 
 
 def is_difference(result: xr.Dataset) -> bool:
-    """Whether a Dataset is one result minus another: it says so, or its baselines have gone to 0 together."""
+    """Whether a Dataset is one result minus another.
+
+    It says so; or it has lost an attribute that every result has (xarray drops those in which the two
+    differ); or its baselines have gone to 0 together.
+    """
     if result.attrs.get("method") == "difference":
+        return True
+    ours = any(name in result.attrs for name in _WRITTEN)
+    if ours and any(name not in result.attrs for name in _ALWAYS):
         return True
     far = far_baseline(result)
     if far is None or "clean" not in result or result["clean"].size == 0:

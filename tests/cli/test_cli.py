@@ -176,6 +176,22 @@ def test_patch_takes_a_file_of_prompts(capsys: pytest.CaptureFixture[str], folde
     np.testing.assert_allclose(written.values, expected.values, rtol=0, atol=1e-5)
 
 
+def test_patch_takes_a_file_of_token_ids(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    model = interp.load(MODEL)
+    task = interp.tasks.ioi(model, n=4, seed=1, template=1)
+    rows = [
+        {name: ids.tolist() for name, ids in zip(("clean", "corrupt", "answer", "wrong"), row)}
+        for row in zip(task.clean, task.corrupt, task.answers[:, 0], task.wrongs[:, 0])
+    ]
+    (folder / "ids.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["--task", "ids.jsonl", "--site", "z", "--out", "here"]
+    status, out, err = run(capsys, "patch", MODEL, *arguments)
+    assert status == 0, err
+    assert "4 prompts of" in out[0]
+    expected = interp.patch(model, task, "z", progress=False)["value"]
+    np.testing.assert_allclose(read(folder / "here" / "result.nc")["value"], expected.values, atol=1e-5)
+
+
 def test_one_prompt_has_a_report_without_intervals(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     (folder / "one.jsonl").write_text(
         '{"clean": "When Mary and John went to the store, John gave a book to", "answer": " Mary", '

@@ -54,9 +54,19 @@ def test_a_difference_is_called_one_however_it_was_made(result) -> None:
             assert fig.layout.title.text == "<b>Difference in effect of each head (z)</b>"
             assert words(fig).startswith("difference of two results")
             assert "exact" not in words(fig)
+    rounded = exact.assign(value=exact["value"] * 0.5, clean=exact["clean"] * (1 + 1e-7))
+    other = rounded.assign_attrs(direction="noise", convention="another")
+    for given in (exact - rounded.assign_attrs(engine="reference", model="other"), exact - other):
+        assert "Difference" in plot.bars(given).layout.title.text
+        assert "normalised" in words(plot.heads(given))
     assert "difference: atp − patch" in words(plot.heads(stats.difference(estimate, exact)))
     two = plot.heads(exact - exact.assign(value=exact["value"] * 0.5))  # of one method: the baselines tell
     assert "Difference" in two.layout.title.text
+
+
+def test_layers_patched_together_are_said(result) -> None:
+    assert "3 layers at once" in words(plot.heads(result(window=3)))
+    assert "at once" not in words(plot.heads(result()))
 
 
 def test_the_prompts_are_counted_after_a_mean_and_a_choice(result) -> None:
