@@ -104,11 +104,13 @@ def sweeping(name: str, model: Any, prompts: int, n_pos: int, repeats: int) -> l
     ):
         parts = [Direction.from_tensor(_vector(model), layer=layer) for layer in layers]
         calls: Calls = {
-            "ours": partial(steering.sweep, model, parts, tokens, steps, [KL()], with_controls=False),
+            "ours": partial(
+                steering.sweep, model, parts, tokens, steps, metric=KL(), with_controls=False, progress=False
+            ),
             "whole": partial(_whole, model, parts, tokens, steps),
         }
         seconds = interleaved(calls, repeats)
-        gap = abs(calls["ours"]()["value"].values - calls["whole"]()).max()
+        gap = abs(calls["ours"]()["raw"].values.transpose(1, 2, 0) - calls["whole"]()).max()
         found.append(
             {
                 "model": name,

@@ -107,8 +107,8 @@ class Directions:
             task = self.case.train[sense]
             base = steering.sweep(
                 self.model, steering.Direction.from_tensor(torch.ones(self.model.cfg.d_model), layer=0), task,
-                [0.0], [LogitDiff()], with_controls=False,
-            )["base"]  # fmt: skip
+                [0.0], metric=LogitDiff(), with_controls=False, progress=False,
+            )["clean"]  # fmt: skip
             by_row = {tuple(row): -float(v) for row, v in zip(task.clean.tolist(), base)}
             prompts = self.case.up if sense == 1 else self.case.down
             weights.append(torch.tensor([max(by_row[tuple(row)], 0.0) for row in prompts.tokens.tolist()]))

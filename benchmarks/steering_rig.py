@@ -18,9 +18,10 @@ from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.models import anatomy
 from interp.places import Place
+from interp.prompts import Prompts
 from interp.steering._direction import Direction
 from interp.steering._intervention import Intervention
-from interp.steering._sweep import runner
+from interp.steering._runs import Question, runner
 from interp.tasks import KL, Task
 
 ROUNDS = 12
@@ -127,7 +128,8 @@ class Rig:
         every = [
             steering.add(Direction.from_tensor(model.W_U[:, 0], layer=at)) for at in range(model.cfg.n_layers)
         ]
-        self.run = runner(model, Reads(runs, (KL(),)), every)
+        question = Question(Prompts(task.clean, task.lengths), Reads(runs, (KL(),)))
+        self.run = runner(model, question, every)
         self.clean = self.run.clean.double()
 
     def measure(self, edits: Edits, strength: Tensor) -> Measured:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._verbs import verb
 from interp.engine.forward import forward
 from interp.engine.trust import weights_of
 from interp.models import Model, anatomy, logits
@@ -38,7 +39,7 @@ def activations(
     agg: str | None = ...,
     *,
     mask: Tensor | None = ...,
-    batch_size: int = ...,
+    batch_size: int | None = ...,
 ) -> Tensor: ...
 
 
@@ -51,10 +52,11 @@ def activations(
     agg: str | None = ...,
     *,
     mask: Tensor | None = ...,
-    batch_size: int = ...,
+    batch_size: int | None = ...,
 ) -> dict[Place, Tensor]: ...
 
 
+@verb
 def activations(
     model: Model,
     data: Any,
@@ -63,7 +65,7 @@ def activations(
     agg: str | None = None,
     *,
     mask: Tensor | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Tensor | dict[Place, Tensor]:
     """Activations of `data` (see `prompts.read`) at the places `sites`.
 
@@ -74,10 +76,19 @@ def activations(
 
     Cost: a forward pass as far as the last place. Raises ValueError for a place that the model does not have,
     a position outside a prompt, no prompts. The model is left as found.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> tuple(interp.activations(model, task, "L1.resid_pre").shape)
+        (8, 64)
     """
     if agg not in (None, "mean"):
         raise ValueError(f"agg is {agg!r}; use None for one row a prompt, 'mean' for their mean.")
     facts = anatomy(model)
+    size = 32 if batch_size is None else batch_size
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; give a whole number of at least 1, or None for 32.")
     wanted = [place(each, facts) for each in ([sites] if isinstance(sites, (str, Place)) else sites)]
     if any(where.site == "pattern" for where in wanted):
         raise ValueError(
@@ -85,7 +96,7 @@ def activations(
         )
     prompts = read(model, data, mask)
     with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode could not enter a graph
-        found = _collected(model, prompts, wanted, pos, agg, batch_size)
+        found = _collected(model, prompts, wanted, pos, agg, size)
     return found[wanted[0]] if isinstance(sites, (str, Place)) else found
 
 

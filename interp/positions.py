@@ -13,6 +13,8 @@ Positions are absolute and count from the first real token of each row: neither 
 | generated       | n-1 and after: the last prompt token makes the first new token             |
 | tokens(5, 7)    | where the token is one of these ids                                        |
 | before(ids)     | the token before the first occurrence of a sequence of ids                 |
+| last_user       | the words of the user's last message, of prompts given as messages         |
+| response        | the words of the answer that ends a conversation; else what is generated   |
 | mask(t)         | where t [pos] or [row, pos] is True; nothing beyond its end                |
 | a function      | (tokens, lengths) -> indices [prompt], or a mask [prompt, pos]             |
 
@@ -120,7 +122,7 @@ class Positions:
         return self._joined(other, lambda f: self(f) | other(f), "|", self.always or other.always)
 
     def __invert__(self) -> Positions:
-        return Positions(lambda frame: ~self(frame), f"~({self.name})", self.first, self.last)
+        return Positions(lambda frame: ~self(frame), f"~({self.name})", self.first)
 
     def __repr__(self) -> str:
         return self.name
@@ -148,6 +150,35 @@ def _everywhere(frame: Frame) -> Tensor:
 everywhere = Positions(_everywhere, "everywhere", always=True)
 prompt_only = Positions(lambda f: f.positions < f.lengths, "prompt_only")
 generated = Positions(lambda f: f.positions >= f.lengths - 1, "generated")
+
+
+def _last_user(frame: Frame) -> Tensor:
+    span = frame.prompts.spans.get("last_user")
+    if span is None or bool((span[:, 0] == span[:, 1]).any()):
+        raise ValueError(
+            "last_user marks the words of the user's last message, and these prompts have none that is "
+            "known. Give prompts as messages ([{'role': 'user', 'content': ...}]), to generate, extraction "
+            "or a sweep."
+        )
+    return _within(span, frame)
+
+
+def _response(frame: Frame) -> Tensor:
+    prompts = None if frame.source is None else frame.source()
+    span = None if prompts is None else prompts.spans.get("response")
+    if span is None:
+        return generated(frame)
+    span = span.to(frame.device)
+    return torch.where(span[:, :1] == span[:, 1:], generated(frame), _within(span, frame))
+
+
+def _within(span: Int[Tensor, "row 2"], frame: Frame) -> Bool[Tensor, "row pos"]:
+    start, stop = span.to(frame.device).unsqueeze(-1).unbind(1)  # [row, 1] each
+    return (frame.positions >= start) & (frame.positions < stop)
+
+
+last_user = Positions(_last_user, "last_user")
+response = Positions(_response, "response")
 
 
 def at(*positions: int) -> Positions:

@@ -26,7 +26,6 @@ import torch
 
 import interp
 from interp import positions, probes, steering
-from interp.steering._side_by_side import side_by_side
 from interp.tasks import KL, LogitDiff, Task
 
 model = interp.load("tiny-world")
@@ -45,8 +44,12 @@ up, down = (train[rows.nonzero().flatten()] for rows in (good(train), ~good(trai
 
 bright, dull = (other[rows.nonzero().flatten()] for rows in (good(other), ~good(other)))
 task = Task.from_tokens(
-    clean=dull.clean, corrupt=dull.corrupt, answer=dull.wrongs, wrong=dull.answers,
-    lengths=dull.lengths, positions=dull.positions,
+    clean=dull.clean,
+    corrupt=dull.corrupt,
+    answer=dull.wrongs,
+    wrong=dull.answers,
+    lengths=dull.lengths,
+    positions=dull.positions,
 )
 len(up), len(down), len(task)
 
@@ -91,7 +94,7 @@ stories = [
     "The river was quiet. Tom was tired and Anna went home.",
 ]
 coefficients = [-2, -1, -0.5, 0, 0.5, 1, 2]
-options = {"metrics": [LogitDiff(), KL()], "neutral": stories}
+options = {"metric": [LogitDiff(), KL()], "neutral": stories}
 swept = steering.sweep(model, direction, task, coefficients, **options)
 interp.plot.steering(swept)
 
@@ -124,13 +127,12 @@ slopes[["mean", "sd", "wrong", "wrong_random", "wrong_shuffled"]].round(2).to_da
 # **Predict:** what will a random direction do to the logit difference at 0.2 nats?
 
 # %%
-from interp.steering._direction import controls
 
 
 def at_equal_kl(part, target=0.2):
     c = steering.calibrate(model, part, task, target).coefficient
-    result = steering.sweep(model, part, task, [c], [LogitDiff()], with_controls=False)
-    return c, float((result["value"] - result["base"]).mean())
+    result = steering.sweep(model, part, task, [c], metric=LogitDiff(), with_controls=False, progress=False)
+    return c, float(result["value"].mean())
 
 
 effects = {}
@@ -138,7 +140,9 @@ for make in (steering.mean_difference, steering.lda, steering.logistic):
     part = make(model, up, down, layer=3)
     effects[part.method] = at_equal_kl(part)
 for seed in range(4):
-    effects[f"random {seed}"] = at_equal_kl(controls([direction.at("L3.resid_pre")], seed)["random"][0])
+    effects[f"random {seed}"] = at_equal_kl(
+        steering.controls([direction.at("L3.resid_pre")], seed)["random"][0]
+    )
 for name, (c, effect) in effects.items():
     print(f"{name:<16} coefficient {c:6.2f}   effect {effect:5.2f} logits")
 
@@ -153,7 +157,7 @@ for name, (c, effect) in effects.items():
 
 # %%
 at_three = steering.mean_difference(model, up, down, layer=3)
-wrote = side_by_side(model, task[:3], at_three, target_kl=2.0, max_new_tokens=12)
+wrote = steering.side_by_side(model, task[:3], at_three, target_kl=2.0, max_new_tokens=12)
 for prompt in range(3):
     print(wrote.prompt_text.values[prompt])
     for run in wrote.run.values:
@@ -213,9 +217,10 @@ removed = steering.sweep(model, refusal, refused, shares, intervene=remove, **op
 interp.plot.steering(removed, title="Refusal: a share of the direction taken away everywhere")
 
 # %%
-gone = (removed["value"].sel(metric="logit_diff", coefficient=1.0) < 0).mean("prompt")
+gone = (removed["raw"].sel(metric="logit_diff", coefficient=1.0) < 0).mean("prompt")
 print("harmful requests answered after ablation:", float(gone[0]))
-random_gone = (removed["random"].sel(metric="logit_diff", coefficient=1.0) < 0).mean("prompt")
+random_raw = removed["clean"] + removed["random"]
+random_gone = (random_raw.sel(metric="logit_diff", coefficient=1.0) < 0).mean("prompt")
 print("after ablation of a random direction:   ", float(random_gone[0]))
 
 # %% [markdown]

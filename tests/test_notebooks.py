@@ -165,8 +165,10 @@ def test_what_the_text_of_steering_says() -> None:
     for make in (steering.mean_difference, steering.lda):
         part = make(model, up, down, layer=3)
         c = steering.calibrate(model, part, dull, 0.2).coefficient
-        swept = steering.sweep(model, part, dull, [c], [LogitDiff()], with_controls=False)
-        effects[part.method] = float((swept["base"] - swept["value"]).mean())  # towards the good words
+        swept = steering.sweep(
+            model, part, dull, [c], metric=LogitDiff(), with_controls=False, progress=False
+        )
+        effects[part.method] = -float(swept["value"].mean())  # towards the good words
     assert effects["mean_difference"] > 5 > 2 > effects["lda"]
     edit = steering.add(steering.mean_difference(model, up, down, layer=3), 2.0, when=positions.generated)
     cached, uncached = (
@@ -179,8 +181,8 @@ def test_what_the_text_of_steering_says() -> None:
     refused = sides("requests", "sorry", 48, 1, held_out=True)[0]
     places = steering.writers(anatomy(model))
     removed = steering.sweep(
-        model, refusal, refused, [0.0, 1.0], [LogitDiff(), KL()],
+        model, refusal, refused, [0.0, 1.0], metric=[LogitDiff(), KL()], progress=False,
         intervene=lambda part, share: steering.ablate(part.spread(places), share),
     ).sel(metric="logit_diff", coefficient=1.0)  # fmt: skip
-    assert bool((removed["value"] < 0).all())
-    assert bool((removed["random"] > 0).all())
+    assert bool((removed["raw"] < 0).all())
+    assert bool((removed["clean"] + removed["random"] > 0).all())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from interp._verbs import verb
 from interp.models import Anatomy
 from interp.places import HEAD_SITES, Place, hint, parse
 
@@ -58,10 +59,17 @@ def whole(where: Place) -> Place:
     return replace(where, head=None, neuron=None)
 
 
+@verb
 def writers(facts: Anatomy) -> tuple[Place, ...]:
     """Everything that writes to the stream: the embeddings (L0.resid_pre), every attention, every MLP.
 
     Ablating a direction at all of them is ablating it from the stream everywhere.
+
+    Example:
+        >>> from interp.models import anatomy
+        >>> model = interp.load("tiny-ioi")
+        >>> len(interp.steering.writers(anatomy(model)))
+        7
     """
     found = [Place("resid_pre", 0)]
     for layer in range(facts.n_layers):

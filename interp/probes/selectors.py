@@ -19,13 +19,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._verbs import verb
+
+__all__ = ["auroc", "effect_size", "log_odds", "mutual_information", "probe_accuracy", "sign_consistency"]
+
 Positive = Float[Tensor, "n unit"]
 Negative = Float[Tensor, "m unit"]
 Scores = Float[Tensor, "unit"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
+@verb
 def auroc(positive: Positive, negative: Negative) -> Scores:
-    """Area under the ROC curve: the average precision of expert units (Suau et al. 2020) has the same use."""
+    """Area under the ROC curve: the average precision of expert units (Suau et al. 2020) has the same use.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> tuple(interp.probes.selectors.auroc(up, down).shape)
+        (8,)
+    """
     _check(positive, negative)
     up, down = (
         positive.double().T.contiguous(),
@@ -35,8 +51,16 @@ def auroc(positive: Positive, negative: Negative) -> Scores:
     return (below + upto).double().mean(1) / (2 * down.shape[1])
 
 
+@verb
 def effect_size(positive: Positive, negative: Negative) -> Scores:
-    """Difference of means over the pooled standard deviation. 0 where both classes are constant and equal."""
+    """Difference of means over the pooled standard deviation. 0 where both classes are constant and equal.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> tuple(interp.probes.selectors.effect_size(up, down).shape)
+        (8,)
+    """
     _check(positive, negative, at_least=2)
     up, down = positive.double(), negative.double()
     n, m = len(up), len(down)
@@ -45,15 +69,31 @@ def effect_size(positive: Positive, negative: Negative) -> Scores:
     return torch.where(gap == 0, torch.zeros_like(gap), gap / pooled.sqrt())
 
 
+@verb
 def sign_consistency(positive: Positive, negative: Negative) -> Scores:
-    """Share of pairs (row i with row i) in which the positive is the higher; ties count half."""
+    """Share of pairs (row i with row i) in which the positive is the higher; ties count half.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> tuple(interp.probes.selectors.sign_consistency(up, down).shape)
+        (8,)
+    """
     _check(positive, negative)
     require_pairs(len(positive), len(negative))
     return (torch.sign(positive.double() - negative.double()) + 1).mean(0) / 2
 
 
+@verb
 def log_odds(positive: Positive, negative: Negative, threshold: float | int = 0.0) -> Scores:
-    """log odds(unit > threshold | positive) − log odds(… | negative), half a count added to each."""
+    """log odds(unit > threshold | positive) − log odds(… | negative), half a count added to each.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> tuple(interp.probes.selectors.log_odds(up, down).shape)
+        (8,)
+    """
     _check(positive, negative)
 
     def odds(rows: Tensor) -> Tensor:
@@ -63,10 +103,17 @@ def log_odds(positive: Positive, negative: Negative, threshold: float | int = 0.
     return odds(positive) - odds(negative)
 
 
+@verb
 def mutual_information(positive: Positive, negative: Negative, bins: int = 8) -> Scores:
     """Information in nats that the unit, in bins of equal count, gives on the class; classes weigh equally.
 
     Biased upwards by about (bins − 1) / (2 (n + m)): compare units with one another, or with shuffled labels.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> tuple(interp.probes.selectors.mutual_information(up, down).shape)
+        (8,)
     """
     _check(positive, negative)
     if bins < 2:
@@ -85,10 +132,17 @@ def mutual_information(positive: Positive, negative: Negative, bins: int = 8) ->
     return (torch.xlogy(up, up / middle) + torch.xlogy(down, down / middle)).nan_to_num(0.0).sum(0) / 2
 
 
+@verb
 def probe_accuracy(positive: Positive, negative: Negative) -> Scores:
     """Balanced accuracy of one threshold by unit, fitted on the even rows and measured on the odd ones.
 
     The threshold is midway between the class means, the side as they lie; 0.5 is chance.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> tuple(interp.probes.selectors.probe_accuracy(up, down).shape)
+        (8,)
     """
     _check(positive, negative, at_least=2)
     up, down = positive.double(), negative.double()

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp._verbs import verb
 from interp.engine.trust import departure
 from interp.models import Model, anatomy, logits
 from interp.models.places import width
@@ -60,6 +61,7 @@ class Baked:
             target.copy_(value)
 
 
+@verb
 def bake(model: Model, *interventions: Any) -> Baked:
     """Change the model's own weights so that it runs steered, without hooks, until `undo`.
 
@@ -70,6 +72,16 @@ def bake(model: Model, *interventions: Any) -> Baked:
     depends on position, row or gate, that is not affine, or whose place no weight writes; and, with the
     weights put back, where the model does not then run as it does under `steer`. Cost: the edits, on the rows
     of the weights once, and two forwards of a short row; afterwards none.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> from interp import steering
+        >>> d = steering.mean_difference(model, task.clean[:4], task.clean[4:], layer=1)
+        >>> with steering.bake(model, steering.add(d, 2.0)):
+        ...     logits = model(task.clean)
+        >>> logits.shape[0]
+        8
     """
     checked = [each.check(model) for each in flat(interventions)]
     plans = [_plan(model, each) for each in checked]
@@ -142,6 +154,11 @@ def _weights(model: Model, each: Intervention) -> _Plan:
             "this model norms what its layers write, so nothing can be baked into them. Use steer."
         )
     block = model.blocks[layer]
+    if where.site in ("mlp_out", "post") and not isinstance(getattr(block.mlp, "W_out", None), Tensor):
+        raise ValueError(
+            f"the MLP of layer {layer} has no output matrix of its own (a mixture of experts has several), "
+            f"so nothing can be baked at {where}. Use steer."
+        )
     if where.site == "resid_pre":
         return _embedding(model) if layer == 0 else _bias_of(model, layer - 1, last=True)
     if where.site in ("resid_post", "resid_mid"):

@@ -30,6 +30,7 @@ class Clock:
         self.frame: Frame | None = None
         self.tokens: Tensor | None = None
         self.memory: dict[int, Tensor] = {}  # what a gate decided at the prefill, by gate
+        self.reached = 0  # positions that passes have come to
         self._held: Tensor | None = None
         self._seen: tuple[Tensor, Tensor | None] | None = None  # tokens and mask of the last prefill
         self._key: tuple | None = None
@@ -64,6 +65,7 @@ class Clock:
         if offset == 0:
             self.memory.clear()
             self._seen = None if self.tokens is None else (self.tokens, mask)
+        self.reached = max(self.reached, offset + size[1])
         self.frame = Frame(offset, padding, size, device, self._held, self.tokens, self.prompts)
 
     def prompts(self) -> Prompts | None:

@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.files import read_tensors, write_tensors
+from interp._verbs import verb
 from interp.models import Model, anatomy, final_norm
 from interp.models.places import place, width
 from interp.places import Place, parse
-from interp.results import versions
 from interp.tasks import vocabulary
 
 LAYOUTS = ("vector", "basis", "positions")
@@ -31,7 +30,8 @@ Vectors = Mapping[Place, Tensor]
 class Direction:
     """Vectors by place: [d] (layout "vector"), [k, d] ("basis", a subspace), [pos, d] ("positions").
 
-    model: the model's name, None for any. method, positions, data, seed: how it was found and from what.
+    model: the model's name, None for any; weights: a sample of its unembedding, since two models may have one
+    name. method, positions, data, seed: how it was found and from what.
     norms: median norm of the activations at the place. means: mean projections of the positive and the
     negative class on the unit vector. shuffled: the same method after the labels were shuffled, a control.
     """
@@ -46,12 +46,16 @@ class Direction:
     shuffled: Vectors = field(default_factory=dict)
     data: str = ""
     seed: int | None = None
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout is {self.layout!r}; use one of {', '.join(LAYOUTS)}.")
         if not self.vectors:
             raise ValueError("the direction has no vectors. Give a vector for at least one place.")
+        bad = [str(where) for where, norm in self.norms.items() if not 0 <= norm < float("inf")]
+        if bad:
+            raise ValueError(f"the norm at {bad[0]} is not a finite number of 0 or more; extract it again.")
         for name in ("vectors", "shuffled"):
             with torch.inference_mode(False):
                 copies = {where: _checked(where, v, self.layout) for where, v in getattr(self, name).items()}
@@ -74,8 +78,10 @@ class Direction:
         that is not finite, of another shape, or all 0.
         """
         where = Place(site, layer, head=head) if layer is not None else parse(site)
-        found = layout or ("vector" if vector.ndim == 1 else "basis")
-        return cls({where: vector}, layout=found, model=model)
+        if not isinstance(vector, Tensor) or not bool((vector != 0).any()):
+            what = "is all 0" if isinstance(vector, Tensor) else f"is a {type(vector).__name__}, no tensor"
+            raise ValueError(f"the vector at {str(where)!r} {what}: it has no direction.")
+        return cls({where: vector}, layout=layout or ("vector" if vector.ndim == 1 else "basis"), model=model)
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -127,14 +133,25 @@ class Direction:
         return replace(self, vectors=dict.fromkeys(places, self.vector), norms={}, means={}, shuffled={})
 
     def unit(self) -> Direction:
-        """Every vector at length 1 (every row of a basis or of positions)."""
-        return self._mapped(_unit)
+        """Every vector at length 1 (every row of a basis or of positions).
+
+        ValueError, with the place, for a 0.
+        """
+        vectors = {where: _unit(vector, where) for where, vector in self.vectors.items()}
+        shuffled = {
+            where: _unit(vector, where) for where, vector in self.shuffled.items() if bool(vector.any())
+        }
+        return replace(self, vectors=vectors, shuffled=shuffled)
 
     def __add__(self, other: Direction) -> Direction:
         if self.layout != other.layout:
             raise ValueError(f"cannot add a direction of layout {other.layout!r} to one of {self.layout!r}.")
         if None not in (self.model, other.model) and self.model != other.model:
             raise ValueError(f"the directions are of two models, {self.model!r} and {other.model!r}.")
+        if self.model is not None and other.model is not None and self.weights and other.weights:
+            apart = (torch.tensor(self.weights) - torch.tensor(other.weights)).abs().max()
+            if float(apart) > 0.02 * max(map(abs, self.weights)):
+                raise ValueError(f"the directions are of two models that are both called {self.model!r}.")
         return replace(
             self,
             vectors=_sum(self.vectors, other.vectors),
@@ -142,6 +159,7 @@ class Direction:
             norms={**other.norms, **self.norms},
             means={},
             model=self.model or other.model,
+            weights=self.weights or other.weights,
             method=f"{self.method} + {other.method}",
         )
 
@@ -169,14 +187,14 @@ class Direction:
                 f"the activations have width {activations.shape[-1]}, the direction {len(vector)}. "
                 f"Take activations at {self.place}."
             )
-        return activations @ _unit(vector).to(activations)
+        return activations @ _unit(vector, self.place).to(activations)
 
     def cosine(self, other: Direction) -> Float[Tensor, "place"]:
         """Cosines with another direction at the places that both have, in the order of this one's."""
         shared = [where for where in self.places if where in other.vectors]
         if not shared:
             raise ValueError(f"the directions share no place: {self.places} and {other.places}.")
-        pairs = [(_unit(self.vectors[w]).double(), _unit(other.vectors[w]).double()) for w in shared]
+        pairs = [(_unit(self.vectors[w].double(), w), _unit(other.vectors[w].double(), w)) for w in shared]
         return torch.stack([(a * b).sum() for a, b in pairs])
 
     def lens(self, model: Model) -> Float[Tensor, "vocab"]:
@@ -186,7 +204,7 @@ class Direction:
         """
 
         self.check(model)
-        return _lens(model, _unit(self._single_vector()))
+        return _lens(model, _unit(self._single_vector(), self.place))
 
     def top_tokens(self, model: Model, k: int = 10) -> list[tuple[str, float]]:
         """The k tokens that the direction raises most, with their logits (see `lens`).
@@ -200,11 +218,7 @@ class Direction:
     def check(self, model: Model) -> Direction:
         """The direction itself; ValueError when it is of another model, site or width. No forward pass."""
         facts = anatomy(model)
-        if self.model is not None and self.model != facts.name:
-            raise ValueError(
-                f"the direction was found on model {self.model!r}, this is {facts.name!r}. If they share "
-                "their activations, use dataclasses.replace(direction, model=None)."
-            )
+        same_model("the direction", self.model, self.weights, model)
         for where, vector in self.vectors.items():
             place(where, facts)
             if vector.shape[-1] != width(where, facts):
@@ -215,22 +229,26 @@ class Direction:
         return self
 
     def save(self, path: str | Path) -> Path:
-        """Write the vectors as safetensors, all else as JSON in its header. See `direction_file`."""
+        """Write the vectors as safetensors, all else as JSON in its header. See `_files`."""
 
-        return _save(self, Path(path))
+        from interp.steering._files import save
+
+        return save(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None) -> Direction:
         """Read a file of `save`; with `model`, ValueError unless the direction fits it."""
 
-        found = _load(Path(path))
+        from interp.steering._files import load
+
+        found = load(Path(path))
         return found if model is None else found.check(model)
 
     def to_gguf(self, path: str | Path) -> Path:
-        """Write a control vector for llama.cpp. See `gguf`."""
-        from interp.steering._gguf import write
+        """Write a control vector for llama.cpp. See `_files`."""
+        from interp.steering._files import write_gguf
 
-        return write(self, Path(path))
+        return write_gguf(self, Path(path))
 
     def _single_vector(self) -> Tensor:
         if self.layout != "vector":
@@ -259,14 +277,46 @@ def _checked(where: Place, vector: Tensor, layout: str) -> Tensor:
     if not bool(torch.isfinite(vector).all()):
         raise ValueError(f"the vector at {str(where)!r} is not finite.")
     wide = vector.detach().clone()
-    return wide if wide.is_floating_point() else wide.float()
+    return wide if wide.dtype in (torch.float32, torch.float64) else wide.float()  # norms of halves overflow
 
 
-def _unit(vector: Tensor) -> Tensor:
-    norm = vector.norm(dim=-1, keepdim=True)
+def _unit(vector: Tensor, where: Place) -> Tensor:
+    """The vector at length 1, computed in float64; ValueError where it is 0."""
+    norm = vector.double().norm(dim=-1, keepdim=True)
     if bool((norm == 0).any()):
-        raise ValueError("a vector of the direction is 0, so it has no unit vector.")
-    return vector / norm
+        raise ValueError(
+            f"the vector at {str(where)!r} is 0, so it has no unit vector. Leave the place out with "
+            ".at(...), or extract at other layers."
+        )
+    return (vector.double() / norm).to(vector.dtype)
+
+
+def identity(model: Model) -> tuple[float, ...]:
+    """Values of the unembedding at 16 places, which tell two models of one name apart."""
+    flat = model.W_U.detach().reshape(-1)
+    at = torch.linspace(0, flat.numel() - 1, 16, dtype=torch.float64).long()
+    return tuple(flat[at.to(flat.device)].double().tolist())
+
+
+def found_on(model: Model) -> dict[str, Any]:
+    """What a direction keeps of the model that it was found on."""
+    return {"model": anatomy(model).name, "weights": identity(model)}
+
+
+def same_model(what: str, name: str | None, weights: Sequence[float], model: Model) -> None:
+    """ValueError for a direction that was found on another model; one of any model has no name."""
+    if name is None:
+        return
+    end = "If they share their activations, use dataclasses.replace(direction, model=None)."
+    if name != anatomy(model).name:
+        raise ValueError(f"{what} was found on model {name!r}, this is {anatomy(model).name!r}. {end}")
+    if not weights:
+        return
+    kept, here = torch.tensor(weights), torch.tensor(identity(model))
+    if kept.shape != here.shape or not torch.allclose(
+        kept, here, rtol=0.05, atol=0.02 * float(kept.abs().max())
+    ):
+        raise ValueError(f"{what} was found on another model that is called {name!r} as well. {end}")
 
 
 def _sum(one: Vectors, other: Vectors) -> dict[Place, Tensor]:
@@ -298,12 +348,23 @@ def _lens(model: Model, vector: Float[Tensor, "d_model"]) -> Float[Tensor, "voca
     return out if out.dtype == torch.float64 else out.float()
 
 
-def controls(parts: Sequence[Direction], seed: int) -> dict[str, list[Direction | None]]:
-    """By name: random directions, and those of shuffled labels where the directions have them."""
+@verb
+def controls(parts: Sequence[Direction], seed: int = 0) -> dict[str, list[Direction | None]]:
+    """By name: random directions, and those of shuffled labels; None where an extracted one has none.
+
+    Directions that were not extracted from classes have random controls alone.
+
+    Example:
+        >>> import torch
+        >>> d = interp.steering.Direction.from_tensor(torch.ones(64), "L1.resid_pre")
+        >>> sorted(interp.steering.controls([d], seed=0))
+        ['random']
+    """
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, list[Direction | None]] = {"random": [_random(part, generator) for part in parts]}
+    drawn: dict[str, list[Direction | None]] = {"random": [_random(part, generator) for part in parts]}
     others = [_shuffled(part) for part in parts]
-    return found | ({"shuffled": others} if any(other is not None for other in others) else {})
+    extracted = any(part.means for part in parts)  # from classes: one prompt of each has no shuffled labels
+    return drawn | ({"shuffled": others} if extracted or any(others) else {})
 
 
 def _random(direction: Direction, generator: torch.Generator) -> Direction:
@@ -319,44 +380,14 @@ def _shuffled(direction: Direction) -> Direction | None:
     """The direction of shuffled labels, at the norm of the direction; None where there is none."""
     if set(direction.shuffled) != set(direction.vectors):
         return None
+    if any(
+        bool(v.any()) and not bool(direction.shuffled[where].any()) for where, v in direction.vectors.items()
+    ):
+        return None
     vectors = {}
     for where, vector in direction.vectors.items():
         drawn = direction.shuffled[where]
         vectors[where] = drawn / drawn.norm().clamp(min=1e-30) * vector.norm()
     return replace(
         direction, vectors=vectors, method=f"{direction.method}, shuffled labels", shuffled={}, means={}
-    )
-
-
-_FORMAT = "interp-direction-1"
-_SHUFFLED = "shuffled/"
-_PLAIN = ("layout", "model", "method", "positions", "data", "seed")
-
-
-def _save(direction: Direction, path: Path) -> Path:
-    """Write the file whole; an existing one is replaced."""
-    tensors = {str(where): vector for where, vector in direction.vectors.items()}
-    tensors |= {_SHUFFLED + str(where): vector for where, vector in direction.shuffled.items()}
-    header: dict[str, Any] = {name: getattr(direction, name) for name in _PLAIN}
-    header["norms"] = {str(where): norm for where, norm in direction.norms.items()}
-    header["means"] = {str(where): list(means) for where, means in direction.means.items()}
-    header["versions"] = versions()
-    return write_tensors(path, tensors, form=_FORMAT, key="direction", header=header)
-
-
-def _load(path: Path) -> Direction:
-    """Read a file of `_save`. ValueError for a file that is missing, damaged, or something else."""
-    form = {"form": _FORMAT, "key": "direction", "writer": "Direction.save"}
-    return _from_file(*read_tensors(path, **form, fields=(*_PLAIN, "norms", "means")))
-
-
-def _from_file(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> Direction:
-    plain = {parse(name): vector for name, vector in tensors.items() if not name.startswith(_SHUFFLED)}
-    places = sorted(plain, key=lambda where: (where.layer or 0, str(where)))
-    return Direction(
-        vectors={where: plain[where] for where in places},
-        shuffled={parse(n.removeprefix(_SHUFFLED)): v for n, v in tensors.items() if n.startswith(_SHUFFLED)},
-        norms={parse(name): float(norm) for name, norm in header["norms"].items()},
-        means={parse(name): (float(up), float(down)) for name, (up, down) in header["means"].items()},
-        **{name: header[name] for name in _PLAIN},
     )

@@ -119,7 +119,7 @@ class Clamp(Edit):
     unit: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "unit", self.vector / self.vector.norm())
+        object.__setattr__(self, "unit", self.vector.double() / self.vector.double().norm())
         object.__setattr__(self, "width", self.vector.shape[-1])
 
     def __call__(self, h: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
+from interp._verbs import verb
 from interp.engine.block import SITES as PASSED
 from interp.engine.forward import Taps
 from interp.engine.trust import weights_of
@@ -23,7 +23,8 @@ from interp.models.places import place, width
 from interp.places import AXES, SITES, Place, hook_name, parse
 from interp.positions import AnyPositions, everywhere
 from interp.positions import parse as parse_positions
-from interp.steering._clock import Clock, watched
+from interp.steering._clock import Clock, Given, watched
+from interp.steering._direction import same_model
 from interp.steering._edit_types import Edit
 from interp.steering.gates import Gate, shaped
 
@@ -37,7 +38,8 @@ class Intervention:
     site: a place, or its name: "L3.resid_pre", "L3H2" (one head's z), "L3.post". edit: an `Edit`, or a
     function h -> h' of [row, pos, d] that changes nothing in place. when: see
     `interp.positions`. gate: a `Gate`, or a function of h to weights. heads: some heads of a site that has
-    them, the edit acting on each. model: the name of the model that it is for, None for any.
+    them, the edit acting on each. model: the name of the model that it is for, None for any; weights: as in
+    `Direction`.
     """
 
     site: Place | str
@@ -46,6 +48,7 @@ class Intervention:
     gate: Gate | Callable[[Tensor], Tensor] | None = None
     heads: tuple[int, ...] | None = None
     model: str | None = None
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.site, str):
@@ -78,18 +81,14 @@ class Intervention:
     def check(self, model: Model) -> Intervention:
         """The intervention itself; ValueError where the model cannot take it. No forward pass."""
         facts = anatomy(model)
-        if self.model is not None and self.model != facts.name:
-            raise ValueError(
-                f"the direction at {self.place} was found on model {self.model!r}, this is {facts.name!r}. "
-                "Extract it again here, or use dataclasses.replace(direction, model=None)."
-            )
-        found = replace(self, site=place(self.place, facts))
-        if found.hook not in model.hook_dict:
-            raise ValueError(f"this model has no hook point {found.hook}.")
-        found._check_heads(facts)
-        found._check_edit(facts)
-        found._check_gate(model, facts)
-        return found
+        same_model(f"the direction at {self.place}", self.model, self.weights, model)
+        checked = replace(self, site=place(self.place, facts))
+        if checked.hook not in model.hook_dict:
+            raise ValueError(f"this model has no hook point {checked.hook}.")
+        checked._check_heads(facts)
+        checked._check_edit(facts)
+        checked._check_gate(model, facts)
+        return checked
 
     def _check_heads(self, facts: Anatomy) -> None:
         if self.heads is None:
@@ -305,10 +304,9 @@ def _rank(where: Place) -> tuple[int, int]:
     return where.layer or 0, order.index(where.site) if where.site in SITES else -1
 
 
+@verb
 @contextmanager
-def steer(
-    model: Model, *interventions: Any, prompt_length: int | Int[Tensor, "row"] | None = None
-) -> Iterator[Model]:
+def steer(model: Model, *interventions: Any, prompt_length: Given = None) -> Iterator[Model]:
     """Interventions (of `add`, `ablate`, ...) on every forward pass inside the block, in the order given.
 
         with steering.steer(model, steering.add(direction, 4.0)):
@@ -316,16 +314,42 @@ def steer(
 
     Positions are absolute, from the first real token of each row: give the model its attention_mask where
     rows are padded on the left; a key-value cache is followed. prompt_length: tokens of the prompt where the
-    first pass does not show them, as when tokens are generated without a cache; an int, or one for each row.
+    first pass does not show them, as when tokens are generated without a cache; an int, one for each row, or
+    the prompts themselves (`interp.prompts.Prompts`).
 
     Contexts nest. Hooks of yours stay. The model is left as found, also after an exception. Raises
-    ValueError, before any pass, for interventions that the model cannot take. Cost: the edits.
+    ValueError, before any pass, for interventions that the model cannot take; at the end of the block for one
+    whose positions no pass has reached. Cost: the edits.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> d = interp.steering.mean_difference(model, task.clean[:4], task.clean[4:], layer=1)
+        >>> with interp.steering.steer(model, interp.steering.add(d, 4.0)):
+        ...     logits = model(task.clean)
+        >>> logits.shape[0]
+        8
     """
     checked = [each.check(model) for each in flat(interventions)]
+    clock = Clock(prompt_length)
+    with steered(model, checked, clock):
+        yield model
+    for each in checked:
+        if 0 < clock.reached <= each.when.last:
+            raise ValueError(
+                f"{each.when}: no pass came to position {each.when.last}, the longest had {clock.reached} "
+                f"tokens, so the intervention at {each.place} did nothing there. Choose positions of these "
+                "prompts."
+            )
+
+
+@contextmanager
+def steered(model: Model, checked: Sequence[Intervention], clock: Clock) -> Iterator[Model]:
+    """The model under interventions that have been checked."""
+    prompt_length = clock.given
     if isinstance(prompt_length, int):
         for each in checked:
             each.when.check(prompt_length)
-    clock = Clock(prompt_length)
     hooks = [hook for each in checked for hook in each.hooks(model, clock)]
     seen = [where for each in checked if each.needs_frame for where in each.places]
     layers = {where.layer for where in seen if where.layer is not None}

@@ -17,15 +17,17 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from interp._verbs import verb
 from interp.models import Model, anatomy, logits
 from interp.models.places import places, width
 from interp.positions import AnyPositions, everywhere, parse
 from interp.prompts import Prompts, read
-from interp.steering._direction import Direction
+from interp.steering._direction import Direction, found_on
 from interp.steering._edit_types import Add
 from interp.steering._intervention import Intervention, steer
 
 
+@verb
 def learn(
     parameters: Mapping[str, Tensor],
     loss: Callable[[Mapping[str, Tensor]], Tensor],
@@ -39,6 +41,13 @@ def learn(
     loss: a function of the parameters, differentiable; build interventions from them inside it and run the
     model under `steer`. after: called on the parameters, without gradient, after each step. The model's own
     parameters get no gradient: only those given here are differentiated.
+
+    Example:
+        >>> import torch
+        >>> start = {"x": torch.zeros(2)}
+        >>> learnt, losses = interp.steering.learn(start, lambda p: (p["x"] - 1).square().sum(), steps=20)
+        >>> losses[-1] < losses[0]
+        True
     """
     if steps < 1 or not parameters:
         raise ValueError(f"learn needs a parameter and a step or more, got {len(parameters)} and {steps}.")
@@ -61,6 +70,7 @@ def learn(
     return {name: value.detach() for name, value in free.items()}, losses
 
 
+@verb
 def optimise(
     model: Model,
     prompts: Any,
@@ -81,6 +91,13 @@ def optimise(
     targets: continuations, one for each prompt (strings encoded without a beginning token, or rows of ids).
     Positions in `when` count from the prompt's start; the prompt is without its target. Cost: `steps` forward
     and backward passes. The model is left as found; its parameters get no gradient.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> d = interp.steering.optimise(model, task.clean, task.answers[:, :1], layer=1, steps=2)
+        >>> d.method
+        'optimise'
     """
     facts = anatomy(model)
     (where,) = places(facts, layer, site)
@@ -108,8 +125,8 @@ def optimise(
     dtype = torch.float64 if facts.dtype == torch.float64 else torch.float32
     learnt, _ = learn({"vector": first.to(facts.device, dtype)}, loss, steps=steps, lr=lr, after=cut)
     return Direction(
-        {where: learnt["vector"]}, model=facts.name, method="optimise", positions=repr(made_at), seed=seed,
-        data=whole.data_hash(),
+        {where: learnt["vector"]}, method="optimise", positions=repr(made_at), seed=seed,
+        data=whole.data_hash(), **found_on(model),
     )  # fmt: skip
 
 

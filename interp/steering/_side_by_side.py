@@ -10,8 +10,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +17,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from interp import results
+from interp._verbs import verb
 from interp.models import Model, anatomy, logits
 from interp.positions import AnyPositions, Positions, everywhere, parse
 from interp.prompts import Prompts, read
-from interp.results import versions
 from interp.steering._direction import Direction, controls
-from interp.steering._generate import generate
+from interp.steering._generate import end_ids, generate
 from interp.steering._sweep import sweep
 from interp.steering.edits import add
 from interp.steering.measures import calibrate, repetition
@@ -32,6 +31,7 @@ from interp.tasks import vocabulary
 from interp.tasks.metrics import KL
 
 
+@verb
 def side_by_side(
     model: Model,
     prompts: Any,
@@ -43,32 +43,46 @@ def side_by_side(
     max_new_tokens: int = 20,
     temperature: float | int = 0.0,
     top_k: int | None = None,
-    stop: Sequence[int] = (),
+    top_p: float | None = None,
+    stop: Any = None,
+    mask: Tensor | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
     """Continuations by run ("base", "steered", "random", "shuffled") and prompt.
 
     prompts: strings, token ids or a Task. direction: with one place. Give `coefficient`, or `target_kl` in
-    nats. stop: ids that end a text. Variables: `text` (run, prompt); `coefficient` (run), 0 for base; `kl`,
-    `loss` (nats a token) and `repetition` (run, prompt). seed: of the random direction, and of what is drawn
-    at a temperature. Coordinate `prompt_text`. "shuffled" is there where the direction has it.
+    nats. stop: as in `generate`: None for the end of the text. Variables: `text` (prompt, run); `coefficient`
+    (run), 0 for base; `kl`, `loss` (nats a token) and `repetition` (prompt, run). seed: of the random
+    direction, and of what is drawn at a temperature. Coordinate `prompt_text`. "shuffled" is there where the
+    direction has it.
 
     Raises ValueError before any pass. `report.write` shows the result as a page.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp import steering
+        >>> d = steering.mean_difference(model, up, down, layer=1)
+        >>> wrote = steering.side_by_side(model, task[:2], d, 1.0, max_new_tokens=2)
+        >>> list(wrote["run"].values)
+        ['base', 'steered', 'random', 'shuffled']
     """
     if (coefficient is None) == (target_kl is None):
         raise ValueError("give coefficient= or target_kl=, one of them.")
-    rows = read(model, prompts)
+    rows = read(model, prompts, mask)
+    stops = end_ids(model, rows, stop)
     runs = _runs(model, direction.check(model), rows, coefficient, target_kl, when, seed)
-    drawn: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "seed": seed, "stop": stop}
+    drawn: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     ids, kl = [], []
     for vector, step in runs.values():
         edits = () if step == 0 else add(vector, step, when=when)
-        whole = generate(model, rows, edits, max_new_tokens=max_new_tokens, **drawn)
+        whole = generate(model, rows, edits, max_new_tokens=max_new_tokens, stop=stop, **drawn)
         column = rows.lengths[:, None] + torch.arange(whole.shape[1], device=whole.device)
         ids.append(_continuations(whole, column, max_new_tokens))
-        one = sweep(model, vector, rows, [step], [KL()], when=when, with_controls=False)
-        kl.append(one["value"].isel(layer=0, coefficient=0).values)
-    ends = [_lengths(new, stop) for new in ids]
+        one = sweep(model, vector, rows, [step], metric=KL(), when=when, with_controls=False, progress=False)
+        kl.append(one["raw"].isel(layer=0, coefficient=0).values)
+    ends = [_lengths(new, stops) for new in ids]
     return _dataset(model, direction, rows, runs, ids, ends, np.stack(kl), (when, seed, temperature))
 
 
@@ -105,9 +119,9 @@ def _continuations(whole: Tensor, column: Tensor, n_new: int) -> Tensor:
     return whole.gather(1, column.clamp(max=whole.shape[1] - 1)).masked_fill(~inside, -1)
 
 
-def _lengths(new: Tensor, stop: Sequence[int]) -> Tensor:
+def _lengths(new: Tensor, stop: Tensor) -> Tensor:
     """How many tokens of each row count: up to the first stop id, or to what was generated."""
-    ends = torch.isin(new, torch.tensor([-1, *stop], device=new.device))
+    ends = (new == -1) | torch.isin(new, stop)
     first = torch.where(ends.any(1), ends.int().argmax(1), torch.full_like(new[:, 0], new.shape[1]))
     return first.clamp(min=1)
 
@@ -125,34 +139,29 @@ def _dataset(
     texts = [_texts(model, new, end) for new, end in zip(ids, ends)]
     losses = [_loss(model, rows, new, end) for new, end in zip(ids, ends)]
     repeats = [_repeats(new, end) for new, end in zip(ids, ends)]
-    two = ("run", "prompt")
+    two = ("prompt", "run")
     when, seed, temperature = how
-    prompts = _prompt_texts(model, rows)
-    return xr.Dataset(
-        {
-            "text": (two, np.array(texts, dtype=object)),
-            "coefficient": ("run", np.array([step for _, step in runs.values()])),
-            "kl": (two, kl),
-            "loss": (two, np.stack(losses)),
-            "repetition": (two, np.stack(repeats)),
-        },
-        coords={
-            "run": list(runs),
-            "prompt": np.arange(len(rows)),
-            "prompt_text": ("prompt", np.array(prompts, dtype=object)),
-        },
-        attrs={
-            "method": "generations",
-            "direction_method": direction.method,
-            "site": str(direction.place),
-            "when": repr(parse(when)),
-            "model": anatomy(model).name,
-            "temperature": float(temperature),
-            "seed": seed,
-            "versions": json.dumps(versions()),
-            "convention": "kl: from the unsteered run, next token after the prompt; loss: under that run",
-        },
+    texts_of_prompts = np.array(_prompt_texts(model, rows), dtype=object)
+    variables = {
+        "text": (two, np.array(texts, dtype=object).T),
+        "coefficient": (("run",), np.array([step for _, step in runs.values()])),
+        "kl": (two, kl.T),
+        "loss": (two, np.stack(losses, 1)),
+        "repetition": (two, np.stack(repeats, 1)),
+    }
+    coords = {"prompt": np.arange(len(rows)), "run": list(runs), "prompt_text": ("prompt", texts_of_prompts)}
+    attrs = results.provenance(
+        method="generations",
+        convention="kl: from the unsteered run, next token after the prompt; loss: under that run",
+        model=anatomy(model).name,
+        site=str(direction.place),
+        n_prompts=len(rows),
+        seed=seed,
+        direction_method=direction.method,
+        when=repr(parse(when)),
+        temperature=float(temperature),
     )
+    return results.dataset(variables, coords, attrs)
 
 
 def _prompt_texts(model: Model, rows: Prompts) -> list[str]:

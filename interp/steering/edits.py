@@ -10,10 +10,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._verbs import verb
 from interp.places import Place, parse
 from interp.positions import AnyPositions, everywhere
 from interp.positions import parse as parse_positions
@@ -36,14 +38,24 @@ from interp.steering._edit_types import (
 from interp.steering._intervention import Intervention
 from interp.steering.gates import Gate
 
+__all__ = [
+    "Edit", "ablate", "add", "affine", "clamp", "gradient", "inject", "rotate", "sae_delta", "scale_units",
+    "score_bias", "set_units", "to_angle",
+]  # fmt: skip
+
 Made = tuple[Intervention, ...]
 Number = float | int
 AnyGate = Gate | Callable[[Tensor], Tensor] | None
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
+@verb
 def add(
-    direction: Direction | Sequence[Direction],
-    coefficient: Number | Float[Tensor, "row"] = 1.0,
+    direction: Any,  # a Direction, or several: one for each row
+    coefficient: Any = 1.0,
     *,
     unit: str = "vector",
     when: AnyPositions = everywhere,
@@ -54,23 +66,33 @@ def add(
     coefficient: a number, or one for each row [row]. unit="vector" multiplies the vector as it is; "norm"
     counts in median norms of the activations at the place (which extraction has measured). A list of
     directions with one place each gives every row its own.
+
+    Example:
+        >>> import torch
+        >>> from interp import steering
+        >>> d = steering.Direction.from_tensor(torch.ones(64), "L1.resid_pre")
+        >>> made = steering.add(d, 4.0)
+        >>> str(made[0].place)
+        'L1.resid_pre'
     """
     if unit not in ("vector", "norm"):
         raise ValueError(f"unit is {unit!r}; use 'vector' or 'norm'.")
     finite("coefficient", coefficient)
-    several = None if isinstance(direction, Direction) else list(direction)
-    first = direction if isinstance(direction, Direction) else _same_places(list(direction))
+    listed = _directions(direction)
+    several = None if isinstance(direction, Direction) else listed
+    first = _same_places(listed)
     made = []
     for where in first.places:
         rows = [first] if several is None else several
         vectors = torch.stack([_vector(each, where, unit) for each in rows])
         edit = Add(vectors if several is not None else vectors[0], coefficient)
-        made.append(Intervention(where, edit, when, gate, model=first.model))
+        made.append(Intervention(where, edit, when, gate, model=first.model, weights=first.weights))
     return tuple(made)
 
 
+@verb
 def ablate(
-    direction: Direction | Sequence[Direction],
+    direction: Any,  # a Direction, or several
     strength: Number = 1.0,
     *,
     when: AnyPositions = everywhere,
@@ -80,21 +102,32 @@ def ablate(
 
     A direction of layout "basis", or several directions at the same places, give a subspace; the vectors need
     not be orthogonal. strength 0 does nothing, 1 removes the part.
+
+    Example:
+        >>> import torch
+        >>> from interp import steering
+        >>> d = steering.Direction.from_tensor(torch.ones(64), "L1.resid_pre")
+        >>> made = steering.ablate(d)
+        >>> str(made[0].place)
+        'L1.resid_pre'
     """
     finite("strength", strength)
-    directions = [direction] if isinstance(direction, Direction) else list(direction)
+    directions = _directions(direction)
     first = _same_places(directions)
     made = []
     for where in first.places:
         basis = torch.cat([torch.atleast_2d(each.vectors[where]) for each in directions])
         if bool((basis.norm(dim=-1) == 0).any()):
             raise ValueError(f"a vector at {where} is 0: there is nothing to ablate.")
-        made.append(Intervention(where, Ablate(basis, strength), when, gate, model=first.model))
+        made.append(
+            Intervention(where, Ablate(basis, strength), when, gate, model=first.model, weights=first.weights)
+        )
     return tuple(made)
 
 
+@verb
 def clamp(
-    direction: Direction,
+    direction: Any,
     value: Number,
     *,
     bound: str | None = None,
@@ -104,13 +137,23 @@ def clamp(
     """h with its projection on the unit vector set to `value`, in the activations' units.
 
     bound="min" changes only what is lower, "max" only what is higher.
+
+    Example:
+        >>> import torch
+        >>> from interp import steering
+        >>> d = steering.Direction.from_tensor(torch.ones(64), "L1.resid_pre")
+        >>> made = steering.clamp(d, 2.0)
+        >>> str(made[0].place)
+        'L1.resid_pre'
     """
+    _directions([direction])
     finite("value", value)
     if bound not in (None, "min", "max"):
         raise ValueError(f"bound is {bound!r}; use None, 'min' or 'max'.")
     return _each(direction.unit(), lambda v: Clamp(v, value, bound), when, gate)
 
 
+@verb
 def affine(
     site: str | Place,
     scale: Float[Tensor, "d"],
@@ -120,13 +163,22 @@ def affine(
     when: AnyPositions = everywhere,
     gate: AnyGate = None,
 ) -> Made:
-    """h ⊙ scale + shift by coordinate, at strength 1; h at strength 0 (Linear-AcT, 2410.23054)."""
+    """h ⊙ scale + shift by coordinate, at strength 1; h at strength 0 (Linear-AcT, 2410.23054).
+
+    Example:
+        >>> import torch
+        >>> from interp import steering
+        >>> made = steering.edits.affine("L1.resid_pre", torch.ones(64), torch.zeros(64))
+        >>> len(made)
+        1
+    """
     finite("strength", strength)
     finite("scale", scale)
     finite("shift", shift)
     return _one(site, Affine(scale, shift, strength), when, gate)
 
 
+@verb
 def rotate(
     direction: Direction,
     other: Direction,
@@ -138,12 +190,20 @@ def rotate(
     """h turned by `angle` (radians) in the plane of two directions, from the first towards the other.
 
     Norms stay, and so does what is orthogonal to the plane (Angular Steering, 2510.26243).
+
+    Example:
+        >>> import torch
+        >>> from interp import steering
+        >>> one, two = (steering.Direction.from_tensor(row, "L1.resid_pre") for row in torch.eye(64)[:2])
+        >>> len(steering.rotate(one, two, 1.5))
+        1
     """
     finite("angle", angle)
-    _same_places([direction, other])
+    _same_places(_directions([direction, other]))
     return _each(direction, lambda v, w: Rotate(v, w, angle), when, gate, other)
 
 
+@verb
 def to_angle(
     direction: Direction,
     other: Direction,
@@ -152,12 +212,21 @@ def to_angle(
     when: AnyPositions = everywhere,
     gate: AnyGate = None,
 ) -> Made:
-    """h whose part in the plane of two directions points at `angle`, radians from the first direction."""
+    """h whose part in the plane of two directions points at `angle`, radians from the first direction.
+
+    Example:
+        >>> import torch
+        >>> from interp import steering
+        >>> one, two = (steering.Direction.from_tensor(row, "L1.resid_pre") for row in torch.eye(64)[:2])
+        >>> len(steering.edits.to_angle(one, two, 0.0))
+        1
+    """
     finite("angle", angle)
-    _same_places([direction, other])
+    _same_places(_directions([direction, other]))
     return _each(direction, lambda v, w: ToAngle(v, w, angle), when, gate, other)
 
 
+@verb
 def inject(
     direction: Direction, coefficient: Number = 1.0, *, start: int | str = 0, gate: AnyGate = None
 ) -> Made:
@@ -166,7 +235,15 @@ def inject(
     For directions of layout "positions", as `prompt_pair` makes them. start: a position, "mid" (the vectors
     centred in each prompt) or "back" (the last vector at its last token); where a prompt is shorter than the
     vectors, those that fall outside it are left out.
+
+    Example:
+        >>> from interp import steering
+        >>> model = interp.load("tiny-ioi")
+        >>> pair = steering.methods.prompt_pair(model, "Mary gave", "John took", layer=1)
+        >>> len(steering.edits.inject(pair, 2.0))
+        1
     """
+    _directions([direction])
     finite("coefficient", coefficient)
     if direction.layout != "positions":
         raise ValueError(
@@ -176,6 +253,7 @@ def inject(
     return _each(direction, lambda v: Inject(v, coefficient, start), everywhere, gate, layout="positions")
 
 
+@verb
 def scale_units(
     site: str | Place,
     units: Sequence[int] | None,
@@ -184,11 +262,19 @@ def scale_units(
     when: AnyPositions = everywhere,
     gate: AnyGate = None,
 ) -> Made:
-    """Neurons of `L3.post`, or heads of `L3.z` (before W_O), times `factor`. units=None: all, or "L3H2"."""
+    """Neurons of `L3.post`, or heads of `L3.z` (before W_O), times `factor`. units=None: all, or "L3H2".
+
+    Example:
+        >>> from interp import steering
+        >>> made = steering.edits.scale_units("L1.z", [0, 2], 0.0)
+        >>> made[0].heads
+        (0, 2)
+    """
     finite("factor", factor)
     return _units(site, units, lambda index: ScaleUnits(index, factor), when, gate)
 
 
+@verb
 def set_units(
     site: str | Place,
     units: Sequence[int] | None,
@@ -197,11 +283,18 @@ def set_units(
     when: AnyPositions = everywhere,
     gate: AnyGate = None,
 ) -> Made:
-    """Neurons of `L3.post` set to `value`, a number or one for each; or heads of `L3.z`, all coordinates."""
+    """Neurons of `L3.post` set to `value`, a number or one for each; or heads of `L3.z`, all coordinates.
+
+    Example:
+        >>> from interp import steering
+        >>> len(steering.edits.set_units("L1.post", [3, 7], 1.0))
+        1
+    """
     finite("value", value)
     return _units(site, units, lambda index: SetUnits(index, value), when, gate)
 
 
+@verb
 def sae_delta(
     site: str | Place,
     encode: Callable[[Tensor], Tensor],
@@ -211,10 +304,20 @@ def sae_delta(
     when: AnyPositions = everywhere,
     gate: AnyGate = None,
 ) -> Made:
-    """h + (z' − z) · decoder with z = encode(h), z' = change(z): a sparse autoencoder's latents, edited."""
+    """h + (z' − z) · decoder with z = encode(h), z' = change(z): a sparse autoencoder's latents, edited.
+
+    Example:
+        >>> import torch
+        >>> from interp import steering
+        >>> decoder = torch.eye(64)
+        >>> made = steering.edits.sae_delta("L1.resid_pre", torch.relu, decoder, lambda z: 2 * z)
+        >>> len(made)
+        1
+    """
     return _one(site, SaeDelta(encode, decoder, change), when, gate)
 
 
+@verb
 def gradient(
     site: str | Place,
     score: Callable[[Tensor], Tensor],
@@ -224,11 +327,18 @@ def gradient(
     when: AnyPositions = everywhere,
     gate: AnyGate = None,
 ) -> Made:
-    """h + step · gradient of a classifier's score at h. score: [..., d] -> [...]."""
+    """h + step · gradient of a classifier's score at h. score: [..., d] -> [...].
+
+    Example:
+        >>> from interp import steering
+        >>> len(steering.edits.gradient("L1.resid_pre", lambda h: h.square().sum(-1), -0.1))
+        1
+    """
     finite("step", step)
     return _one(site, Gradient(score, step, normalise), when, gate)
 
 
+@verb
 def score_bias(
     layer: int,
     source: AnyPositions,
@@ -240,8 +350,15 @@ def score_bias(
     """Attention to the positions in `source` times `factor`, then normalised again (InstABoost, 2506.13734).
 
     Done as log(factor) on the scores. `when` says from which positions (destinations); heads=None: all.
+
+    Example:
+        >>> from interp import steering
+        >>> from interp import positions
+        >>> len(steering.edits.score_bias(1, positions.window(0, 3), 5.0))
+        1
     """
-    if not (math.isfinite(factor) and factor > 0):
+    finite("factor", factor)
+    if not factor > 0:
         raise ValueError(f"factor is {factor}; it must be finite and above 0.")
     chosen = None if heads is None else tuple(heads)
     edit = ScoreBias(parse_positions(source), math.log(factor))
@@ -261,7 +378,9 @@ def _each(
         if direction.layout != layout:
             raise ValueError(f"this edit takes layout {layout!r}, the direction has {direction.layout!r}.")
         vectors = (vector,) if other is None else (vector, other.vectors[where])
-        made.append(Intervention(where, edit(*vectors), when, gate, model=direction.model))
+        made.append(
+            Intervention(where, edit(*vectors), when, gate, model=direction.model, weights=direction.weights)
+        )
     return tuple(made)
 
 
@@ -285,6 +404,20 @@ def _units(
         raise ValueError(f"{str(where)!r} has no units; use L3.post (neurons), L3.z (heads) or L3H2.")
     heads = None if units is None else tuple(units)
     return (Intervention(where, edit(None), when, gate, heads),)
+
+
+def _directions(given: object) -> list[Direction]:
+    """The directions given, one or several. ValueError for anything else."""
+    listed = (
+        [given] if isinstance(given, Direction) else list(given) if isinstance(given, (list, tuple)) else None
+    )
+    if listed is None or not all(isinstance(each, Direction) for each in listed):
+        what = "a tensor" if isinstance(given, Tensor) else repr(given)
+        raise ValueError(
+            f"{what} is no direction. Extract one (steering.mean_difference), or use "
+            "steering.Direction.from_tensor(vector, 'L3.resid_pre')."
+        )
+    return listed
 
 
 def _same_places(directions: list[Direction]) -> Direction:
@@ -321,7 +454,9 @@ def allowed_start(start: int | str) -> None:
 
 
 def finite(name: str, value: Any) -> None:
-    """ValueError unless a number or tensor is finite."""
+    """ValueError unless it is a finite number, or a tensor of such."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number, Tensor)):
+        raise ValueError(f"{name} is {value!r}; it must be a number.")
     good = torch.isfinite(value).all() if isinstance(value, Tensor) else math.isfinite(value)
-    if not bool(good):
+    if not bool(good) or (isinstance(value, Tensor) and value.is_complex()):
         raise ValueError(f"{name} is {value}; it must be finite.")

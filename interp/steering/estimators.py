@@ -20,37 +20,67 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp._verbs import verb
 from interp.probes.selectors import require_pairs
+
+__all__ = ["lda", "logistic", "logistic_probe", "mean_difference", "null_cosines", "pca", "weighted_mean"]
 
 Positive = Float[Tensor, "n d"]
 Negative = Float[Tensor, "m d"]
 Vector = Float[Tensor, "d"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
+@verb
 def mean_difference(positive: Positive, negative: Negative) -> Vector:
-    """Mean of the positive activations minus mean of the negative: the direction of CAA (2312.06681)."""
+    """Mean of the positive activations minus mean of the negative: the direction of CAA (2312.06681).
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> tuple(interp.steering.estimators.mean_difference(up, down).shape)
+        (8,)
+    """
     _check(positive, negative)
     return positive.double().mean(0) - negative.double().mean(0)
 
 
+@verb
 def weighted_mean(
     positive: Positive,
     negative: Negative,
     positive_weights: Float[Tensor, "n"] | None = None,
     negative_weights: Float[Tensor, "m"] | None = None,
 ) -> Vector:
-    """Difference of weighted means. Weights (a judge's score, a label's probability) are 0 or more."""
+    """Difference of weighted means. Weights (a judge's score, a label's probability) are 0 or more.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> tuple(interp.steering.estimators.weighted_mean(up, down).shape)
+        (8,)
+    """
     _check(positive, negative)
     sides = ((positive, positive_weights, "positive"), (negative, negative_weights, "negative"))
     up, down = (_weighted(rows, weight, name) for rows, weight, name in sides)
     return up - down
 
 
+@verb
 def pca(positive: Positive, negative: Negative) -> Vector:
     """First singular vector of positive − negative, row by row (representation engineering, 2310.01405).
 
     The differences are not centred: centring would take out their mean, which is the direction sought. The
     sign is that of the mean difference. Unit length. Raises ValueError for sets of different size.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> tuple(interp.steering.estimators.pca(up, down).shape)
+        (8,)
     """
     _check(positive, negative)
     require_pairs(len(positive), len(negative))
@@ -59,13 +89,21 @@ def pca(positive: Positive, negative: Negative) -> Vector:
     return _signed(first, positive, negative)
 
 
+@verb
 def lda(positive: Positive, negative: Negative, ridge: float | int = 1e-2) -> Vector:
     """Fisher's discriminant: the mean difference, divided by the pooled covariance within the classes.
 
     ridge: times the mean variance, added to every variance. Unit length. Separates the classes better than
     the mean difference when the noise has a shape; points less along it, so it steers less far.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> tuple(interp.steering.estimators.lda(up, down).shape)
+        (8,)
     """
     _check(positive, negative)
+    nonnegative("ridge", ridge)
     centred = torch.cat(
         (positive.double() - positive.double().mean(0), negative.double() - negative.double().mean(0))
     )
@@ -79,19 +117,36 @@ def lda(positive: Positive, negative: Negative, ridge: float | int = 1e-2) -> Ve
     return _unit(torch.linalg.solve(covariance, mean_difference(positive, negative)))
 
 
+@verb
 def logistic(positive: Positive, negative: Negative, l2: float | int = 1e-3, steps: int = 200) -> Vector:
     """Weights of a logistic probe, by L-BFGS from zero (deterministic). Unit length.
 
     l2: penalty on the squared weights, in units where the activations have variance 1.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> tuple(interp.steering.estimators.logistic(up, down).shape)
+        (8,)
     """
     _check(positive, negative)
     return _unit(logistic_probe(positive, negative, l2, steps)[0])
 
 
+@verb
 def logistic_probe(
     positive: Positive, negative: Negative, l2: float | int = 1e-3, steps: int = 200
 ) -> tuple[Vector, Float[Tensor, ""]]:
-    """Weights and bias of a logistic probe on the raw activations: sigmoid(h · w + b) = P(positive)."""
+    """Weights and bias of a logistic probe on the raw activations: sigmoid(h · w + b) = P(positive).
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> weights, bias = interp.steering.estimators.logistic_probe(up, down)
+        >>> tuple(weights.shape), bias.ndim
+        ((8,), 0)
+    """
+    nonnegative("l2", l2)
     rows = torch.cat((positive, negative)).double()
     label = torch.cat((torch.ones(len(positive)), torch.zeros(len(negative)))).double().to(rows.device)
     middle, scale = rows.mean(0), rows.std(0).square().mean().sqrt().clamp(min=1e-12)
@@ -167,6 +222,28 @@ def shuffle(
     return apply
 
 
+def within_classes(n: int, generator: torch.Generator) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A function that makes pairs of rows of one class: what differs where nothing should.
+
+    Turning pairs round or tearing them apart leaves the principal axis of their differences where it is.
+    """
+    orders = [torch.randperm(n, generator=generator) for _ in range(2)]
+
+    def apply(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        sides = [rows[order.to(rows.device)] for rows, order in zip((positive, negative), orders)]
+        half = (n + 1) // 2 + 1  # rows of each class, in a chain of pairs
+        first = torch.cat([rows[:half][:-1] for rows in sides])
+        return first, torch.cat([rows[:half][1:] for rows in sides])
+
+    return apply
+
+
+def nonnegative(name: str, value: float | int) -> None:
+    """ValueError unless a penalty is a finite number of 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise ValueError(f"{name} is {value!r}; it must be a finite number, 0 or more.")
+
+
 def dealt(labels: Sequence[str], generator: torch.Generator) -> list[str]:
     """Shuffled labels of which every class gets its share of the rows of every class.
 
@@ -182,6 +259,39 @@ def dealt(labels: Sequence[str], generator: torch.Generator) -> list[str]:
         deck += [(where, name) for where in at.tolist()]
     found = dict(zip(rows, (name for _, name in sorted(deck))))
     return [found[i] for i in range(len(labels))]
+
+
+@verb
+def null_cosines(
+    positive: Float[Tensor, "n d"],
+    negative: Float[Tensor, "m d"],
+    estimator: Callable[[Tensor, Tensor], Tensor] = mean_difference,
+    *,
+    n_draws: int = 200,
+    paired: bool = False,
+    seed: int = 0,
+) -> Float[Tensor, "draw"]:
+    """Cosines of the direction with those of shuffled labels: what chance gives on these activations.
+
+    Their spread is not 1/√d: activations vary along few directions. Pure; no forward pass. For `pca`, which
+    does not see a pair turned round, the draws are differences of rows of one class.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> tuple(interp.steering.extract.null_cosines(up, down, n_draws=5).shape)
+        (5,)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    true = estimator(positive, negative).double()
+    n, m = len(positive), len(negative)
+    cosines = []
+    for _ in range(n_draws):
+        of_pca = estimator is pca
+        deal = within_classes(n, generator) if of_pca else shuffle(n, m, paired, generator)
+        drawn = estimator(*deal(positive, negative)).double()
+        cosines.append(torch.cosine_similarity(true, drawn, dim=0))
+    return torch.stack(cosines)
 
 
 def cluster_centres(

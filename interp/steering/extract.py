@@ -3,71 +3,230 @@
 1. Activations of the positive and the negative prompts at the places (`interp.activations`).
 2. An estimator (`estimators`) gives the vector of each place. Its length is set to the gap between the class
    means along it: adding it once moves the mean of the negative class to that of the positive one, along it.
-3. The same estimator on shuffled labels (for paired methods, pairs turned round at random) gives the control.
+3. The same estimator on shuffled labels gives the control: rows dealt anew to the classes or, with `paired`,
+   half of the pairs turned round. `pca` does not see a pair turned round; its control takes the differences
+   of prompts of one class. One prompt a class cannot be shuffled, and gives no control.
 
-`class_means` (style vectors, Konen et al. 2024, 2402.01618): the mean of a class minus that of all others.
-`kmeans`: the centres of clusters of activations minus their common mean.
+All extractors take the same options:
+
+| option     | what it says                                                                           |
+|------------|----------------------------------------------------------------------------------------|
+| layer      | one, several, or None for all; negative ones count from the last                       |
+| site, head | where activations are read; a head for sites with heads                                |
+| pos        | which positions of each prompt are averaged (see `interp.positions`)                   |
+| paired     | row i of both classes belong together, as many of each; decides how labels are shuffled |
+| mask       | True where a token is real, for padded ids: a pair (positive, negative)                |
+| seed       | of the shuffled labels                                                                 |
+| batch_size | prompts at once, None: 32                                                              |
+
+They raise ValueError, before any pass, for an empty class, unpaired lists of different length, a place that
+the model does not have, a position outside a prompt, padding without a mask; and where the classes do not
+differ.
+
+`class_means` and `kmeans` make directions of several classes, and without labels.
 
 Sign: adding the direction goes from negative to positive. Cost: one forward pass of each prompt as far as the
-last place.
+last place. The model is left as found.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._verbs import verb, warn
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
+from interp.places import Place
 from interp.positions import AnyPositions, weights
 from interp.probes.selectors import require_pairs
-from interp.prompts import read
+from interp.prompts import Mask, Prompts, read_classes
 from interp.steering import estimators
-from interp.steering._direction import Direction
-from interp.steering.estimators import cluster_centres, dealt, shuffle
+from interp.steering._classes import class_means as class_means
+from interp.steering._classes import kmeans as kmeans
+from interp.steering._direction import Direction, found_on
+from interp.steering.estimators import null_cosines as null_cosines
+from interp.steering.estimators import shuffle, within_classes
+
+__all__ = [
+    "class_means", "extract", "kmeans", "lda", "logistic", "mean_difference", "null_cosines", "pca",
+    "weighted_mean",
+]  # fmt: skip
 
 Estimator = Callable[[Tensor, Tensor], Tensor]
 
 
-def mean_difference(model: Model, positive: Any, negative: Any, **options: Any) -> Direction:
-    """Mean activation of the positive prompts minus that of the negative (CAA, 2312.06681). See `extract`."""
-    return extract(model, positive, negative, estimators.mean_difference, **options)
+def __dir__() -> list[str]:
+    return __all__
 
 
-def pca(model: Model, positive: Any, negative: Any, **options: Any) -> Direction:
-    """First principal direction of paired differences, not centred (2310.01405). See `extract`."""
-    return extract(model, positive, negative, estimators.pca, paired=True, **options)
+@dataclass(frozen=True, eq=False)
+class Extraction:
+    """The options that all extractors share: what is read of which prompts, and how labels are shuffled."""
+
+    layer: Layers = None
+    site: str = "resid_pre"
+    head: int | None = None
+    pos: AnyPositions = "last"
+    paired: bool = False
+    mask: Mask = None
+    seed: int = 0
+    batch_size: int | None = None
+
+    def places(self, model: Model) -> tuple[Place, ...]:
+        """Where activations are read."""
+        return places(anatomy(model), self.layer, self.site, self.head)
+
+    def rows(self, model: Model, prompts: Prompts) -> dict[Place, Tensor]:
+        """Activations [row, ...] of prompts at every place."""
+        return activations(model, prompts, self.places(model), self.pos, batch_size=self.batch_size)
+
+    def shuffler(self, estimator: Estimator, n: int, m: int) -> Callable[[Tensor, Tensor], Any] | None:
+        """What gives both classes shuffled labels; None where prompts are too few to have any."""
+        generator = torch.Generator().manual_seed(self.seed)
+        if max(n, m) < 2 or (estimator is estimators.pca and n < 2):
+            return None
+        if estimator is estimators.pca:
+            return within_classes(n, generator)
+        return shuffle(n, m, self.paired, generator, balanced=True)
 
 
-def lda(
-    model: Model, positive: Any, negative: Any, *, ridge: float | int = 1e-2, **options: Any
+@verb
+def mean_difference(
+    model: Model,
+    positive: Any,
+    negative: Any,
+    *,
+    layer: Layers = None,
+    site: str = "resid_pre",
+    head: int | None = None,
+    pos: AnyPositions = "last",
+    paired: bool = False,
+    mask: Mask = None,
+    seed: int = 0,
+    batch_size: int | None = None,
 ) -> Direction:
-    """Fisher's discriminant; `ridge` as in `estimators.lda`. See `extract`."""
+    """Mean activation of the positive prompts minus that of the negative (CAA, 2312.06681).
+
+    positive, negative: strings, token ids [prompt, pos], chat messages or a Task each. The options are those
+    of the module: see `steering.extract`. Cost: one forward pass of each prompt as far as the last place.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> d = interp.steering.mean_difference(model, task.clean[:4], task.clean[4:], layer=1)
+        >>> str(d.place), tuple(d.vector.shape)
+        ('L1.resid_pre', (64,))
+    """
+    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size)
+    return between_classes(model, positive, negative, estimators.mean_difference, "mean_difference", how)
+
+
+@verb
+def pca(
+    model: Model,
+    positive: Any,
+    negative: Any,
+    *,
+    layer: Layers = None,
+    site: str = "resid_pre",
+    head: int | None = None,
+    pos: AnyPositions = "last",
+    paired: bool = False,
+    mask: Mask = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> Direction:
+    """First principal direction of the differences of pairs, not centred (RepE, 2310.01405).
+
+    Row i of `positive` is always compared with row i of `negative`; options as in `steering.extract`. Warns
+    where the differences of pairs cancel along it, as with pairs in random order: its sign is then chance's.
+    Cost: one forward pass of each prompt as far as the last place.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> interp.steering.pca(model, task.clean[:4], task.clean[4:], layer=2).method
+        'pca'
+    """
+    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size)
+    return between_classes(model, positive, negative, estimators.pca, "pca", how, pairs=True)
+
+
+@verb
+def lda(
+    model: Model,
+    positive: Any,
+    negative: Any,
+    *,
+    ridge: float | int = 1e-2,
+    layer: Layers = None,
+    site: str = "resid_pre",
+    head: int | None = None,
+    pos: AnyPositions = "last",
+    paired: bool = False,
+    mask: Mask = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> Direction:
+    """Fisher's discriminant; `ridge` as in `estimators.lda`, the other options as in `steering.extract`.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> interp.steering.lda(model, task.clean[:4], task.clean[4:], layer=2, ridge=0.1).method
+        'lda'
+    """
+    estimators.nonnegative("ridge", ridge)
 
     def fit(up: Tensor, down: Tensor) -> Tensor:
         return estimators.lda(up, down, ridge)
 
-    return extract(model, positive, negative, fit, method="lda", **options)
+    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size)
+    return between_classes(model, positive, negative, fit, "lda", how)
 
 
+@verb
 def logistic(
-    model: Model, positive: Any, negative: Any, *, l2: float | int = 1e-3, **options: Any
+    model: Model,
+    positive: Any,
+    negative: Any,
+    *,
+    l2: float | int = 1e-3,
+    layer: Layers = None,
+    site: str = "resid_pre",
+    head: int | None = None,
+    pos: AnyPositions = "last",
+    paired: bool = False,
+    mask: Mask = None,
+    seed: int = 0,
+    batch_size: int | None = None,
 ) -> Direction:
-    """Normal of a logistic probe; `l2` as in `estimators.logistic`. See `extract`."""
+    """Normal of a logistic probe; `l2` as in `estimators.logistic`, other options as in `steering.extract`.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> interp.steering.logistic(model, task.clean[:4], task.clean[4:], layer=2).method
+        'logistic'
+    """
+    estimators.nonnegative("l2", l2)
 
     def fit(up: Tensor, down: Tensor) -> Tensor:
         return estimators.logistic(up, down, l2)
 
-    return extract(model, positive, negative, fit, method="logistic", **options)
+    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size)
+    return between_classes(model, positive, negative, fit, "logistic", how)
 
 
+@verb
 def weighted_mean(
     model: Model,
     positive: Any,
@@ -75,21 +234,40 @@ def weighted_mean(
     *,
     positive_weights: Float[Tensor, "n"] | None = None,
     negative_weights: Float[Tensor, "m"] | None = None,
-    **options: Any,
+    layer: Layers = None,
+    site: str = "resid_pre",
+    head: int | None = None,
+    pos: AnyPositions = "last",
+    paired: bool = False,
+    mask: Mask = None,
+    seed: int = 0,
+    batch_size: int | None = None,
 ) -> Direction:
-    """Difference of weighted means, with a weight on each prompt. See `extract`.
+    """Difference of weighted means, with a weight on each prompt; options as in `steering.extract`.
 
     The control draws the labels anew and leaves the weights out.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> import torch
+        >>> sure = torch.linspace(0.1, 1.0, 4)
+        >>> d = interp.steering.extract.weighted_mean(
+        ...     model, task.clean[:4], task.clean[4:], positive_weights=sure, layer=2)
+        >>> d.method
+        'weighted_mean'
     """
 
     def fit(up: Tensor, down: Tensor) -> Tensor:
         return estimators.weighted_mean(up, down, positive_weights, negative_weights)
 
-    return extract(
-        model, positive, negative, fit, method="weighted_mean", null=estimators.mean_difference, **options
+    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size)
+    return between_classes(
+        model, positive, negative, fit, "weighted_mean", how, null=estimators.mean_difference
     )
 
 
+@verb
 def extract(
     model: Model,
     positive: Any,
@@ -101,45 +279,112 @@ def extract(
     head: int | None = None,
     pos: AnyPositions = "last",
     paired: bool = False,
-    method: str | None = None,
-    null: Estimator | None = None,
+    mask: Mask = None,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Direction:
-    """A direction from `negative` to `positive`: strings, token ids or a Task each (see `prompts.read`).
+    """A direction by an estimator of yours, ([n, d], [m, d]) -> [d]; options as in `steering.extract`.
 
-    layer: one, several, or None for all. head: for sites with heads. pos: where each prompt is read.
-    estimator: ([n, d], [m, d]) -> [d]. seed: of the shuffled labels of the control.
-
-    Raises ValueError for an empty class, unpaired lists of different length, a place that the model does not
-    have, a position outside a prompt. The model is left as found.
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> medians = lambda up, down: up.median(0).values - down.median(0).values
+        >>> d = interp.steering.extract.extract(model, task.clean[:4], task.clean[4:], medians, layer=2)
+        >>> tuple(d.vector.shape)
+        (64,)
     """
-    wanted = places(anatomy(model), layer, site, head)
-    up, down = read(model, positive, what="positive"), read(model, negative, what="negative")
-    if paired:
+    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size)
+    return between_classes(
+        model, positive, negative, estimator, getattr(estimator, "__name__", "custom"), how
+    )
+
+
+def between_classes(
+    model: Model,
+    positive: Any,
+    negative: Any,
+    estimator: Estimator,
+    method: str,
+    how: Extraction,
+    *,
+    null: Estimator | None = None,
+    pairs: bool = False,
+) -> Direction:
+    """The direction of an estimator, and that of the same (or `null`) on shuffled labels."""
+    wanted = how.places(model)
+    up, down = read_classes(model, positive, negative, how.mask)
+    if how.paired or pairs:
         require_pairs(len(up), len(down))
     for prompts in (up, down):
-        weights(pos, prompts)
-    above, below = (activations(model, prompts, wanted, pos, batch_size=batch_size) for prompts in (up, down))
-    generator = torch.Generator().manual_seed(seed)
-    flips = shuffle(len(above[wanted[0]]), len(below[wanted[0]]), paired, generator, balanced=True)
-    name = method or getattr(estimator, "__name__", "custom")
-    vectors, shuffled = {}, {}
-    for where in wanted:
-        one, two = above[where].flatten(1), below[where].flatten(1)
-        vectors[where] = at_gap(estimator(one, two), one, two)
-        shuffled[where] = at_gap((null or estimator)(*flips(one, two)), *flips(one, two))
+        weights(how.pos, prompts)
+    above, below = (
+        {where: rows.flatten(1) for where, rows in how.rows(model, prompts).items()} for prompts in (up, down)
+    )
+    true = {
+        where: at_gap(estimator(above[where], below[where]), above[where], below[where]) for where in wanted
+    }
+    vectors = _without_rounding(true, above, below, method)
+    shuffler = how.shuffler(estimator, len(above[wanted[0]]), len(below[wanted[0]]))
+    shuffled = {} if shuffler is None else _shuffled(shuffler, null or estimator, above, below)
+    if shuffler is None:
+        warn(
+            f"{method}: labels of {len(up)} and {len(down)} prompts cannot be shuffled, so the direction has "
+            "no such control. Give two prompts or more of a class."
+        )
     return Direction(
         vectors=vectors,
         shuffled=shuffled,
-        model=anatomy(model).name,
-        method=name,
-        positions=pos if isinstance(pos, str) else repr(pos),
-        norms={w: _median_norm(above[w], below[w]) for w in wanted},
-        means={w: _means(vectors[w], above[w], below[w]) for w in wanted},
+        method=method,
+        positions=how.pos if isinstance(how.pos, str) else repr(how.pos),
+        norms={where: _median_norm(above[where], below[where]) for where in wanted},
+        means={where: _means(vectors[where], above[where], below[where]) for where in wanted},
         data=hashlib.sha256(f"{up.data_hash()}{down.data_hash()}".encode()).hexdigest(),
-        seed=seed,
+        seed=how.seed,
+        **found_on(model),
     )
+
+
+Rows = Mapping[Place, Tensor]
+
+
+def _shuffled(
+    shuffler: Callable[..., Any], estimator: Estimator, above: Rows, below: Rows
+) -> dict[Place, Tensor]:
+    drawn = {where: shuffler(above[where], below[where]) for where in above}
+    return {where: at_gap(estimator(*rows), *rows) for where, rows in drawn.items()}
+
+
+def _without_rounding(
+    vectors: dict[Place, Tensor], above: Rows, below: Rows, method: str
+) -> dict[Place, Tensor]:
+    """The vectors, with what is rounding alone set to 0; ValueError where that is all of them."""
+    norms = {where: _median_norm(above[where], below[where]) for where in vectors}
+    zero = [
+        w for w, v in vectors.items() if float(v.double().norm()) <= 16 * torch.finfo(v.dtype).eps * norms[w]
+    ]
+    names = ", ".join(map(str, zero))
+    if len(zero) == len(vectors):
+        raise ValueError(
+            f"{method}: the classes have the same activations at {names}, so there is no direction. Read "
+            "another layer or position, or give prompts that differ there."
+        )
+    _require_order(vectors, above, below, method, zero)
+    return {where: torch.zeros_like(v) if where in zero else v for where, v in vectors.items()}
+
+
+def _require_order(vectors: Rows, above: Rows, below: Rows, method: str, zero: Sequence[Place]) -> None:
+    """Warn where the differences of pairs cancel along a principal direction."""
+    if method != "pca":
+        return
+    for where in (each for each in vectors if each not in zero):
+        unit = vectors[where].double() / vectors[where].double().norm()
+        along = (above[where].double() - below[where].double()) @ unit
+        if len(along) > 2 and abs(float(along.mean())) < 0.1 * float(along.square().mean().sqrt()):
+            warn(
+                f"pca: the differences of pairs cancel along the direction at {where} (mean "
+                f"{along.mean():.2g} of {along.square().mean().sqrt():.2g}), so its sign and length are "
+                "chance. Give pairs in one order."
+            )
 
 
 def at_gap(vector: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -157,110 +402,3 @@ def _means(vector: Tensor, positive: Tensor, negative: Tensor) -> tuple[float, f
     unit = vector.double() / vector.double().norm().clamp(min=1e-30)
     up, down = (rows.flatten(1).double().mean(0) @ unit for rows in (positive, negative))
     return up.item(), down.item()
-
-
-def null_cosines(
-    positive: Float[Tensor, "n d"],
-    negative: Float[Tensor, "m d"],
-    estimator: Estimator = estimators.mean_difference,
-    *,
-    n_draws: int = 200,
-    paired: bool = False,
-    seed: int = 0,
-) -> Float[Tensor, "draw"]:
-    """Cosines of the direction with those of shuffled labels: what chance gives on these activations.
-
-    Their spread is not 1/√d: activations vary along few directions. Pure; no forward pass.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    true = estimator(positive, negative).double()
-    found = []
-    for _ in range(n_draws):
-        drawn = estimator(
-            *shuffle(len(positive), len(negative), paired, generator)(positive, negative)
-        ).double()
-        found.append(torch.cosine_similarity(true, drawn, dim=0))
-    return torch.stack(found)
-
-
-def class_means(
-    model: Model,
-    classes: Mapping[str, Any],
-    *,
-    layer: Layers = None,
-    site: str = "resid_pre",
-    head: int | None = None,
-    pos: AnyPositions = "last",
-    seed: int = 0,
-    batch_size: int = 32,
-) -> dict[str, Direction]:
-    """For each class, its mean activation minus the mean of the other classes' means, by place.
-
-    With two classes these are the mean difference and its negative. Each direction carries that of shuffled
-    labels (see `dealt`), drawn by `seed`. Cost: a forward pass of each prompt as far as the last layer.
-    Raises ValueError, before it, for fewer than two classes, an empty one, a position outside a prompt.
-    """
-    if len(classes) < 2:
-        raise ValueError(f"class_means needs two classes or more, got {len(classes)}.")
-    wanted = places(anatomy(model), layer, site, head)
-    data = {name: read(model, prompts, what=f"class {name!r}") for name, prompts in classes.items()}
-    for prompts in data.values():
-        weights(pos, prompts)
-    rows = {n: activations(model, p, wanted, pos, batch_size=batch_size) for n, p in data.items()}
-    labels = [name for name, found in rows.items() for _ in range(len(found[wanted[0]]))]
-    drawn = dealt(labels, torch.Generator().manual_seed(seed))
-    every = {w: torch.cat([found[w].flatten(1) for found in rows.values()]) for w in wanted}
-    true, shuffled = ({w: _differences(every[w], each) for w in wanted} for each in (labels, drawn))
-    return {
-        name: Direction(
-            vectors={w: true[w][name] for w in wanted},
-            shuffled={w: shuffled[w][name] for w in wanted},
-            model=anatomy(model).name,
-            method=f"class_means: {name}",
-            positions=pos if isinstance(pos, str) else repr(pos),
-            norms={w: rows[name][w].flatten(1).double().norm(dim=1).median().item() for w in wanted},
-            data=data[name].data_hash(),
-            seed=seed,
-        )
-        for name in classes
-    }
-
-
-def _differences(rows: Float[Tensor, "row d"], labels: Sequence[str]) -> dict[str, Float[Tensor, "d"]]:
-    """Mean of the rows of each class − mean of the other classes' means; summed in float64."""
-    means = {
-        name: rows[torch.tensor([each == name for each in labels], device=rows.device)].double().mean(0)
-        for name in dict.fromkeys(labels)
-    }
-    total = torch.stack(list(means.values())).sum(0)
-    return {name: (mean - (total - mean) / (len(means) - 1)).to(rows.dtype) for name, mean in means.items()}
-
-
-def kmeans(
-    model: Model,
-    prompts: Any,
-    k: int,
-    *,
-    layer: int,
-    site: str = "resid_pre",
-    pos: AnyPositions = "last",
-    seed: int = 0,
-    batch_size: int = 32,
-) -> tuple[tuple[Direction, ...], Int[Tensor, "row"]]:
-    """k directions without labels, the largest cluster first, and the cluster of every activation."""
-    (where,) = places(anatomy(model), layer, site)
-    data = read(model, prompts)
-    rows = activations(model, data, [where], pos, batch_size=batch_size)[where].flatten(1)
-    centres, cluster = cluster_centres(rows, k, seed)
-    made = Direction(
-        {where: rows[0]},
-        model=anatomy(model).name,
-        norms={where: rows.double().norm(dim=1).median().item()},
-        data=data.data_hash(),
-        positions=str(pos),
-        seed=seed,
-    )
-    middle = rows.double().mean(0)
-    vectors = [(centre - middle).to(rows.dtype) for centre in centres]
-    named = [replace(made, vectors={where: v}, method=f"kmeans {i} of {k}") for i, v in enumerate(vectors)]
-    return tuple(named), cluster

@@ -14,12 +14,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._verbs import verb
 from interp.places import Place, parse
 from interp.positions import Frame
 from interp.steering._clock import Clock
 from interp.steering._direction import Direction
 
+__all__ = ["Gate", "controller", "cosine_gate", "probe_gate", "rows"]
+
 HELD = (None, "last", "mean", "any")
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +90,20 @@ def shaped(weights: Tensor, h: Tensor, name: str) -> Tensor:
     )
 
 
+@verb
 def cosine_gate(
     direction: Direction, threshold: float | int, *, below: bool = False, held: str | None = None
 ) -> Gate:
     """On where the cosine of the activations with the direction is above (or below) the threshold.
 
     It reads at the direction's place. held="mean" is the condition of CAST (2409.05907).
+
+    Example:
+        >>> import torch
+        >>> from interp import steering
+        >>> d = steering.Direction.from_tensor(torch.ones(64), "L1.resid_pre")
+        >>> steering.gates.cosine_gate(d, 0.2, held="mean").held
+        'mean'
     """
     unit = direction.unit().vector
 
@@ -99,6 +114,7 @@ def cosine_gate(
     return Gate(weigh, direction.place, held, f"cosine_gate({direction.place}, {threshold})")
 
 
+@verb
 def probe_gate(
     weight: Float[Tensor, "d"],
     bias: float | int | Float[Tensor, ""],
@@ -107,7 +123,14 @@ def probe_gate(
     place: str | Place | None = None,
     held: str | None = None,
 ) -> Gate:
-    """On where sigmoid(h · weight + bias) is above the threshold."""
+    """On where sigmoid(h · weight + bias) is above the threshold.
+
+    Example:
+        >>> import torch
+        >>> from interp import steering
+        >>> steering.gates.probe_gate(torch.ones(64), 0.0, 0.5).name
+        'probe_gate(0.5)'
+    """
 
     def weigh(h: Tensor) -> Tensor:
         return torch.sigmoid(h @ weight.to(h) + torch.as_tensor(bias).to(h)) > threshold
@@ -116,19 +139,34 @@ def probe_gate(
     return Gate(weigh, where, held, f"probe_gate({threshold})")
 
 
+@verb
 def controller(
     network: Callable[[Tensor], Tensor],
     *,
     place: str | Place | None = None,
     held: str | None = None,
 ) -> Gate:
-    """Weights from a function or torch module: [row, pos, d] -> [row, pos] or [row, pos, 1]."""
+    """Weights from a function or torch module: [row, pos, d] -> [row, pos] or [row, pos, 1].
+
+    Example:
+        >>> from interp import steering
+        >>> steering.gates.controller(lambda h: h.mean(-1).sigmoid()).name
+        'controller'
+    """
     where = parse(place) if isinstance(place, str) else place
     return Gate(network, where, held, "controller")
 
 
+@verb
 def rows(on: Tensor) -> Gate:
-    """On in the given rows: bool, or weights from 0 to 1, [row]."""
+    """On in the given rows: bool, or weights from 0 to 1, [row].
+
+    Example:
+        >>> import torch
+        >>> from interp import steering
+        >>> steering.gates.rows(torch.tensor([True, False])).name
+        'rows'
+    """
 
     def weigh(h: Tensor) -> Tensor:
         if len(on) != len(h):

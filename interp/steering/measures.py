@@ -22,32 +22,51 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp._verbs import verb
 from interp.models import Model
 from interp.positions import AnyPositions, everywhere
 from interp.steering._direction import Direction
-from interp.steering._sweep import Entropy as Entropy
-from interp.steering._sweep import _by_layer, _Job, _reads
+from interp.steering._runs import Entropy as Entropy
+from interp.steering._runs import question_of
+from interp.steering._sweep import _by_layer, _Job
+from interp.steering.edits import finite
 from interp.tasks.metrics import KL
 
+__all__ = ["Calibration", "Entropy", "calibrate", "repetition", "select", "steerability", "summary"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+@verb
 def steerability(result: xr.Dataset, metric: str | None = None) -> xr.Dataset:
-    """`slope` (layer, prompt) in units of the metric by coefficient, signed so that positive is better.
+    """`slope` (prompt, layer) in units of the metric by coefficient, signed so that positive is better.
 
     Also `mean`, `sd` and `wrong` (share of prompts with a slope below 0) by layer, and the same with the
     suffix _random and _shuffled for the controls. Raises ValueError for fewer than two coefficients.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp import steering
+        >>> d = steering.mean_difference(model, up, down, layer=1)
+        >>> result = steering.sweep(model, d, task, [-1.0, 0.0, 1.0], progress=False)
+        >>> steering.measures.steerability(result)["slope"].dims
+        ('prompt', 'layer')
     """
     one = _metric(result, metric)
     if one.sizes["coefficient"] < 2:
         raise ValueError("a slope needs two coefficients or more. Sweep over several.")
-    sign = _sign(result, metric)
     out = xr.Dataset(
         attrs={**result.attrs, "convention": "slope of the metric by coefficient; positive: better"}
     )
     for name, suffix in (("value", ""), ("random", "_random"), ("shuffled", "_shuffled")):
         if name in one:
             c = one["coefficient"] - one["coefficient"].mean()
-            slope = sign * (c * one[name]).sum("coefficient") / (c**2).sum()
-            out[f"slope{suffix}"] = slope.transpose("layer", "prompt")
+            slope = (c * one[name]).sum("coefficient", skipna=False) / (c**2).sum()
+            out[f"slope{suffix}"] = slope.transpose("prompt", "layer")
             out[f"mean{suffix}"] = slope.mean("prompt")
             out[f"sd{suffix}"] = (
                 slope.std("prompt", ddof=1) if slope.sizes["prompt"] > 1 else slope.std("prompt")
@@ -56,9 +75,21 @@ def steerability(result: xr.Dataset, metric: str | None = None) -> xr.Dataset:
     return out
 
 
+@verb
 def summary(result: xr.Dataset) -> xr.Dataset:
-    """Mean, SD and 95th percentile over prompts of every variable: (statistic, layer, coefficient, ...)."""
-    names = [name for name in result.data_vars if "prompt" in result[name].dims and name != "base"]
+    """Mean, SD and 95th percentile over prompts of every variable: (statistic, layer, coefficient, ...).
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp import steering
+        >>> d = steering.mean_difference(model, up, down, layer=1)
+        >>> result = steering.sweep(model, d, task, [-1.0, 0.0, 1.0], progress=False)
+        >>> list(steering.measures.summary(result)["statistic"].values)
+        ['mean', 'sd', 'p95']
+    """
+    names = [name for name in result.data_vars if "prompt" in result[name].dims and name != "clean"]
     parts = {
         "mean": result[names].mean("prompt"),
         "sd": result[names].std("prompt"),
@@ -68,6 +99,7 @@ def summary(result: xr.Dataset) -> xr.Dataset:
     return out.assign_attrs(result.attrs)
 
 
+@verb
 def select(
     result: xr.Dataset,
     metric: str,
@@ -80,8 +112,20 @@ def select(
     """The layer and coefficient with the best mean effect whose mean KL is within the limit.
 
     Chosen on some of the prompts; `effect`, `kl`, and the controls' effects are those of the others
-    (`held_out`, a share). The effect is metric − base, positive is better. last_layer: highest layer allowed.
-    The sweep needs the metric "kl" beside the other. Raises ValueError where no setting is within the limit.
+    (`held_out`, a share). The effect is that of the sweep, positive is better. last_layer: highest layer
+    allowed. The sweep needs the metric "kl" beside the other. Raises ValueError where no setting is within
+    the limit.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp import steering
+        >>> d = steering.mean_difference(model, up, down, layer=1)
+        >>> result = steering.sweep(model, d, task, [-1.0, 0.0, 1.0], progress=False)
+        >>> best = steering.measures.select(result, "logit_diff", kl_limit=10.0)
+        >>> best["layer"]
+        1
     """
     n = result.sizes["prompt"]
     rows = np.random.default_rng(seed).permutation(n)
@@ -91,8 +135,8 @@ def select(
         raise ValueError(
             f"select needs two prompts or more, to choose on some and report on others; got {n}."
         )
-    effect = _sign(result, metric) * (_metric(result, metric)["value"] - _metric(result, metric)["base"])
-    kl = _metric(result, "kl")["value"]
+    effect = _metric(result, metric)["value"]
+    kl = _metric(result, "kl")["raw"]
     allowed = kl.isel(prompt=train).mean("prompt") <= kl_limit
     if last_layer is not None:
         allowed = allowed & (result["layer"] <= last_layer)
@@ -110,8 +154,7 @@ def select(
     one = _metric(result, metric)
     for name in ("random", "shuffled"):
         if name in one:
-            difference = _sign(result, metric) * (one[name] - one["base"])
-            found[f"effect_{name}"] = float(difference.isel({"prompt": test, **best}).mean())
+            found[f"effect_{name}"] = float(one[name].isel({"prompt": test, **best}).mean())
     return found
 
 
@@ -122,12 +165,6 @@ def _metric(result: xr.Dataset, metric: str | None) -> xr.Dataset:
     if "metric" not in result.dims:
         return result
     return result.sel(metric=metric or names[0])
-
-
-def _sign(result: xr.Dataset, metric: str | None) -> float:
-    names = [name.strip() for name in result.attrs["metric"].split(",")]
-    better = [name.strip() for name in result.attrs["better"].split(",")]
-    return 1.0 if better[names.index(metric or names[0])] == "higher" else -1.0
 
 
 _DOUBLINGS, _ROUNDS, _AT_ONCE = 40, 12, 8
@@ -141,6 +178,7 @@ class Calibration:
     kl: float
 
 
+@verb
 def calibrate(
     model: Model,
     direction: Direction,
@@ -149,6 +187,7 @@ def calibrate(
     *,
     sign: int = 1,
     when: AnyPositions = everywhere,
+    mask: Tensor | None = None,
     tolerance: float = 0.002,
 ) -> Calibration:
     """The smallest coefficient found whose mean KL(unsteered ‖ steered) is `target_kl` nats.
@@ -156,8 +195,19 @@ def calibrate(
     KL is that of the next token after each prompt (at the answer position of a Task). sign: 1 or -1, which
     way to steer. tolerance: relative. The direction has one place. Cost: about 40 steered passes of each
     prompt from the steered layer on. Raises ValueError for a target that no coefficient reaches.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp import steering
+        >>> d = steering.mean_difference(model, up, down, layer=1)
+        >>> round(steering.calibrate(model, d, task, 0.1).kl, 2)
+        0.1
     """
-    if not 0 < target_kl < float("inf"):
+    finite("target_kl", target_kl)
+    finite("tolerance", tolerance)
+    if not target_kl > 0:
         raise ValueError(f"target_kl is {target_kl}; it must be finite and above 0 (coefficient 0 gives 0).")
     if sign not in (1, -1):
         raise ValueError(f"sign is {sign}; use 1 or -1.")
@@ -169,12 +219,14 @@ def calibrate(
     length = parts[0].vector.double().norm().item()
     if length == 0:
         raise ValueError("the direction is 0: no coefficient changes anything.")
-    reads = _reads(model, prompts, None, None, [KL()])
-    run = _Job(model, parts, [0.0], None, when).runner(reads)
+    question = question_of(model, prompts, mask, None, None, KL())
+    first = _Job(model, parts, [0.0], None, when)
+    first.check(question.rows)
+    run = first.runner(question)
 
     def kl(steps: list[float]) -> Tensor:
         job = _Job(model, parts, [sign * step for step in steps], None, when)
-        return torch.from_numpy(job.measure(run, reads, parts, lambda n: None))[0, :, :, 0].mean(1)
+        return torch.from_numpy(job.measure(run, question.reads, parts, lambda n: None))[0, :, :, 0].mean(1)
 
     low, high = _bracket(kl, float(target_kl), 1e-2 / length)
     for _ in range(_ROUNDS):
@@ -206,8 +258,16 @@ def _bracket(kl: Any, target: float, first: float) -> tuple[float, float]:
     )
 
 
+@verb
 def repetition(tokens: Int[Tensor, "prompt pos"], n: int = 2) -> Float[Tensor, "prompt"]:
-    """Share of the n-grams of each row that have come before in it: 0 all new, towards 1 a loop."""
+    """Share of the n-grams of each row that have come before in it: 0 all new, towards 1 a loop.
+
+    Example:
+        >>> import torch
+        >>> rows = torch.tensor([[1, 2, 1, 2, 1], [1, 2, 3, 4, 5]])
+        >>> interp.steering.measures.repetition(rows).tolist()
+        [0.5, 0.0]
+    """
     if tokens.shape[1] <= n:
         raise ValueError(f"repetition of {n}-grams needs more than {n} tokens, got {tokens.shape[1]}.")
     grams = tokens.unfold(1, n, 1)  # [prompt, gram, n]

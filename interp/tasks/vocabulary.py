@@ -59,6 +59,15 @@ def bos(model: Any) -> int | None:
     return getattr(getattr(model, "tokenizer", None), "bos_token_id", None)
 
 
+def ends(model: Any) -> set[int]:
+    """The ids that end a text: the tokenizer's, and those of the model's own settings for generation."""
+    inner = getattr(model, "original_model", None)
+    settings = (getattr(model, "tokenizer", None), getattr(inner, "generation_config", None))
+    listed = [getattr(each, "eos_token_id", None) for each in settings]
+    ids = [each for given in listed for each in (given if isinstance(given, (list, tuple)) else [given])]
+    return {int(each) for each in ids if each is not None and 0 <= each < size(model)}
+
+
 def pad(model: Any) -> int:
     """The id used for padding: the tokenizer's, or 0."""
     token = getattr(getattr(model, "tokenizer", None), "pad_token_id", None)

@@ -127,7 +127,7 @@ def test_sweep_writes_the_sweep_of_the_library(
     task = classes(world, "sentiment", 12, 1, held_out=True).turned
     metrics = [interp.tasks.LogitDiff(), interp.tasks.KL()]
     direction = steering.Direction.load(folder / fitted)
-    expected = steering.sweep(world, direction, task, [-1.0, 0.0, 1.0], metrics)
+    expected = steering.sweep(world, direction, task, [-1.0, 0.0, 1.0], metric=metrics)
     np.testing.assert_allclose(written["value"], expected["value"], atol=1e-5)
     np.testing.assert_allclose(written["shuffled"], expected["shuffled"], atol=1e-5)
     assert written.sizes["neutral_prompt"] == 32

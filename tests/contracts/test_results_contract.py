@@ -35,7 +35,7 @@ def circuit(model: Any, task: interp.Task) -> circuits.Circuit:
 
 @pytest.fixture(scope="module")
 def direction(model: Any, task: interp.Task) -> steering.Direction:
-    return steering.mean_difference(model, task.clean, task.corrupt, layer=1)
+    return steering.mean_difference(model, task.clean[:3], task.clean[3:], layer=1)
 
 
 def _sweep(model: Any, task: interp.Task, circuit: Any, direction: Any, **options: Any) -> xr.Dataset:

@@ -9,7 +9,7 @@ import torch
 
 from interp import steering
 from interp.steering import Direction
-from interp.steering._gguf import read
+from interp.steering._files import read_gguf
 
 
 def test_directions_are_vectors(draw):
@@ -87,7 +87,7 @@ def test_control_vectors_for_llama_cpp(tmp_path, draw):
         b, "L3.resid_post", model="m"
     )
     path = d.to_gguf(tmp_path / "d.gguf")
-    found = read(path)
+    found = read_gguf(path)
     assert set(found) == {1, 3}
     torch.testing.assert_close(torch.from_numpy(found[1].copy()), a.float())
     torch.testing.assert_close(torch.from_numpy(found[3].copy()), b.float())

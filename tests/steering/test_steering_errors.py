@@ -75,8 +75,9 @@ def test_steering(silent, draw):
         (lambda: steering.edits.inject(good), "Use add"),
         (lambda: "add", "expected an intervention, got str"),
         (lambda: Direction.from_tensor(draw(24) * float("nan"), "L1.resid_pre"), "not finite"),
-        (lambda: Direction.from_tensor(draw(24) * 0, "L1.resid_pre").unit(), "is 0"),
-        (lambda: steering.ablate(Direction.from_tensor(draw(24) * 0, "L1.resid_pre")), "nothing to ablate"),
+        (lambda: Direction.from_tensor(draw(24) * 0, "L1.resid_pre"), "is all 0"),
+        (lambda: Direction({good.place: draw(24) * 0}).unit(), "is 0"),
+        (lambda: steering.ablate(Direction({good.place: draw(24) * 0})), "nothing to ablate"),
         (lambda: positions.at(), "at least one position"),
         (lambda: positions.window(3, 3), "is empty"),
         (lambda: positions.mask(torch.ones(1, 2, 3) > 0), "needs a bool tensor"),
@@ -101,7 +102,7 @@ def test_generation_and_sweeps(silent, ids, draw):
         (lambda m: steering.sweep(m, d, ids, [float("inf")]), "must be finite"),
         (lambda m: steering.sweep(m, [d, d], ids, [1.0]), "one for each layer"),
         (
-            lambda m: steering.sweep(m, d, ids, [1.0], [__import__("interp").tasks.LogitDiff()]),
+            lambda m: steering.sweep(m, d, ids, [1.0], metric=interp.tasks.LogitDiff()),
             "needs answer=",
         ),
     ):

@@ -20,13 +20,13 @@ def text(model, ids: list[int]) -> str:
 
 def test_every_run_is_its_own_generation(toy, ids) -> None:
     d = steering.mean_difference(toy, ids[:2], ids[2:], layer=1)
-    found = side_by_side(toy, ids, d, 3.0, max_new_tokens=5, seed=2)
+    found = side_by_side(toy, ids, d, 3.0, max_new_tokens=5, seed=2, stop=())
     assert found["run"].values.tolist() == ["base", "steered", "random", "shuffled"]
     others = {name: parts[0] for name, parts in controls([d], 2).items()}
     edits = {"base": (), "steered": steering.add(d, 3.0)}
     edits |= {name: steering.add(part, 3.0) for name, part in others.items()}
     for run, edit in edits.items():
-        whole = steering.generate(toy, ids, edit, max_new_tokens=5)[:, 6:]
+        whole = steering.generate(toy, ids, edit, max_new_tokens=5, stop=())[:, 6:]
         assert found["text"].sel(run=run).values.tolist() == [text(toy, row) for row in whole.tolist()]
         np.testing.assert_allclose(found["repetition"].sel(run=run), steering.measures.repetition(whole))
     assert found["coefficient"].values.tolist() == [0.0, 3.0, 3.0, 3.0]

@@ -10,7 +10,7 @@ import torch
 
 from interp import positions, steering
 from interp.models import logits, weights
-from interp.steering._sweep import Suffix, Whole, _reads, runner
+from interp.steering._runs import Suffix, Whole, question_of, runner
 from interp.tasks import KL, Loss, Task
 from interp.tasks.metrics import LogitDiff
 
@@ -31,8 +31,8 @@ def test_a_sweep_is_the_runs_one_by_one(toy, ids, answers, directions, within):
     answer, wrong = answers
     mask = torch.ones_like(ids, dtype=torch.bool)
     metrics = [LogitDiff(), KL(), steering.measures.Entropy(), Loss()]
-    found = steering.sweep(toy, directions, ids, STEPS, metrics, answer=answer, wrong=wrong)
-    assert found["value"].dims == ("layer", "coefficient", "prompt", "metric")
+    found = steering.sweep(toy, directions, ids, STEPS, metric=metrics, answer=answer, wrong=wrong)
+    assert found["value"].dims == ("prompt", "layer", "coefficient", "metric")
     with torch.no_grad():
         clean = logits(toy, ids)[:, -1].log_softmax(-1)
     for part in directions.split():
@@ -47,17 +47,18 @@ def test_a_sweep_is_the_runs_one_by_one(toy, ids, answers, directions, within):
             )
             difference = whole[:, -1].gather(1, answer[:, None]) - whole[:, -1].gather(1, wrong[:, None])
             wanted = torch.stack((difference[:, 0], kl, entropy, loss.view(4, -1).mean(1)), -1)
-            got = found["value"].sel(layer=part.layer, coefficient=step).values
+            got = found["raw"].sel(layer=part.layer, coefficient=step).values
             np.testing.assert_allclose(got, wanted, rtol=0, atol=100 * within)
-    zero = found["value"].sel(coefficient=0.0)
-    np.testing.assert_allclose(zero, found["base"].expand_dims(layer=3), rtol=0, atol=100 * within)
-    assert abs(found["value"].sel(coefficient=0.0, metric="kl")).max() < 100 * within
+    assert abs(found["value"].sel(coefficient=0.0)).max() < 100 * within
+    signs = np.array([1, -1, -1, -1])
+    np.testing.assert_allclose(found["value"], signs * (found["raw"] - found["clean"]), rtol=0, atol=1e-9)
     assert mask.all()
 
 
 def test_both_runners_agree_under_every_when_and_site(toy, ids, draw, within):
     ragged = [ids[0, :4].tolist(), ids[1].tolist(), ids[2, :5].tolist()]
-    reads = _reads(toy, ragged, None, None, [steering.measures.Entropy(), Loss()])
+    question = question_of(toy, ragged, None, None, None, [steering.measures.Entropy(), Loss()])
+    reads = question.reads
     for name in (
         "L1.resid_pre",
         "L1.resid_mid",
@@ -77,8 +78,8 @@ def test_both_runners_agree_under_every_when_and_site(toy, ids, draw, within):
         ):
             made = [each.check(toy) for each in steering.add(d, 2.0, when=when)]
             rows = torch.tensor([2, 0, 0, 1])
-            fast = Suffix(weights(toy), reads, {0, 1, 2}).run(rows, made)
-            whole = Whole(toy, reads).run(rows, made)
+            fast = Suffix(weights(toy), question, {0, 1, 2}).run(rows, made)
+            whole = Whole(toy, question).run(rows, made)
             for row in range(4):
                 n = int(reads.runs.lengths[rows[row]])
                 torch.testing.assert_close(fast[row, :n], whole[row, :n], rtol=0, atol=100 * within)
@@ -88,7 +89,7 @@ def test_models_that_the_engine_cannot_run_are_swept_under_hooks(model, ids, mon
     d = steering.mean_difference(model, ids[:2], ids[2:], layer=[1, 2])
     fast = steering.sweep(model, d, ids, STEPS)
     monkeypatch.setattr("interp.engine.trust.unsupported", lambda model: "a test says so")
-    assert isinstance(runner(model, _reads(model, ids, None, None, [KL()]), []), Whole)
+    assert isinstance(runner(model, question_of(model, ids, None, None, None, KL()), []), Whole)
     slow = steering.sweep(model, d, ids, STEPS)
     np.testing.assert_allclose(fast["value"], slow["value"], rtol=0, atol=1e-9)
     assert float(abs(fast["value"]).max()) > 0.01
@@ -105,7 +106,7 @@ def test_a_planted_unembedding_direction_raises_the_logit_difference_of_every_pr
     vector = (model.W_U[:, a] - model.W_U[:, b]).detach()
     d = steering.Direction.from_tensor(vector, "L2.resid_post")
     answer, wrong = torch.full((4,), a), torch.full((4,), b)
-    found = steering.sweep(model, d, ids, STEPS, [LogitDiff()], answer=answer, wrong=wrong)
+    found = steering.sweep(model, d, ids, STEPS, metric=LogitDiff(), answer=answer, wrong=wrong)
     steps = found["value"].sel(layer=2).diff("coefficient")
     assert float(steps.min()) > 0
     slopes = steering.measures.steerability(found)
@@ -120,17 +121,17 @@ def test_the_half_of_the_prompts_whose_answers_are_turned_is_steered_the_wrong_w
     vector = (model.W_U[:, 5] - model.W_U[:, 7]).detach()
     d = steering.Direction.from_tensor(vector, "L2.resid_post")
     answer, wrong = torch.tensor([5, 5, 7, 7]), torch.tensor([7, 7, 5, 5])
-    found = steering.sweep(model, d, ids, [-1.0, 0.0, 1.0], [LogitDiff()], answer=answer, wrong=wrong)
+    found = steering.sweep(model, d, ids, [-1.0, 0.0, 1.0], metric=LogitDiff(), answer=answer, wrong=wrong)
     slopes = steering.measures.steerability(found)
     assert slopes["wrong"].item() == 0.5
-    assert (slopes["slope"].values[0] > 0).tolist() == [True, True, False, False]
+    assert (slopes["slope"].values[:, 0] > 0).tolist() == [True, True, False, False]
 
 
 def test_metrics_where_lower_is_better_turn_the_slope(model, ids):
     d = steering.mean_difference(model, ids[:2], ids[2:], layer=1)
-    found = steering.sweep(model, d, ids, [0.0, 1.0], [steering.measures.Entropy()])
+    found = steering.sweep(model, d, ids, [0.0, 1.0], metric=steering.measures.Entropy())
     change = found["value"].isel(coefficient=1) - found["value"].isel(coefficient=0)
-    np.testing.assert_allclose(steering.measures.steerability(found)["slope"], -change)
+    np.testing.assert_allclose(steering.measures.steerability(found)["slope"], change)
 
 
 def test_controls_have_equal_norm_and_other_directions(model, ids):
@@ -158,8 +159,10 @@ def test_a_task_neutral_text_judges_and_attributes(model, ids, answers):
     )  # fmt: skip
     assert list(found["metric"].values) == ["logit_diff", "kl"]
     assert found.sizes["neutral_prompt"] == 3
-    plain = steering.sweep(model, d, neutral, [0.0, 2.0], [Loss()])["value"]
-    np.testing.assert_allclose(found["neutral_loss"], plain, rtol=0, atol=1e-12)
+    plain = steering.sweep(model, d, neutral, [0.0, 2.0], metric=Loss())["raw"]
+    np.testing.assert_allclose(
+        found["neutral_loss"], plain.transpose("layer", "coefficient", "prompt"), atol=1e-12
+    )
     made = steering.generate(model, ids, steering.add(d, 2.0), max_new_tokens=5)[:, 6:]
     assert found["first"].sel(layer=1, coefficient=2.0).values.tolist() == made[:, 0].tolist()
     np.testing.assert_allclose(
@@ -179,9 +182,9 @@ def test_repetition_counts_what_came_before():
 def test_selection_is_held_out_and_keeps_its_limits(model, ids):
     d = steering.mean_difference(model, ids[:2], ids[2:], layer=[0, 1, 2])
     answer, wrong = torch.full((4,), 5), torch.full((4,), 7)
-    found = steering.sweep(model, d, ids, STEPS, [LogitDiff(), KL()], answer=answer, wrong=wrong)
+    found = steering.sweep(model, d, ids, STEPS, metric=[LogitDiff(), KL()], answer=answer, wrong=wrong)
     best = steering.measures.select(found, "logit_diff", kl_limit=0.5)
-    kl = found["value"].sel(metric="kl", layer=best["layer"], coefficient=best["coefficient"])
+    kl = found["raw"].sel(metric="kl", layer=best["layer"], coefficient=best["coefficient"])
     rows = np.random.default_rng(0).permutation(4)
     assert float(kl.values[np.sort(rows[2:])].mean()) <= 0.5
     assert best["kl"] == pytest.approx(float(kl.values[np.sort(rows[:2])].mean()))
@@ -189,8 +192,8 @@ def test_selection_is_held_out_and_keeps_its_limits(model, ids):
     assert steering.measures.select(found, "logit_diff", kl_limit=1e9, last_layer=0)["layer"] == 0
     with pytest.raises(ValueError, match="no setting"):
         steering.measures.select(found.sel(coefficient=[3.0]), "logit_diff", kl_limit=1e-9)
-    numbers = steering.measures.summary(found)["value"]
-    np.testing.assert_allclose(numbers.sel(statistic="mean"), found["value"].mean("prompt"))
+    numbers = steering.measures.summary(found)["raw"]
+    np.testing.assert_allclose(numbers.sel(statistic="mean"), found["raw"].mean("prompt"))
     assert bool(
         (
             numbers.sel(statistic="p95", metric="kl") >= numbers.sel(statistic="mean", metric="kl") - 1e-12
@@ -204,8 +207,8 @@ def test_calibration_gives_the_kl_within_one_percent(toy, ids, target):
     for sign in (1, -1):
         found = steering.calibrate(toy, d, ids, target, sign=sign)
         assert math.copysign(1, found.coefficient) == sign
-        run = steering.sweep(toy, d, ids, [found.coefficient], [KL()], with_controls=False)
-        assert float(run["value"].mean()) == pytest.approx(target, rel=0.01)
+        run = steering.sweep(toy, d, ids, [found.coefficient], metric=KL(), with_controls=False)
+        assert float(run["raw"].mean()) == pytest.approx(target, rel=0.01)
         assert found.kl == pytest.approx(target, rel=0.01)
 
 

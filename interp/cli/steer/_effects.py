@@ -28,7 +28,7 @@ def sweep(args: argparse.Namespace, out: Output) -> None:
     direction = direction_of(model, args)
     prompts, about = prompts_of(model, args)
     options: dict[str, Any] = {"when": when_of(args), "seed": args.seed, "neutral": neutral_text(args)}
-    options |= {"metrics": metrics, "progress": not args.quiet}
+    options |= {"metric": metrics, "progress": not args.quiet}
     result = steering.sweep(model, direction, prompts, args.coefficients, **options)
     best, words = _best(result, args.kl_limit)
     out.say(about, words)
@@ -83,7 +83,6 @@ def generate(args: argparse.Namespace, out: Output) -> None:
     from interp import report
     from interp.cli._files import save
     from interp.steering._side_by_side import side_by_side
-    from interp.tasks import vocabulary
 
     if (args.coefficient is None) == (args.kl is None):
         raise ValueError("give --coefficient or --kl, one of them.")
@@ -92,11 +91,10 @@ def generate(args: argparse.Namespace, out: Output) -> None:
     model = load(args)
     direction = one_place(direction_of(model, args))
     prompts, about = prompts_of(model, args)
-    end = getattr(vocabulary.tokenizer_of(model), "eos_token_id", None)
     drawn: dict[str, Any] = {"temperature": args.temperature, "top_k": args.top_k, "seed": args.seed}
     result = side_by_side(
         model, prompts, direction, args.coefficient, target_kl=args.kl, when=when_of(args),
-        max_new_tokens=args.tokens, stop=() if end is None else (end,), **drawn,
+        max_new_tokens=args.tokens, **drawn,
     )  # fmt: skip
     out.say(f"{about}; {direction.method} at {direction.place}", _printed(result))
     out.tell(model=args.model, place=str(direction.place), runs=_runs(result))

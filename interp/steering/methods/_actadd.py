@@ -20,15 +20,17 @@ import torch
 from torch import Tensor
 
 from interp._activations import activations
+from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
 from interp.positions import prompt_only
 from interp.prompts import Prompts, read
-from interp.steering._direction import Direction
+from interp.steering._direction import Direction, found_on
 from interp.steering.edits import Made, allowed_start, finite, inject
 from interp.tasks import vocabulary
 
 
+@verb
 def actadd(
     model: Model,
     positive: Any,
@@ -55,6 +57,12 @@ def actadd(
     Cost: two forward passes of one prompt, as far as the last layer. Raises ValueError, before them, for more
     than one prompt on a side, a coefficient that is not finite, a negative start, a place that the model does
     not have. Paper: 2308.10248.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> from interp.steering import methods
+        >>> len(methods.actadd(model, "Mary gave", "John took", 1, 2.0))
+        1
     """
     finite("coefficient", coefficient)
     allowed_start(start)
@@ -73,6 +81,7 @@ def _kept(vectors: Tensor, coordinates: slice) -> Tensor:
     return out
 
 
+@verb
 def prompt_pair(
     model: Model,
     positive: Any,
@@ -86,6 +95,12 @@ def prompt_pair(
 
     positive, negative: a string, or ids [pos]. pad: the id that fills the shorter one (default: a space where
     the vocabulary has one, else the padding token). Cost: two forward passes as far as the last layer.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> from interp.steering import methods
+        >>> methods.prompt_pair(model, "Mary gave", "John took", layer=1).layout
+        'positions'
     """
     sides = [read(model, each, what=name) for each, name in ((positive, "positive"), (negative, "negative"))]
     for side, name in zip(sides, ("positive", "negative")):
@@ -101,7 +116,7 @@ def prompt_pair(
     return Direction(
         vectors={where: above[where] - below[where] for where in wanted},
         layout="positions",
-        model=anatomy(model).name,
+        **found_on(model),
         method="prompt_pair",
         positions=f"0 to {length - 1}",
         norms={where: above[where].double().norm(dim=1).median().item() for where in wanted},

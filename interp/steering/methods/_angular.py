@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
 from interp.places import Place
@@ -95,6 +96,7 @@ class SteeringPlane:
         return Gate(lambda h: h @ first.to(h) > 0, name="adaptive")
 
 
+@verb
 def steering_plane(
     model: Model,
     positive: Any,
@@ -103,12 +105,21 @@ def steering_plane(
     layer: Layers = None,
     site: str = "resid_pre",
     pos: AnyPositions = "last",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> SteeringPlane:
     """The plane of two classes of prompts (strings, token ids or a Task each) over several layers.
 
     Raises ValueError, before any pass, for fewer than two layers, an empty class, or a place that the model
     does not have. Cost: one forward pass of each prompt as far as the last layer. The model is left as found.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> plane = methods.steering_plane(model, up, down, layer=[1, 2])
+        >>> tuple(plane.first.shape)
+        (64,)
     """
     facts = anatomy(model)
     wanted = places(facts, layer, site)

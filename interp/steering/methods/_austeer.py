@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp._activations import activations
+from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import place, width
 from interp.places import Place
@@ -61,6 +62,7 @@ class Dimensions:
         return tuple(made)
 
 
+@verb
 def austeer(
     model: Model,
     positive: Any,
@@ -69,7 +71,7 @@ def austeer(
     k: int,
     *,
     pos: AnyPositions = "last",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Dimensions:
     """The k dimensions of all `sites` together with the largest |beta|.
 
@@ -77,6 +79,14 @@ def austeer(
     negative: as many prompts each, in pairs. Raises ValueError, before any pass, for unpaired classes, whole
     heads, a place that the model does not have, k outside 1 to the number of dimensions. Cost: one forward
     pass of each prompt as far as the last place. The model is left as found.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> len(methods.austeer(model, up, down, "L1.mlp_out", 5))
+        5
     """
     facts = anatomy(model)
     named = [sites] if isinstance(sites, (str, Place)) else list(sites)
@@ -102,8 +112,17 @@ def austeer(
     )
 
 
+@verb
 def momentum(positive: Float[Tensor, "n d"], negative: Float[Tensor, "n d"]) -> Float[Tensor, "d"]:
-    """beta of every dimension from pairs of activations. Pure. ValueError for unpaired or empty classes."""
+    """beta of every dimension from pairs of activations. Pure. ValueError for unpaired or empty classes.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> from interp.steering import methods
+        >>> tuple(methods.momentum(up, down).shape)
+        (8,)
+    """
     require_pairs(len(positive), len(negative))
     if not len(positive):
         raise ValueError("there are 0 pairs. Give at least one.")

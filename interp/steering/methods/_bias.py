@@ -20,7 +20,9 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp import results
 from interp._activations import activations
+from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
 from interp.positions import AnyPositions, weights
@@ -30,6 +32,7 @@ from interp.steering.estimators import logistic_probe
 from interp.steering.extract import mean_difference
 
 
+@verb
 def probe_sweep(
     model: Model,
     positive: Any,
@@ -41,7 +44,7 @@ def probe_sweep(
     folds: int = 4,
     l2: float | int = 1e-3,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> xr.Dataset:
     """`accuracy` and `shuffled` (layer, fold): balanced accuracy of a linear probe on the fold's prompts.
 
@@ -53,6 +56,14 @@ def probe_sweep(
     Cost: one forward pass of each prompt as far as the last layer, and 2 · layers · folds probes. Raises
     ValueError, before any pass, for fewer distinct prompts in a class than folds, fewer than two folds,
     pos="all", a place that the model does not have. Paper: 2508.09019.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> methods.probe_sweep(model, up, down, folds=2)["accuracy"].dims
+        ('layer', 'fold')
     """
     wanted = places(anatomy(model), layer, site)
     sides = read(model, positive, what="positive"), read(model, negative, what="negative")
@@ -65,23 +76,23 @@ def probe_sweep(
     drawn = label[torch.randperm(len(label), generator=torch.Generator().manual_seed(seed))]
     found = [activations(model, side, wanted, pos, batch_size=batch_size) for side in sides]
     rows = [torch.cat([part[where] for part in found]).flatten(1).cpu() for where in wanted]
-    return xr.Dataset(
-        {
-            "accuracy": (("layer", "fold"), [_accuracies(each, label, fold, l2) for each in rows]),
-            "shuffled": (("layer", "fold"), [_accuracies(each, drawn, fold, l2) for each in rows]),
-        },
-        coords={"layer": [where.layer for where in wanted], "fold": np.arange(folds)},
-        attrs={
-            "method": "probe_sweep",
-            "site": site,
-            "model": anatomy(model).name,
-            "unit": "share",
-            "seed": seed,
-            "convention": "balanced accuracy on held-out prompts; chance is 0.5",
-        },
+    attrs = results.provenance(
+        method="probe_sweep",
+        convention="balanced accuracy on held-out prompts; chance is 0.5",
+        model=anatomy(model).name,
+        site=site,
+        n_prompts=len(label),
+        seed=seed,
     )
+    variables = {
+        name: (("layer", "fold"), np.array([_accuracies(each, labels, fold, l2) for each in rows]))
+        for name, labels in (("accuracy", label), ("shuffled", drawn))
+    }
+    coords = {"layer": [where.layer for where in wanted], "fold": np.arange(folds)}
+    return results.dataset(variables, coords, attrs | {"unit": "share"})
 
 
+@verb
 def bias_direction(
     model: Model,
     biased: Any,
@@ -92,12 +103,21 @@ def bias_direction(
     pos: AnyPositions = "last",
     folds: int = 4,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> tuple[Direction, xr.Dataset]:
     """The mean difference at the layer whose probe is best, and the sweep of probes that chose the layer.
 
     Where several layers are equally good the first is taken. Add the direction with a negative coefficient.
     Cost and errors: those of `probe_sweep`, and a second forward pass of each prompt. Paper: 2508.09019.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> d, probes = methods.bias_direction(model, up, down, layer=[1, 2], folds=2)
+        >>> d.method
+        'mean_difference'
     """
     read_at: dict[str, Any] = {"site": site, "pos": pos, "seed": seed, "batch_size": batch_size}
     probes = probe_sweep(model, biased, neutral, layer=layer, folds=folds, **read_at)

@@ -17,16 +17,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, writers
 from interp.places import STREAM_SITES
 from interp.positions import AnyPositions, generated
+from interp.prompts import Mask
 from interp.steering import estimators
 from interp.steering._direction import Direction
 from interp.steering.edits import Made, ablate, add
-from interp.steering.extract import extract
+from interp.steering.extract import Extraction, between_classes
 
 
+@verb
 def caa(
     model: Model,
     positive: Any,
@@ -35,8 +38,9 @@ def caa(
     layer: Layers = None,
     site: str = "resid_pre",
     pos: AnyPositions = "last",
+    mask: Mask = None,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Direction:
     """Mean difference of paired prompts: [d] at each layer, with the control of exchanged pairs.
 
@@ -46,31 +50,39 @@ def caa(
     Cost: one forward pass of each prompt as far as the last layer. Raises ValueError, before any pass, for
     lists of different length, no prompts, a place that the model does not have, and for a position outside a
     prompt. Paper: 2312.06681.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> methods.caa(model, up, down, layer=1).method
+        'caa'
     """
-    return extract(
-        model,
-        positive,
-        negative,
-        estimators.mean_difference,
-        layer=layer,
-        site=site,
-        pos=pos,
-        paired=True,
-        method="caa",
-        seed=seed,
-        batch_size=batch_size,
-    )
+    how = Extraction(layer, site, None, pos, True, mask, seed, batch_size)
+    return between_classes(model, positive, negative, estimators.mean_difference, "caa", how)
 
 
+@verb
 def add_after_prompt(direction: Direction, coefficient: float | int = 1.0, *, unit: str = "vector") -> Made:
     """h + coefficient · v from the last prompt token on: it makes the first new token. unit: as in `add`.
 
     Cost: one addition a layer and pass. Raises ValueError for a coefficient that is not finite. Paper:
     2312.06681.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> made = methods.add_after_prompt(methods.caa(model, up, down, layer=1), 2.0)
+        >>> made[0].when
+        generated
     """
     return add(direction, coefficient, unit=unit, when=generated)
 
 
+@verb
 def ablate_everywhere(model: Model, direction: Direction, strength: float | int = 1.0) -> Made:
     """The direction's part taken out of everything that is written to the stream, at all positions.
 
@@ -79,6 +91,14 @@ def ablate_everywhere(model: Model, direction: Direction, strength: float | int 
 
     Cost: one projection for each block's attention and MLP. Raises ValueError, without a pass, for a
     direction with several places, of heads or neurons, or of another model. Paper: 2406.11717.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> len(methods.ablate_everywhere(model, methods.caa(model, up, down, layer=1)))
+        7
     """
     where = direction.check(model).place
     if where.site not in STREAM_SITES:

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._verbs import verb
 from interp.models import Model
 from interp.models.places import Layers
 from interp.places import Place
@@ -65,6 +66,7 @@ class Condition:
         return value < self.threshold if self.below else value > self.threshold
 
 
+@verb
 def cast(
     condition: Condition,
     behaviour: Direction,
@@ -77,10 +79,20 @@ def cast(
 
     The behaviour's places must come after the condition's; ValueError before any pass otherwise. unit: as in
     `steering.add`.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> condition = methods.cast_condition(model, up, down, layer=1)
+        >>> len(methods.cast(condition, methods.caa(model, up, down, layer=2), 2.0))
+        1
     """
     return add(behaviour, coefficient, unit=unit, when=when, gate=condition.gate())
 
 
+@verb
 def cast_condition(
     model: Model,
     positive: Any,
@@ -88,27 +100,36 @@ def cast_condition(
     *,
     layer: Layers = None,
     site: str = "resid_pre",
-    direction: Direction | None = None,
+    vectors: Direction | None = None,
     thresholds: Sequence[float] | None = None,
     kind: str = "tanh",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Condition:
     """A condition that holds on `positive` prompts and not on `negative` ones, by the largest F1.
 
-    direction: the condition vectors, of any extractor; by default mean differences of mean activations at
+    vectors: the condition vectors, of any extractor; by default mean differences of mean activations at
     `layer` (None: all). thresholds: a grid to choose from. kind: "tanh" (the paper's similarity) or "cosine"
     (with its sign).
 
     Raises ValueError, before any pass, for an empty class, a place that the model does not have, a grid that
     is empty or not finite; and where all similarities are equal. Cost: one pass of each prompt as far as the
-    last layer, and one more if no direction is given. The model is left as found.
+    last layer, and one more if no vectors are given. The model is left as found.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> condition = methods.cast_condition(model, up, down, layer=1)
+        >>> 0 <= condition.f1 <= 1
+        True
     """
     if kind not in SIMILARITIES:
         raise ValueError(f"kind is {kind!r}; use 'tanh' or 'cosine'.")
     grid = None if thresholds is None else _grid(thresholds)
     up, down = read(model, positive, what="positive"), read(model, negative, what="negative")
     options: dict[str, Any] = {"layer": layer, "site": site, "pos": "mean", "batch_size": batch_size}
-    found = mean_difference(model, up, down, **options) if direction is None else direction.check(model)
+    found = mean_difference(model, up, down, **options) if vectors is None else vectors.check(model)
     on, off = (activations(model, p, found.places, "mean", batch_size=batch_size) for p in (up, down))
     best: dict[Place, tuple[float, float, float, bool]] = {}
     for where in found.places:
@@ -129,12 +150,19 @@ def similarity(
     return (h * other).sum(-1) / (h.norm(dim=-1) * other.norm(dim=-1)).clamp(min=1e-30)
 
 
+@verb
 def best_threshold(
     on: Float[Tensor, "n"], off: Float[Tensor, "m"], thresholds: Sequence[float] | None = None
 ) -> tuple[float, bool, float]:
     """The threshold, whether the condition is below it, and F1, for similarities that should be on and off.
 
     Without a grid, all midpoints between neighbouring values are tried. Pure. ValueError where all are equal.
+
+    Example:
+        >>> import torch
+        >>> from interp.steering import methods
+        >>> methods.best_threshold(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2]))
+        (0.5, False, 1.0)
     """
     f1, _, threshold, below = _best(on, off, None if thresholds is None else _grid(thresholds))
     return threshold, below, f1

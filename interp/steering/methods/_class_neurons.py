@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._verbs import verb
 from interp.models import Model
 from interp.models.places import Layers
 from interp.positions import AnyPositions
@@ -66,6 +67,7 @@ class ClassScores:
         return torch.where((kept == best) & (kept > 0) & (best - second >= bounds.margin), kept, 0.0)
 
 
+@verb
 def class_neurons(
     model: Model,
     classes: Mapping[str, Any],
@@ -74,7 +76,7 @@ def class_neurons(
     layer: Layers = None,
     pos: AnyPositions = "all",
     bounds: Bounds | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> dict[str, Neurons]:
     """For each class of prompts (two or more), at most n neurons that are specific to it, best first.
 
@@ -82,6 +84,15 @@ def class_neurons(
     bounds gets none: give weaker ones. Raises ValueError, before any pass, for fewer than two classes, an
     empty class, n below 1, a layer that the model does not have. Cost: one forward pass of each prompt as far
     as the last layer. The model is left as found.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> chosen = methods.class_neurons(model, {"clean": up, "corrupt": down}, 3)
+        >>> sorted(chosen)
+        ['clean', 'corrupt']
     """
     limits = Bounds() if bounds is None else bounds
     if len(classes) < 2 or n < 1:
@@ -98,8 +109,17 @@ def class_neurons(
     }
 
 
+@verb
 def class_scores(rows: Mapping[str, Float[Tensor, "_ unit"]]) -> ClassScores:
-    """Scores of every unit for every class, from activations [row, unit] by class, in float64. Pure."""
+    """Scores of every unit for every class, from activations [row, unit] by class, in float64. Pure.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> from interp.steering import methods
+        >>> tuple(methods.class_scores({"up": up, "down": down}).score.shape)
+        (2, 8)
+    """
     if len(rows) < 2:
         raise ValueError(f"class_scores needs two classes or more, got {len(rows)}.")
     empty = [name for name, each in rows.items() if not len(each)]

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._verbs import verb
 from interp.models import Model
 from interp.models.places import Layers
 from interp.places import Place
@@ -54,6 +55,7 @@ class ExpertUnits:
         return top_neurons(self.auroc, n, self.layers, "experts")
 
 
+@verb
 def expert_units(
     model: Model,
     positive: Any,
@@ -61,12 +63,20 @@ def expert_units(
     *,
     layer: Layers = None,
     pos: AnyPositions = "max",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> ExpertUnits:
     """Expertise of the neurons (`post`) in telling positive prompts from negative ones.
 
     Raises ValueError, before any pass, for an empty class, a layer that the model does not have, a model
     without MLPs. Cost: one forward pass of each prompt as far as the last layer. The model is left as found.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> len(methods.expert_units(model, up, down, layer=1).experts(3))
+        3
     """
     layers = layer_numbers(model, layer)
     sides = [read(model, each, what=name) for each, name in ((positive, "positive"), (negative, "negative"))]
@@ -77,8 +87,16 @@ def expert_units(
     return ExpertUnits(scores.view(up.shape[1:]), layers)
 
 
+@verb
 def aura_factors(auroc: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-    """1 - 2 (AUROC - 1/2) where AUROC > 1/2, else 1. ValueError for values outside 0 to 1. Pure."""
+    """1 - 2 (AUROC - 1/2) where AUROC > 1/2, else 1. ValueError for values outside 0 to 1. Pure.
+
+    Example:
+        >>> import torch
+        >>> from interp.steering import methods
+        >>> methods.aura_factors(torch.tensor([0.25, 0.5, 1.0])).tolist()
+        [1.0, 1.0, 0.0]
+    """
     if bool(((auroc < 0) | (auroc > 1) | auroc.isnan()).any()):
         raise ValueError("an AUROC lies outside 0 to 1. Give areas, as selectors.auroc returns them.")
     return torch.where(auroc > 0.5, 1 - 2 * (auroc - 0.5), torch.ones_like(auroc))

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
 from interp.positions import AnyPositions, Positions, everywhere, window
 from interp.steering.edits import Made, Number, score_bias
 
 
+@verb
 def boost_attention(
     model: Model,
     instruction: tuple[int, int] | Positions,
@@ -33,6 +35,12 @@ def boost_attention(
     For `steer` and `generate`, with and without a cache. Raises ValueError, before any pass, for a factor
     that is not above 0, an empty span, layers or heads that the model does not have. Cost: one addition to
     the scores of each layer.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> from interp.steering import methods
+        >>> len(methods.boost_attention(model, (0, 4), 5.0))
+        3
     """
     source = instruction if isinstance(instruction, Positions) else _span(instruction)
     layers = [where.layer or 0 for where in places(anatomy(model), _listed(layer), "pattern")]

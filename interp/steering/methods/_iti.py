@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
 from interp.places import Place
@@ -29,7 +30,7 @@ from interp.steering import estimators
 from interp.steering._direction import Direction
 from interp.steering.edits import AnyGate, Made, Number, add
 
-DIRECTIONS = ("mass_mean", "probe")
+FITS = ("mass_mean", "probe")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,7 @@ class HeadShifts:
         return self.sigma[at] * self.theta[at]
 
 
+@verb
 def head_shifts(
     model: Model,
     positive: Any,
@@ -72,45 +74,64 @@ def head_shifts(
     *,
     layer: Layers = None,
     pos: AnyPositions = "last",
-    direction: str = "mass_mean",
+    fit: str = "mass_mean",
     share: float = 0.8,
     paired: bool = False,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> HeadShifts:
     """Probe every head on two classes of prompts.
 
     share: of the prompts on which probes are fitted; accuracy is that on the rest. paired: row i of both
-    classes belong together (two answers to one question) and fall on the same side of the split. direction:
+    classes belong together (two answers to one question) and fall on the same side of the split. fit:
     "mass_mean" or "probe".
 
     Raises ValueError, before any pass, for a layer that the model does not have, an empty class, classes too
     small to split, unpaired classes. Cost: one forward pass of each prompt as far as the last layer, and a
     probe of d_head weights a head. The model is left as found.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> shifts = methods.head_shifts(model, up, down)
+        >>> len(shifts.shift(2, 5.0))
+        2
     """
     facts = anatomy(model)
     wanted = places(facts, layer, "z")
-    _check_kind(direction)
+    _check_fit(fit)
     up, down = read(model, positive, what="positive"), read(model, negative, what="negative")
     _check_split(len(up), len(down), share, paired)
     above, below = (activations(model, p, wanted, pos, batch_size=batch_size) for p in (up, down))
     sides = (torch.stack([rows[where] for where in wanted], 1) for rows in (above, below))
-    options: dict[str, Any] = {"direction": direction, "share": share, "paired": paired, "seed": seed}
+    options: dict[str, Any] = {"fit": fit, "share": share, "paired": paired, "seed": seed}
     found = fit_heads(*sides, **options)
     return HeadShifts(*found, tuple(int(where.layer or 0) for where in wanted), facts.name)
 
 
+@verb
 def fit_heads(
     positive: Float[Tensor, "n layer head d_head"],
     negative: Float[Tensor, "m layer head d_head"],
     *,
-    direction: str = "mass_mean",
+    fit: str = "mass_mean",
     share: float = 0.8,
     paired: bool = False,
     seed: int = 0,
 ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head d_head"], Float[Tensor, "layer head"]]:
-    """Accuracy, theta and sigma of every head, from its activations. Pure; see `head_shifts`."""
-    _check_kind(direction)
+    """Accuracy, theta and sigma of every head, from its activations. Pure; see `head_shifts`.
+
+    Example:
+        >>> import torch
+        >>> from interp.steering import methods
+        >>> rows = torch.randn(2, 12, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+        >>> accuracy, theta, sigma = methods.fit_heads(*rows)
+        >>> tuple(theta.shape)
+        (2, 3, 4)
+    """
+    _check_fit(fit)
     _check_split(len(positive), len(negative), share, paired)
     generator = torch.Generator().manual_seed(seed)
     (up, up_rest), (down, down_rest) = _split(len(positive), len(negative), share, paired, generator)
@@ -121,7 +142,7 @@ def fit_heads(
         w, b = estimators.logistic_probe(one[up], two[down])
         sides = one[up_rest].double() @ w + b, -(two[down_rest].double() @ w + b)
         right = [(side.sign() + 1).mean() / 2 for side in sides]  # a logit of 0 is half right
-        vector = w if direction == "probe" else estimators.mean_difference(one, two)
+        vector = w if fit == "probe" else estimators.mean_difference(one, two)
         theta = vector / vector.norm().clamp(min=1e-30)
         along = torch.cat((one, two)).double() @ theta
         found.append(((right[0] + right[1]) / 2, theta, along.std()))
@@ -152,6 +173,6 @@ def _check_split(n: int, m: int, share: float, paired: bool) -> None:
         require_pairs(n, m)
 
 
-def _check_kind(direction: str) -> None:
-    if direction not in DIRECTIONS:
-        raise ValueError(f"direction is {direction!r}; use 'mass_mean' or 'probe'.")
+def _check_fit(fit: str) -> None:
+    if fit not in FITS:
+        raise ValueError(f"fit is {fit!r}; use 'mass_mean' or 'probe'.")

@@ -22,7 +22,9 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from interp import results
 from interp._activations import activations
+from interp._verbs import verb
 from interp.models import Model, anatomy, final_norm
 from interp.models.places import Layers, places
 from interp.places import STREAM_SITES
@@ -39,6 +41,7 @@ from interp.tasks import Task
 BY = ("jsd", "probe", "effect")
 
 
+@verb
 def select_layer(
     model: Model,
     positive: Any,
@@ -58,6 +61,14 @@ def select_layer(
 
     Cost: "jsd" and "probe" one forward pass of each prompt; "effect" those of `layer_effects`. Raises
     ValueError, before any pass, for another `by`, "effect" without a task, and what the three refuse.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> methods.select_layer(model, up, down) in range(3)
+        True
     """
     if by not in BY:
         raise ValueError(f"by is {by!r}; use one of {', '.join(BY)}.")
@@ -77,6 +88,7 @@ def select_layer(
     return int(mean["layer"][int(mean.argmax("layer"))])
 
 
+@verb
 def lens_divergence(
     model: Model,
     positive: Any,
@@ -85,12 +97,20 @@ def lens_divergence(
     layer: Layers = None,
     site: str = "resid_pre",
     pos: AnyPositions = "last",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> xr.Dataset:
-    """`value` (layer, prompt): JSD in nats between the logit lenses of prompt i on the two sides.
+    """`value` (prompt, layer): JSD in nats between the logit lenses of prompt i on the two sides.
 
     Cost: one forward pass of each prompt as far as the last layer. Raises ValueError, before any pass, for
     unpaired lists, pos="all", a site outside the stream. Paper: 2311.09433.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> methods.lens_divergence(model, up, down)["value"].dims
+        ('prompt', 'layer')
     """
     if site not in STREAM_SITES or pos == "all":
         raise ValueError(
@@ -104,23 +124,23 @@ def lens_divergence(
         weights(pos, side)
     up, down = (activations(model, side, wanted, pos, batch_size=batch_size) for side in sides)
     values = [_jsd(_lens(model, up[where]), _lens(model, down[where])).cpu().numpy() for where in wanted]
-    return xr.Dataset(
-        {"value": (("layer", "prompt"), np.stack(values))},
-        coords={"layer": [where.layer for where in wanted], "prompt": np.arange(len(sides[0]))},
-        attrs={
-            "method": "lens_divergence",
-            "site": site,
-            "model": anatomy(model).name,
-            "unit": "nats",
-            "convention": "Jensen-Shannon divergence of the logit lenses of paired prompts; 0 to log 2",
-        },
+    attrs = results.provenance(
+        method="lens_divergence",
+        convention="Jensen-Shannon divergence of the logit lenses of paired prompts; 0 to log 2",
+        model=anatomy(model).name,
+        site=site,
+        n_prompts=len(sides[0]),
     )
+    coords = {"layer": [where.layer for where in wanted], "prompt": np.arange(len(sides[0]))}
+    variables = {"value": (("prompt", "layer"), np.stack(values, 1))}
+    return results.dataset(variables, coords, attrs | {"unit": "nats"})
 
 
+@verb
 def layer_effects(
     model: Model, direction: Direction, task: Task, target_kl: float | int = 0.2, *, seed: int = 0
 ) -> xr.Dataset:
-    """`value`, `random`, `shuffled` (layer, prompt): effect on the task's metric, every layer at one KL.
+    """`value`, `random`, `shuffled` (prompt, layer): effect on the task's metric, every layer at one KL.
 
     The effect is metric(steered) − metric(unsteered), positive is better. `coefficient` (layer) is the one
     at which adding the direction has a mean KL of `target_kl` nats; each control has a coefficient of its
@@ -128,29 +148,40 @@ def layer_effects(
 
     Cost: for each layer and control about 40 steered passes of each prompt from that layer on. Raises
     ValueError for a KL that no coefficient reaches, a direction of another model.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> d = interp.steering.mean_difference(model, up, down, layer=1)
+        >>> methods.layer_effects(model, d, task, 0.1)["value"].dims
+        ('prompt', 'layer')
     """
     parts = direction.check(model).split()
     sets = {"value": list(parts)} | controls(parts, seed)
-    found = {
+    measured = {
         name: [_at_kl(model, each, task, target_kl) for each in members] for name, members in sets.items()
     }
-    return xr.Dataset(
-        {name: (("layer", "prompt"), np.stack([effect for _, effect in got])) for name, got in found.items()},
-        coords={
-            "layer": [part.layer for part in parts],
-            "prompt": np.arange(len(task)),
-            "coefficient": ("layer", [coefficient for coefficient, _ in found["value"]]),
-        },
-        attrs={
-            "method": "layer_effects",
-            "model": anatomy(model).name,
-            "metric": task.metric.name,
-            "unit": task.metric.unit,
-            "target_kl": float(target_kl),
-            "seed": seed,
-            "convention": "metric(steered) - metric(unsteered) at equal KL; positive is better",
-        },
+    coords = {
+        "layer": [part.layer for part in parts],
+        "coefficient": ("layer", [coefficient for coefficient, _ in measured["value"]]),
+    }
+    attrs = results.provenance(
+        method="layer_effects",
+        convention="effect = metric(steered) - metric(unsteered) at equal KL; positive: better by the metric",
+        metric=[task.metric],
+        model=anatomy(model).name,
+        site=", ".join(dict.fromkeys(part.site for part in parts)),
+        task=task.name,
+        task_fingerprint=task.fingerprint(),
+        n_prompts=len(task),
+        seed=seed,
+        target_kl=float(target_kl),
     )
+    effects = {name: np.stack([effect for _, effect in got], 1) for name, got in measured.items()}
+    variables = {name: (("prompt", "layer"), effect) for name, effect in effects.items()}
+    return results.dataset(variables, coords, attrs, task)
 
 
 def _at_kl(
@@ -160,9 +191,8 @@ def _at_kl(
     if direction is None or not bool(direction.vector.any()):
         return float("nan"), np.full(len(task), np.nan)
     step = calibrate(model, direction, task, target_kl, tolerance=0.01).coefficient
-    found = sweep(model, direction, task, [step], [task.metric], with_controls=False)
-    sign = 1.0 if task.metric.better == "higher" else -1.0
-    return step, sign * (found["value"] - found["base"]).squeeze(("layer", "coefficient")).values
+    swept = sweep(model, direction, task, [step], metric=task.metric, with_controls=False, progress=False)
+    return step, swept["value"].squeeze(("layer", "coefficient")).values
 
 
 def _lens(model: Model, rows: Float[Tensor, "prompt d"]) -> Float[Tensor, "prompt vocab"]:

@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp._activations import activations
+from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import place
 from interp.places import Place
@@ -54,6 +55,7 @@ class LinearAct:
         return tuple(each for one in made for each in one)
 
 
+@verb
 def linear_act(
     model: Model,
     source: Any,
@@ -62,7 +64,7 @@ def linear_act(
     *,
     pos: AnyPositions = "mean",
     incremental: bool = True,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> LinearAct:
     """Maps that take the activations of `source` to those of `target` (prompts each; they need no pairs).
 
@@ -73,6 +75,15 @@ def linear_act(
     Raises ValueError, before any pass, for a place that the model does not have or that is named twice, whole
     heads ("L1.z"), an empty class, positions outside a prompt. Cost: a forward pass of each target prompt; of
     each source prompt one, or one for each place if incremental. The model is left as found.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> act = methods.linear_act(model, down, up, "L1.resid_post")
+        >>> len(act.steer(0.5))
+        1
     """
     wanted = _ordered(model, [sites] if isinstance(sites, (str, Place)) else list(sites))
     start, end = read(model, source, what="source"), read(model, target, what="target")
@@ -88,10 +99,20 @@ def linear_act(
     return LinearAct(scale, shift)
 
 
+@verb
 def transport_map(
     source: Float[Tensor, "n unit"], target: Float[Tensor, "m unit"]
 ) -> tuple[Float[Tensor, "unit"], Float[Tensor, "unit"]]:
-    """Scale and shift of each unit, in float64. Pure. ValueError for an empty class or unequal widths."""
+    """Scale and shift of each unit, in float64. Pure. ValueError for an empty class or unequal widths.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> from interp.steering import methods
+        >>> scale, shift = methods.transport_map(down, up)
+        >>> tuple(scale.shape)
+        (8,)
+    """
     if not len(source) or not len(target):
         raise ValueError(f"the source has {len(source)} rows, the target {len(target)}; give one or more.")
     if source.shape[1] != target.shape[1]:
@@ -118,7 +139,7 @@ def coupling(n: int, m: int) -> tuple[Int[Tensor, "step"], Int[Tensor, "step"], 
 
 
 def _under(
-    model: Model, fitted: LinearAct, start: Prompts, where: Place, pos: AnyPositions, batch_size: int
+    model: Model, fitted: LinearAct, start: Prompts, where: Place, pos: AnyPositions, batch_size: int | None
 ) -> Tensor:
     with steer(model, *fitted.steer()):
         return activations(model, start, where, pos, batch_size=batch_size)

@@ -19,11 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import places
 from interp.positions import AnyPositions, weights
 from interp.prompts import Prompts, read
-from interp.steering._direction import Direction
+from interp.steering._direction import Direction, found_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,9 @@ class MoralDirection:
     explained: Float[Tensor, "component"]
     pos: AnyPositions
 
-    def score(self, model: Model, sentences: Any, *, batch_size: int = 32) -> Float[Tensor, "prompt"]:
+    def score(
+        self, model: Model, sentences: Any, *, batch_size: int | None = None
+    ) -> Float[Tensor, "prompt"]:
         """m̂ᵀ (e − ē) of each sentence: above 0 is nearer to the do's. Sort candidates by it to rank them.
 
         Cost: one forward pass of each sentence as far as the layer. Raises ValueError, before any pass, for
@@ -49,6 +52,7 @@ class MoralDirection:
         return self.direction.project(rows.double() - self.centre.to(rows.device))
 
 
+@verb
 def moral_direction(
     model: Model,
     dos: Any,
@@ -57,7 +61,7 @@ def moral_direction(
     layer: int,
     site: str = "resid_pre",
     pos: AnyPositions = "mean",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> MoralDirection:
     """The first principal component of the activations of all phrases, from the don'ts to the do's.
 
@@ -66,6 +70,15 @@ def moral_direction(
     Cost: one forward pass of each phrase as far as the layer. Raises ValueError, before any pass, for an
     empty side, fewer than three phrases, pos="all", a place that the model does not have; and after it where
     all phrases have the same activations. Paper: 2103.11790.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> moral = methods.moral_direction(model, up, down, layer=1)
+        >>> tuple(moral.score(model, up).shape)
+        (4,)
     """
     if pos == "all":
         raise ValueError("pos is 'all'; a phrase has one embedding. Use 'mean' or 'last'.")
@@ -84,7 +97,7 @@ def moral_direction(
     axis = axes[0] if float((up.mean(0) - down.mean(0)) @ axes[0]) >= 0 else -axes[0]
     direction = Direction(
         {where: axis},
-        model=anatomy(model).name,
+        **found_on(model),
         method="moral_direction",
         positions=pos if isinstance(pos, str) else repr(pos),
         norms={where: both.norm(dim=1).median().item()},
@@ -95,6 +108,6 @@ def moral_direction(
 
 
 def _rows(
-    model: Model, data: Prompts, where: Any, pos: AnyPositions, batch_size: int
+    model: Model, data: Prompts, where: Any, pos: AnyPositions, batch_size: int | None
 ) -> Float[Tensor, "prompt d"]:
     return activations(model, data, where, pos, batch_size=batch_size).flatten(1).double()

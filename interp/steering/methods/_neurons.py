@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._verbs import verb
 from interp.engine.readout import Reads, Scores
 from interp.engine.runs import Runs
+from interp.experiment import Metrics, check_metric
 from interp.models import Model, anatomy, logits
 from interp.models.places import Layers, places
 from interp.places import Place
@@ -95,10 +97,18 @@ class Neurons:
         return len(one & two) / max(1, len(one | two))
 
 
+@verb
 def top_neurons(
     scores: Float[Tensor, "layer neuron"], n: int, layers: Sequence[int], name: str = "neurons"
 ) -> Neurons:
-    """The n neurons with the highest scores. ValueError for n outside 1 to their number."""
+    """The n neurons with the highest scores. ValueError for n outside 1 to their number.
+
+    Example:
+        >>> import torch
+        >>> from interp.steering import methods
+        >>> methods.top_neurons(torch.tensor([[0.1, 0.9], [0.5, 0.2]]), 2, [0, 1]).names
+        ('L0N1', 'L1N0')
+    """
     if not 1 <= n <= scores.numel():
         raise ValueError(f"n is {n}; there are {scores.numel()} neurons.")
     order = scores.flatten().argsort(descending=True, stable=True)[:n].tolist()
@@ -112,13 +122,26 @@ def layer_numbers(model: Model, layer: Layers) -> tuple[int, ...]:
     return tuple(int(where.layer or 0) for where in places(anatomy(model), layer, "post"))
 
 
+@verb
 def neuron_activations(
-    model: Model, data: Any, *, layer: Layers = None, pos: AnyPositions = "last", batch_size: int = 32
+    model: Model,
+    data: Any,
+    *,
+    layer: Layers = None,
+    pos: AnyPositions = "last",
+    batch_size: int | None = None,
 ) -> Float[Tensor, "row layer neuron"]:
     """Activations at `post`: a row for each prompt, or for each token with pos="all".
 
     pos: as in `steering.activations`, or "max", the largest value over the prompt's tokens. Cost: one forward
     pass of each prompt as far as the last layer. Raises ValueError before it.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> from interp.steering import methods
+        >>> methods.neuron_activations(model, task.clean, layer=[0, 1]).shape[:2]
+        torch.Size([8, 2])
     """
     wanted = places(anatomy(model), layer, "post")
     prompts = read(model, data)
@@ -132,29 +155,39 @@ def neuron_activations(
 _ROWS = 128
 
 
+@verb
 def measure(
-    model: Model, task: Task, *interventions: Any, metric: Metric | None = None
-) -> Float[Tensor, "prompt"]:
-    """The metric (default: the task's) of each clean prompt under the interventions, in float64.
+    model: Model, task: Task, *interventions: Any, metric: Metrics | None = None
+) -> Float[Tensor, "*prompt_metric"]:
+    """The metric (default: the task's) of each clean prompt under the interventions, in float64: [prompt].
 
-    Cost: two forward passes of each prompt, of which one is plain. Raises ValueError, before any pass, for
-    interventions that the model cannot take. The model is left as found.
+    A sequence of metrics gives [prompt, metric]. Cost: a forward pass of each prompt, and a plain one with
+    interventions. Raises ValueError, before any pass, for interventions that the model cannot take. The model
+    is left as found.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> from interp.steering import methods
+        >>> tuple(methods.measure(model, task).shape)
+        (8,)
     """
-    chosen = task.metric if metric is None else metric
+    chosen = check_metric(metric, task.metric)
     made = [each.check(model) for each in flat(interventions)]
-    found = [_rows(model, task[start : start + _ROWS], made, chosen) for start in range(0, len(task), _ROWS)]
-    return torch.cat(found)
+    parts = [task[start : start + _ROWS] for start in range(0, len(task), _ROWS)]
+    values = torch.cat([_rows(model, part, made, chosen) for part in parts])
+    return values if isinstance(metric, (tuple, list)) else values[:, 0]
 
 
-def _rows(model: Model, task: Task, made: list[Any], metric: Metric) -> Tensor:
+def _rows(model: Model, task: Task, made: list[Any], metric: tuple[Metric, ...]) -> Tensor:
     device = anatomy(model).device
     clean, lengths = task.clean.to(device), task.lengths.to(device)
     answers = (task.answers.to(device), task.wrongs.to(device))
     positions = task.last_position.to(device)
-    runs = Runs(clean, clean, True, *answers, positions, lengths, reads=task.reads)
-    scores = Scores(Reads(runs, (metric,)))
+    scores = Scores(Reads(Runs(clean, clean, True, *answers, positions, lengths, reads=task.reads), metric))
     with torch.no_grad():
         plain = scores.pick(logits(model, clean))
+        if not made:
+            return scores(plain, plain)
         with steer(model, *made, prompt_length=lengths):
-            steered = scores.pick(logits(model, clean))
-        return scores(steered, plain)[:, 0]
+            return scores(scores.pick(logits(model, clean)), plain)

@@ -16,27 +16,29 @@ between the class means along it. KL and entropy are in nats.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
 
-from interp._activations import activations
+from interp import results
+from interp._verbs import verb
 from interp.models import Model, anatomy
-from interp.models.places import Layers, places
+from interp.models.places import Layers
 from interp.positions import AnyPositions, everywhere
-from interp.prompts import read
-from interp.steering._direction import Direction
-from interp.steering._sweep import Entropy, sweep
-from interp.steering.estimators import mean_difference
-from interp.steering.extract import extract, pca
+from interp.prompts import Mask, read
+from interp.steering import estimators
+from interp.steering._direction import Direction, found_on
+from interp.steering._runs import Entropy
+from interp.steering._sweep import sweep
+from interp.steering.extract import Extraction, between_classes
 from interp.tasks.metrics import KL, Metric, Rank
 
 KINDS = ("reading", "contrast", "pca")
 
 
+@verb
 def control_vector(
     model: Model,
     positive: Any,
@@ -46,8 +48,9 @@ def control_vector(
     layer: Layers = None,
     site: str = "resid_pre",
     pos: AnyPositions = "last",
+    mask: Mask = None,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Direction:
     """A control vector [d] at each layer, of one of the three kinds above.
 
@@ -57,34 +60,42 @@ def control_vector(
     Cost: one forward pass of each prompt as far as the last layer. Raises ValueError, before any pass, for
     another kind, negative prompts missing or not wanted, lists of different length, pos="all" for "reading",
     a place that the model does not have. Papers: 2310.01405, 2504.19483.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> methods.control_vector(model, up, down, kind="pca", layer=1).method
+        'pca'
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; use one of {', '.join(KINDS)}.")
     if (kind == "reading") != (negative is None):
         wants = "takes positive prompts alone" if kind == "reading" else "needs negative prompts too"
         raise ValueError(f"kind {kind!r} {wants}.")
-    options: dict[str, Any] = {"layer": layer, "site": site, "pos": pos, "batch_size": batch_size}
+    how = Extraction(layer, site, None, pos, True, mask, seed, batch_size)
     if kind == "reading":
-        return _reading(model, positive, **options)
-    if kind == "pca":
-        return pca(model, positive, negative, seed=seed, **options)
-    return extract(
-        model, positive, negative, mean_difference, paired=True, method="contrast", seed=seed, **options
-    )
+        return _reading(model, positive, how)
+    estimator = estimators.pca if kind == "pca" else estimators.mean_difference
+    return between_classes(model, positive, negative, estimator, kind, how)
 
 
+@verb
 def effect_curves(
     model: Model,
     direction: Direction,
     prompts: Any,
-    coefficients: Sequence[float | int],
+    coefficients: Any,
     *,
     answer: Int[Tensor, "prompt"] | Int[Tensor, "prompt k"] | None = None,
     when: AnyPositions = everywhere,
+    mask: Tensor | None = None,
     with_controls: bool = True,
     seed: int = 0,
+    progress: bool = True,
 ) -> xr.Dataset:
-    """`kl`, `entropy` and, where answers are known, `right` (layer, coefficient, prompt), of the next token.
+    """`kl`, `entropy` and, where answers are known, `right` (prompt, layer, coefficient), of the next token.
 
     kl: KL(unsteered ‖ steered); entropy: of the steered distribution; right: 1 where an answer is the
     likeliest token, so that its mean is the accuracy. prompts: a Task (its answers are used), or prompts with
@@ -94,37 +105,53 @@ def effect_curves(
     Cost: as `steering.sweep`: for each coefficient and control a pass of each prompt from the layer on.
     Raises ValueError, before any pass, for no coefficients, one that is not finite, a direction of another
     model. Paper: 2504.19483.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> d = methods.control_vector(model, up, down, layer=1)
+        >>> curves = methods.effect_curves(model, d, task, [0.0, 1.0], progress=False)
+        >>> curves["kl"].dims
+        ('prompt', 'layer', 'coefficient')
     """
     known = answer is not None or hasattr(prompts, "answers")
-    metrics: list[Metric] = [KL(), Entropy()] + ([Rank()] if known else [])
-    found = sweep(
-        model, direction, prompts, [float(step) for step in coefficients], metrics, answer=answer, when=when,
-        with_controls=with_controls, seed=seed,
+    metric: list[Metric] = [KL(), Entropy()] + ([Rank()] if known else [])
+    swept = sweep(
+        model, direction, prompts, coefficients, metric=metric, answer=answer, when=when, mask=mask,
+        with_controls=with_controls, seed=seed, progress=progress,
     )  # fmt: skip
-    out = xr.Dataset(attrs={**found.attrs, "method": "effect_curves", "unit": "nats; right: share"})
+    out = xr.Dataset(
+        attrs={**swept.attrs, "method": "effect_curves", "convention": "raw metrics, no effects"}
+    )
     for name in ("value", "random", "shuffled"):
-        if name in found:
-            suffix, part = "" if name == "value" else f"_{name}", found[name]
-            for metric in ("kl", "entropy"):
-                out[metric + suffix] = part.sel(metric=metric, drop=True)
+        if name in swept:
+            suffix, raw = (
+                "" if name == "value" else f"_{name}",
+                swept["clean"] - swept[name],
+            )  # lower is better
+            raw = raw.transpose(*swept[name].dims)
+            for each in ("kl", "entropy"):
+                out[each + suffix] = raw.sel(metric=each, drop=True)
             if known:
-                rank = part.sel(metric="rank", drop=True)
-                out["right" + suffix] = (rank == 0).astype(float).where(rank.notnull())
+                rank = raw.sel(metric="rank", drop=True)
+                out["right" + suffix] = (rank < 0.5).astype(float).where(rank.notnull())
+    results.check(out)
     return out
 
 
-def _reading(
-    model: Model, positive: Any, layer: Layers, site: str, pos: AnyPositions, batch_size: int
-) -> Direction:
-    if pos == "all":
+def _reading(model: Model, positive: Any, how: Extraction) -> Direction:
+    if how.pos == "all":
         raise ValueError("pos is 'all'; a reading vector has one row a prompt. Use 'last' or 'mean'.")
-    wanted, data = places(anatomy(model), layer, site), read(model, positive, what="positive")
-    rows = activations(model, data, wanted, pos, batch_size=batch_size)
+    mask = how.mask if how.mask is None or isinstance(how.mask, Tensor) else how.mask[0]
+    data = read(model, positive, mask, what="positive")
+    rows = {where: each.flatten(1).double() for where, each in how.rows(model, data).items()}
     return Direction(
-        vectors={w: rows[w].flatten(1).double().mean(0).to(rows[w].dtype) for w in wanted},
-        model=anatomy(model).name,
+        vectors={where: each.mean(0).to(anatomy(model).dtype) for where, each in rows.items()},
         method="reading",
-        positions=pos if isinstance(pos, str) else repr(pos),
-        norms={w: rows[w].flatten(1).double().norm(dim=1).median().item() for w in wanted},
+        positions=how.pos if isinstance(how.pos, str) else repr(how.pos),
+        norms={where: each.norm(dim=1).median().item() for where, each in rows.items()},
         data=data.data_hash(),
+        **found_on(model),
     )

@@ -15,11 +15,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
+from interp import results
+from interp._verbs import verb
+from interp.experiment import Metrics, check_metric
 from interp.models import Model, anatomy
 from interp.models.places import Layers
 from interp.positions import AnyPositions
@@ -31,6 +36,7 @@ from interp.tasks.metrics import Metric, Prob
 CONVENTION = "effect = metric - metric with the neurons at 0; positive: they help the relation"
 
 
+@verb
 def relation_neurons(
     model: Model,
     relations: Mapping[str, Any],
@@ -38,13 +44,22 @@ def relation_neurons(
     *,
     layer: Layers = None,
     pos: AnyPositions = "last",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> dict[str, Neurons]:
     """The n neurons of each relation, best first. relations: prompts or a Task by name, two or more.
 
     Raises ValueError, before any pass, for fewer than two relations, an empty one, n outside 1 to the number
     of neurons, a layer that the model does not have. Cost: one forward pass of each prompt as far as the last
     layer. The model is left as found.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> chosen = methods.relation_neurons(model, {"clean": up, "corrupt": down}, 3)
+        >>> len(chosen["clean"])
+        3
     """
     layers = layer_numbers(model, layer)
     total = len(layers) * anatomy(model).d_mlp
@@ -63,12 +78,20 @@ def relation_neurons(
     return found
 
 
+@verb
 def average_precision(
     positive: Float[Tensor, "n unit"], negative: Float[Tensor, "m unit"]
 ) -> Float[Tensor, "unit"]:
     """Mean over positives of the precision at a threshold equal to their value; chance is n / (n + m).
 
     Equal values share a threshold. Pure, in float64. ValueError for an empty class or unequal widths.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> from interp.steering import methods
+        >>> tuple(methods.average_precision(up, down).shape)
+        (8,)
     """
     if not len(positive) or not len(negative):
         raise ValueError(
@@ -84,73 +107,121 @@ def average_precision(
     return (right / (right + wrong).double()).mean(-1)
 
 
+@verb
 def interference(
     model: Model,
     tasks: Mapping[str, Task],
     neurons: Mapping[str, Neurons],
     *,
-    metric: Metric | None = None,
+    metric: Metrics | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> xr.Dataset:
-    """`value` (deactivated, relation): mean effect of taking out the neurons of one relation on each task.
+    """`value` (deactivated, relation[, metric]): mean effect of taking out neurons of a relation.
 
-    `random` is the same for as many random neurons of the same layers, `base` (relation) the mean metric of
-    the model itself. metric: default the probability of the answers. Cost: four forward passes of every task
-    for every set of neurons. Raises ValueError, before any pass, where too few neurons are left for a
-    control.
+    `random` is the same for as many random neurons of the same layers, `clean` (relation) the mean metric of
+    the model itself. metric: one or several; default the probability of the answers. Cost: two forward passes
+    of every task for every set of neurons. Raises ValueError, before any pass, where too few neurons are left
+    for a control.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> chosen = methods.relation_neurons(model, {"clean": up, "corrupt": down}, 3)
+        >>> out = methods.interference(model, {"ioi": task}, chosen, progress=False)
+        >>> out["value"].dims
+        ('deactivated', 'relation')
     """
-    chosen = Prob() if metric is None else metric
+    chosen = (Prob(),) if metric is None else check_metric(metric, Prob())
     sets = {"value": neurons, "random": {name: each.random(seed) for name, each in neurons.items()}}
-    base = {name: measure(model, task, metric=chosen).mean().item() for name, task in tasks.items()}
-    out = xr.Dataset(
-        {"base": ("relation", list(base.values()))},
-        coords={"deactivated": list(neurons), "relation": list(tasks)},
-        attrs=_attrs(model, chosen, "interference", seed),
+    clean = {name: measure(model, task, metric=chosen) for name, task in tasks.items()}
+    variables: dict[str, Any] = {
+        "clean": (("relation", "metric"), np.stack([each.mean(0).cpu().numpy() for each in clean.values()]))
+    }
+    with tqdm(total=2 * len(neurons), disable=not progress, desc="interference", unit="set") as bar:
+        for key, group in sets.items():
+            rows = []
+            for each in group.values():
+                effects = [_effect(model, tasks[name], clean[name], each, chosen).mean(0) for name in tasks]
+                rows.append(torch.stack(effects).cpu().numpy())
+                bar.update()
+            variables[key] = (("deactivated", "relation", "metric"), np.stack(rows))
+    coords = {"deactivated": list(neurons), "relation": list(tasks), "metric": [each.name for each in chosen]}
+    return results.dataset(
+        variables, coords, _attrs(model, list(tasks.values()), chosen, "interference", seed)
     )
-    for key, group in sets.items():
-        rows = [
-            [_effect(model, task, each, chosen).mean().item() for task in tasks.values()]
-            for each in group.values()
-        ]
-        out[key] = (("deactivated", "relation"), rows)
-    return out
 
 
+@verb
 def cumulativity(
     model: Model,
     task: Task,
     neurons: Neurons,
     counts: Sequence[int],
     *,
-    metric: Metric | None = None,
+    metric: Metrics | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> xr.Dataset:
-    """`value` (count, prompt): effect of taking out the first `count` neurons; `random` the same for a
-    control.
+    """`value` (prompt, count[, metric]): effect of taking out the first `count` neurons.
 
-    Cost: four forward passes of the task for each count. Raises ValueError, before any pass, for a count
-    outside 0 to the number of neurons.
+    `random` is the same for as many random neurons, `clean` the metric of the model itself. metric: one or
+    several; default the probability of the answers. Cost: two forward passes of the task for each count.
+    Raises ValueError, before any pass, for a count outside 0 to the number of neurons.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> chosen = methods.relation_neurons(model, {"clean": up, "corrupt": down}, 3)
+        >>> curve = methods.cumulativity(model, task, chosen["clean"], [1, 3], progress=False)
+        >>> curve["value"].dims
+        ('prompt', 'count')
     """
-    chosen = Prob() if metric is None else metric
+    chosen = (Prob(),) if metric is None else check_metric(metric, Prob())
     parts = [neurons.first(count) for count in counts]
     sets = {"value": parts, "random": [part.random(seed) for part in parts]}
-    found = {
-        key: torch.stack([_effect(model, task, part, chosen) for part in group]).cpu().numpy()
-        for key, group in sets.items()
-    }
-    return xr.Dataset(
-        {key: (("count", "prompt"), rows) for key, rows in found.items()},
-        coords={"count": list(counts), "prompt": range(len(task))},
-        attrs=_attrs(model, chosen, "cumulativity", seed) | {"neurons": neurons.name},
+    clean = measure(model, task, metric=chosen)
+    variables: dict[str, Any] = {"clean": (("prompt", "metric"), clean.cpu().numpy())}
+    with tqdm(total=2 * len(parts), disable=not progress, desc="cumulativity", unit="set") as bar:
+        for key, group in sets.items():
+            effects = []
+            for part in group:
+                effects.append(_effect(model, task, clean, part, chosen))
+                bar.update()
+            variables[key] = (("prompt", "count", "metric"), torch.stack(effects, 1).cpu().numpy())
+    coords = {"count": list(counts), "metric": [each.name for each in chosen]}
+    attrs = _attrs(model, [task], chosen, "cumulativity", seed) | {"neurons": neurons.name}
+    return results.dataset(variables, coords, attrs, task)
+
+
+def _effect(
+    model: Model,
+    task: Task,
+    clean: Float[Tensor, "prompt metric"],
+    neurons: Neurons,
+    metric: tuple[Metric, ...],
+) -> Float[Tensor, "prompt metric"]:
+    signs = torch.tensor([-1.0 if each.better == "lower" else 1.0 for each in metric], dtype=torch.float64)
+    without = measure(model, task, *neurons.scale(0.0), metric=metric)
+    return signs.to(clean.device) * (clean - without)
+
+
+def _attrs(
+    model: Model, tasks: Sequence[Task], metric: tuple[Metric, ...], method: str, seed: int
+) -> dict[str, Any]:
+    return results.provenance(
+        method=method,
+        convention=CONVENTION,
+        metric=metric,
+        model=anatomy(model).name,
+        site="post",
+        task=", ".join(task.name for task in tasks),
+        task_fingerprint=", ".join(task.fingerprint() for task in tasks),
+        n_prompts=sum(map(len, tasks)),
+        ablation="zero",
+        seed=seed,
     )
-
-
-def _effect(model: Model, task: Task, neurons: Neurons, metric: Metric) -> Float[Tensor, "prompt"]:
-    sign = -1.0 if metric.better == "lower" else 1.0
-    plain = measure(model, task, metric=metric)
-    return sign * (plain - measure(model, task, *neurons.scale(0.0), metric=metric))
-
-
-def _attrs(model: Model, metric: Metric, method: str, seed: int) -> dict[str, Any]:
-    facts = {"metric": metric.name, "unit": metric.unit, "better": metric.better, "seed": seed}
-    return {"method": method, "model": anatomy(model).name, **facts, "convention": CONVENTION}

@@ -19,6 +19,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._verbs import verb
 from interp.stats import bootstrap
 from interp.tasks.metrics import Metric, Rank, Reading
 
@@ -35,6 +36,7 @@ class Accuracy(Metric):
         return (Rank()(reading) == 0).to(reading.logits.dtype)
 
 
+@verb
 def selectivity(
     first: xr.Dataset,
     second: xr.Dataset,
@@ -51,6 +53,15 @@ def selectivity(
     of the metric, or "normalised", shares of each task's clean - corrupt, for tasks whose metrics differ in
     size. No forward pass. Raises ValueError for sweeps over different parts or metrics, denoising sweeps,
     several metrics, fewer than two prompts.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> from interp.steering import methods
+        >>> noise = {"direction": "noise", "progress": False}
+        >>> one, two = (interp.patch(model, part, "z", **noise) for part in (task[:4], task[4:]))
+        >>> methods.selectivity(one, two)["value"].dims
+        ('layer', 'head')
     """
     _check(first, second, statistic)
     one, two = (bootstrap(each, n, level, seed + i, statistic) for i, each in enumerate((first, second)))

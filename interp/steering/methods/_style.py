@@ -23,14 +23,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
 from interp.positions import AnyPositions
 from interp.prompts import read
-from interp.steering._direction import Direction
+from interp.steering._direction import Direction, found_on
 from interp.steering.estimators import dealt
 
 
+@verb
 def style_vectors(
     model: Model,
     texts: Any,
@@ -40,7 +42,7 @@ def style_vectors(
     site: str = "resid_pre",
     pos: AnyPositions = "last",
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> dict[str, Direction]:
     """For each style, in the order in which they first stand, its direction: [d] at each layer.
 
@@ -50,6 +52,14 @@ def style_vectors(
     Cost: one forward pass of each text as far as the last layer. Raises ValueError, before any pass, for
     labels of another number than the texts, one style only, pos="all", a place that the model does not have.
     Paper: 2402.01618.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> from interp.steering import methods
+        >>> vectors = methods.style_vectors(model, task.clean, ["a", "b"] * 4, layer=1)
+        >>> sorted(vectors)
+        ['a', 'b']
     """
     wanted, data = places(anatomy(model), layer, site), read(model, texts, what="texts")
     _check(len(data), styles)
@@ -64,7 +74,7 @@ def style_vectors(
         style: Direction(
             vectors={w: true[w][style].to(rows[w].dtype) for w in wanted},
             shuffled={w: drawn[w][style].to(rows[w].dtype) for w in wanted},
-            model=anatomy(model).name,
+            **found_on(model),
             method=f"style_vectors: {style}",
             positions=pos if isinstance(pos, str) else repr(pos),
             norms={w: rows[w].flatten(1).double().norm(dim=1).median().item() for w in wanted},
@@ -75,10 +85,18 @@ def style_vectors(
     }
 
 
+@verb
 def style_differences(rows: Float[Tensor, "text d"], styles: Sequence[str]) -> dict[str, Float[Tensor, "d"]]:
     """Mean of the rows of each style − mean of all other rows, in float64. Pure; no forward pass.
 
     Raises ValueError for labels of another number than the rows, and for fewer than two styles.
+
+    Example:
+        >>> import torch
+        >>> up, down = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+        >>> from interp.steering import methods
+        >>> tuple(methods.style_differences(up, ["a", "b"] * 10)["a"].shape)
+        (8,)
     """
     _check(len(rows), styles)
     wide, found = rows.double(), {}

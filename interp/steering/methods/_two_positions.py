@@ -26,7 +26,9 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from interp import results
 from interp._activations import activations
+from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
 from interp.places import Place
@@ -48,7 +50,7 @@ class LatentGuard:
     pos: AnyPositions
     model: str
 
-    def score(self, model: Model, prompts: Any, *, batch_size: int = 32) -> Float[Tensor, "prompt"]:
+    def score(self, model: Model, prompts: Any, *, batch_size: int | None = None) -> Float[Tensor, "prompt"]:
         """Mean over places of cos(h, harmful mean) − cos(h, harmless mean). Above 0: harmful.
 
         Cost: one forward pass of each prompt as far as the last place. Raises ValueError, before any pass,
@@ -65,6 +67,7 @@ class LatentGuard:
         ).mean(0)
 
 
+@verb
 def latent_guard(
     model: Model,
     harmful: Any,
@@ -73,7 +76,7 @@ def latent_guard(
     instruction_end: AnyPositions,
     layer: Layers = None,
     site: str = "resid_pre",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> LatentGuard:
     """A classifier of prompts by the nearer class mean, in cosine, at the end of the instruction.
 
@@ -83,6 +86,15 @@ def latent_guard(
     Cost: one forward pass of each prompt as far as the last layer. Raises ValueError, before any pass, for an
     empty class, a position outside a prompt or naming several rows, a place that the model does not have.
     Paper: 2507.11878.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> guard = methods.latent_guard(model, up, down, layer=1, pos=-3)
+        >>> type(guard).__name__
+        'LatentGuard'
     """
     wanted = places(anatomy(model), layer, site)
     sides = _read(model, {"harmful": (harmful, instruction_end), "harmless": (harmless, instruction_end)})
@@ -93,6 +105,7 @@ def latent_guard(
     return LatentGuard(means[0], means[1], instruction_end, anatomy(model).name)
 
 
+@verb
 def harm_and_refusal(
     model: Model,
     harmful: Any,
@@ -105,7 +118,7 @@ def harm_and_refusal(
     layer: Layers = None,
     site: str = "resid_pre",
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> tuple[Direction, Direction]:
     """Harmfulness, at the end of the instruction, and refusal, at the end of the prompt: [d] at each layer.
 
@@ -115,6 +128,16 @@ def harm_and_refusal(
     Cost: one forward pass of each prompt for each direction. Raises ValueError, before any pass, for an empty
     class, a position outside a prompt, one of refused and accepted without the other, a place that the model
     does not have. Paper: 2507.11878.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> pair = methods.harm_and_refusal(
+        ...     model, up, down, up, down, instruction_end=-3, prompt_end=-1, layer=1)
+        >>> len(pair)
+        2
     """
     if (refused is None) != (accepted is None):
         raise ValueError("refused and accepted go together: give both, or neither.")
@@ -128,6 +151,7 @@ def harm_and_refusal(
     return harm, mean_difference(model, data["refused"], data["accepted"], pos=prompt_end, **options)
 
 
+@verb
 def cross_effects(
     model: Model,
     directions: Mapping[str, Direction],
@@ -136,6 +160,7 @@ def cross_effects(
     *,
     when: Mapping[str, AnyPositions] | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> xr.Dataset:
     """`value`, `random`, `shuffled` (direction, task): mean effect of adding each direction on each task.
 
@@ -144,6 +169,16 @@ def cross_effects(
 
     Cost: for each cell three passes of the task's prompts from the layer on. Raises ValueError, before any
     pass, for no directions or tasks, a coefficient that is not finite, a name in `when` of no direction.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> up, down = task.clean[:4], task.clean[4:]
+        >>> from interp.steering import methods
+        >>> d = interp.steering.mean_difference(model, up, down, layer=1)
+        >>> table = methods.cross_effects(model, {"d": d}, {"ioi": task}, progress=False)
+        >>> table["value"].dims
+        ('direction', 'task')
     """
     finite("coefficient", coefficient)
     unknown = set(when or {}) - set(directions)
@@ -157,25 +192,27 @@ def cross_effects(
     out = {name: np.full((len(directions), len(tasks)), np.nan) for name in ("value", "random", "shuffled")}
     for i, (name, direction) in enumerate(directions.items()):
         for j, task in enumerate(tasks.values()):
-            found = sweep(
-                model, direction, task, [float(coefficient)], [task.metric], seed=seed,
+            swept = sweep(
+                model, direction, task, [coefficient], metric=task.metric, seed=seed, progress=progress,
                 when=(when or {}).get(name, everywhere),
             )  # fmt: skip
-            sign = 1.0 if task.metric.better == "higher" else -1.0
-            for part in set(out) & set(found.data_vars):
-                out[part][i, j] = sign * float((found[part] - found["base"]).mean())
-    dims = ("direction", "task")
-    return xr.Dataset(
-        {name: (dims, table) for name, table in out.items()},
-        coords={"direction": list(directions), "task": list(tasks)},
-        attrs={
-            "method": "cross_effects",
-            "model": anatomy(model).name,
-            "coefficient": float(coefficient),
-            "seed": seed,
-            "convention": "mean of metric(steered) - metric(unsteered); positive is better",
-        },
+            for part in set(out) & set(swept.data_vars):
+                out[part][i, j] = float(swept[part].mean())
+    said = [task.metric for task in tasks.values()]
+    attrs = results.provenance(
+        method="cross_effects",
+        convention="mean of metric(steered) - metric(unsteered); positive: better by the task's metric",
+        metric=list({metric.name: metric for metric in said}.values()),
+        model=anatomy(model).name,
+        site=", ".join(dict.fromkeys(direction.site for direction in directions.values())),
+        task=", ".join(task.name for task in tasks.values()),
+        task_fingerprint=", ".join(task.fingerprint() for task in tasks.values()),
+        n_prompts=sum(map(len, tasks.values())),
+        seed=seed,
+        coefficient=float(coefficient),
     )
+    variables = {name: (("direction", "task"), table) for name, table in out.items()}
+    return results.dataset(variables, {"direction": list(directions), "task": list(tasks)}, attrs)
 
 
 def _read(model: Model, sides: Mapping[str, tuple[Any, AnyPositions]]) -> dict[str, Prompts]:

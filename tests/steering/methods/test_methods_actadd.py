@@ -112,8 +112,10 @@ def test_one_pair_of_reviews_turns_the_sentiment_of_others(layer):
     task = sides.exchanged(sides.sides(world, tasks.sentiment(world, n=24, seed=1), "terrible")[0])
     pair = ("Review: The film was wonderful.", "Review: The film was terrible.")
     d = steering.methods.prompt_pair(world, *pair, layer=layer)
-    found = steering.sweep(world, d, task, [-2.0, 0.0, 2.0], [LogitDiff()], intervene=steering.edits.inject)
-    effect, chance = ((found[name] - found["base"]).mean("prompt").values[0] for name in ("value", "random"))
+    found = steering.sweep(
+        world, d, task, [-2.0, 0.0, 2.0], metric=LogitDiff(), intervene=steering.edits.inject
+    )
+    effect, chance = (found[name].mean("prompt").values[0] for name in ("value", "random"))
     assert effect[1] == 0
     assert effect[2] > 6  # logits; measured 9.5
     assert effect[2] > effect[0] + 4

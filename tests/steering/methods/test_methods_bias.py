@@ -71,12 +71,12 @@ def test_the_direction_turns_gendered_pronouns_neutral():
     task = groups(world, test, "she her herself")
     task = task[[i for i, w in enumerate(task.wrongs[:, 0]) if w in ids(world, "they their themself")]]
     found = steering.sweep(
-        world, d, sides.exchanged(task), [-1.0, 0.0, 1.0], [Prob()], when=positions.at(1)
+        world, d, sides.exchanged(task), [-1.0, 0.0, 1.0], metric=Prob(), when=positions.at(1)
     ).mean("prompt")
     assert len(task) > 20
-    assert found["value"].values[0, 0] > 0.9
-    assert found["value"].values[0, 1:].max() < 0.01
-    assert max(found[name].values.max() for name in ("random", "shuffled")) < 0.1
+    assert found["raw"].values[0, 0] > 0.9
+    assert found["raw"].values[0, 1:].max() < 0.01
+    assert max((found["clean"] + found[name]).values.max() for name in ("random", "shuffled")) < 0.1
 
 
 def ids(world, words):

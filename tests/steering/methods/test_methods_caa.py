@@ -93,9 +93,9 @@ def refusal():
 
 def effects(world, direction, task, intervene):
     found = steering.sweep(
-        world, direction, task, [1.0], [LogitDiff()], intervene=intervene, with_controls=False
+        world, direction, task, [1.0], metric=LogitDiff(), intervene=intervene, with_controls=False
     )
-    return (found["value"] - found["base"]).values.ravel()
+    return found["value"].values.ravel()
 
 
 def test_refusal_is_added_to_harmless_requests_and_ablated_from_harmful_ones(refusal):

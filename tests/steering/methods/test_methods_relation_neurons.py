@@ -100,7 +100,7 @@ def test_taking_out_a_relation_hurts_it_alone_and_helps_where_its_neurons_stood_
     # neuron 3 writes 0.4 · 0.5 to answer 1 and as much away from answer 2: without it the second gains 0.4
     assert value.sel(deactivated="first", relation="second").item() == pytest.approx(-0.4)
     assert value.sel(deactivated="second", relation="first").item() == pytest.approx(0.0)
-    assert found["base"].values.tolist() == pytest.approx([2.0 + 0.5, 2.0 - 0.4])
+    assert found["clean"].values.tolist() == pytest.approx([2.0 + 0.5, 2.0 - 0.4])
     assert abs(found["random"]).max().item() < 1e-9  # the others write nothing
 
 

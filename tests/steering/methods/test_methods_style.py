@@ -92,9 +92,11 @@ def table():
     for i, style in enumerate(STYLE_NAMES):
         for j, context in enumerate((casual, formal, formal)):
             answer = words[j].expand(len(context), -1)
-            result = steering.sweep(world, found[style], rows(context), [1.0], [LogProb()], answer=answer)
+            result = steering.sweep(
+                world, found[style], rows(context), [1.0], metric=LogProb(), answer=answer
+            )
             for name in out:
-                out[name][i, j] = float((result[name] - result["base"]).mean())
+                out[name][i, j] = float(result[name].mean())
     return out
 
 
