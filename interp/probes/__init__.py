@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from interp.probes import aggregate as aggregate
     from interp.probes import calibration as calibration
     from interp.probes import selectors as selectors
+    from interp.probes import splits as splits
     from interp.probes._fit import fit as fit
     from interp.probes._probes import Probes as Probes
 
-__all__ = ["Probes", "aggregate", "calibration", "fit", "selectors"]
+__all__ = ["Probes", "aggregate", "calibration", "fit", "selectors", "splits"]
 __getattr__, __dir__ = lazy(
     __name__,
     {"interp.probes._fit": ("fit",), "interp.probes._probes": ("Probes",)},
-    submodules=("aggregate", "calibration", "selectors"),
+    submodules=("aggregate", "calibration", "selectors", "splits"),
 )

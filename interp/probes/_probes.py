@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,10 +24,13 @@ from interp.positions import AnyPositions
 from interp.probes.aggregate import Weights, scores
 from interp.prompts import read
 from interp.results import versions
-from interp.steering._direction import Direction
+
+if TYPE_CHECKING:
+    from interp.steering import Direction
 
 FORMAT = "interp-probes-1"
 FIELDS = ("agg", "model", "pos", "places", "platt")
+BATCH = 32  # prompts at once
 _PARTS = ("v", "q", "b")
 
 
@@ -58,7 +61,7 @@ class Probes:
         kept = {where: self.weights[where] for where in places}
         return replace(self, weights=kept, platt={where: self.platt[where] for where in places})
 
-    def score(self, model: Model, prompts: Any, *, batch_size: int = 32) -> xr.Dataset:
+    def score(self, model: Model, prompts: Any, *, batch_size: int | None = None) -> xr.Dataset:
         """`logit` and `probability` (place, prompt) of the positive class, the latter calibrated.
 
         prompts: strings, token ids or a Task. Cost: one forward pass as far as the last place. Raises
@@ -66,7 +69,7 @@ class Probes:
         """
         self.check(model)
         wanted = tuple(dict.fromkeys(replace(where, head=None) for where in self.places))
-        read = readings(model, prompts, wanted, self.pos, batch_size=batch_size)
+        read = readings(model, prompts, wanted, self.pos, batch_size=batch_size or BATCH)
         logits, probabilities = [], []
         for where, weights in self.weights.items():
             seen = read[where]
@@ -153,6 +156,8 @@ class Probes:
 
     def direction(self) -> Direction:
         """The normals of linear probes (agg "mean") as a direction, towards the positive class."""
+        from interp.steering import Direction
+
         if self.agg != "mean":
             raise ValueError(f"a probe of agg={self.agg!r} is not linear and has no normal. Use agg='mean'.")
         vectors = {where: weights.v[0, :, 0] for where, weights in self.weights.items()}
@@ -184,7 +189,7 @@ def readings(
     places: tuple[Place, ...],
     pos: AnyPositions,
     what: str = "prompts",
-    batch_size: int = 32,
+    batch_size: int = BATCH,
 ) -> dict[Place, Reading]:
     """One reading for every place; for sites with heads, one for every head. pos="all": every token."""
     prompts = read(model, data, what=what)

@@ -43,7 +43,7 @@ def train(
     scale = tokens[real].std(0).square().mean().sqrt().clamp(min=1e-12)
     scaled = (tokens - middle) / scale
     share = real.to(scaled) / real.sum(1, keepdim=True)
-    w, b = logistic(torch.einsum("ptd,pt->pd", scaled, share), labels, l2)
+    w, b = logistic(torch.einsum("ptd,pt->pd", scaled, share), labels, l2, balanced=True)
     if kind == "mean":
         return _raw(Weights(w[..., None], torch.zeros_like(w)[..., None], b), middle, scale)
     start = _start(w, b, 1 if kind == "ema" else heads, seed)
@@ -88,7 +88,7 @@ def _loss(
     kind: str, tokens: Tensor, real: Tensor, labels: Tensor, weights: Weights, l2: float
 ) -> Float[Tensor, "fit"]:
     found = scores(kind, tokens, real, weights)
-    cross = (torch.nn.functional.softplus(found) - labels * found).mean(1)
+    cross = (class_weights(labels) * (torch.nn.functional.softplus(found) - labels * found)).mean(1)
     return cross + l2 * (weights.v.square().sum((1, 2)) + weights.q.square().sum((1, 2)))
 
 
@@ -103,22 +103,37 @@ _MOST = 2**24  # numbers in the largest intermediate
 
 
 def logistic(
-    rows: Float[Tensor, "row d"], labels: Float[Tensor, "fit row"], l2: float = 1e-3
+    rows: Float[Tensor, "row d"],
+    labels: Float[Tensor, "fit row"],
+    l2: float = 1e-3,
+    *,
+    balanced: bool = False,
 ) -> tuple[Float[Tensor, "fit d"], Float[Tensor, "fit"]]:
-    """Weights and biases on the raw rows: sigmoid(w · row + b) = P(label 1). In float64."""
+    """Weights and biases on the raw rows: sigmoid(w · row + b) = P(label 1). In float64.
+
+    balanced: both classes have the same weight, whatever their sizes.
+    """
     rows = rows.double()
     middle, scale = rows.mean(0), rows.std(0).square().mean().sqrt().clamp(min=1e-12)
     scaled = (rows - middle) / scale
     basis = torch.linalg.svd(scaled, full_matrices=False)[2] if rows.shape[1] > len(rows) else None
     design = scaled if basis is None else scaled @ basis.T  # [row, r]
     size = max(1, _MOST // (len(design) * (design.shape[1] + 1)))
-    parts = [_newton(design, part, l2) for part in labels.double().split(size)]
+    share = class_weights(labels.double()) if balanced else torch.ones_like(labels, dtype=torch.float64)
+    pairs = zip(labels.double().split(size), share.split(size))
+    parts = [_newton(design, part, weight, l2) for part, weight in pairs]
     w = torch.cat([part[:, :-1] for part in parts])
     w = (w if basis is None else w @ basis) / scale
     return w, torch.cat([part[:, -1] for part in parts]) - w @ middle
 
 
-def _newton(design: Tensor, labels: Tensor, l2: float) -> Float[Tensor, "fit r1"]:
+def class_weights(labels: Float[Tensor, "fit row"]) -> Float[Tensor, "fit row"]:
+    """What gives both classes of each labelling the same weight; 1 on the average."""
+    up = labels.mean(1, keepdim=True).clamp(1e-12, 1 - 1e-12)
+    return labels / (2 * up) + (1 - labels) / (2 * (1 - up))
+
+
+def _newton(design: Tensor, labels: Tensor, share: Tensor, l2: float) -> Float[Tensor, "fit r1"]:
     """Weights and, last, bias of every labelling."""
     x = torch.cat((design, torch.ones_like(design[:, :1])), 1)  # [row, r + 1]
     penalty = torch.full_like(x[0], l2)
@@ -127,11 +142,11 @@ def _newton(design: Tensor, labels: Tensor, l2: float) -> Float[Tensor, "fit r1"
     eye = 1e-12 * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     for _ in range(_STEPS):
         p = torch.sigmoid(beta @ x.T)  # [fit, row]
-        slope = (p - labels) @ x / len(x) + 2 * penalty * beta
-        weight = p * (1 - p) / len(x)
+        slope = (share * (p - labels)) @ x / len(x) + 2 * penalty * beta
+        weight = share * p * (1 - p) / len(x)
         curve = (x.T * weight[:, None]) @ x + torch.diag(2 * penalty) + eye  # [fit, r + 1, r + 1]
         step = torch.linalg.solve(curve, slope)
-        new = _halved(x, labels, penalty, beta, step)
+        new = _halved(x, (labels, share), penalty, beta, step)
         moved = float((new - beta).abs().max())
         beta = new
         if moved < _ENOUGH:
@@ -139,7 +154,7 @@ def _newton(design: Tensor, labels: Tensor, l2: float) -> Float[Tensor, "fit r1"
     return beta
 
 
-def _halved(x: Tensor, labels: Tensor, penalty: Tensor, beta: Tensor, step: Tensor) -> Tensor:
+def _halved(x: Tensor, labels: tuple[Tensor, Tensor], penalty: Tensor, beta: Tensor, step: Tensor) -> Tensor:
     """beta − share · step, the share halved until the loss of the labelling does not rise."""
     before = _penalised(x, labels, penalty, beta)
     share = torch.ones_like(before)
@@ -152,7 +167,10 @@ def _halved(x: Tensor, labels: Tensor, penalty: Tensor, beta: Tensor, step: Tens
     return torch.where(worse[:, None], beta, new)
 
 
-def _penalised(x: Tensor, labels: Tensor, penalty: Tensor, beta: Tensor) -> Float[Tensor, "fit"]:
+def _penalised(
+    x: Tensor, labels: tuple[Tensor, Tensor], penalty: Tensor, beta: Tensor
+) -> Float[Tensor, "fit"]:
+    """labels: with the weight of each row."""
     logit = beta @ x.T
-    cross = torch.nn.functional.softplus(logit) - labels * logit
+    cross = labels[1] * (torch.nn.functional.softplus(logit) - labels[0] * logit)
     return cross.mean(1) + (penalty * beta.square()).sum(1)

@@ -9,10 +9,11 @@ held-out prompts, measured on the other.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.probes._train import logistic
+from interp.probes.splits import hold_out
 
 _BINS = 10
 
@@ -43,14 +44,22 @@ def expected_calibration_error(
 
 
 def calibrated_error(
-    scores: Float[Tensor, "prompt"], labels: Float[Tensor, "prompt"], seed: int = 0
+    scores: Float[Tensor, "prompt"],
+    labels: Float[Tensor, "prompt"],
+    seed: int = 0,
+    units: Int[Tensor, "prompt"] | None = None,
 ) -> float:
-    """Expected calibration error after Platt scaling, each half of the prompts scaled by the other."""
-    halves = _halves(labels, seed)
+    """Expected calibration error after Platt scaling, each half of the prompts scaled by the other.
+
+    units: prompts that stay together. nan where a class has only one unit, so that no half is without it.
+    """
+    half = _halves(labels, seed) if units is None else _unit_halves(labels, units, seed)
+    if half is None:
+        return float("nan")
     p = torch.empty_like(scores, dtype=torch.float64)
-    for one in (halves, ~halves):
-        slope, intercept = platt(scores[~one], labels[~one])
-        p[one] = torch.sigmoid(slope * scores[one].double() + intercept)
+    for part in (half, ~half):
+        slope, intercept = platt(scores[~part], labels[~part])
+        p[part] = torch.sigmoid(slope * scores[part].double() + intercept)
     return expected_calibration_error(p, labels)
 
 
@@ -63,3 +72,20 @@ def _halves(labels: Tensor, seed: int) -> Tensor:
         order = torch.randperm(len(rows), generator=generator)
         chosen[rows[order[: len(rows) // 2]]] = True
     return chosen
+
+
+def _unit_halves(labels: Tensor, units: Tensor, seed: int) -> Tensor | None:
+    """Half of each class in whole units; None where there is no such half."""
+    if len(units.unique()) == len(units):
+        return _halves(labels, seed)
+    label = labels.round().cpu() > 0.5
+    order = label.logical_not().long().argsort(stable=True)  # positive prompts first
+    sizes = (int(label.sum()), int((~label).sum()))
+    if min(sizes) < 2:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        half = hold_out(units[order].unique(return_inverse=True)[1], sizes, 0.5, generator, least=1)
+    except ValueError:
+        return None
+    return torch.zeros_like(half).index_copy_(0, order, half).to(labels.device)
