@@ -1,4 +1,4 @@
-# make demo | test | test-tl4 | test-newest | lint | lock | bench | notebooks
+# make demo | test | test-tl4 | test-newest | matrix | lint | lock | bench | notebooks
 # The first run makes a virtual environment (about three minutes); later runs reuse it.
 
 PYTHON ?= python3
@@ -9,12 +9,12 @@ VENV_LOCK := .venv-lock
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_TL4 := $(VENV_TL4)/installed
-TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits tests/steering tests/probes
+TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits tests/steering tests/probes tests/architectures
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-tl4 test-newest lint lock bench notebooks
+.PHONY: demo test test-tl4 test-newest matrix lint lock bench notebooks
 
 demo: $(INSTALLED)
 	$(BIN)/interp demo
@@ -35,6 +35,12 @@ bench: $(INSTALLED)
 # The engine on TransformerLens 4, which has only TransformerBridge.
 test-tl4: $(INSTALLED_TL4)
 	$(VENV_TL4)/bin/python -m pytest $(TWO_AT_ONCE) $(TL4_TESTS)
+
+# docs/models.md: every verb on every architecture, on both releases (some minutes).
+matrix: $(INSTALLED) $(INSTALLED_TL4)
+	$(BIN)/python tests/architectures/matrix.py measure $(VENV)/matrix.json
+	$(VENV_TL4)/bin/python tests/architectures/matrix.py measure $(VENV_TL4)/matrix.json
+	$(BIN)/python tests/architectures/matrix.py page $(VENV)/matrix.json $(VENV_TL4)/matrix.json > docs/models.md
 
 notebooks: $(INSTALLED)
 	$(BIN)/python notebooks/build.py

@@ -189,7 +189,7 @@ def gaussian_noise(model: Model, task: Task, ablation: Gaussian) -> Float[Tensor
     """The noise of every prompt and draw: [prompt draw, pos, d_model]."""
     where = _noisy_positions(task, ablation)  # [prompt, pos]
     embedding = model.W_E
-    scale = ablation.sigma * float(embedding.float().std())
+    scale = ablation.sigma * float(embedding.float().std()) * anatomy(model).embed_scale
     shape = (ablation.draws, task.clean.shape[1], embedding.shape[1])
     draws = []
     for number in range(len(task)):

@@ -54,9 +54,9 @@ class Anatomy:
         """Why the model has no such site; None where it has it."""
         whole = self.architecture or self.name
         if self.attn_only and site in ("resid_mid", "mlp_out", "post"):
-            return f"{self.name} is attention only"
+            return f"{self.name} is attention-only"
         if self.parallel and site == "resid_mid":
-            return f"{self.name} runs attention and MLP in parallel"
+            return f"{self.name} is parallel (attention and MLP read the same stream)"
         if site == "post" and any(self.experts):
             return f"{whole} mixes experts, each with neurons of its own; patch mlp_out, the whole mixture"
         if self.latent and site in ("q", "k", "v", "z"):

@@ -56,6 +56,11 @@ def load(
         if folder is None:
             return _load_name(str(name), where, kind, flags).eval()
         config = read_config(folder)
+        if config.get("is_encoder_decoder"):
+            kind = ", ".join(config.get("architectures") or ["a model"])
+            raise ValueError(
+                f"{folder} holds {kind}, an encoder-decoder; only models of one stack of blocks will do."
+            )
         module = _own if is_own(folder, config) else _hub
         return module.load_folder(folder, config, where, kind, flags).eval()
 

@@ -82,8 +82,15 @@ def weights(model: Model) -> Weights:
 
 
 def attentions(model: Model) -> tuple[Attention, ...]:
-    """The weights of attention alone, which a model may have in the expected form without the rest."""
+    """The weights of attention alone, which a model may have in the expected form without the rest.
+
+    Raises ValueError for latent attention, whose heads have no weights of their own.
+    """
     known = architecture(model)
+    if known.latent:
+        raise ValueError(
+            f"{known.name} has latent attention (MLA), whose heads have no weights of their own."
+        )
     return tuple(_attention(model, layer, known) for layer in range(len(model.blocks)))
 
 
