@@ -9,7 +9,7 @@ VENV_LOCK := .venv-lock
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_TL4 := $(VENV_TL4)/installed
-TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits tests/steering tests/probes tests/architectures
+TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits tests/steering tests/probes tests/architectures tests/real
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -21,7 +21,9 @@ demo: $(INSTALLED)
 
 test test-tl4: export OMP_NUM_THREADS := 1
 
+# A real language model, once; without it the tests marked `real` are skipped and say so.
 test: $(INSTALLED)
+	-$(BIN)/interp models get smollm2-135m
 	$(BIN)/python -m pytest $(TWO_AT_ONCE)
 
 lint: $(INSTALLED)
@@ -34,6 +36,7 @@ bench: $(INSTALLED)
 
 # The engine on TransformerLens 4, which has only TransformerBridge.
 test-tl4: $(INSTALLED_TL4)
+	-$(VENV_TL4)/bin/interp models get smollm2-135m
 	$(VENV_TL4)/bin/python -m pytest $(TWO_AT_ONCE) $(TL4_TESTS)
 
 # docs/models.md: every verb on every architecture, on both releases (some minutes).

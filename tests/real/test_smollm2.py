@@ -1,0 +1,93 @@
+"""A real language model: SmolLM2-135M-Instruct, its 4-bit weights dequantised to float32.
+
+Figures are those of that file (its hash is checked); none depends on the last digits of a logit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import interp
+from interp.models._fetch import folder_of_wheel, missing
+
+NAME = "smollm2-135m"
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.skipif(folder_of_wheel(NAME) is None, reason=missing(NAME)),
+]
+QUIET = {"progress": False}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return interp.load(NAME)
+
+
+def test_it_is_the_model(model: Any) -> None:
+    """Logits of a chat as transformers gives them; no BOS before plain text."""
+    from transformers import AutoModelForCausalLM
+
+    folder = folder_of_wheel(NAME)
+    assert folder is not None
+    assert (model.cfg.n_layers, model.cfg.n_heads, model.cfg.n_key_value_heads) == (30, 9, 3)
+    assert model.cfg.model_name == NAME
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    text = model.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = model.tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(folder).eval()(ids).logits
+        assert float((model(ids) - theirs).abs().max()) <= 1e-4
+    assert model.to_tokens("Hello").tolist() == [[19556]]
+
+
+@pytest.mark.parametrize(("family", "right"), [("ioi", 28), ("docstring", 28), ("capitals", 25)])
+def test_what_it_can_do(model: Any, family: str, right: int) -> None:
+    make = interp.tasks.facts if family == "capitals" else getattr(interp.tasks, family)
+    options = {"relation": "capital"} if family == "capitals" else {}
+    task = make(model, n=32, seed=0, **options)
+    with torch.no_grad():
+        logits = model(task.clean) if isinstance(task.clean, torch.Tensor) else None
+    assert logits is not None
+    report = task.check(model)
+    assert round(report.accuracy * len(task)) >= right * len(task) // 32
+
+
+def test_fast_is_reference(model: Any) -> None:
+    """20 random cells of each site."""
+    task = interp.tasks.ioi(model, n=4, seed=0, template=0)
+    generator = torch.Generator().manual_seed(0)
+    n_pos = task.clean.shape[1]
+    cells = []
+    for _ in range(20):
+        layer, head, pos = (int(torch.randint(0, n, (1,), generator=generator)) for n in (30, 9, n_pos))
+        cells += [f"L{layer}H{head}", f"L{layer}.mlp_out@{pos}", f"L{layer}.resid_pre@{pos}"]
+    values = {
+        engine: interp.patch(model, task, cells=cells, engine=engine, **QUIET)["value"]
+        for engine in ("fast", "reference")
+    }
+    assert float(abs(values["fast"] - values["reference"]).max()) <= 1e-4
+    assert float(abs(values["fast"]).max()) > 0.1
+
+
+def test_the_heads_of_indirect_objects(model: Any) -> None:
+    effects = interp.patch(model, interp.tasks.ioi(model, n=8, seed=1, template=0), "z", **QUIET)["value"]
+    mean = effects.mean("prompt")
+    heads = sorted((float(mean[layer, head]), f"L{layer}H{head}") for layer in range(30) for head in range(9))
+    assert {"L23H3", "L20H0"} <= {name for _, name in heads[-4:]}
+    assert {"L29H0", "L24H4"} <= {name for _, name in heads[:4]}
+
+
+def test_it_answers_a_chat(model: Any) -> None:
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    text = model.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = model.tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+    answers = [
+        interp.steering.generate(model, ids, max_new_tokens=10, use_cache=cache)[0, ids.shape[1] :]
+        for cache in (True, False)
+    ]
+    assert torch.equal(*answers)
+    assert model.tokenizer.decode(answers[0]).startswith("The capital of France is Paris.")
