@@ -113,9 +113,7 @@ for name, method in methods.items():
 queries = interp.patch(model, task, "q", progress=False)
 for method in (Atp(), AtpStar(grad_drop=False)):
     found = interp.attribute(model, task, "q", method=method, progress=False)
-    print(
-        f"{method.name:14}{float(interp.stats.agreement(found, queries)['relative_l1'].sel(cells='all')):9.3f}"
-    )
+    print(f"{method.name:14}{float(interp.stats.agreement(found, queries)['relative_l1'].sel(cells='all')):9.3f}")
 
 # %% [markdown]
 # ## Where the metric comes from
@@ -178,9 +176,7 @@ print({name: found.attrs[name] for name in names})
 # %%
 everything = interp.patch(model, facts, "z", by=axes, progress=False)["value"].mean("prompt")
 large = abs(everything.values) >= found.attrs["threshold"]
-print(
-    large.sum(), "cells are above the threshold;", (large & (found["group"].values == 0)).sum(), "were missed"
-)
+print(large.sum(), "cells are above the threshold;", (large & (found["group"].values == 0)).sum(), "were missed")
 
 # %% [markdown]
 # ## Questions to take away

@@ -26,6 +26,8 @@ from interp.attribution._scoring import scorings
 from interp.attribution._tables import Linear, Place, Term, live
 from interp.attribution.rules import ruled
 from interp.methods import IG, AtpStar, Method
+from interp.models import Anatomy
+from interp.places import AXES
 
 EMBED: Place = ("embed", 0)
 Tables = dict[Place, Tensor]  # [prompt, axis + 1, ..., metric]
@@ -84,6 +86,8 @@ def make_terms(
 ) -> list[Term]:
     """A term for every place: exact in the pattern for those that are `fixed`, else first order."""
     first = _first_change(passes)
+    for place in places:
+        _require_shape(passes.facts, place, base[place])
     terms: list[Term] = [
         Linear(place, source.values[place], base[place], first) for place in places if place not in fixed
     ]
@@ -96,6 +100,19 @@ def make_terms(
             with torch.no_grad():
                 terms += fixes(every[layer], sites, mine, other)
     return terms
+
+
+def _require_shape(facts: Anatomy, place: Place, tensor: Tensor) -> None:
+    """Raise ValueError for a hook point that holds something else than its site's name says."""
+    site, n_pos = place[0], tensor.shape[2 if place[0] == "pattern" else 1]
+    vector = (facts.d_model if AXES[site] == ("pos",) else facts.d_head,)
+    width = () if site in ("pattern", "post") else vector
+    expected = (*(facts.size(site, axis, n_pos) for axis in AXES[site]), *width)
+    if tuple(tensor.shape[1:]) != expected:
+        raise ValueError(
+            f"L{place[1]}.{site} of {facts.name} has shape {list(tensor.shape[1:])} for a prompt, and "
+            f"{list(expected)} is what its name says: it is another thing. Use another site."
+        )
 
 
 def _first_change(passes: Passes) -> Int[Tensor, "prompt"]:

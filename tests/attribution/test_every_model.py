@@ -30,7 +30,8 @@ def bidirectional(**more: Any) -> Any:
 
     config = HookedTransformerConfig(
         n_layers=2, d_model=16, d_head=8, n_heads=2, n_ctx=6, d_vocab=20, attention_dir="bidirectional",
-        seed=0, initializer_range=0.5, dtype=torch.float64, **{"attn_only": True, "normalization_type": None} | more,
+        seed=0, initializer_range=0.5, dtype=torch.float64,
+        **{"attn_only": True, "normalization_type": None} | more,
     )  # fmt: skip
     return HookedTransformer(config).eval()
 
@@ -138,7 +139,7 @@ def test_attention_that_is_delegated() -> None:
     for method in ("relp", "gim", GIM(ln=False)):
         with pytest.raises(ValueError, match=r"is not what attention goes on with.*Use a method that leaves"):
             attribute(model, task(), "resid_pre", method=method, **QUIET)
-    with pytest.raises(ValueError, match="attention hands over its pattern after|has to know every step"):
+    with pytest.raises(ValueError, match=r"attention hands over its pattern after|has to know every step"):
         attribute(model, task(), "z", method="secant", **QUIET)
     with pytest.raises(ValueError, match=r"no gradient reaches blocks\.0\.attn\.hook_pattern.*estimated nor"):
         attribute(model, task(), "pattern", **QUIET)
@@ -211,3 +212,18 @@ def test_half_precision_says_what_it_can_decide(dtype: torch.dtype) -> None:
     found = attribute(low, task(), "z", **QUIET)
     assert str(dtype).removeprefix("torch.") in found.attrs["precision"]
     assert "precision" not in attribute(small.model(), task(), "z", **QUIET).attrs
+
+
+def test_a_hook_point_that_holds_another_thing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The anatomy says how wide a head is, and the hook point gives something else: no number, a sentence."""
+    from dataclasses import replace
+
+    from interp import experiment
+
+    model = small.model()
+    other = replace(interp.models.anatomy(model), d_head=5)
+    monkeypatch.setattr(experiment, "anatomy", lambda model: other)
+    with pytest.raises(
+        ValueError, match=r"L0\.z of .* has shape \[9, 4, 6\].*\[9, 4, 5\] is what its name says"
+    ):
+        attribute(model, task(), "z", **QUIET)

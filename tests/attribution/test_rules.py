@@ -250,7 +250,7 @@ def test_a_pass_that_goes_around_a_rule_is_an_error() -> None:
 def test_a_bridge_that_reports_its_pattern_too_late() -> None:
     model = small.bridge("gpt2")
     z = torch.zeros(1, 2, 24, dtype=torch.float64)
-    with relevance_rules(model), pytest.raises(ValueError, match="comes after attention"):
+    with relevance_rules(model), pytest.raises(ValueError, match="is not what attention goes on with"):
         model.hook_dict["blocks.0.attn.hook_z"](z)
 
 

@@ -185,7 +185,8 @@ def test_what_is_not_covered_is_said(monkeypatch):
         with pytest.raises(ValueError, match="hooks are attached"):
             attribute(model, task(), "z", method="secant", **QUIET)
         monkeypatch.setattr("interp.attribution._estimate.unsupported", lambda model: None)
-        with pytest.warns(UserWarning, match="secant estimates miss the metric's change"):
+        monkeypatch.setattr("interp.attribution._estimate.require_weights", lambda *args, **options: None)
+        with pytest.raises(ValueError, match="secant estimates miss the metric's change"):
             attribute(model, task(), "z", method="secant", **QUIET)
     finally:
         model.reset_hooks()

@@ -25,6 +25,7 @@ from interp.attribution.secant._metric import metric_path
 
 CUT: Place = ("resid_pre", 0)
 _INCOMPLETE = 0.01  # of the metric's gap
+_ROUNDING = 1e-5  # of the metric: norms inside a bridge compute in float32
 
 
 def secant(passes: Passes, places: Sequence[Place]) -> Estimated:
@@ -42,15 +43,21 @@ def secant(passes: Passes, places: Sequence[Place]) -> Estimated:
     by_place = tables(passes, graph, base, terms, last=True)
     with torch.no_grad():
         measured = passes.measure(source.picked, clean)
-    gap = (by_place[CUT][:, -1] - (measured - base.detach())).abs()
-    _warn(gap, measured - base.detach())
+    gap = (by_place[CUT][:, -1] - (measured - base.detach())).abs()  # [prompt, metric]
+    whole = measured - base.detach()
+    _require_complete(gap, whole, base.detach(), passes.facts.dtype.itemsize >= 4)
     notes = {"softmax_residual": two.residual, "metric_residual": left, "completeness": float(gap.max())}
     return Estimated([by_place], base.detach(), measured, clean, notes)
 
 
-def _warn(gap: Tensor, whole: Tensor) -> None:
-    if float(gap.max()) > _INCOMPLETE * float(whole.abs().max()):
-        warn(
-            f"secant estimates miss the metric's change by up to {float(gap.max()):.2g} of "
-            f"{float(whole.abs().max()):.2g}: some step of the model is not covered, or precision is low."
-        )
+def _require_complete(gap: Tensor, whole: Tensor, base: Tensor, wide: bool) -> None:
+    """The estimates of the first cut must add up to the metric's change; half precision is only warned of."""
+    if float(gap.max()) <= _INCOMPLETE * float(whole.abs().max()) + _ROUNDING * float(base.abs().max()):
+        return
+    message = (
+        f"secant estimates miss the metric's change by up to {float(gap.max()):.2g} of "
+        f"{float(whole.abs().max()):.2g}: some step of the model is not covered, or precision is low."
+    )
+    if wide:
+        raise ValueError(f"{message} Use a method that needs only slopes (atp, ig, relp).")
+    warn(message)
