@@ -99,7 +99,7 @@ def stream_norms(model: Model) -> list[tuple[torch.nn.Module, Norm]]:
     names = ("ln1", "ln1_post", "ln2", "ln2_post")
     modules: list[Any] = [getattr(block, name, None) for block in model.blocks for name in names]
     norms = [(module, _norm(module, model.cfg)) for module in modules]
-    norms.append((model.ln_final, _final(model)))
+    norms.append((getattr(model, "ln_final", None), _final(model)))
     return [(module, norm) for module, norm in norms if norm is not None]
 
 
