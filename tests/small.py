@@ -27,27 +27,7 @@ def bridge(family: str) -> Any:
     shape = {"vocab_size": architectures.VOCAB, "bos_token_id": 0, "eos_token_id": 0}
     wide = {"num_hidden_layers": 3, "hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 40}
     wide |= {"max_position_embeddings": 16}
-    if family == "gpt2":
-        config = transformers.GPT2Config(n_layer=3, n_embd=24, n_head=4, n_inner=40, n_positions=16, **shape)
-        kind = transformers.GPT2LMHeadModel
-    elif family == "llama":
-        config = transformers.LlamaConfig(num_key_value_heads=2, **wide, **shape)
-        kind = transformers.LlamaForCausalLM
-    elif family == "gptj":  # attention is delegated to transformers
-        config = transformers.GPTJConfig(
-            n_layer=3, n_embd=24, n_head=4, n_inner=40, n_positions=16, rotary_dim=2, **shape
-        )
-        kind = transformers.GPTJForCausalLM
-    elif family == "olmo":  # norms without weights
-        config = transformers.OlmoConfig(num_key_value_heads=2, **wide, **shape)
-        kind = transformers.OlmoForCausalLM
-    elif family == "granite":  # what a sublayer adds is scaled outside of it
-        scales = {"residual_multiplier": 0.5, "attention_multiplier": 0.4, "logits_scaling": 2.0}
-        config = transformers.GraniteConfig(num_key_value_heads=2, **scales, **wide, **shape)
-        kind = transformers.GraniteForCausalLM
-    else:
-        config = transformers.GPTNeoXConfig(rotary_pct=0.5, **wide, **shape)
-        kind = transformers.GPTNeoXForCausalLM
+    kind, config = _kinds(transformers, wide, shape)[family]
     inner = kind(config).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -65,6 +45,34 @@ def bridge(family: str) -> Any:
         made.enable_compatibility_mode()
     made.cfg.model_name = f"random-{family}"  # not the temporary folder
     return made.double().eval()  # compatibility mode makes some of GPT-J anew, in float32
+
+
+def _kinds(transformers: Any, wide: dict[str, Any], shape: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Class and config by family; those outside `FAMILIES` have blocks of their own kind."""
+    t, old = transformers, {"n_layer": 3, "n_embd": 24, "n_head": 4, "n_inner": 40, "n_positions": 16}
+    scales = {"residual_multiplier": 0.5, "attention_multiplier": 0.4, "logits_scaling": 2.0}
+    grouped = {**wide, **shape, "num_key_value_heads": 2, "pad_token_id": None}
+    return {
+        "gpt2": (t.GPT2LMHeadModel, t.GPT2Config(**old, **shape)),
+        "llama": (t.LlamaForCausalLM, t.LlamaConfig(num_key_value_heads=2, **wide, **shape)),
+        "neox": (t.GPTNeoXForCausalLM, t.GPTNeoXConfig(rotary_pct=0.5, **wide, **shape)),
+        # attention is delegated to transformers
+        "gptj": (t.GPTJForCausalLM, t.GPTJConfig(**old, rotary_dim=2, **shape)),
+        # norms without weights
+        "olmo": (t.OlmoForCausalLM, t.OlmoConfig(num_key_value_heads=2, **wide, **shape)),
+        # what a sublayer adds is scaled outside of it
+        "granite": (t.GraniteForCausalLM, t.GraniteConfig(num_key_value_heads=2, **scales, **wide, **shape)),
+        "phi": (t.PhiForCausalLM, t.PhiConfig(**wide, **shape)),
+        "gemma": (t.GemmaForCausalLM, t.GemmaConfig(**grouped, head_dim=6)),
+        "olmo2": (t.Olmo2ForCausalLM, t.Olmo2Config(**grouped)),
+        "opt": (
+            t.OPTForCausalLM,
+            t.OPTConfig(
+                num_hidden_layers=3, hidden_size=24, num_attention_heads=4, ffn_dim=40,
+                max_position_embeddings=16, word_embed_proj_dim=24, pad_token_id=2, **shape,
+            ),
+        ),
+    }  # fmt: skip
 
 
 def _tokenizer(folder: str) -> Any:

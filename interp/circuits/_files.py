@@ -32,6 +32,7 @@ from interp.circuits._graph import Graph
 from interp.files import write_text
 
 _LAYOUT = "the layout of EAP-IG and MIB has cfg, nodes and edges"
+_SMALL = 10**7  # entries of a mask that any file may ask for
 _TYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -68,8 +69,12 @@ def read(path: Path, graph: Graph | None = None) -> Contents:
         raise ValueError(f"{path} does not exist. Give a .json file of a circuit.")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error.reason}). Save it as UTF-8.") from None
     except ValueError as error:
         raise ValueError(f"{path} is cut short or is not JSON ({error}). Save the circuit again.") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply to be a circuit: {_LAYOUT}.") from None
     try:
         return _matched(_from_json(data, path), graph)
     except ValueError as error:
@@ -113,6 +118,7 @@ def _from_json(data: Any, path: Path) -> Contents:
         found = ", ".join(parts) or type(data).__name__
         raise ValueError(f"this is another kind of JSON: {_LAYOUT}, each an object; the file has {found}.")
     shared = _graph(data["cfg"])
+    _check_size(shared, len(data["edges"]))
     graph = replace(shared, n_key_value_heads=shared.n_heads)
     _check_nodes(data, graph)
     mask = torch.zeros_like(graph.allowed)
@@ -122,6 +128,7 @@ def _from_json(data: Any, path: Path) -> Contents:
         mask[edge], scores[edge] = _edge(name, facts)
     ours = data["interp"] if isinstance(data.get("interp"), dict) else None
     block = ours or {"scores": "float32", "provenance": {"file": path.name}, "name": path.stem}
+    _check_block(block)
     kind = _TYPES.get(str(block.get("scores")))
     scored = kind is not None and not bool(scores.isnan().all())
     circuit = Contents(graph, mask, scores if scored else None, block["provenance"], block["name"])
@@ -143,13 +150,39 @@ def _graph(cfg: dict[str, Any]) -> Graph:
     return Graph(**sizes, **switches)
 
 
+def _check_size(graph: Graph, listed: int) -> None:
+    """A file lists the edges of its graph, or a good part; a graph far beyond would only fill memory."""
+    writers = 1 + graph.n_layers * (graph.n_heads + 1)
+    possible = writers * (1 + graph.n_layers * (3 * graph.n_heads + 1))
+    if possible > max(_SMALL, 1000 * listed):
+        raise ValueError(
+            f"cfg describes a model of {graph.n_layers:,} layers of {graph.n_heads:,} heads, and the file "
+            f"lists {listed:,} edges: they do not belong together. Correct n_layers and n_heads."
+        )
+
+
+def _check_block(block: dict[str, Any]) -> None:
+    provenance, name = block.get("provenance"), block.get("name")
+    if not isinstance(name, str):
+        raise ValueError(f"the block interp names the circuit {json.dumps(name)[:80]}; give a text.")
+    plain = isinstance(provenance, dict) and all(
+        isinstance(value, str | int | float) for value in provenance.values()
+    )
+    if not plain:
+        kind = type(provenance).__name__
+        raise ValueError(
+            f"the provenance is a {kind}, or holds lists or objects; it must be an object of texts and "
+            "numbers."
+        )
+
+
 def _check_nodes(data: dict[str, Any], graph: Graph) -> None:
     unknown = [node for node in data["nodes"] if node not in graph.nodes]
     if unknown:
         raise ValueError(f"node {unknown[0]!r} is not in the graph that cfg describes ({graph}).")
     lists = [facts.get("neurons", []) for facts in data["nodes"].values() if isinstance(facts, dict)]
     lists += data["neurons"].values() if isinstance(data.get("neurons"), dict) else []
-    if not all(all(neurons) for neurons in lists):
+    if not all(isinstance(neurons, list) and all(neurons) for neurons in lists):
         raise ValueError("this is a circuit of single neurons; only whole heads and MLPs can be read.")
 
 
@@ -160,7 +193,13 @@ def _edge(name: str, facts: Any) -> tuple[bool, float]:
     if not isinstance(keep, bool) or not (number or score is None):
         wanted = '{"score": number or null, "in_graph": true or false}'
         raise ValueError(f"edge {name!r} is {json.dumps(facts)[:80]}; it must be {wanted}.")
-    return keep, math.nan if score is None else float(score)
+    try:
+        value = math.nan if score is None else float(score)
+    except OverflowError:
+        value = math.inf
+    if math.isinf(value):
+        raise ValueError(f"the score of edge {name!r} is beyond what a number can hold. Give null for none.")
+    return keep, value
 
 
 def _matched(circuit: Contents, graph: Graph | None) -> Contents:

@@ -137,7 +137,7 @@ def _read(scores: Scores) -> tuple[Graph, Float[Tensor, "*pos writer reader"], P
     mean = value.mean("prompt") if "prompt" in value.dims else value
     values = torch.from_numpy(mean.transpose(..., "writer", "reader").values.copy()).double()
     told = {key: scores.attrs[key] for key in _TOLD if key in scores.attrs}
-    return graph, values, {**told, "prompts": int(scores.sizes.get("prompt", 1))}
+    return graph, values, {**told, "n_prompts": int(scores.sizes.get("prompt", 1))}
 
 
 def _ranked(values: Tensor, absolute: bool) -> Tensor:

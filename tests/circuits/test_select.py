@@ -150,7 +150,7 @@ def test_circuits_have_scores_and_say_where_they_come_from() -> None:
         "selection": "top",
         "n": 20,
         "absolute": True,
-        "prompts": 3,
+        "n_prompts": 3,
     }
     assert {key: found.provenance[key] for key in told} == told
     again = top(found, 10)

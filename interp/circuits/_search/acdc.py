@@ -13,7 +13,9 @@ The decisions are exactly these, one after the other. What makes them fast:
   cut is run, at the positions that matter (`forward.py`).
 
 Rounding: a batch and a single run agree to about 1e-7 in float32. Decisions within 1e-6 of the threshold are
-counted and named in the provenance (`n_ties`, `ties`).
+counted and named in the provenance (`n_ties`, `ties`). In half precision the same circuit has another loss in
+another company: by how much is measured on circuits drawn at random, stands in the provenance (`resolution`)
+and takes the place of 1e-6; a threshold below it decides by rounding, and a warning says so.
 
 `acdc_sweep` goes from the highest threshold down. Each circuit guesses the decisions of the next, which saves
 rows where thresholds lie close; every circuit is exactly what `acdc` finds at its threshold.
@@ -29,6 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +41,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from interp._verbs import verb
+from interp._verbs import verb, warn
 from interp.ablation import Ablation
 from interp.circuits._circuit import Circuit
 from interp.circuits._graph import Graph
 from interp.circuits._run.batch import batch_reach, planned_room, planned_values, rebased, values
 from interp.circuits._run.job import Job, one_metric, prepare, start
 from interp.circuits._run.state import Base, State
-from interp.circuits._search.decisions import Proposal, Rule, Search, circuit_of, edge_order
+from interp.circuits._search.decisions import TIE, Proposal, Rule, Search, circuit_of, edge_order
 from interp.experiment import MEMORY, Experiment, Metrics
 from interp.models import Model
 from interp.stores import LogStore, open_log
@@ -110,7 +113,8 @@ def acdc(
     with open_log(experiment.budget.store, "acdc", _identity(experiment, rule, order)) as log:
         job = start(experiment)
         with torch.inference_mode():
-            return search(job, rule, order, guess, log, Losses(job))
+            losses = Losses(job)
+            return search(job, _resolved(rule, job, losses), order, guess, log, losses)
 
 
 @verb
@@ -177,6 +181,26 @@ def search(
             bar.update(state.at - first)
             bar.set_postfix(kept=state.kept)
     return circuit_of(state, job.experiment, losses.clean, rows, batches)
+
+
+def _resolved(rule: Rule, job: Job, losses: Losses) -> Rule:
+    """The rule with what rounding may do to a loss, in half precision."""
+    if job.facts.dtype.itemsize > 2:
+        return rule
+    graph, rng = job.graph, np.random.default_rng(0)
+    allowed = graph.allowed.numpy()
+    masks = np.stack([allowed & (rng.random(allowed.shape) < share) for share in np.linspace(0.1, 0.99, 8)])
+    together, alone = losses(masks, allowed), [losses(mask[None], allowed)[0] for mask in masks]
+    fresh = [losses(mask[None], mask | (allowed & (rng.random(allowed.shape) < 0.5)))[0] for mask in masks]
+    gaps = np.abs(np.array([together, fresh]) - np.array(alone))
+    resolution = max(TIE, 2 * float(gaps.max()))
+    if abs(rule.threshold) < resolution:
+        dtype = str(job.facts.dtype).removeprefix("torch.")
+        warn(
+            f"in {dtype} a loss of this model is known to about {resolution:.2g}, and the threshold is "
+            f"{rule.threshold:g}: rounding decides. Load the model in float32, or raise the threshold."
+        )
+    return replace(rule, resolution=resolution)
 
 
 def _check(rule: Rule, order: str, guess: Circuit | None, model: Model) -> None:

@@ -37,6 +37,7 @@ class Rule:
 
     threshold: float
     absolute: bool = False
+    resolution: float = TIE  # what rounding may do to a loss
 
     def size(self, increase: float) -> float:
         return abs(increase) if self.absolute else increase
@@ -46,7 +47,7 @@ class Rule:
 
     def tie(self, increase: float) -> bool:
         """Whether rounding could have decided."""
-        return abs(self.size(increase) - self.threshold) <= TIE
+        return abs(self.size(increase) - self.threshold) <= self.resolution
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +212,7 @@ def circuit_of(search: Search, experiment: Experiment, clean: float, rows: int, 
         decided_by_a_run=int(tried.sum()),
         rows=rows,
         batches=batches,
+        resolution=rule.resolution,
         n_ties=len(ties),
         ties=", ".join(ties[:_NAMED]),
     )
