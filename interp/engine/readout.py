@@ -65,8 +65,9 @@ def evaluate(metric: Metric, reading: Reading) -> Float[Tensor, "item"]:
         )
     if not torch.isfinite(value).all():
         first = int((~torch.isfinite(value)).nonzero()[0, 0])
+        number = float(value[first].detach())
         raise ValueError(
-            f"metric {metric.name!r} is {float(value[first])} for run {first} of {items}, though logits are "
+            f"metric {metric.name!r} is {number} for run {first} of {items}, though logits are "
             "finite. A metric must be finite: mend it, or use one of interp.tasks."
         )
     return value.double()

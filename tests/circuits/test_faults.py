@@ -31,6 +31,7 @@ QUIET = {"progress": False}
 
 
 REFUSED = {
+    ("granite", ""): "scales what its layers write",
     ("olmo2", ""): "norms what attention and MLPs write",
     **{(family, "relp"): "not what attention goes on with" for family in ("opt", "gptj")},
     **{(family, "secant"): "hands over its pattern" for family in ("opt", "gptj")},
@@ -98,7 +99,18 @@ def test_a_metric_that_is_not_a_number_decides_nothing(number: float) -> None:
         with pytest.raises(ValueError, match=f"metric '{metric.name}' is -?(nan|inf)"):
             circuits.acdc(model, task, 0.1, metric=metric, **QUIET)
         with pytest.raises(ValueError, match=f"metric '{metric.name}' is -?(nan|inf)"):
-            circuits.train_mask(model, task, 0.5, metric=metric, steps=5, **QUIET)
+            circuits.evaluate(model, task, Circuit(Graph.of(model), Graph.of(model).allowed), metric=metric)
+    with pytest.raises(ValueError, match=r"metric 'broken' is -?(nan|inf)"):
+        circuits.train_mask(model, task, 0.5, metric=broken, steps=5, **QUIET)
+
+
+def test_a_slope_that_is_not_a_number_scores_nothing() -> None:
+    model, task = M.tiny(), M.task()
+    edge = Custom(lambda reading: (reading.logits.sum(-1) * 0).sqrt(), name="edge", better="higher")
+    with pytest.raises(ValueError, match=r"slope of the metric at .* is not finite"):
+        circuits.score_edges(model, task, metric=edge, **QUIET)
+    with pytest.raises(ValueError, match="slope of edge in the gates is not finite in step 0"):
+        circuits.train_mask(model, task, 0.5, metric=edge, steps=5, **QUIET)
 
 
 # --- one file, two processes
@@ -120,7 +132,7 @@ circuits.acdc(masks.tiny(), masks.task(), 0.002, store={path!r}, progress=False)
 
 
 def test_a_second_acdc_on_one_file_is_refused(tmp_path: Path) -> None:
-    """With the first one's process and host; the file is whole, and the search ends after the first is gone."""
+    """With the first one's process and host; the file stays whole, and the search can go on after it."""
     path, here = tmp_path / "acdc.jsonl", Path(__file__).parent
     paths = [str(here), str(here.parent), str(here.parent.parent)]
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT.format(paths=paths, path=str(path))]
@@ -135,7 +147,7 @@ def test_a_second_acdc_on_one_file_is_refused(tmp_path: Path) -> None:
         assert path.read_bytes() == before
     finally:
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.communicate()
     resumed = circuits.acdc(M.tiny(), M.task(), 0.002, store=path, **QUIET)
     whole = circuits.acdc(M.tiny(), M.task(), 0.002, **QUIET)
     assert resumed.edges() == whole.edges()

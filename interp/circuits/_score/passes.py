@@ -170,7 +170,17 @@ def _slopes(values: Float[Tensor, "prompt metric"], tensors: Values) -> tuple[Va
         again = number + 1 < values.shape[1]
         by_tensor = torch.autograd.grad(value, list(tensors.values()), retain_graph=again, allow_unused=True)
         slopes.append({place: slope for place, slope in zip(tensors, by_tensor) if slope is not None})
+        _require_finite(slopes[-1])
     return tuple(slopes)
+
+
+def _require_finite(slopes: Values) -> None:
+    for (part, layer), slope in slopes.items():
+        if not bool(torch.isfinite(slope).all()):
+            raise ValueError(
+                f"the slope of the metric at {part} of layer {layer} is not finite, in {slope.dtype}. Use a "
+                "wider dtype (float32, or bfloat16 for float16), or a metric that stays finite."
+            )
 
 
 def wide(x: Tensor) -> Tensor:

@@ -138,6 +138,11 @@ def _train(job: Job, settings: Settings, state: State, batches: Batches, store: 
             gap = target - share
             loss = sign * measured + state.penalties[0] * gap + state.penalties[1] * gap**2
             state.update(loss.to(state.theta.dtype), settings)
+            if not bool(torch.isfinite(state.theta).all()):
+                raise ValueError(
+                    f"the slope of {metric.name} in the gates is not finite in step {step}. Use a metric "
+                    "whose slope is, or load the model in float32."
+                )
             state.losses.append(float(measured.detach()))
             bar.update()
             bar.set_postfix({metric.name: f"{state.losses[-1]:.3g}", "cut": f"{float(share.detach()):.1%}"})
