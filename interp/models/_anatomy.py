@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,7 +140,23 @@ def logits(model: Model, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "pr
     is the pad id.)
     """
     takes_padding_side = type(model).__name__ == "HookedTransformer" and model.tokenizer is not None
-    return model(tokens, padding_side="right") if takes_padding_side else model(tokens)
+    options = {"padding_side": "right"} if takes_padding_side else {}
+    with dtypes_explained(model, model.cfg.model_name):
+        return model(tokens, **options)
+
+
+@contextlib.contextmanager
+def dtypes_explained(model: torch.nn.Module, name: str) -> Iterator[None]:
+    """torch's error over the dtypes of a model's operations as a ValueError that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if re.search(r"dtype|Float32|Double|BFloat16|Half", str(error)) is None:
+            raise
+        raise ValueError(
+            f"{name} does not run in {next(model.parameters()).dtype}: {error}. Load it in float32, and "
+            "outside of autocast."
+        ) from error
 
 
 def has_hooks(model: Model) -> bool:

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.models._anatomy import Model, logits
+from interp.models._anatomy import Model, dtypes_explained, logits
 from interp.models.hook_points import is_bridge
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
@@ -46,7 +46,8 @@ class Expected:
         config = hf_model.config.get_text_config()
         window = _window(config)
         tokens = _prompt(config, window).to(hf_model.device)
-        theirs: dict[int | None, Tensor] = {None: _centred(hf_model(tokens).logits)}
+        with dtypes_explained(hf_model, type(hf_model).__name__):
+            theirs: dict[int | None, Tensor] = {None: _centred(hf_model(tokens).logits)}
         if window is not None and window >= tokens.shape[1]:
             with _small_in_config(config):
                 theirs[SMALL] = _centred(hf_model(tokens).logits)

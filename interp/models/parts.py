@@ -56,7 +56,8 @@ class Rotary:
             flipped = torch.stack((-turned[..., 1::2], turned[..., ::2]), -1).flatten(-2)
         else:
             flipped = torch.cat((-turned[..., dim // 2 :], turned[..., : dim // 2]), -1)
-        return torch.cat((turned * cos + flipped * sin, x[..., dim:]), -1)
+        rotated = (turned * cos + flipped * sin).to(x.dtype)  # OLMo's tables are float32 in any model
+        return torch.cat((rotated, x[..., dim:]), -1)
 
 
 @dataclass(frozen=True, eq=False)
