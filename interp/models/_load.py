@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from interp._verbs import verb
 from interp.models import _fetch, _hub, _own, _release, handmade
 from interp.models._anatomy import Model
 from interp.models._bundled import available, folder_of
@@ -33,6 +34,7 @@ class ModelNotReachable(OSError, ValueError):
     """The model is not on this machine and could not be fetched."""
 
 
+@verb
 def load(
     name: str | Path,
     *,

@@ -22,6 +22,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from interp import results, stores
+from interp._verbs import verb
 from interp.ablation import Ablation, Constants
 from interp.engine.plan import Plan, make_plan
 from interp.engine.readout import Outcome, Reads
@@ -38,6 +39,7 @@ from interp.tasks.check import warn_unsolved
 _LISTED = 64  # listed cells in a unit of work, with a store
 
 
+@verb
 def patch(
     model: Model,
     task: Task,
@@ -107,6 +109,7 @@ def patch(
     return result
 
 
+@verb
 def plan(
     model: Model,
     task: Task,

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp import stats
+from interp._verbs import verb
 from interp.plot import _theme as theme
 from interp.plot import _words as words
 from interp.plot._cells import Cells, Index, cell_names, cells_of, hover, require_dataset
@@ -32,6 +33,7 @@ class _Points:
         return np.argsort(-np.abs(self.estimate - self.exact), kind="stable")[:count]
 
 
+@verb
 def agreement(
     estimate: xr.Dataset,
     exact: xr.Dataset,

@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from interp._verbs import verb
 from interp.plot import _theme as theme
 from interp.plot import _words as words
 from interp.plot._cells import Cells, Index, at, hover, labels, require_dataset, top_cells
@@ -15,6 +16,7 @@ _BAR, _RIGHT = 24, 32  # pixels: of a bar, of the margin
 _LONGEST_NAME = 40
 
 
+@verb
 def bars(
     result: xr.Dataset,
     top: int = 15,

@@ -18,6 +18,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from interp._verbs import verb
 from interp.plot import _theme as theme
 from interp.plot import _words as words
 from interp.plot._theme import escape, number
@@ -54,6 +55,7 @@ class Drawable(Protocol):
     def edges(self) -> list[str]: ...
 
 
+@verb
 def circuit(
     circuit: Drawable, title: str | None = None, *, colour: str = "part", most: int = 200
 ) -> go.Figure:

@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from interp._verbs import verb
 from interp.plot import _theme as theme
 from interp.plot import _words as words
 from interp.plot._theme import escape
@@ -19,6 +20,7 @@ _TICKS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]  # % of edges
 _NEEDED = ("faithfulness", "low", "high", "edges")
 
 
+@verb
 def curve(
     curves: xr.Dataset | Mapping[str, xr.Dataset],
     *,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from interp._verbs import verb
 from interp.files import write_text
 from interp.plot._theme import WIDTH, themed
 
@@ -21,6 +22,7 @@ _HEIGHT = 600
 _PAGES = (".html", ".htm")
 
 
+@verb
 def save_html(fig: go.Figure, path: str | Path, cdn: bool = False, *, theme: str = "light") -> Path:
     """Write one page with the figure, and return its path.
 
@@ -49,6 +51,7 @@ def require_page(path: str | Path) -> None:
         raise ValueError(f"{str(path)!r} does not end in .html, and what is written there is an HTML page.")
 
 
+@verb
 def save_png(
     figs: go.Figure | Sequence[go.Figure],
     paths: str | Path | Sequence[str | Path],

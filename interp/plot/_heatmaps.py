@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from interp._verbs import verb
 from interp.plot import _theme as theme
 from interp.plot import _words as words
 from interp.plot._cells import Cells, cells_of, every, hover, require_dataset, require_dims
@@ -25,6 +26,7 @@ _NARROW = 11  # pixels: columns below it ask for fewer panels side by side
 _NUMBERS = 46  # pixels that a number in a cell needs
 
 
+@verb
 def heads(
     result: xr.Dataset,
     normalise: bool = False,
@@ -58,6 +60,7 @@ def heads(
     return _panels(cells, axes, title or words.heading(result, f"effect of each head{site}"), zmax)
 
 
+@verb
 def positions(
     result: xr.Dataset,
     normalise: bool = False,

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from interp._verbs import verb
 from interp.plot import _theme as theme
 from interp.plot import _words as words
 from interp.plot._theme import escape
@@ -16,6 +17,7 @@ _ENDS = (0.05, 0.95)  # quantiles over the draws of the control
 _NEEDED = ("accuracy", "control")
 
 
+@verb
 def probes(result: xr.Dataset, title: str | None = None) -> go.Figure:
     """Held-out accuracy of each probe, and of probes on shuffled labels.
 

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from interp._verbs import verb
 from interp.places import hint
 from interp.plot import _theme as theme
 from interp.plot import _words as words
@@ -24,6 +25,7 @@ from interp.stats._means import MetricFacts, metric_facts
 _LEFT, _RIGHT, _GAP, _BELOW = 64, 28, 72, 118
 
 
+@verb
 def steering(result: xr.Dataset, metric: str | None = None, title: str | None = None) -> go.Figure:
     """Effect on a metric, KL and perplexity of neutral text, by layer and coefficient, side by side.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from interp._verbs import verb
 from interp.plot import _theme as theme
 from interp.plot._theme import number, visible
 
@@ -55,6 +56,7 @@ class TokenStrip:
         return self.html()
 
 
+@verb
 def tokens(
     labels: Sequence[str] | np.ndarray,
     values: Sequence[float] | np.ndarray | xr.DataArray,

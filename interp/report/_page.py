@@ -11,6 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 import xarray as xr
 
+from interp._verbs import verb
 from interp.files import write_text
 from interp.plot._export import require_page
 from interp.plot._tokens import TokenStrip
@@ -32,6 +33,7 @@ _FACTS = (
 )  # fmt: skip
 
 
+@verb
 def write(items: Sequence[Any], path: str | Path, title: str = "Report", cdn: bool = False) -> Path:
     """Write the page and return its path. It needs no network, unless `cdn` is set.
 

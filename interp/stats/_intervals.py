@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import ndtr, stdtrit
 
+from interp._verbs import verb
 from interp.places import nearest
 from interp.stats._means import RATIO, blocks, fill, mean, on_prompts, ratio, require_result, sums
 
@@ -28,6 +29,7 @@ STATISTICS = ("mean", "normalised")
 _CELLS_AT_ONCE = 2048
 
 
+@verb
 def bootstrap(
     result: xr.Dataset,
     n: int = 1000,

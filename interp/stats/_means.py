@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from interp._verbs import verb
+
 RATIO = "ratio of means"
 _WRITTEN = ("convention", "versions", "task_fingerprint")  # attributes that only a result has
 _ALWAYS = ("method", "direction", "model", "task")  # and those that it never lacks
@@ -78,6 +80,7 @@ def is_difference(result: xr.Dataset) -> bool:
     return not (result["clean"].values.any() or result[far].values.any())
 
 
+@verb
 def mean(result: xr.Dataset) -> xr.Dataset:
     """The mean over prompts of the effect and of the baselines, in the units of the metric.
 
@@ -99,6 +102,7 @@ def mean(result: xr.Dataset) -> xr.Dataset:
     return out.assign_attrs(method="difference") if is_difference(result) else out
 
 
+@verb
 def normalise(result: xr.Dataset) -> xr.Dataset:
     """The normalised effect of every cell: 0 is unpatched, 1 the whole of clean - corrupt (or - empty).
 

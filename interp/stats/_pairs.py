@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from interp._verbs import verb
 from interp.stats._means import far_baseline, metric_facts
 
 _SAME_RUN = ("direction", "metric", "model", "task_fingerprint", "window")
@@ -20,6 +21,7 @@ class NearlyNoEffect(UserWarning):
     """The effects that an estimate is compared with are so small that agreement means nothing."""
 
 
+@verb
 def agreement(a: xr.Dataset, b: xr.Dataset, top_k: Sequence[int] = (5, 10, 20)) -> xr.Dataset:
     """How well `a` (say, an estimate) agrees with `b` (say, the exact result), over cells' prompt means.
 
@@ -58,6 +60,7 @@ def agreement(a: xr.Dataset, b: xr.Dataset, top_k: Sequence[int] = (5, 10, 20)) 
     return out.assign_attrs(**kept, **described)
 
 
+@verb
 def difference(a: xr.Dataset, b: xr.Dataset) -> xr.Dataset:
     """a - b, cell by cell and prompt by prompt, with attributes that say what was subtracted from what.
 

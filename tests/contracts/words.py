@@ -8,7 +8,18 @@ from typing import Any
 
 import interp
 
-PACKAGES = ("attribution", "circuits", "patching", "plot", "probes", "report", "stats", "steering", "tasks")
+PACKAGES = (
+    "attribution",
+    "circuits",
+    "heads",
+    "patching",
+    "plot",
+    "probes",
+    "report",
+    "stats",
+    "steering",
+    "tasks",
+)
 
 # One default everywhere; None stands for "required, or the verb's own".
 DEFAULTS: dict[str, Any] = {
@@ -50,12 +61,14 @@ def verbs() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def functions_of(path: str, module: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """The functions that a package exports, and those of its public sub-modules."""
-    for name in dir(module):
+    """The functions that a package exports, and those that its public sub-modules define."""
+    exported = getattr(module, "__all__", None)
+    for name in dir(module) if exported is None else exported:
         if name.startswith("_"):
             continue
         value = getattr(module, name)
-        if inspect.isfunction(value) and value.__module__.startswith("interp"):
-            yield f"{path}.{name}", value
+        if inspect.isfunction(value):
+            if exported is not None or value.__module__ == module.__name__:
+                yield f"{path}.{name}", value
         elif inspect.ismodule(value) and value.__name__.startswith(path + "."):
             yield from functions_of(f"{path}.{name}", value)
