@@ -65,7 +65,7 @@ def side_by_side(
         >>> from interp import steering
         >>> d = steering.mean_difference(model, up, down, layer=1)
         >>> wrote = steering.side_by_side(model, task[:2], d, 1.0, max_new_tokens=2)
-        >>> list(wrote["run"].values)
+        >>> wrote["run"].values.tolist()
         ['base', 'steered', 'random', 'shuffled']
     """
     if (coefficient is None) == (target_kl is None):

@@ -87,7 +87,7 @@ def sweep(
         >>> task = interp.tasks.ioi(model, n=8, seed=0)
         >>> d = interp.steering.mean_difference(model, task.clean[:4], task.clean[4:], layer=1)
         >>> result = interp.steering.sweep(model, d, task, [0.0, 1.0], progress=False)
-        >>> result["value"].dims, list(result["metric"].values)
+        >>> result["value"].dims, result["metric"].values.tolist()
         (('prompt', 'layer', 'coefficient', 'metric'), ['logit_diff', 'kl'])
     """
     steps = _steps(coefficients)

@@ -239,7 +239,7 @@ def inject(
     Example:
         >>> from interp import steering
         >>> model = interp.load("tiny-ioi")
-        >>> pair = steering.methods.prompt_pair(model, "Mary gave", "John took", layer=1)
+        >>> pair = steering.methods.prompt_pair(model, "Mary gave", "John gave", layer=1)
         >>> len(steering.edits.inject(pair, 2.0))
         1
     """

@@ -86,7 +86,7 @@ def summary(result: xr.Dataset) -> xr.Dataset:
         >>> from interp import steering
         >>> d = steering.mean_difference(model, up, down, layer=1)
         >>> result = steering.sweep(model, d, task, [-1.0, 0.0, 1.0], progress=False)
-        >>> list(steering.measures.summary(result)["statistic"].values)
+        >>> steering.measures.summary(result)["statistic"].values.tolist()
         ['mean', 'sd', 'p95']
     """
     names = [name for name in result.data_vars if "prompt" in result[name].dims and name != "clean"]

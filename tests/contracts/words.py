@@ -42,6 +42,9 @@ DEFAULTS: dict[str, Any] = {
 # `site` is the first question of a sweep and has no default there.
 REQUIRED_IN_SWEEPS = ("patch", "plan", "attribute", "screen")
 
+# Methods of papers read where their papers do.
+POSITIONS_OF_PAPERS = ("class_neurons", "expert_units", "linear_act", "moral_direction")
+
 # Their order, wherever two of them occur.
 ORDER = (
     "ablation", "direction", "metric", "level", "seed", "batch_size", "memory", "store", "engine", "progress",

@@ -61,7 +61,7 @@ def actadd(
     Example:
         >>> model = interp.load("tiny-ioi")
         >>> from interp.steering import methods
-        >>> len(methods.actadd(model, "Mary gave", "John took", 1, 2.0))
+        >>> len(methods.actadd(model, "Mary gave", "John gave", 1, 2.0))
         1
     """
     finite("coefficient", coefficient)
@@ -99,7 +99,7 @@ def prompt_pair(
     Example:
         >>> model = interp.load("tiny-ioi")
         >>> from interp.steering import methods
-        >>> methods.prompt_pair(model, "Mary gave", "John took", layer=1).layout
+        >>> methods.prompt_pair(model, "Mary gave", "John gave", layer=1).layout
         'positions'
     """
     sides = [read(model, each, what=name) for each, name in ((positive, "positive"), (negative, "negative"))]

@@ -161,7 +161,7 @@ def best_threshold(
     Example:
         >>> import torch
         >>> from interp.steering import methods
-        >>> methods.best_threshold(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2]))
+        >>> methods.best_threshold(torch.tensor([1.0, 0.75]), torch.tensor([0.0, 0.25]))
         (0.5, False, 1.0)
     """
     f1, _, threshold, below = _best(on, off, None if thresholds is None else _grid(thresholds))

@@ -80,7 +80,7 @@ def latent_guard(
 ) -> LatentGuard:
     """A classifier of prompts by the nearer class mean, in cosine, at the end of the instruction.
 
-    instruction_end: a position, as `steering.before(ids)` for the token before a marker of the template.
+    instruction_end: a position, as `positions.before(ids)` for the token before a marker of the template.
     harmful, harmless: prompts in the template. layer: the mean over all is taken, as in the paper.
 
     Cost: one forward pass of each prompt as far as the last layer. Raises ValueError, before any pass, for an
@@ -92,7 +92,7 @@ def latent_guard(
         >>> task = interp.tasks.ioi(model, n=8, seed=0)
         >>> up, down = task.clean[:4], task.clean[4:]
         >>> from interp.steering import methods
-        >>> guard = methods.latent_guard(model, up, down, layer=1, pos=-3)
+        >>> guard = methods.latent_guard(model, up, down, instruction_end=-1, layer=1)
         >>> type(guard).__name__
         'LatentGuard'
     """
