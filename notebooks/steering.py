@@ -94,7 +94,7 @@ stories = [
     "The river was quiet. Tom was tired and Anna went home.",
 ]
 coefficients = [-2, -1, -0.5, 0, 0.5, 1, 2]
-options = {"metric": [LogitDiff(), KL()], "neutral": stories}
+options = {"metric": [LogitDiff(), KL()], "neutral": stories, "progress": False}
 swept = steering.sweep(model, direction, task, coefficients, **options)
 interp.plot.steering(swept)
 

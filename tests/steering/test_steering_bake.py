@@ -131,3 +131,25 @@ def test_what_cannot_be_baked(model, ids, draw):
             steering.bake(model, good, bad)
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
     assert anatomy(model).n_layers == 3
+
+
+@pytest.mark.parametrize("family", ["Olmo2", "Mixtral"])
+def test_what_cannot_be_baked_says_so(family) -> None:
+    """A norm stands behind what an OLMo 2 layer writes; a mixture of experts has several output matrices."""
+    import transformers
+
+    from interp.models import _release
+
+    sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"intermediate_size": 48, "max_position_embeddings": 32, "num_key_value_heads": 4}
+    name = f"{family}ForCausalLM"
+    config = getattr(transformers, f"{family}Config")(**sizes, pad_token_id=0, architectures=[name])
+    with torch.random.fork_rng(devices=[]), _release.quiet():
+        torch.manual_seed(0)
+        inner = getattr(transformers, name)(config).eval()
+        model = _release.bridge(family, inner, None, {})
+    d = steering.Direction.from_tensor(torch.randn(32), "L1.mlp_out")
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    with pytest.raises(ValueError, match="baked"):
+        steering.bake(model, steering.add(d))
+    assert all(torch.equal(before[key], value) for key, value in model.named_parameters())

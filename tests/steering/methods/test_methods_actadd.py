@@ -124,7 +124,7 @@ def test_one_pair_of_reviews_turns_the_sentiment_of_others(layer):
     with torch.no_grad(), steering.steer(world, methods.actadd(world, *pair, layer, 2.0)):
         last = logits(world, task.clean)[rows, task.positions]
     answer, wrong = (last.gather(1, each).mean(1) for each in (task.answers, task.wrongs))
-    assert (answer - wrong).mean() == pytest.approx(float(found["value"][0, 2].mean()), abs=1e-3)
+    assert (answer - wrong).mean() == pytest.approx(float(found["raw"][:, 0, 2].mean()), abs=1e-3)
 
 
 def test_bad_input_before_any_pass(model, ids):

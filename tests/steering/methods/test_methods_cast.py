@@ -94,7 +94,7 @@ def test_the_f1_is_that_of_the_decisions_also_of_a_condition_that_holds_below(mo
     marked, plain = prompts
     direction = steering.mean_difference(model, marked, plain, layer=1, pos="mean")
     on, off = (plain, marked) if turned else (marked, plain)
-    condition = methods.cast_condition(model, on, off, direction=direction, kind="cosine")
+    condition = methods.cast_condition(model, on, off, vectors=direction, kind="cosine")
     assert condition.below == turned
     right, wrong = (int(condition.decide(model, rows).sum()) for rows in (on, off))
     assert condition.f1 == pytest.approx(2 * right / (right + wrong + len(on)))
@@ -138,7 +138,7 @@ def test_bad_input_before_any_pass(model, ids, draw):
             (lambda: methods.cast_condition(model, ids, ids, layer=9), "out of range"),
             (lambda: methods.cast_condition(model, ids, ids, thresholds=[]), "thresholds is empty"),
             (lambda: methods.cast_condition(model, ids, ids, thresholds=[float("nan")]), "finite"),
-            (lambda: methods.cast_condition(model, ids, ids, direction=other), "found on model 'another'"),
+            (lambda: methods.cast_condition(model, ids, ids, vectors=other), "found on model 'another'"),
             (lambda: steered(methods.cast(later, behaviour)), "comes after the intervention"),
             (lambda: best_threshold(one, one), "all similarities are 1"),
         ):

@@ -28,7 +28,7 @@ def heads(draw):
 @pytest.mark.parametrize("direction", ["mass_mean", "probe"])
 def test_planted_heads_are_found_and_random_ones_are_at_chance(heads, direction):
     up, down, axes = heads
-    accuracy, theta, sigma = fit_heads(up, down, direction=direction)
+    accuracy, theta, sigma = fit_heads(up, down, fit=direction)
     found = methods.HeadShifts(accuracy, theta, sigma, (0, 1, 2))
     assert set(found.top(2)) == {parse("L0H1"), parse("L2H3")}
     planted = torch.zeros(3, 4, dtype=torch.bool)
@@ -110,7 +110,7 @@ def test_bad_input_before_any_pass(model, ids):
             (lambda: probe(model, ids, ids[:1]), "4 and 1 prompts; a split needs two"),
             (lambda: probe(model, ids, ids[:3], paired=True), "4 positive and 3 negative"),
             (lambda: probe(model, ids, ids, share=1.0), "share is 1.0"),
-            (lambda: probe(model, ids, ids, direction="mean"), "direction is 'mean'"),
+            (lambda: probe(model, ids, ids, fit="mean"), "fit is 'mean'"),
             (lambda: probe(model, ids, ids, layer=5), "out of range"),
             (lambda: probe(model, [], ids), "positive: got no prompts"),
             (lambda: probe(model, ids, ids, pos=6), "outside prompt 0"),

@@ -23,7 +23,7 @@ def test_after_the_last_block_it_is_the_divergence_of_the_models_own_outputs(toy
     with torch.no_grad():
         p, q = (logits(toy, rows)[:, -1].double().softmax(-1).numpy() for rows in (ids[:2], ids[2:]))
     expected = [jensenshannon(a, b) ** 2 for a, b in zip(p, q)]  # scipy gives the square root, in nats
-    np.testing.assert_allclose(found["value"].values[-1], expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found["value"].values[:, -1], expected, rtol=1e-4, atol=1e-7)
     assert min(expected) > 1e-3
 
 
@@ -72,13 +72,13 @@ def test_effects_are_at_equal_kl_and_nothing_where_the_direction_is_nothing(revi
     world, up, down, task = reviews
     d = methods.caa(world, up, down, layer=[0, 2, 3])
     found = methods.layer_effects(world, d, task, 0.2)
-    assert np.isnan(found["value"].values[0]).all()
+    assert np.isnan(found["value"].values[:, 0]).all()
     for i, layer in enumerate([2, 3], 1):
         c = float(found["coefficient"][i])
         again = steering.sweep(world, d.at(f"L{layer}.resid_pre"), task, [c], with_controls=False)
         assert float(again["value"].sel(metric="kl").mean()) == pytest.approx(0.2, rel=0.02)
         change = again["value"].sel(metric="logit_diff")
-        np.testing.assert_allclose(found["value"].values[i], change.values.ravel(), atol=1e-4)
+        np.testing.assert_allclose(found["value"].values[:, i], change.values.ravel(), atol=1e-4)
     mean = found.mean("prompt")
     assert float(mean["value"][2]) > 4  # logits
     assert float(mean["value"][2]) > float(mean["random"][2]) + 2

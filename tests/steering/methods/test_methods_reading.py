@@ -42,17 +42,17 @@ def test_where_all_pairs_differ_alike_pca_is_the_contrast(model, ids):
 def test_curves_are_those_of_steered_runs_and_nothing_at_zero(toy, ids):
     d = methods.control_vector(toy, ids[:2], ids[2:], layer=1)
     found = methods.effect_curves(toy, d, ids, [-1.5, 0.0, 1.5], answer=ids[:, 0])
-    assert found["kl"].values[0, 1].max() < 1e-6
-    assert found["kl"].values[0, [0, 2]].min() > 1e-4
+    assert found["kl"].values[:, 0, 1].max() < 1e-6
+    assert found["kl"].values[:, 0, [0, 2]].min() > 1e-4
     with torch.no_grad():
         base = logits(toy, ids)[:, -1].double().log_softmax(-1)
         with steering.steer(toy, steering.add(d, 1.5)):
             p = logits(toy, ids)[:, -1].double().log_softmax(-1)
     kl, entropy = (base.exp() * (base - p)).sum(-1), -(p.exp() * p).sum(-1)
-    np.testing.assert_allclose(found["kl"].values[0, 2], kl.numpy(), rtol=2e-3, atol=1e-6)
-    np.testing.assert_allclose(found["entropy"].values[0, 2], entropy.numpy(), rtol=1e-4)
-    np.testing.assert_array_equal(found["right"].values[0, 2], (p.argmax(-1) == ids[:, 0]).numpy())
-    np.testing.assert_allclose(found["entropy_random"].values[0, 1], found["entropy"].values[0, 1])
+    np.testing.assert_allclose(found["kl"].values[:, 0, 2], kl.numpy(), rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(found["entropy"].values[:, 0, 2], entropy.numpy(), rtol=1e-4)
+    np.testing.assert_array_equal(found["right"].values[:, 0, 2], (p.argmax(-1) == ids[:, 0]).numpy())
+    np.testing.assert_allclose(found["entropy_random"].values[:, 0, 1], found["entropy"].values[:, 0, 1])
 
 
 def test_far_along_a_tokens_direction_without_a_norm_nothing_else_is_left():
@@ -78,7 +78,7 @@ def test_far_along_a_direction_with_a_norm_the_distribution_is_that_of_the_direc
     found = methods.effect_curves(model, Direction.from_tensor(u, "L2.resid_post"), ids, [1e7])
     b_U = getattr(model, "b_U", None)
     log = (final_norm(model)(u) @ model.W_U + (0 if b_U is None else b_U)).detach().log_softmax(-1)
-    np.testing.assert_allclose(found["entropy"].values[0, 0], -(log.exp() * log).sum().item(), rtol=1e-4)
+    np.testing.assert_allclose(found["entropy"].values[:, 0, 0], -(log.exp() * log).sum().item(), rtol=1e-4)
 
 
 def test_on_reviews_accuracy_rises_with_the_sign_of_the_coefficient():

@@ -110,7 +110,7 @@ def test_the_curve_is_cumulative_and_random_neurons_do_nothing(world, tasks):
     )
     steps = found["value"].mean("prompt").values
     assert steps.tolist() == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
-    assert found["value"].dims == ("count", "prompt")
+    assert found["value"].dims == ("prompt", "count")
     assert abs(found["random"]).max().item() < 1e-9
     probability = methods.cumulativity(world, tasks["second"], NEURONS["second"], [1, 2, 3, 4])["value"]
     assert (probability.mean("prompt").diff("count") > 0).all()
