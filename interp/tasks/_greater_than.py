@@ -5,8 +5,10 @@ above the first one, the wrong answers all others. Corrupt: the first year ends 
 paper's, the probability of the answers minus that of the wrong answers.
 
 The tokenizer must read a year as its century and its two digits: 1732 as `17` `32` (as GPT-2 mostly
-does; only such years are used), or, for word-level vocabularies, written apart, `17 32`. The cluster of
-a prompt is its template and noun.
+does; only such years are used), or, for word-level vocabularies, written apart, `17 32`. Where every digit is
+a token of its own, the answers are tens digits: after `... 1435 to the year 14` those above 3, the wrong
+answers those below it, and 3 itself, which the units decide, is neither; first years are X20 to X79. The
+cluster of a prompt is its template and noun.
 """
 
 from __future__ import annotations
@@ -21,15 +23,22 @@ from interp.tasks._task import Task
 from interp.tasks.metrics import Metric, ProbDiff
 
 YEARS = range(100)
+TENS = range(20, 80)  # first years where a year is four digits: tens above and below
 
 
 @dataclass(frozen=True)
 class _Form:
-    """How a tokenizer reads years: how to write them, the ids of 00 to 99, the usable (century, year)."""
+    """How years are written, the ids of 00 to 99 (or of 0 to 9), the usable (century, year)."""
 
     year: str
     ids: tuple[int, ...]
     usable: tuple[tuple[int, int], ...]
+
+    def answers(self, year: int) -> tuple[list[int], list[int]]:
+        """The tokens of later years, and of the others; of tens digits, those above and those below."""
+        if len(self.ids) == len(YEARS):
+            return list(self.ids[year + 1 :]), list(self.ids[: year + 1])
+        return list(self.ids[year // 10 + 1 :]), list(self.ids[: year // 10])
 
     def text(self, century: int, year: int) -> str:
         return self.year.format(CENTURY=century, YEAR=f"{year:02d}")
@@ -59,8 +68,7 @@ def greater_than(
             for start in (year, words["corrupt_year"])
         )
         clean, corrupt = (vocabulary.encode(model, text, prepend_bos) for text in texts)
-        later, others = list(form.ids[year + 1 :]), list(form.ids[: year + 1])
-        made.append(Row(clean, corrupt, later, others, f"greater_than {template} {noun}"))
+        made.append(Row(clean, corrupt, *form.answers(year), f"greater_than {template} {noun}"))
     return make(model, made, name="greater_than", seed=seed, metric=metric or ProbDiff())
 
 
@@ -75,11 +83,37 @@ def _form(model: Any, words: dict[str, Any]) -> _Form:
             usable = _splitting(model, written["year"], ids, words["centuries"], words["corrupt_year"])
             if usable:
                 return _Form(written["year"], tuple(ids), usable)
+    digits = _digits(model, words)
+    if digits and wordlists.single_tokens(model, words["nouns"]):
+        return digits
     raise ValueError(
-        "greater_than needs a tokenizer in which a year is its century and two digits (1732 as '17', '32'). "
+        "greater_than needs a tokenizer in which a year is its century and two digits (1732 as '17', '32'), "
+        "or four digits. "
         f"This one has {max(counts)} of {len(YEARS)} numbers 00 to 99 as tokens, or splits years otherwise. "
         "Use a model with GPT-2's tokenizer, or make the task from prompts of your own (Task.from_prompts)."
     )
+
+
+def _digits(model: Any, words: dict[str, Any]) -> _Form | None:
+    """Years of four digits, where each of these is a token; None where they are read otherwise."""
+    ids = [vocabulary.continuation(model, str(digit)) for digit in range(10)]
+    if len(set(ids)) < 10 or None in ids:
+        return None
+    centuries = [century for century in words["centuries"] if _spelt(model, f" {century}", ids)]
+    years = [year for year in TENS if centuries and _spelt(model, f" {centuries[0]}{year:02d}", ids)]
+    usable = tuple((century, year) for century in centuries for year in years)
+    corrupt = centuries and _spelt(model, f" {centuries[0]}{words['corrupt_year']:02d}", ids)
+    return (
+        _Form("{CENTURY}{YEAR}", tuple(token for token in ids if token is not None), usable)
+        if corrupt
+        else None
+    )
+
+
+def _spelt(model: Any, text: str, ids: list[int | None]) -> bool:
+    """Whether the text ends in its digits, one token each."""
+    said = [ids[int(digit)] for digit in text.strip()]
+    return vocabulary.encode(model, f"year{text}", prepend_bos=False)[-len(said) :] == said
 
 
 def _splitting(

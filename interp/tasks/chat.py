@@ -24,7 +24,7 @@ def is_chat(given: Any) -> bool:
     )
 
 
-def render(model: Any, messages: Messages, *, system: str | None = None, prefix: str = "") -> str:
+def render(model: Any, messages: Any, *, system: str | None = None, prefix: str = "") -> str:
     """The chat as text, up to where the assistant's answer begins, or after its `prefix`.
 
     messages: one string (a user's turn), or messages {"role": ..., "content": ...}; content in parts of type

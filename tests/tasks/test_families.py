@@ -287,3 +287,40 @@ def test_templates_take_turns(name: str, words: Any) -> None:
 def test_a_vocabulary_without_the_words(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the tokenizer has 0 of|needs a tokenizer in which a year is"):
         families()[name].build(build_words(["word"], tmp_path), n=4)
+
+
+def test_greater_than_of_single_digits_asks_for_tens(tmp_path: Path) -> None:
+    """Digits above the first year's are right, those below wrong, and its own is neither."""
+    words = [word for word in bundled_words() if not word.isdigit()]
+    model = digit_model([*words, *"0123456789"], tmp_path)
+    task = greater_than(model, n=24, seed=1)
+    assert task.problems(model) == []
+    digit = {model.tokenizer.convert_tokens_to_ids(str(d)): d for d in range(10)}
+    for row, length, answers, wrongs in zip(
+        task.clean.tolist(), task.lengths.tolist(), task.answers, task.wrongs
+    ):
+        century, start = [[digit.get(token) for token in row[:length]][i] for i in (-2, -1)], row[:length]
+        said = [digit[token] for token in start if token in digit]
+        assert said[:2] == century
+        assert 2 <= said[2] <= 7
+        assert {digit[t] for t in answers.tolist() if t >= 0} == set(range(said[2] + 1, 10))
+        assert {digit[t] for t in wrongs.tolist() if t >= 0} == set(range(said[2]))
+    different = task.clean != task.corrupt
+    assert set(task.corrupt[different].tolist()) == {model.tokenizer.convert_tokens_to_ids(d) for d in "01"}
+
+
+def digit_model(words: list[str], folder: Path) -> Any:
+    """A model that reads these words, and numbers digit by digit."""
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+    from word_models import SPECIAL, build
+
+    vocab = {word: i for i, word in enumerate(dict.fromkeys([*SPECIAL, *words]))}
+    backend = Tokenizer(WordLevel(vocab, unk_token="<unk>"))
+    splits = [pre_tokenizers.Whitespace(), pre_tokenizers.Digits(individual_digits=True)]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(splits)
+    pad, bos, unk = SPECIAL
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=pad, bos_token=bos, unk_token=unk)
+    made.save_pretrained(folder / "digits")
+    return build(PreTrainedTokenizerFast.from_pretrained(folder / "digits"), folder)
