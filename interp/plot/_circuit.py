@@ -33,6 +33,7 @@ _PARTS = {
 _SIGNS = {1: ("helps", theme.POSITIVE), -1: ("hurts", theme.NEGATIVE)}
 _WIDTHS = (1.0, 1.8, 2.8, 4.2)
 _ROW, _LOWEST = 74, 44  # pixels: a row, and a row at least
+_UNITS = 10.0  # across a figure at least, so that lines meet their boxes also where it is wide
 _BEND = 0.32
 
 
@@ -191,7 +192,7 @@ def _width(edges: list[Edge]) -> Any:
 def _way(edge: Edge, at: dict[str, tuple[float, float]]) -> tuple[list, list]:
     """Bent where it passes rows; the three inputs of a head side by side."""
     start, end = at[edge.source], at[edge.target]
-    aside = {"q": -0.16, "k": 0.0, "v": 0.16}.get(edge.part, 0.0)
+    aside = {"q": -0.13, "k": 0.0, "v": 0.13}.get(edge.part, 0.0)
     far = max(0.0, end[1] - start[1] - 1)
     middle = max(x for x, _ in at.values()) / 2
     side = 1.0 if (start[0] + end[0]) / 2 >= middle else -1.0
@@ -251,7 +252,8 @@ def _dress(
         margin={"l": 30, "r": 30, "t": above, "b": 50},
         legend={"orientation": "h", "y": 0, "yanchor": "top", "x": 0.5, "xanchor": "center"},
     )
-    fig.update_xaxes(visible=False, range=[x.min() - 0.6, x.max() + 0.6])
+    middle, half = (x.min() + x.max()) / 2, max(_UNITS, x.max() - x.min() + 1.2) / 2
+    fig.update_xaxes(visible=False, range=[middle - half, middle + half])
     fig.update_yaxes(visible=False, range=[-0.5, rows - 0.5])
 
 
