@@ -15,8 +15,9 @@ Others:
   a GGUF file                converted once into the user's cache
   smollm2-135m               a real language model, after: interp models get smollm2-135m"""
 FILE_FORM = """\
-A file of prompts (.jsonl, or .csv with the same keys), one pair a line:
-  {"clean": "... John gave a book to", "corrupt": "...", "answer": " Mary", "wrong": " John"}"""
+A file of prompts (.jsonl, or .csv with the same keys), one pair a line; in .jsonl also token ids:
+  {"clean": "... John gave a book to", "corrupt": "...", "answer": " Mary", "wrong": " John"}
+  {"clean": [1, 318, 262], "corrupt": [1, 318, 257], "answer": 5335, "wrong": 1757}"""
 _TITLES = {
     "bundled": "Trained, in the package:",
     "handmade": "Hand-built, with a known circuit (interp.models.handmade):",

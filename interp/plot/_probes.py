@@ -24,6 +24,15 @@ def probes(result: xr.Dataset, title: str | None = None) -> go.Figure:
     result: of `probes.fit`. By layer: a line, and the control's mean with a band from its 5th to its 95th
     percentile. By layer and head: two heatmaps on one scale, the right one the control's 95th percentile; a
     head counts as found where the left is above the right. Raises ValueError for another Dataset.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("tiny-world")
+        >>> nouns = ("film", "song", "cast", "story")
+        >>> up, down = ([f"The {noun} was {word}" for noun in nouns] for word in ("great", "bad"))
+        >>> found, _ = interp.probes.fit(model, up, down, progress=False)
+        >>> len(interp.plot.probes(found).data)
+        3
     """
     missing = [name for name in _NEEDED if name not in result]
     if missing or "layer" not in result["accuracy"].dims:

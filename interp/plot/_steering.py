@@ -35,6 +35,14 @@ def steering(result: xr.Dataset, metric: str | None = None, title: str | None = 
     the 90th percentile of the prompts.
 
     Raises ValueError for another Dataset and for a metric that the sweep does not have.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load("tiny-world")
+        >>> found = interp.steering.mean_difference(model, ["It was good"], ["It was bad"], layer=2)
+        >>> swept = interp.steering.sweep(model, found, ["The film was"], [0.0, 1.0], progress=False)
+        >>> len(interp.plot.steering(swept).data) > 0
+        True
     """
     require_dataset(result, "steering")
     result = result.sortby("coefficient") if "coefficient" in result.dims else result
@@ -242,7 +250,6 @@ def quantities(result: xr.Dataset, metric: str | None = None) -> list[Quantity]:
     metric: default the first that is not the KL. Raises ValueError for what is not the result of a sweep, and
     for a metric that it does not have.
     """
-    result = _with_effects(result)
     facts = {each.name: each for each in _facts(result)}
     names = list(facts)
     if metric is not None and metric not in names:
@@ -257,17 +264,6 @@ def quantities(result: xr.Dataset, metric: str | None = None) -> list[Quantity]:
         loss = {"steered": result["neutral_loss"]}
         drawn.append(Quantity("perplexity of neutral text", "", False, loss, np.exp))
     return drawn
-
-
-def _with_effects(result: xr.Dataset) -> xr.Dataset:
-    """A sweep that holds raw metrics beside `base`, as effects."""
-    if "base" not in result:
-        return result
-    signs = [facts.sign for facts in metric_facts(result)]
-    sign = xr.DataArray(signs, dims="metric") if "metric" in result.dims else signs[0]
-    runs = [name for name in ("value", *_CONTROLS) if name in result]
-    effects = {name: sign * (result[name] - result["base"]) for name in runs}
-    return result.assign(effects).rename(base="clean")
 
 
 def _facts(result: xr.Dataset) -> list[MetricFacts]:

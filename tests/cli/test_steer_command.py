@@ -220,7 +220,7 @@ def test_bake_writes_a_model_that_loads_steered(
         ("fit tiny-world --task ioi", "has no two classes"),
         ("fit tiny-world --task sentiment --n 7", "--n is 7"),
         ("fit tiny-world --task sentiment --layer 9", "layer 9 is out of range"),
-        ("fit tiny-world --task sentiment --n 8 --layer 0", "do not differ at L0.resid_pre"),
+        ("fit tiny-world --task sentiment --n 8 --layer 0", "the same activations at L0.resid_pre"),
         ("fit tiny-world --positive a.txt --negative empty.txt", "empty.txt has no prompts"),
         ("fit tiny-world --positive a.txt --negative b.txt", "b.txt does not exist"),
         ("fit tiny-world --positive a.txt --negative two.txt --method pca", "pairs them"),
