@@ -159,9 +159,9 @@ tests[["statistic", "p", "rejected"]].to_dataframe()
 # writes a page: `interp circuit tiny-ioi --task ioi --method acdc --threshold 0.03`.
 
 # %%
-path = circuit.save("circuit.json")
+path = small.save("circuit.json")
 again = circuits.Circuit.load(path)
-print((again.mask == circuit.mask).all().item(), again.provenance["method"])
+print((again.mask == small.mask).all().item(), again.provenance["method"])
 interp.plot.circuit(again, colour="sign", title="The same circuit: what helps, what hurts")
 
 # %% [markdown]
