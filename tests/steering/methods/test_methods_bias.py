@@ -38,7 +38,7 @@ def test_accuracy_rises_at_the_layer_where_the_difference_arrives():
     assert d.layer == 2
     torch.testing.assert_close(d.vector, steering.mean_difference(model, up, down, layer=2).vector)
     assert probes.equals(found)
-    with pytest.raises(ValueError, match="same activations at L0.resid_pre"):  # equally good: the first
+    with pytest.raises(ValueError, match=r"same activations at L0\.resid_pre"):  # equally good: the first
         methods.bias_direction(model, up, down, layer=[0, 1])
 
 
