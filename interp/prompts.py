@@ -77,10 +77,11 @@ class Prompts:
 def read(model: Model, data: Any, mask: Tensor | None = None, what: str = "prompts") -> Prompts:
     """Prompts from a string, strings, token ids [prompt, pos] (or [pos]), rows of ids, messages, or a Task.
 
-    Messages are one conversation, [{"role": "user", "content": "..."}, ...], or a list of them. mask: True
-    where a token is real, for ids padded on the left or the right; without it, padding is recognised where
-    the tokenizer has a token for nothing else. Raises ValueError for no prompts, an empty prompt, ids outside
-    the vocabulary, padding that could be text, a prompt longer than the model's context.
+    What it gives is read as it is, by every verb. Messages are one conversation, [{"role": "user", "content":
+    "..."}, ...], or a list of them. mask: True where a token is real, for ids padded on the left or the
+    right; without it, padding is recognised where the tokenizer has a token for nothing else. Raises
+    ValueError for no prompts, an empty prompt, ids outside the vocabulary, padding that could be text, a
+    prompt longer than the model's context.
     """
     if isinstance(data, Prompts):
         prompts = data
@@ -101,6 +102,18 @@ def read_classes(model: Model, positive: Any, negative: Any, mask: Mask = None) 
         )
     one, other = (mask, mask) if mask is None or isinstance(mask, Tensor) else mask
     return read(model, positive, one, "positive"), read(model, negative, other, "negative")
+
+
+def written(model: Model, tokens: Int[Tensor, "row pos"]) -> list[list[int]]:
+    """What a model wrote, row by row, up to the end of the text and without padding; a token at least."""
+    ends, pad = vocabulary.ends(model), vocabulary.pad(model)
+    rows = []
+    for row in tokens.tolist():
+        length = next((i for i, token in enumerate(row) if token in ends), len(row))
+        while length > 1 and row[length - 1] == pad:
+            length -= 1
+        rows.append(row[: max(length, 1)])
+    return rows
 
 
 def from_left(tokens: Int[Tensor, "row pos"], mask: Tensor | None, lengths: Int[Tensor, "row"]) -> Prompts:

@@ -22,7 +22,7 @@ from interp.models import Model, anatomy
 from interp.places import AXES, Place, parse
 from interp.positions import AnyPositions
 from interp.probes.aggregate import Weights, scores
-from interp.prompts import read
+from interp.prompts import read, written
 from interp.results import versions
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Probes:
             raise ValueError(f"a judge reads at one place, these are at {names}. Choose one with .at(...).")
 
         def probability(tokens: Tensor) -> Tensor:
-            return torch.from_numpy(self.score(model, tokens)["probability"].values[0])
+            return torch.from_numpy(self.score(model, written(model, tokens))["probability"].values[0])
 
         return probability
 

@@ -79,6 +79,7 @@ def optimise(
     layer: int,
     site: str = "resid_pre",
     when: AnyPositions = everywhere,
+    mask: Tensor | None = None,
     suppress: bool = False,
     start: Direction | None = None,
     max_norm: float | int | None = None,
@@ -101,7 +102,7 @@ def optimise(
     """
     facts = anatomy(model)
     (where,) = places(facts, layer, site)
-    rows = read(model, prompts)
+    rows = read(model, prompts, mask)
     whole, target = _joined(model, rows, targets)
     given = torch.Generator().manual_seed(seed)
     first = torch.randn(width(where, facts), generator=given, dtype=torch.float64)
