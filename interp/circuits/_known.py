@@ -47,10 +47,10 @@ def known_names() -> tuple[str, ...]:
 
 
 @verb
-def known(name: str, ablation: str | None = None) -> Circuit:
+def known(name: str, ablation: str = "resample") -> Circuit:
     """A known circuit, by name; `known_names()` lists them. Needs no weights.
 
-    `ablation` is for hand-built models: resample (default), zero or mean.
+    `ablation` is for hand-built models: resample, zero or mean.
     Raises ValueError for an unknown name or ablation.
 
     Example:
@@ -60,7 +60,7 @@ def known(name: str, ablation: str | None = None) -> Circuit:
     if name in PUBLISHED:
         return _published(name, ablation)
     if name in handmade.NAMES:
-        return _handmade(name, "resample" if ablation is None else ablation)
+        return _handmade(name, ablation)
     names = known_names()
     raise ValueError(f"{name!r} is no known circuit{hint(name, names)} Known: {', '.join(names)}.")
 
@@ -71,8 +71,8 @@ def facts(name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _published(name: str, ablation: str | None) -> Circuit:
-    if ablation is not None:
+def _published(name: str, ablation: str) -> Circuit:
+    if ablation != "resample":
         raise ValueError(
             f"ablation is {ablation!r}, but {name!r} is one circuit, not one for each ablation. "
             "Leave ablation out."

@@ -49,6 +49,11 @@ def load(
     name also all others of its loader. `dtype=None` is what the config says, else float32.
 
     Raises ValueError for a bad argument or file, ModelNotReachable when a download fails.
+
+    Example:
+        >>> model = interp.load("tiny-ioi", dtype="float64")
+        >>> model.cfg.n_layers, model.training
+        (3, False)
     """
     where, kind = _device(device), _dtype(dtype)
     by_hand = str(name) in handmade.NAMES

@@ -66,6 +66,11 @@ def save_png(
     width, height: in pixels, by default the figure's own, else 800 wide. scale: pixels of the image for each.
     theme: "light" or "dark". Raises ValueError where figures and paths do not match, RuntimeError where no
     browser can be used.
+
+    Example:
+        >>> interp.plot.save_png([], [])
+        Traceback (most recent call last):
+        ValueError: 0 figures and 0 paths. Give one path a figure.
     """
     figures = [figs] if isinstance(figs, go.Figure) else list(figs)
     files = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(p) for p in paths]

@@ -196,7 +196,7 @@ def test_names_that_are_not_known() -> None:
     with pytest.raises(ValueError, match=r"'noise'.*resample"):
         known("reverse", ablation="noise")
     with pytest.raises(ValueError, match="'ioi-gpt2' is one circuit, not one for each ablation"):
-        known("ioi-gpt2", ablation="resample")
+        known("ioi-gpt2", ablation="zero")
     assert known_names() == (*PUBLISHED, *handmade.NAMES)
 
 

@@ -72,7 +72,7 @@ def hypothesis_tests(
         >>> task = interp.tasks.ioi(model, n=8)
         >>> circuit = interp.circuits.top(interp.circuits.score_edges(model, task, progress=False), 20)
         >>> tests = interp.circuits.hypothesis_tests(model, task, circuit, draws=5, progress=False)
-        >>> list(tests["test"].values)
+        >>> tests["test"].values.tolist()
         ['equivalence', 'independence', 'minimality']
     """
     graph = Graph.of(model)

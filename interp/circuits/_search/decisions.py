@@ -174,7 +174,7 @@ def trace(circuit: Circuit) -> list[Step]:
         >>> circuit = interp.circuits.acdc(model, interp.tasks.ioi(model, n=4), 0.1, progress=False)
         >>> step = interp.circuits.trace(circuit)[0]
         >>> step.edge, step.kept
-        ('m1->logits', True)
+        ('m2->logits', False)
     """
     told = circuit.provenance
     if told.get("method") != "acdc" or circuit.scores is None:
