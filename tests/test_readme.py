@@ -1,4 +1,4 @@
-"""The README runs: its Python blocks in order in one namespace, its cheap commands, its table of sites."""
+"""The README and the pages behind it run: Python blocks in order in one namespace, cheap commands, tables."""
 
 from __future__ import annotations
 
@@ -14,49 +14,70 @@ from interp.grid import DEFAULT_BY
 from interp.places import AXES, SITES
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/tasks.md", "docs/sites.md", "docs/analyses.md")
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+TEXT = TEXTS["README.md"]
 BLOCK = re.compile(r"(?P<skip><!-- no-test: [^\n]+ -->\n)?```(?P<language>python|sh)\n(?P<body>.*?)```", re.S)
-BLOCKS = [match.groupdict() for match in BLOCK.finditer(TEXT)]
-COMMANDS = [
-    line.split("#")[0].strip()
-    for block in BLOCKS
-    if block["language"] == "sh"
-    for line in block["body"].splitlines()
-]
+WRITTEN = {
+    "README.md": {"heads.html", "heads.nc", "bars.html", "report.html", "run.zarr"},
+    "docs/tasks.md": {"prompts.jsonl", "ioi.json"},
+    "docs/sites.md": {"heads.nc", "bars.html", "report.html", "agreement.html", "run.zarr"},
+    "docs/analyses.md": {"circuit.html", "curve.html"},
+}
 
 
-def python_blocks() -> list[str]:
-    return [block["body"] for block in BLOCKS if block["language"] == "python" and not block["skip"]]
+def blocks(page: str, language: str) -> list[str]:
+    found = [match.groupdict() for match in BLOCK.finditer(TEXTS[page])]
+    return [block["body"] for block in found if block["language"] == language and not block["skip"]]
 
 
-def test_the_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def commands(page: str) -> list[str]:
+    return [line.split("#")[0].strip() for body in blocks(page, "sh") for line in body.splitlines()]
+
+
+COMMANDS = commands("README.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_blocks_run_in_order(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = python_blocks()
-    assert len(blocks) >= 5
+    bodies = blocks(page, "python")
+    assert len(bodies) >= 3
     namespace: dict[str, Any] = {}
-    for number, body in enumerate(blocks):
-        exec(compile(body, f"README.md, python block {number}", "exec"), namespace)
-    written = {path.name for path in tmp_path.iterdir()}
-    assert written >= {"heads.html", "heads.nc", "bars.html", "report.html", "prompts.jsonl", "run.zarr"}
-    assert "L0H0" in (tmp_path / "heads.html").read_text(encoding="utf-8")
-    assert namespace["heads"]["value"].dims == ("prompt", "layer", "head")
-    assert namespace["stream"]["value"].dims == ("prompt", "site", "layer", "pos")
+    for number, body in enumerate(bodies):
+        exec(compile(body, f"{page}, python block {number}", "exec"), namespace)
+    assert {path.name for path in tmp_path.iterdir()} >= WRITTEN[page]
+    if page == "README.md":
+        assert "L0H0" in (tmp_path / "heads.html").read_text(encoding="utf-8")
+    if page == "docs/sites.md":
+        assert namespace["heads"]["value"].dims == ("prompt", "layer", "head")
+        assert namespace["stream"]["value"].dims == ("prompt", "site", "layer", "pos")
 
 
 def test_the_first_picture_is_four_lines() -> None:
-    assert len(python_blocks()[0].splitlines()) == 4
+    assert len(blocks("README.md", "python")[0].splitlines()) == 4
 
 
+def test_the_readme_is_short_and_shows_a_picture_first() -> None:
+    lines = TEXT.splitlines()
+    assert len(lines) <= 160
+    picture = next(number for number, line in enumerate(lines) if line.startswith("!["))
+    assert picture < 12
+    assert (ROOT / re.search(r"\]\((.*)\)", lines[picture])[1]).stat().st_size > 10_000  # type: ignore[index]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/analyses.md"])
 def test_the_commands_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    ran = [line for line in COMMANDS if line.startswith("interp ") and line != "interp demo"]
+    ran = [line for line in commands(page) if line.startswith("interp ") and line != "interp demo"]
     assert len(ran) >= 5
     for line in ran:
         assert main(shlex.split(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
-    assert (tmp_path / "out/heads/result.nc").is_file()
-    assert (tmp_path / "out/heads.html").is_file()
+    if page == "README.md":
+        assert (tmp_path / "out/heads/result.nc").is_file()
+        assert (tmp_path / "out/heads.html").is_file()
 
 
 def test_the_make_targets_exist() -> None:
@@ -75,21 +96,30 @@ def test_continuous_integration_runs_the_test_command() -> None:
 
 
 def test_the_table_of_sites_is_the_code() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| ([\w, ]+) \|", TEXT, re.M)
+    rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| ([\w, ]+) \|", TEXTS["docs/sites.md"], re.M)
     told = {site: (tuple(axes.split(", ")), tuple(dims.split(", "))) for site, axes, dims in rows}
     assert told == {site: (AXES[site], DEFAULT_BY[site]) for site in SITES}
 
 
-def test_links_to_files_lead_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
-    assert len(links) >= 4
-    assert [link for link in links if not (ROOT / link).is_file()] == []
+@pytest.mark.parametrize("page", [*PAGES, "docs/speed.md", "docs/map.md", "CONTRIBUTING.md"])
+def test_links_to_files_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).is_file()] == []
+
+
+def test_the_map_names_files_that_exist() -> None:
+    text = (ROOT / "docs/map.md").read_text(encoding="utf-8")
+    names = re.findall(r"`(interp/[\w/.]+|training/|tests/[\w/.]+)`", text)
+    assert len(names) > 15
+    assert [name for name in names if not (ROOT / name).exists()] == []
 
 
 def test_the_benchmark_table_is_the_one_that_was_measured() -> None:
-    """Every row of figures in the README stands in the results file."""
+    """Every row of figures in the page stands in the results file."""
     measured = (ROOT / "benchmarks/results/patching-cpu.md").read_text(encoding="utf-8")
-    section = TEXT.split("<!-- benchmarks -->")[1].split("<!-- /benchmarks -->")[0]
+    page = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    section = page.split("<!-- benchmarks -->")[1].split("<!-- /benchmarks -->")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
     assert len(rows) == 8
     assert all(row in measured for row in rows)
