@@ -1,4 +1,4 @@
-"""The pictures of the README: `python docs/images/make.py` (needs kaleido and a Chromium; the second, the real model)."""
+"""The pictures of the README: `python docs/images/make.py` (needs kaleido, a Chromium, and the real model)."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def heads(name: str, file: str, width: int, height: int, **options: int) -> None
 
 if __name__ == "__main__":
     heads("tiny-ioi", "heads.png", 720, 320, n=64, seed=0)
-    heads("smollm2-135m", "heads-smollm2.png", 720, 900, n=16, seed=1, template=0)
+    heads("smollm2-135m", "heads-smollm2.png", 720, 900, n=8, seed=1, template=0)
