@@ -47,6 +47,11 @@ def token_rows(side: Prompts) -> list[list[int]]:
     return [row[:length] for row, length in zip(side.tokens.tolist(), side.lengths.tolist())]
 
 
+def linked(*numbers: Int[Tensor, "prompt"]) -> Int[Tensor, "prompt"]:
+    """The units of prompts that share any of several numbers."""
+    return _joined([list(enumerate(row)) for row in zip(*(each.tolist() for each in numbers))])
+
+
 def _joined(keys: list[list[Any]]) -> Int[Tensor, "prompt"]:
     """Rows that share a key, directly or through others, get one number."""
     parent = list(range(len(keys)))

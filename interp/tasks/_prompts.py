@@ -14,8 +14,8 @@ Answers = Sequence[str | Sequence[str]]
 def tokenize(
     model: Any,
     *,
-    clean: Sequence[str],
-    corrupt: Sequence[str] | None,
+    clean: Sequence[Any],
+    corrupt: Sequence[Any] | None,
     answer: Answers | None,
     wrong: Answers | None,
     prepend_bos: bool | None = None,
@@ -165,7 +165,7 @@ def _unknown_problem(model: Any, place: str, word: str) -> str:
     return f"{place}: {word!r} is not in the vocabulary of {vocabulary.size(model)} words; {offer}."
 
 
-def _require_texts(**fields: Sequence[str] | None) -> None:
+def _require_texts(**fields: Sequence[Any] | None) -> None:
     for name, texts in fields.items():
         for i, text in enumerate(texts or ()):
             if not isinstance(text, str):

@@ -208,7 +208,7 @@ class Task:
         given. Without a mask, ids that begin or end in several `pad` and have no `lengths` are refused.
 
         Example:
-        >>> task = Task.from_tokens(clean=[[1, 2, 3]], corrupt=[[1, 4, 3]], answer=[5], wrong=[6])
+        >>> task = interp.Task.from_tokens(clean=[[1, 2, 3]], corrupt=[[1, 4, 3]], answer=[5], wrong=[6])
         >>> task.clean.shape, task.positions.tolist()
         (torch.Size([1, 3]), [2])
         """
@@ -243,8 +243,8 @@ class Task:
         cls,
         model: Any,
         *,
-        clean: Sequence[str],
-        corrupt: Sequence[str] | None = None,
+        clean: Sequence[Any],
+        corrupt: Sequence[Any] | None = None,
         answer: Sequence[str | Sequence[str]] | None = None,
         wrong: Sequence[str | Sequence[str]] | None = None,
         positions: Tokens | None = None,
@@ -261,7 +261,7 @@ class Task:
 
         Example:
         >>> model = interp.load("tiny-ioi")
-        >>> task = Task.from_prompts(
+        >>> task = interp.Task.from_prompts(
         ...     model,
         ...     clean=["When Mary and John went to the store, John gave a book to"],
         ...     corrupt=["When Mary and John went to the store, Mary gave a book to"],

@@ -50,7 +50,7 @@ def render(model: Any, messages: Any, *, system: str | None = None, prefix: str 
     return text + _plain(tokenizer, prefix)
 
 
-def _turns(tokenizer: Any, messages: Messages) -> list[dict[str, str]]:
+def _turns(tokenizer: Any, messages: Any) -> list[dict[str, str]]:
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     if not is_chat(messages):

@@ -120,3 +120,17 @@ def test_all_layers_are_the_streams_before_each_and_after_the_last(model: Any) -
     assert {"method", "site", "model", "seed", "versions", "n_prompts"} <= set(result.attrs)
     with pytest.raises(ValueError, match="l2 is nan; give a penalty"):
         fit(model, up, down, draws=1, l2=float("nan"), progress=False)
+
+
+def test_heads_are_not_chosen_by_prompts_that_they_were_fitted_on(model: Any) -> None:
+    """Each prompt three times, random labels: the best of a few heads is no better than chance allows."""
+    from interp.steering import methods
+
+    best = []
+    for seed in range(4):
+        up, down = random_halves(seed, 3)
+        shifts = methods.head_shifts(model, up, down, seed=seed)
+        best.append(float(shifts.accuracy.mean()))
+    assert np.mean(best) < 0.7
+    pairs = methods.head_shifts(model, up, down, paired=True, groups=(range(36), range(36)))
+    assert pairs.accuracy.isfinite().all()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp._activations import activations
@@ -24,7 +24,9 @@ from interp.models import Model, anatomy
 from interp.models.places import Layers, places
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere
+from interp.probes import splits
 from interp.probes.selectors import require_pairs
+from interp.probes.splits import Groups
 from interp.prompts import read
 from interp.steering import estimators
 from interp.steering._direction import Direction
@@ -77,14 +79,16 @@ def head_shifts(
     fit: str = "mass_mean",
     share: float = 0.8,
     paired: bool = False,
+    groups: Groups | None = None,
     seed: int = 0,
     batch_size: int | None = None,
 ) -> HeadShifts:
     """Probe every head on two classes of prompts.
 
     share: of the prompts on which probes are fitted; accuracy is that on the rest. paired: row i of both
-    classes belong together (two answers to one question) and fall on the same side of the split. fit:
-    "mass_mean" or "probe".
+    classes belong together (two answers to one question) and fall on the same side of the split;
+    groups: (positive, negative) labels of prompts that do; equal prompts always do. fit: "mass_mean" or
+    "probe".
 
     Raises ValueError, before any pass, for a layer that the model does not have, an empty class, classes too
     small to split, unpaired classes. Cost: one forward pass of each prompt as far as the last layer, and a
@@ -107,7 +111,7 @@ def head_shifts(
     above, below = (activations(model, p, wanted, pos, batch_size=batch_size) for p in (up, down))
     sides = (torch.stack([rows[where] for where in wanted], 1) for rows in (above, below))
     options: dict[str, Any] = {"fit": fit, "share": share, "paired": paired, "seed": seed}
-    found = fit_heads(*sides, **options)
+    found = fit_heads(*sides, **options, units=splits.units(up, down, groups))
     return HeadShifts(*found, tuple(int(where.layer or 0) for where in wanted), facts.name)
 
 
@@ -120,8 +124,11 @@ def fit_heads(
     share: float = 0.8,
     paired: bool = False,
     seed: int = 0,
+    units: Int[Tensor, "prompt"] | None = None,
 ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head d_head"], Float[Tensor, "layer head"]]:
     """Accuracy, theta and sigma of every head, from its activations. Pure; see `head_shifts`.
+
+    units: of each row, the positive ones first; rows of one unit stay together (`interp.probes.splits`).
 
     Example:
         >>> import torch
@@ -134,7 +141,11 @@ def fit_heads(
     _check_fit(fit)
     _check_split(len(positive), len(negative), share, paired)
     generator = torch.Generator().manual_seed(seed)
-    (up, up_rest), (down, down_rest) = _split(len(positive), len(negative), share, paired, generator)
+    sizes = (len(positive), len(negative))
+    if units is None or len(units.unique()) == len(units):
+        (up, up_rest), (down, down_rest) = _split(*sizes, share, paired, generator)
+    else:
+        (up, up_rest), (down, down_rest) = _split_units(units, sizes, share, paired, generator)
     shape = positive.shape[1:3]
     found = []
     for layer, head in torch.cartesian_prod(*map(torch.arange, shape)).tolist():
@@ -158,6 +169,16 @@ def _split(n: int, m: int, share: float, paired: bool, generator: torch.Generato
     other = order if paired else torch.randperm(m, generator=generator)
     cuts = _cut(n, share), _cut(m, share)
     return (order[: cuts[0]], order[cuts[0] :]), (other[: cuts[1]], other[cuts[1] :])
+
+
+def _split_units(
+    units: Tensor, sizes: tuple[int, int], share: float, paired: bool, generator: torch.Generator
+) -> list[Split]:
+    """Whole units on either side of the split; of pairs the units of both rows."""
+    if paired:
+        units = splits.linked(units, torch.arange(sizes[0]).repeat(2))
+    rest = splits.hold_out(units.cpu(), sizes, 1 - share, generator, least=1)
+    return [((~side).nonzero().flatten(), side.nonzero().flatten()) for side in rest.split(list(sizes))]
 
 
 def _cut(n: int, share: float) -> int:
