@@ -7,6 +7,7 @@ import warnings
 
 import architectures
 import pytest
+import small
 import torch
 from sides import PLAIN, all_cells, make_runs
 
@@ -145,6 +146,19 @@ def test_a_verdict_does_not_outlive_the_model_that_it_was_taken_on(model, change
     assert after.attrs["engine"] == "reference"
     assert abs(after["value"] - slow["value"]).max() <= 1e-9
     assert abs(after["value"] - before["value"]).max() > 1e-3
+
+
+def test_a_hook_of_torch_on_a_bridge_is_seen_for_as_long_as_it_is_there():
+    model = small.bridge("gpt2")
+    given = task(model)
+    before = patched(model, given)
+    assert before.attrs["engine"] == "fast"
+    handle = model.blocks[1].mlp.register_forward_hook(lambda module, inputs, output: output * 0)
+    after, slow = patched(model, given), patched(model, given, engine="reference")
+    handle.remove()
+    assert abs(after["value"] - slow["value"]).max() <= 1e-9
+    assert abs(after["value"] - before["value"]).max() > 1e-3
+    assert abs(patched(model, given)["value"] - before["value"]).max() == 0
 
 
 def test_a_metric_of_small_numbers_does_not_fool_it(model, monkeypatch):

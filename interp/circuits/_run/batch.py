@@ -47,7 +47,7 @@ def run(
     circuits: Circuit | Sequence[Circuit] | Bool[Tensor, "circuit *pos writer reader"],
     *,
     lazy: bool = True,
-    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
     direction: str | None = None,
     metric: Metrics | None = None,
     batch_size: int | None = None,
