@@ -116,7 +116,9 @@ def _generation(
     for use_cache in (True, False):
 
         def run(use_cache: bool = use_cache) -> torch.Tensor:
-            return steering.generate(model, prompts, made, max_new_tokens=asked["new"], use_cache=use_cache)
+            return steering.generate(
+                model, prompts, made, max_new_tokens=asked["new"], use_cache=use_cache, stop=()
+            )
 
         run()
         ours[use_cache] = timed(run, asked["repeats"] if use_cache else 1)
@@ -128,7 +130,7 @@ def _generation(
         "when": when, "ours_s": ours[True][0], "their_s": theirs[f"{when}_cached"]["s"],
         "ours_same": _same(mine[True], mine[False]), "their_same": _same(other["cached"], other["uncached"]),
         "both_same": _same(mine[False], other["uncached"]),
-        "unsteered": _same(mine[True], steering.generate(model, prompts, max_new_tokens=asked["new"])[:, n:]),
+        "unsteered": _same(mine[True], steering.generate(model, prompts, max_new_tokens=asked["new"], stop=())[:, n:]),
     }  # fmt: skip
 
 

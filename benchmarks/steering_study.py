@@ -205,7 +205,7 @@ class _Sense:
     def _repetition(self, *made: Any) -> float:
         """Share of the pairs of words generated that came before in the same row."""
         prompts = Prompts(self.rig.task.clean, self.rig.task.lengths)
-        whole = steering.generate(self.rig.model, prompts, *made, max_new_tokens=NEW_TOKENS)
+        whole = steering.generate(self.rig.model, prompts, *made, max_new_tokens=NEW_TOKENS, stop=())
         column = prompts.lengths[:, None] + torch.arange(NEW_TOKENS)
         return steering.measures.repetition(whole.gather(1, column)).mean().item()
 
