@@ -126,11 +126,12 @@ def _generation(
         cached: torch.tensor(theirs[f"{when}_{cached}"]["tokens"])[:, n:] for cached in ("cached", "uncached")
     }
     mine = {use_cache: tokens[:, n:] for use_cache, (_, tokens) in ours.items()}
+    plain = steering.generate(model, prompts, max_new_tokens=asked["new"], stop=())
     return {
         "when": when, "ours_s": ours[True][0], "their_s": theirs[f"{when}_cached"]["s"],
         "ours_same": _same(mine[True], mine[False]), "their_same": _same(other["cached"], other["uncached"]),
         "both_same": _same(mine[False], other["uncached"]),
-        "unsteered": _same(mine[True], steering.generate(model, prompts, max_new_tokens=asked["new"], stop=())[:, n:]),
+        "unsteered": _same(mine[True], plain[:, n:]),
     }  # fmt: skip
 
 
