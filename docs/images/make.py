@@ -1,4 +1,4 @@
-"""The pictures of the README: `python docs/images/make.py` (needs kaleido, a Chromium, and the real model)."""
+"""Pictures of the README: `python docs/images/make.py`. Needs kaleido, a Chromium, and the real model."""
 
 from __future__ import annotations
 
