@@ -138,13 +138,7 @@ def random_baseline(
     """
     graph = Graph.of(model)
     sizes = [n_edges] if isinstance(n_edges, int) else list(n_edges)
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
-    if draws < 1 or not sizes or not all(1 <= size <= graph.n_edges for size in sizes):
-        raise ValueError(
-            f"draws is {draws} and n_edges {sizes}; give at least 1 draw, and sizes from "
-            f"1 to {graph.n_edges}."
-        )
+    _check_draws(kind, draws, sizes, graph)
     experiment = prepare(
         model, task, ablation=ablation, direction=direction, metric=metric, seed=seed,
         batch_size=batch_size, memory=memory, progress=progress,
@@ -208,3 +202,13 @@ def random_mask(graph: Graph, n_edges: int, kind: str, rng: np.random.Generator)
     every = np.flatnonzero(graph.allowed.numpy().ravel())
     mask.view(-1)[torch.from_numpy(rng.choice(every, n_edges, replace=False))] = True
     return mask
+
+
+def _check_draws(kind: str, draws: int, sizes: list[int], graph: Graph) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
+    if draws < 1 or not sizes or not all(1 <= size <= graph.n_edges for size in sizes):
+        raise ValueError(
+            f"draws is {draws} and n_edges {sizes}; give at least 1 draw, and sizes from "
+            f"1 to {graph.n_edges}."
+        )
