@@ -169,7 +169,7 @@ def test_a_file_that_is_missing_or_is_no_text(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.json does not exist"):
         Circuit.load(tmp_path / "none.json")
     (tmp_path / "c.json").write_bytes(b"\xff\xfe\x00{")
-    with pytest.raises(ValueError, match="is cut short or is not JSON"):
+    with pytest.raises(ValueError, match="is not text in UTF-8"):
         Circuit.load(tmp_path / "c.json")
 
 

@@ -55,7 +55,7 @@ def evaluate(
     *,
     measures: Sequence[str] = ("faithfulness", "kl"),
     subsets: int = 10,
-    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
     direction: str | None = None,
     metric: Metrics | None = None,
     level: float = 0.95,

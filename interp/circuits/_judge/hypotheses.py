@@ -47,7 +47,7 @@ def hypothesis_tests(
     tolerance: float = 0.1,
     share: float = 0.9,
     draws: int = 50,
-    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
     direction: str | None = None,
     metric: Metrics | None = None,
     seed: int = 0,

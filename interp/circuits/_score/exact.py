@@ -44,7 +44,7 @@ def exact(
     model: Model,
     task: Task,
     *,
-    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
     direction: str | None = None,
     metric: Metrics | None = None,
     memory: int = MEMORY,

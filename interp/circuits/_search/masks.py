@@ -63,7 +63,7 @@ def train_mask(
     prompts: int = 8,
     learning_rate: float | int = 0.1,
     penalty_rate: float | int = 0.1,
-    ablation: str | Float[Tensor, "writer d_model"] | Ablation = "resample",
+    ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
     metric: Metrics | None = None,
     seed: int = 0,
     store: str | Path | None = None,
