@@ -45,7 +45,7 @@ def load_folder(
             model = _converted(folder, config, hf_model, tokenizer, device, flags, expected)
             if model is not None:
                 return model
-        model = _release.bridge(label(folder), hf_model, tokenizer, flags).eval()
+        model = _bridged(folder, config, hf_model, tokenizer, flags)
         difference = expected.difference(model, hf_model.config.get_text_config())
     if not expected.holds(difference):
         raise ValueError(
@@ -54,6 +54,18 @@ def load_folder(
             f"release of transformer-lens: this one is wrong on {config.get('architectures') or 'it'}."
         )
     return model
+
+
+def _bridged(
+    folder: Path, config: dict[str, Any], hf_model: Any, tokenizer: Any, flags: dict[str, Any]
+) -> Any:
+    try:
+        return _release.bridge(label(folder), hf_model, tokenizer, flags).eval()
+    except (RuntimeError, AttributeError, KeyError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"{folder}: TransformerLens cannot hold it ({config.get('architectures') or 'no architecture'}): "
+            f"{_first(error)}"
+        ) from error
 
 
 def label(folder: Path) -> str:

@@ -28,7 +28,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "swish": F.silu,
     "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
 }
+
+
+class NotLaidOut(AttributeError, ValueError):
+    """A part of a model is not in a form that is known here."""
 
 
 def unsupported(model: Model) -> str | None:
@@ -155,17 +160,26 @@ def _norm(module: Any, cfg: Any, rms: bool = False) -> Norm | None:
         return None
     kind = inner(module)
     if kind is not module and len(list(kind.children())):
-        raise AttributeError(f"{type(kind).__name__} is made of several norms")
+        return _norm_by_head(kind)
     gain = _first(module, "w", "weight")
-    if type(kind).__name__ in ("LayerNorm", "CohereLayerNorm", "OlmoLayerNorm"):
+    if type(kind).__name__.endswith("LayerNorm") and kind is not module:
         rms = False
     else:
         rms = rms or "RMS" in type(kind).__name__ or str(cfg.normalization_type).startswith("RMS")
-    if rms and gain is not None and kind is not module and _is_offset(kind, gain):
+    if gain is not None and kind is not module and _is_offset(kind, gain):
         gain = 1 + gain
     eps = _first(kind, "eps", "variance_epsilon")
     bias = None if rms else _first(module, "b", "bias")
     return Norm(not rms, float(cfg.eps if eps is None else eps), gain, bias)
+
+
+def _norm_by_head(kind: Any) -> Norm:
+    """One LayerNorm a head, of queries or keys (StableLM)."""
+    norms = list(getattr(kind, "norms", ()))
+    if not norms or any(type(norm) is not torch.nn.LayerNorm for norm in norms):
+        raise NotLaidOut(f"{type(kind).__name__} is made of several norms")
+    gain, bias = ([getattr(norm, name) for norm in norms] for name in ("weight", "bias"))
+    return Norm(True, norms[0].eps, torch.stack(gain), None if bias[0] is None else torch.stack(bias))
 
 
 def _first(module: Any, *names: str) -> Any:
@@ -175,8 +189,10 @@ def _first(module: Any, *names: str) -> Any:
 
 @torch.no_grad()
 def _is_offset(norm: torch.nn.Module, gain: Tensor) -> bool:
-    """Whether an RMSNorm of transformers multiplies by 1 + gain, as Gemma's do: measured on ones."""
-    measured = norm(torch.ones_like(gain)).float()
+    """Whether a norm of transformers multiplies by 1 + gain, as Gemma's do: measured on ones."""
+    x = torch.ones_like(gain)
+    x[..., 1::2] = -1
+    measured = (x * (norm(x) - norm(-x))).float() / 2
     return bool((measured - 1 - gain.float()).abs().mean() < (measured - gain.float()).abs().mean())
 
 
@@ -263,7 +279,7 @@ def _clip(model: Model) -> float | None:
 def _mlp(mlp: Any, cfg: Any, known: Architecture, norm: Norm | None, out_norm: Norm | None) -> MLP:
     gated = getattr(mlp, "W_gate", None) is not None if inner(mlp) is not mlp else cfg.gated_mlp
     if gated and inner(mlp) is not mlp and (_first(mlp, "b_in", "b_gate") is not None):
-        raise AttributeError("a gated MLP with biases before its activation")
+        raise NotLaidOut("a gated MLP has biases before its activation")
     return MLP(
         W_in=mlp.W_in,
         W_gate=mlp.W_gate if gated else None,
@@ -297,7 +313,7 @@ def _rotary(model: Model, layer: int, known: Architecture) -> Rotary | None:
         sin, cos = inner(attn).embed_positions.to(model.W_E).chunk(2, -1)
         return Rotary(sin.repeat_interleave(2, -1), cos.repeat_interleave(2, -1), adjacent=True)
     module = inner(getattr(model, "rotary_emb", None))
-    if module is None or known.length_dependent:
+    if module is None or known.length_dependent or not _rotates(model, layer, known):
         return None
     config = transformers_config(model)
     kinds = getattr(config, "layer_types", None)
@@ -314,3 +330,10 @@ def _rotary(model: Model, layer: int, known: Architecture) -> Rotary | None:
         half = cos.shape[-1] // 2
         cos, sin = (table[:, :half].repeat_interleave(2, -1) for table in (cos, sin))
     return Rotary(sin, cos, adjacent=known.interleaved)
+
+
+def _rotates(model: Model, layer: int, known: Architecture) -> bool:
+    """Whether a layer has positions: SmolLM 3 leaves them out of some, Cohere 2 of those without window."""
+    if known.name == "Cohere2ForCausalLM":
+        return known.windows[layer] is not None
+    return bool(getattr(inner(model.blocks[layer].attn), "use_rope", True))

@@ -52,13 +52,12 @@ NAMES = {"patch, reference": "reference", "circuits.run": "run"}
 def measure(path: Path) -> None:
     """Write every cell of the installed release."""
     logging.disable(logging.WARNING)
-    rows = {}
+    installed = {package: version(package) for package in ("transformer-lens", "transformers", "torch")}
+    rows: dict[str, dict[str, list]] = {}
     for name in zoo.FAMILIES:
         cells = verbs.check(name)
         rows[name] = {verb: [cell.error, _plain(cell.note)] for verb, cell in cells.items()}
-        sys.stderr.write(f"{name}: {', '.join(rows[name])}\n")
-    installed = {package: version(package) for package in ("transformer-lens", "transformers", "torch")}
-    path.write_text(json.dumps({"versions": installed, "rows": rows}, indent=1), encoding="utf-8")
+        path.write_text(json.dumps({"versions": installed, "rows": rows}, indent=1), encoding="utf-8")
 
 
 def page(paths: list[Path]) -> str:

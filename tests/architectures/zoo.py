@@ -28,6 +28,7 @@ _EXPERTS = {**_GROUPED, "num_experts_per_tok": 2}
 _MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 _SHORT = {"original_max_position_embeddings": 16, "rope_theta": 10000.0, "factor": 4.0}
 _LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, **_SHORT}
+_DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
 _LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 _MLA = {
     **{"q_lora_rank": 12, "kv_lora_rank": 12, "qk_rope_head_dim": 4, "v_head_dim": 8, "qk_nope_head_dim": 4},
@@ -78,6 +79,15 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {  # name: class, config 
     "StableLM": ("StableLmForCausalLM", "StableLmConfig", {**_GROUPED, "partial_rotary_factor": 0.5}),
     "Cohere": ("CohereForCausalLM", "CohereConfig", {**_GROUPED, "logit_scale": 0.3}),
     "StarCoder 2": ("Starcoder2ForCausalLM", "Starcoder2Config", _SLIDING),
+    "GLM": ("GlmForCausalLM", "GlmConfig", {**_GROUPED, "head_dim": 8, "partial_rotary_factor": 0.5}),
+    "Nemotron": ("NemotronForCausalLM", "NemotronConfig", _GROUPED),
+    "SmolLM 3": ("SmolLM3ForCausalLM", "SmolLM3Config", {**_GROUPED, "no_rope_layers": [1, 0, 1]}),
+    "Cohere 2": (
+        "Cohere2ForCausalLM",
+        "Cohere2Config",
+        {**_SLIDING, "layer_types": _MIXED, "logit_scale": 0.3},
+    ),
+    "Llama, dynamic rotary": ("LlamaForCausalLM", "LlamaConfig", {**_GROUPED, "rope_parameters": _DYNAMIC}),
     "Granite": (
         "GraniteForCausalLM",
         "GraniteConfig",

@@ -1,0 +1,126 @@
+"""Facts of architectures, hooks and hook points, on transformers' own classes."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+import zoo
+
+import interp
+from interp import models
+from interp.models.hook_points import unreached
+
+TOKENS = zoo.prompts()[0]
+MIXED = (zoo.WINDOW, None, zoo.WINDOW)
+
+
+@functools.cache
+def load(name: str) -> Any:
+    return interp.load(zoo.folder(name), dtype=zoo.dtype_of(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "windows"),
+    [
+        ("Llama", (None,) * 3),
+        ("Mistral", (zoo.WINDOW,) * 3),
+        ("Qwen 2", (None, zoo.WINDOW, zoo.WINDOW)),
+        ("Gemma 3", MIXED),
+        ("OLMo 3", MIXED),
+        ("GPT-Neo", (None, zoo.WINDOW) * 2),
+    ],
+)
+def test_windows_and_their_layers(name: str, windows: tuple[int | None, ...]) -> None:
+    assert models.anatomy(load(name)).windows == windows
+
+
+@pytest.mark.parametrize("name", ["OLMo 2", "Gemma 3", "GPT-2", "Mixtral"])
+def test_the_architecture_is_read_on_both_classes(name: str) -> None:
+    facts = models.anatomy(load(name))
+    assert facts.architecture == zoo.FAMILIES[name][0]
+    assert facts.post_norm == (name in ("OLMo 2", "Gemma 3"))
+    assert facts.whole_qk_norm == (name == "OLMo 2")
+    assert facts.experts == ((name == "Mixtral",) * zoo.N_LAYERS)
+
+
+def test_neurons_are_counted_by_the_weights() -> None:
+    assert models.anatomy(load("OPT")).d_mlp == 40
+
+
+def test_gains_of_one_plus_w() -> None:
+    model = load("Gemma 1")
+    norm = models.final_norm(model)
+    x = torch.randn(4, 32, dtype=torch.float64)
+    torch.testing.assert_close(norm(x), model.ln_final(x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["Mixtral", "gpt-oss"])
+def test_a_mixture_has_no_neurons_to_patch(name: str) -> None:
+    model = load(name)
+    assert "post" not in models.anatomy(model).sites()
+    assert "is a mixture of experts" in str(models.unsupported(model))
+    task = interp.Task.from_tokens(
+        clean=TOKENS.tolist(), corrupt=zoo.prompts()[1].tolist(), answer=[5, 6, 7], wrong=[8, 9, 10]
+    )
+    with pytest.raises(ValueError, match=r"mixes experts.*patch mlp_out"):
+        interp.patch(model, task, "post", progress=False)
+
+
+def test_latent_attention_has_no_heads_of_its_own() -> None:
+    facts = models.anatomy(load("DeepSeek 3"))
+    assert not {"q", "k", "v", "z"} & set(facts.sites())
+    assert "resid_pre" in facts.sites()
+
+
+@pytest.mark.parametrize("name", ["GPT-J", "GPT-Neo", "OPT", "Llama"])
+def test_a_pattern_that_is_thrown_away_is_found(name: str) -> None:
+    model = load(name)
+    reason = unreached(model, "pattern", TOKENS)
+    delegated = models.is_bridge(model) and name != "Llama"
+    assert ("does not reach the logits" in str(reason)) == delegated
+    assert unreached(model, "z", TOKENS) is None
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_hooks_that_transformer_lens_attaches_are_not_the_users() -> None:
+    model = load("OPT")
+    model(TOKENS)
+    assert not models.has_hooks(model)
+    with model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", lambda tensor, hook: tensor)]):
+        assert models.has_hooks(model)
+    handle = model.blocks[1].mlp.register_forward_hook(lambda module, args, out: out)
+    assert models.has_hooks(model)
+    handle.remove()
+    assert not models.has_hooks(model)
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "Gemma 3"])
+def test_the_fingerprint_of_the_computation(name: str) -> None:
+    """It stays while nothing changes, and follows hooks, modes, weights and functions."""
+    model, mlp = load(name), load(name).blocks[1].mlp
+    before = models.computation_fingerprint(model)
+    model(TOKENS)
+    assert models.computation_fingerprint(model) == before
+    handle = mlp.register_forward_hook(lambda module, args, out: out * 0)
+    assert models.computation_fingerprint(model) != before
+    handle.remove()
+    assert models.computation_fingerprint(model) == before
+    model.blocks[0].train()
+    assert models.computation_fingerprint(model) != before
+    model.eval()
+    mlp.forward = lambda x: x
+    assert models.computation_fingerprint(model) != before
+    del mlp.forward
+    assert models.computation_fingerprint(model) == before
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.0)
+    assert models.computation_fingerprint(model) != before
+
+
+def test_rotary_that_depends_on_the_length_is_said() -> None:
+    reason = models.unsupported(load("Llama, dynamic rotary"))
+    assert reason is None or "dynamic" in reason
+    assert reason is not None or not models.is_bridge(load("Llama, dynamic rotary"))
