@@ -43,7 +43,7 @@ verb is compared with plain torch hooks on the transformers model, or with its o
 
 Figures are the largest error in standard deviations of what is right. Norms and softmax of transformers
 compute in float32 inside a float64 model, hence about 1e-6 where they are in the path. A letter is a refusal,
-and its sentence stands below the table.
+and its sentence stands below the table; an empty cell was not measured in this run.
 """
 KINDS = {"HookedTransformer": "hooked", "TransformerBridge": "bridge"}
 NAMES = {"patch, reference": "reference", "circuits.run": "run"}
