@@ -320,7 +320,7 @@ def test_json_is_one_object_and_the_logs_are_on_stderr(
     command = ("attribute", MODEL, "--task", "ioi", "--site", "z", "--n", "8", "--method", "atp")
     told = json_of(capsys, *command, "--compare", "exact")
     assert told["agreement"]["atp"]["pearson"] > 0.9
-    page = json_of(capsys, "report", told["files"]["result"], "--out", "page.html")
+    page = json_of(capsys, "report", told["files"]["atp"], "--out", "page.html")
     assert page == {"command": "report", "files": {"report": "page.html"}}
 
 
