@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from interp.probes._fit import fit as fit
     from interp.probes._probes import Probes as Probes
 
-__all__ = ["Probes", "aggregate", "calibration", "fit", "selectors", "splits"]
+__all__ = ["Probes", "fit", "selectors"]
 __getattr__, __dir__ = lazy(
     __name__,
     {"interp.probes._fit": ("fit",), "interp.probes._probes": ("Probes",)},

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
 from interp.places import Place
@@ -37,6 +38,7 @@ from interp.prompts import Prompts, read
 from interp.results import provenance
 
 
+@verb
 def fit(
     model: Model,
     positive: Any,

@@ -2,8 +2,7 @@
 
 A `Task` is made from prompts, token ids, chats, files or tables, or by a family (`families()` lists them).
 Sub-modules: `metrics`, `chat`, `check` (how well a model does a task), `vocabulary` and `wordlists` (what a
-tokenizer can say),
-`handmade` (families of the hand-built models), `world` (the language of tiny-world).
+tokenizer can say), `handmade` (families of the hand-built models), `world` (the language of tiny-world).
 """
 
 from __future__ import annotations
@@ -55,6 +54,44 @@ if TYPE_CHECKING:
     from interp.tasks.world._families import register as register
     from interp.tasks.world._families import requests as requests
     from interp.tasks.world._families import sentiment as sentiment
+
+__all__ = [
+    "KL",
+    "METRICS",
+    "Custom",
+    "Family",
+    "LogProb",
+    "LogitDiff",
+    "Loss",
+    "Metric",
+    "Prob",
+    "ProbDiff",
+    "Rank",
+    "Reading",
+    "SeqLogProb",
+    "Task",
+    "TaskReport",
+    "UnsolvedTask",
+    "agreement",
+    "and_gate",
+    "coloured_objects",
+    "conflict",
+    "docstring",
+    "facts",
+    "families",
+    "greater_than",
+    "induction",
+    "ioi",
+    "languages",
+    "linear",
+    "or_gate",
+    "pronouns",
+    "register",
+    "requests",
+    "reverse",
+    "sentiment",
+    "xproportion",
+]
 
 _EXPORTS = {
     "interp.tasks._agreement": ("agreement",),

@@ -17,6 +17,7 @@ import math
 import random
 from typing import Any
 
+from interp._verbs import verb
 from interp.tasks import vocabulary, wordlists
 from interp.tasks._pairs import Side, cluster_name, contrast, distinct_pairs, make
 from interp.tasks._task import Task
@@ -27,6 +28,7 @@ SLOTS = ("N", "M")
 Noun = tuple[str, ...]  # singular and plural
 
 
+@verb
 def agreement(
     model: Any,
     n: int = 64,
@@ -42,6 +44,11 @@ def agreement(
     attractors: the number of the nouns between: "any" (at random), "opposite" to the clean subject's or the
         "same"; the last two leave out templates without such a noun.
     template: take all prompts from this one of the templates, so that a position means the same in each.
+
+    Example:
+        >>> model = interp.load("tiny-world")
+        >>> len(interp.tasks.agreement(model, n=4))
+        4
     """
     wordlists.require_even(n)
     if attractors not in NUMBERS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from interp._verbs import verb
 from interp.tasks._agreement import agreement
 from interp.tasks._coloured_objects import coloured_objects
 from interp.tasks._docstring import docstring
@@ -24,8 +25,14 @@ class Family(NamedTuple):
     description: str
 
 
+@verb
 def families() -> dict[str, Family]:
-    """Name → function `(model, n=64, seed=0)` and description."""
+    """Name → function `(model, n=64, seed=0)` and description.
+
+    Example:
+        >>> list(interp.tasks.families())[:2]
+        ['ioi', 'induction']
+    """
     return {
         "ioi": Family(ioi, "indirect object: When Mary and John ..., John gave a book to → Mary"),
         "induction": Family(induction, "copying: random words, then their beginning again → the next word"),

@@ -14,6 +14,7 @@ import math
 import random
 from typing import Any
 
+from interp._verbs import verb
 from interp.tasks import vocabulary, wordlists
 from interp.tasks._pairs import Row, Side, cluster_name, distinct_pairs, make, mirrored
 from interp.tasks._task import Task
@@ -24,6 +25,7 @@ THINGS = 3
 ASKED = ((0, 1), (1, 2), (2, 0))  # the clean and the corrupt prompt's object, by place in the list
 
 
+@verb
 def coloured_objects(
     model: Any,
     n: int = 64,
@@ -36,6 +38,11 @@ def coloured_objects(
     """What colour the object has: n prompts in mirrored pairs, words from data/tasks/coloured_objects.json.
 
     template: take all prompts from this one of the templates, so that a position means the same in each.
+
+    Example:
+        >>> model = interp.load("tiny-world")
+        >>> len(interp.tasks.coloured_objects(model, n=4))
+        4
     """
     wordlists.require_even(n)
     words = wordlists.load("coloured_objects")

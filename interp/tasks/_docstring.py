@@ -14,6 +14,7 @@ import math
 import random
 from typing import Any
 
+from interp._verbs import verb
 from interp.tasks import vocabulary, wordlists
 from interp.tasks._pairs import Row, Side, cluster_name, distinct_pairs, make, mirrored
 from interp.tasks._task import Task
@@ -23,6 +24,7 @@ from interp.tasks.wordlists import Form
 ARGUMENTS, FILLERS = 4, 7
 
 
+@verb
 def docstring(
     model: Any,
     n: int = 64,
@@ -35,6 +37,11 @@ def docstring(
     """Which argument comes next: n prompts in mirrored pairs, words from data/tasks/docstring.json.
 
     template: take all prompts from this one of the templates.
+
+    Example:
+        >>> model = interp.load("tiny-world")
+        >>> len(interp.tasks.docstring(model, n=4))
+        4
     """
     wordlists.require_even(n)
     words = wordlists.load("docstring")

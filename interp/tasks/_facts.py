@@ -18,6 +18,7 @@ from itertools import zip_longest
 from math import comb
 from typing import Any, NamedTuple
 
+from interp._verbs import verb
 from interp.places import hint
 from interp.tasks import vocabulary, wordlists
 from interp.tasks._pairs import Row, Side, cluster_name, make, mirrored, require_room
@@ -52,6 +53,7 @@ RELATIONS = {
 }
 
 
+@verb
 def facts(
     model: Any,
     n: int = 64,
@@ -67,6 +69,11 @@ def facts(
     relation: "capital" of a country (data/tasks/capitals.json); and, about the made-up people of tiny-world,
         "born" (person → city), "country" (city → country) and "two_hop" (person → country).
     template: take all prompts from this one of the templates, so that a position means the same in each.
+
+    Example:
+        >>> model = interp.load("tiny-world")
+        >>> len(interp.tasks.facts(model, n=4))
+        4
     """
     wordlists.require_even(n)
     if relation not in RELATIONS:

@@ -17,6 +17,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from interp._verbs import verb
 from interp.tasks import vocabulary, wordlists
 from interp.tasks._pairs import Row, make, require_room
 from interp.tasks._task import Task
@@ -44,6 +45,7 @@ class _Form:
         return self.year.format(CENTURY=century, YEAR=f"{year:02d}")
 
 
+@verb
 def greater_than(
     model: Any,
     n: int = 64,
@@ -52,7 +54,13 @@ def greater_than(
     metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
-    """Which years are later: n prompts, with first years drawn evenly from those the tokenizer splits."""
+    """Which years are later: n prompts, with first years drawn evenly from those the tokenizer splits.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> len(interp.tasks.greater_than(model, n=4))
+        4
+    """
     if n < 1:
         raise ValueError(f"n is {n}; a task needs at least one prompt.")
     vocabulary.tokenizer_of(model)

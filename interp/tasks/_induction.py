@@ -15,12 +15,14 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from interp._verbs import verb
 from interp.tasks import _prompts, vocabulary, wordlists
 from interp.tasks._pairs import Row, Side, make, mirrored
 from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
 
 
+@verb
 def induction(
     model: Any,
     n: int = 64,
@@ -38,6 +40,11 @@ def induction(
 
     words: draw from these; each must be one token.
     corrupt: what the corrupt prompt changes: the "answer", or "all" words.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> len(interp.tasks.induction(model, n=4))
+        4
     """
     wordlists.require_even(n)
     prefix = length // 2 if prefix is None else prefix

@@ -15,12 +15,14 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from interp._verbs import verb
 from interp.tasks import vocabulary, wordlists
 from interp.tasks._pairs import Row, Side, cluster_name, distinct_pairs, make, mirrored
 from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
 
 
+@verb
 def ioi(
     model: Any,
     n: int = 64,
@@ -34,6 +36,11 @@ def ioi(
 
     template: take all prompts from this one of the templates in data/tasks/ioi.json, so that a position means
     the same in each; by default all templates in turn, whose positions do not line up.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> len(interp.tasks.ioi(model, n=4))
+        4
     """
     wordlists.require_even(n)
     vocabulary.tokenizer_of(model)

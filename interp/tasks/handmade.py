@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from interp._verbs import verb
 from interp.places import hint
 from interp.tasks import _prompts, vocabulary, wordlists
 from interp.tasks._induction import induction
@@ -139,10 +140,17 @@ def _other(item: Item, group: list[Item], rng: random.Random) -> Item:
     return found
 
 
+@verb
 def reverse(
     model: Any, n: int | None = 64, seed: int = 0, *, letters: int = 5, metric: Metric | str | None = None
 ) -> Task:
-    """Say a sequence backwards: n prompts in mirrored pairs, or every input (n=None)."""
+    """Say a sequence backwards: n prompts in mirrored pairs, or every input (n=None).
+
+    Example:
+        >>> model = interp.load("reverse")
+        >>> len(interp.tasks.reverse(model, n=4))
+        4
+    """
     lengths = range(2 * LONGEST) if n is None else [letters]
     found = [item for count in lengths for item in _reversals(count)]
     if len(found) < 2:
@@ -163,10 +171,17 @@ def _reversals(letters: int) -> list[Item]:
     return found
 
 
+@verb
 def xproportion(
     model: Any, n: int | None = 64, seed: int = 0, *, letters: int = 5, metric: Metric | str | None = None
 ) -> Task:
-    """Is x more than half of the letters: n prompts in mirrored pairs, or every input (n=None)."""
+    """Is x more than half of the letters: n prompts in mirrored pairs, or every input (n=None).
+
+    Example:
+        >>> model = interp.load("xproportion")
+        >>> len(interp.tasks.xproportion(model, n=4))
+        4
+    """
     if letters % 2 == 0 or not 1 <= letters <= LONGEST:
         raise ValueError(f"letters is {letters}; it must be odd, from 1 to {LONGEST}.")
     lengths = range(1, LONGEST + 1, 2) if n is None else [letters]
@@ -178,8 +193,15 @@ def xproportion(
     return _of(model, "xproportion", found, n, seed, metric)
 
 
+@verb
 def linear(model: Any, n: int | None = 64, seed: int = 0, *, metric: Metric | str | None = None) -> Task:
-    """Which letter comes at least 3 times in 5: n prompts in mirrored pairs, or every input (n=None)."""
+    """Which letter comes at least 3 times in 5: n prompts in mirrored pairs, or every input (n=None).
+
+    Example:
+        >>> model = interp.load("linear")
+        >>> len(interp.tasks.linear(model, n=4))
+        4
+    """
     found = [
         Item(" ".join(word), letter)
         for word in itertools.product(ABC, repeat=LONGEST)
@@ -189,13 +211,27 @@ def linear(model: Any, n: int | None = 64, seed: int = 0, *, metric: Metric | st
     return _of(model, "linear", found, n, seed, metric)
 
 
+@verb
 def and_gate(model: Any, n: int | None = 64, seed: int = 0, *, metric: Metric | str | None = None) -> Task:
-    """The colour that both have: n pairs, or every input (n=None)."""
+    """The colour that both have: n pairs, or every input (n=None).
+
+    Example:
+        >>> model = interp.load("and-gate")
+        >>> len(interp.tasks.and_gate(model, n=4))
+        4
+    """
     return _task(model, "and_gate", lambda a, b: a if a == b else NONE, n, seed, metric)
 
 
+@verb
 def or_gate(model: Any, n: int | None = 64, seed: int = 0, *, metric: Metric | str | None = None) -> Task:
-    """The colour that either has: n pairs, or every input that names one colour at most (n=None)."""
+    """The colour that either has: n pairs, or every input that names one colour at most (n=None).
+
+    Example:
+        >>> model = interp.load("or-gate")
+        >>> len(interp.tasks.or_gate(model, n=4))
+        4
+    """
     return _task(model, "or_gate", _either, n, seed, metric)
 
 

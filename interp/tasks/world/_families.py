@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from interp._verbs import verb
 from interp.tasks import vocabulary, wordlists
 from interp.tasks._pairs import Row, Side, make
 from interp.tasks._pairs import mirrored as both
@@ -23,6 +24,7 @@ from interp.tasks.world._styles import Languages, Pronouns, Register, Sentiment
 TRIES = 60  # draws for each pair that is wanted
 
 
+@verb
 def sentiment(
     model: Any,
     n: int = 64,
@@ -32,10 +34,17 @@ def sentiment(
     metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
-    """`Review: The film was dull. The music was` → any negative adjective; wrong: any positive one."""
+    """`Review: The film was dull. The music was` → any negative adjective; wrong: any positive one.
+
+    Example:
+        >>> model = interp.load("tiny-world")
+        >>> len(interp.tasks.sentiment(model, n=4))
+        4
+    """
     return mirrored(model, Sentiment(), n, seed, held_out, metric, prepend_bos)
 
 
+@verb
 def pronouns(
     model: Any,
     n: int = 64,
@@ -45,10 +54,17 @@ def pronouns(
     metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
-    """`Mary went to the store because` → she; wrong: the pronoun of the other name."""
+    """`Mary went to the store because` → she; wrong: the pronoun of the other name.
+
+    Example:
+        >>> model = interp.load("tiny-world")
+        >>> len(interp.tasks.pronouns(model, n=4))
+        4
+    """
     return mirrored(model, Pronouns(), n, seed, held_out, metric, prepend_bos)
 
 
+@verb
 def languages(
     model: Any,
     n: int = 64,
@@ -58,10 +74,17 @@ def languages(
     metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
-    """A text in one of two languages → any word of the right kind in it; corrupt: the translation."""
+    """A text in one of two languages → any word of the right kind in it; corrupt: the translation.
+
+    Example:
+        >>> model = interp.load("tiny-world")
+        >>> len(interp.tasks.languages(model, n=4))
+        4
+    """
     return mirrored(model, Languages(), n, seed, held_out, metric, prepend_bos)
 
 
+@verb
 def register(
     model: Any,
     n: int = 64,
@@ -71,10 +94,17 @@ def register(
     metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
-    """A letter, formal or casual → any word of the right kind in its register; corrupt: the other."""
+    """A letter, formal or casual → any word of the right kind in its register; corrupt: the other.
+
+    Example:
+        >>> model = interp.load("tiny-world")
+        >>> len(interp.tasks.register(model, n=4))
+        4
+    """
     return mirrored(model, Register(), n, seed, held_out, metric, prepend_bos)
 
 
+@verb
 def requests(
     model: Any,
     n: int = 64,
@@ -89,12 +119,18 @@ def requests(
 
     kind: "refusal", harmful against harmless; "frame", a harmful request plainly against in a game, story or
     film, where it is answered; "harm", whether an answered request was harmful.
+
+    Example:
+        >>> model = interp.load("tiny-world")
+        >>> len(interp.tasks.requests(model, n=4))
+        4
     """
     if kind not in REQUEST_KINDS:
         raise ValueError(f"kind is {kind!r}; use one of {', '.join(REQUEST_KINDS)}.")
     return mirrored(model, Requests(kind), n, seed, held_out, metric, prepend_bos)
 
 
+@verb
 def conflict(
     model: Any,
     n: int = 64,
@@ -104,7 +140,13 @@ def conflict(
     metric: Metric | str | None = None,
     prepend_bos: bool | None = None,
 ) -> Task:
-    """A claim against a known fact, and a cue: `In fiction, ...` → the claim, `In truth, ...` → the fact."""
+    """A claim against a known fact, and a cue: `In fiction, ...` → the claim, `In truth, ...` → the fact.
+
+    Example:
+        >>> model = interp.load("tiny-world")
+        >>> len(interp.tasks.conflict(model, n=4))
+        4
+    """
     return mirrored(model, Conflict(), n, seed, held_out, metric, prepend_bos)
 
 
