@@ -64,7 +64,7 @@ def attention(
     rows = rows[None] if rows.ndim == 1 else rows
     _check_tokens(rows, facts)
     layers = _layers(layer, facts)
-    patterns = np.concatenate([each.cpu().numpy() for each in _patterns(model, rows, layers, batch_size)])
+    patterns = np.concatenate([each.cpu().numpy() for each in _batches(model, rows, layers, batch_size)])
     positions = np.arange(rows.shape[1])
     coords: dict[str, Any] = {
         "prompt": np.arange(len(rows)),
@@ -123,7 +123,7 @@ def scores(
             drawn = np.stack([generator.permutation(pool)[:size] for _ in range(n)])
             rows = np.concatenate((np.tile(bos, (n, 1)).astype(np.int64), drawn, drawn), 1)
             pairs = _pairs(size, len(bos))
-            for patterns in _patterns(model, torch.as_tensor(rows), range(facts.n_layers), batch_size):
+            for patterns in _batches(model, torch.as_tensor(rows), range(facts.n_layers), batch_size):
                 values.append(np.stack([_mass(patterns, *pairs[name]) for name in SCORES], 1))
                 bar.update(len(patterns))
             uniform.append([np.mean(1 / (pairs[name][0] + 1)) for name in SCORES])
@@ -148,7 +148,7 @@ def scores(
     return results.dataset(variables, coords, attrs)
 
 
-def _patterns(
+def _batches(
     model: Model, rows: Int[Tensor, "prompt pos"], layers: Sequence[int], batch_size: int | None
 ) -> Iterator[Float[Tensor, "prompt layer head dst src"]]:
     """Batches of patterns [prompt, layer, head, dst, src]."""

@@ -326,3 +326,10 @@ def _seeds(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
         weight = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
         chosen.append(int(torch.multinomial(weight, 1, generator=generator)))
     return points[chosen]
+
+
+def at_gap(vector: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """The vector at the length of the gap between the class means along it, in their dtype."""
+    unit = vector.double() / vector.double().norm().clamp(min=1e-30)
+    gap = (positive.double().mean(0) - negative.double().mean(0)) @ unit
+    return (unit * gap).to(positive.dtype)

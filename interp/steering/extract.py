@@ -53,7 +53,7 @@ from interp.steering._classes import class_means as class_means
 from interp.steering._classes import kmeans as kmeans
 from interp.steering._direction import Direction, found_on
 from interp.steering.estimators import null_cosines as null_cosines
-from interp.steering.estimators import shuffle, within_classes
+from interp.steering.estimators import at_gap, shuffle, within_classes
 
 __all__ = [
     "class_means", "extract", "kmeans", "lda", "logistic", "mean_difference", "null_cosines", "pca",
@@ -385,13 +385,6 @@ def _require_order(vectors: Rows, above: Rows, below: Rows, method: str, zero: S
                 f"{along.mean():.2g} of {along.square().mean().sqrt():.2g}), so its sign and length are "
                 "chance. Give pairs in one order."
             )
-
-
-def at_gap(vector: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """The vector at the length of the gap between the class means along it, in their dtype."""
-    unit = vector.double() / vector.double().norm().clamp(min=1e-30)
-    gap = (positive.double().mean(0) - negative.double().mean(0)) @ unit
-    return (unit * gap).to(positive.dtype)
 
 
 def _median_norm(positive: Tensor, negative: Tensor) -> float:

@@ -59,7 +59,7 @@ def test_a_head_that_looks_a_fixed_distance_back_is_no_induction_head(monkeypatc
         pattern[..., queries, queries - 5] = 1  # R − 1 for R = 6
         yield pattern.expand(n, model.cfg.n_layers, model.cfg.n_heads, width, width)
 
-    monkeypatch.setattr(_patterns, "_patterns", fixed)
+    monkeypatch.setattr(_patterns, "_batches", fixed)
     value = heads.scores(model, lengths=[6, 11], n=2, progress=False)["value"].sel(score="induction")
     assert value.isel(layer=0, head=0).values.tolist() == [1.0, 1.0, 0.0, 0.0]
 
