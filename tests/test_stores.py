@@ -1,4 +1,4 @@
-"""Stores: one driver at a time, nothing of another's touched, what is lost or damaged is done again or refused."""
+"""Stores: one driver at a time, nothing of another's touched, damage is noticed."""
 
 from __future__ import annotations
 

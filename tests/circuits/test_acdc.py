@@ -21,7 +21,7 @@ from interp.circuits._reference import acdc_one_by_one
 from interp.circuits._search.decisions import Rule, Search, edge_order
 from interp.models.handmade import gates, truth
 from interp.tasks import KL, LogitDiff
-from interp.tasks.handmade import or_gate as or_gate_task
+from interp.tasks import or_gate as or_gate_task
 from interp.tasks.handmade import some_inputs
 
 GROUPED = {

@@ -13,7 +13,7 @@ from test_score_edges import FEW, model_of
 
 from interp.circuits import Circuit, Graph, acdc, score_edges, score_nodes, train_mask
 from interp.methods import IG, AtpStar, Relp
-from interp.tasks.metrics import KL, LogitDiff, Rank
+from interp.tasks import KL, LogitDiff, Rank
 
 CASES: list[tuple[dict[str, Any], str]] = [
     ({"method": "eaq"}, "is not one of eap, eap-ig"),

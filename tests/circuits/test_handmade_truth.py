@@ -17,9 +17,9 @@ import interp
 from interp.models.handmade import ABLATIONS, NAMES, gates, truth
 from interp.models.handmade.induction import SWAPPED
 from interp.tasks import Task, induction
+from interp.tasks import or_gate as or_gate_task
 from interp.tasks.check import right
 from interp.tasks.handmade import every_input, some_inputs
-from interp.tasks.handmade import or_gate as or_gate_task
 
 pytestmark = needs_hooked
 

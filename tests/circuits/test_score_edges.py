@@ -20,9 +20,8 @@ from interp.circuits._run.job import prepare, start
 from interp.circuits._score import edges as edge_scoring
 from interp.circuits._search.soft import Batches
 from interp.methods import IG, Atp, Exact, FlowRoutes, Method, Relp, Secant
-from interp.tasks import Task
+from interp.tasks import Custom, LogProb, Task
 from interp.tasks.handmade import some_inputs
-from interp.tasks.metrics import Custom, LogProb
 
 NAMES = [
     name

@@ -7,8 +7,7 @@ import pytest
 
 from interp import steering
 from interp.models import logits
-from interp.steering._direction import controls
-from interp.steering._side_by_side import side_by_side
+from interp.steering import controls, side_by_side
 from interp.tasks import vocabulary
 
 

@@ -11,8 +11,7 @@ import torch
 from interp import positions, steering
 from interp.models import logits, weights
 from interp.steering._runs import Suffix, Whole, question_of, runner
-from interp.tasks import KL, Loss, Task
-from interp.tasks.metrics import LogitDiff
+from interp.tasks import KL, LogitDiff, Loss, Task
 
 STEPS = [-2.0, 0.0, 1.0, 3.0]
 
@@ -135,7 +134,7 @@ def test_metrics_where_lower_is_better_turn_the_slope(model, ids):
 
 
 def test_controls_have_equal_norm_and_other_directions(model, ids):
-    from interp.steering._direction import controls
+    from interp.steering import controls
 
     d = steering.mean_difference(model, ids[:2], ids[2:], layer=[1, 2])
     made = controls(d.split(), seed=0)

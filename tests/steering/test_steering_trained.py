@@ -11,7 +11,7 @@ import torch
 
 import interp
 from interp import steering, tasks
-from interp.steering._direction import controls
+from interp.steering import controls
 from interp.tasks import KL, LogitDiff, Task
 
 TARGET = 0.2  # nats

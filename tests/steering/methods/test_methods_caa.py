@@ -12,8 +12,7 @@ import two_sides as sides
 import interp
 from interp import steering, tasks
 from interp.models import logits
-from interp.steering import methods
-from interp.steering._direction import controls
+from interp.steering import controls, methods
 from interp.tasks import LogitDiff
 
 SIGMA, D = 0.25, 24

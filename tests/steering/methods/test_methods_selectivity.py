@@ -10,8 +10,7 @@ import torch
 
 import interp
 from interp.steering import methods
-from interp.tasks import Task
-from interp.tasks.metrics import Reading
+from interp.tasks import Reading, Task
 
 
 def sweep(effects, n, seed, noise=0.3):
