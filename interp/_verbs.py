@@ -19,6 +19,8 @@ _BETWEEN = (str(Path("jaxtyping", "_decorator.py")), "contextlib.py")
 def verb(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """A public function: an argument that it does not have is a TypeError that names the nearest it has."""
     parameters = inspect.signature(function).parameters
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        return function  # it hands them on, and checks them itself
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:

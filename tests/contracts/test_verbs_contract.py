@@ -51,6 +51,8 @@ def test_one_word_one_default_one_order(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(VERBS))
 def test_a_wrong_name_gets_the_nearest_right_one(name: str) -> None:
     parameters = arguments(name)
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        pytest.skip("hands its flags on, and checks them itself")
     known = next((a for a in ("progress", "metric", "seed", *parameters) if a in parameters), None)
     if known is None:
         pytest.skip("takes nothing")
