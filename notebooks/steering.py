@@ -60,7 +60,7 @@ len(up), len(down), len(task)
 # labels. **Predict:** both prompts of a pair end in the same words. What can a probe at layer 0 know?
 
 # %%
-found, _ = probes.fit(model, up, down, held_out=(bright, dull))
+found, _ = probes.fit(model, up, down, held_out=(bright, dull), progress=False)
 interp.plot.probes(found)
 
 # %% [markdown]

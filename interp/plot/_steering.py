@@ -39,7 +39,8 @@ def steering(result: xr.Dataset, metric: str | None = None, title: str | None = 
     Example:
         >>> import interp
         >>> model = interp.load("tiny-world")
-        >>> found = interp.steering.mean_difference(model, ["It was good"], ["It was bad"], layer=2)
+        >>> up, down = ["Mary went", "Anna went"], ["John went", "Tom went"]
+        >>> found = interp.steering.mean_difference(model, up, down, layer=2)
         >>> swept = interp.steering.sweep(model, found, ["The film was"], [0.0, 1.0], progress=False)
         >>> len(interp.plot.steering(swept).data) > 0
         True

@@ -52,8 +52,8 @@ from interp.steering import estimators
 from interp.steering._classes import class_means as class_means
 from interp.steering._classes import kmeans as kmeans
 from interp.steering._direction import Direction, found_on
-from interp.steering.estimators import null_cosines as null_cosines
 from interp.steering.estimators import at_gap, shuffle, within_classes
+from interp.steering.estimators import null_cosines as null_cosines
 
 __all__ = [
     "class_means", "extract", "kmeans", "lda", "logistic", "mean_difference", "null_cosines", "pca",

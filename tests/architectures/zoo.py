@@ -134,7 +134,15 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {  # name: class, config 
 }
 SINGLE = ("Mixtral", "Qwen 2 MoE", "Qwen 3 MoE", "OLMoE", "gpt-oss", "DeepSeek 3")  # experts have no float64
 REFUSED = ("Mamba", "T5")
+NOT_THE_MODEL = ("Cohere", "DeepSeek 3")  # TransformerLens 3.9's own model of them; interp.load says so
 _ROOT = tempfile.TemporaryDirectory(prefix="zoo-")
+
+
+def refused() -> tuple[str, ...]:
+    """What cannot be loaded on the release that is installed."""
+    from interp.models import _release
+
+    return (*REFUSED, *(NOT_THE_MODEL if _release.has_hooked_transformer() else ()))
 
 
 def dtype_of(name: str) -> torch.dtype:

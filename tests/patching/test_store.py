@@ -86,7 +86,7 @@ def test_killed_run_resumes_to_the_same_file(model, tmp_path):
     assert written == ["0", "1", "2"]
     time.sleep(0.1)
     done = np.asarray(zarr.open_group(str(path), mode="r")["_sums"][:])
-    assert 3 <= done.sum() < len(done)
+    assert 3 <= (done != 0).sum() < len(done)
     assert np.isnan(np.asarray(zarr.open_group(str(path), mode="r")["value"][:])).any()
     resumed = run(model, path, batch_size=4)
     whole = run(model, tmp_path / "whole.zarr", batch_size=4)

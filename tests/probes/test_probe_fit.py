@@ -197,8 +197,10 @@ def test_a_probe_judges_what_a_steered_model_writes() -> None:
     written = steering.generate(world, down, steering.add(d, 2), max_new_tokens=8)
     new = torch.stack([row[n : n + 8] for row, n in zip(written, down.lengths.tolist())])
     again = probe.score(world, new)["probability"].values[0]
-    np.testing.assert_array_equal(found["praise"].values[0, 1], again)
-    assert found["praise"].mean("prompt").values[0].tolist() == pytest.approx([0.007, 0.98], abs=0.1)
+    np.testing.assert_array_equal(found["praise"].isel(layer=0, coefficient=1).values, again)
+    assert found["praise"].mean("prompt").isel(layer=0).values.tolist() == pytest.approx(
+        [0.007, 0.98], abs=0.1
+    )
     two = probes.fit(world, up, down, layer=[2, 3], draws=1)[1]
     with pytest.raises(ValueError, match="at one place"):
         two.judge(world)

@@ -286,9 +286,8 @@ def test_the_layer_and_head_where_a_difference_is_written_are_found():
     lengths = [v.norm().item() for v in at_last.vectors.values()]
     assert lengths[0] < 1e-9 > lengths[1]
     assert lengths[2] > 0.05
-    heads = [
-        steering.mean_difference(model, up, down, layer=1, site="z", head=h).vector.norm().item()
-        for h in range(4)
-    ]
-    assert np.argmax(heads) == 2
-    assert sorted(heads)[-2] < 1e-9 < heads[2]
+    written = steering.mean_difference(model, up, down, layer=1, site="z", head=2)
+    assert written.vector.norm().item() > 1e-9
+    for head in (0, 1, 3):
+        with pytest.raises(ValueError, match=rf"the classes have the same activations at L1H{head}"):
+            steering.mean_difference(model, up, down, layer=1, site="z", head=head)

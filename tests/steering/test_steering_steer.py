@@ -113,7 +113,7 @@ def test_no_ops_are_bit_identical(toy, ids, draw):
         "attention": steering.edits.score_bias(1, positions.window(0, 2), 1.0),
         "sae": sae,
         "gradient": steering.edits.gradient("L1.resid_pre", lambda h: h.square().sum(-1), 0.0),
-        "nowhere": steering.add(one, 5.0, when=positions.window(9, None)),
+        "nowhere": steering.add(one, 5.0, when=positions.mask(torch.zeros(ids.shape, dtype=torch.bool))),
         "closed": steering.add(one, 5.0, gate=steering.gates.rows(torch.zeros(4, dtype=torch.bool))),
     }
     for name, interventions in nothing.items():

@@ -75,5 +75,5 @@ def effect(world, direction, task):
     result = steering.sweep(
         world, direction, task, [c.coefficient], metric=[LogitDiff(), KL()], with_controls=False
     )
-    assert float(result["value"].sel(metric="kl").mean()) == pytest.approx(TARGET, rel=0.01)
+    assert float(result["raw"].sel(metric="kl").mean()) == pytest.approx(TARGET, rel=0.01)
     return result["value"].sel(metric="logit_diff").mean().item()

@@ -127,10 +127,9 @@ def effect_curves(
     )
     for name in ("value", "random", "shuffled"):
         if name in swept:
-            suffix, raw = (
-                "" if name == "value" else f"_{name}",
-                swept["clean"] - swept[name],
-            )  # lower is better
+            suffix = "" if name == "value" else f"_{name}"
+            # Of the controls a sweep keeps effects: clean - raw, where lower is better.
+            raw = swept["raw"] if name == "value" else swept["clean"] - swept[name]
             raw = raw.transpose(*swept[name].dims)
             for each in ("kl", "entropy"):
                 out[each + suffix] = raw.sel(metric=each, drop=True)

@@ -83,7 +83,8 @@ def test_the_heads_of_a_model_whose_values_carry_the_tokens():
 
 
 def test_the_shift_moves_z_by_alpha_sigma_theta_and_equals_the_mapped_shift_after_w_o(model, ids):
-    found = methods.head_shifts(model, ids[:2].repeat(3, 1), ids[2:].repeat(3, 1), layer=[0, 1])
+    many = torch.randint(3, 30, (12, ids.shape[1]), generator=torch.Generator().manual_seed(5))
+    found = methods.head_shifts(model, many[:6], many[6:], layer=[0, 1])
     where = found.top(1)[0]
     step = 2.5 * found.sigma[where.layer, where.head] * found.theta[where.layer, where.head]
     zero = found.direction(1)

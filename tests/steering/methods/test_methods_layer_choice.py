@@ -76,7 +76,7 @@ def test_effects_are_at_equal_kl_and_nothing_where_the_direction_is_nothing(revi
     for i, layer in enumerate([2, 3], 1):
         c = float(found["coefficient"][i])
         again = steering.sweep(world, d.at(f"L{layer}.resid_pre"), task, [c], with_controls=False)
-        assert float(again["value"].sel(metric="kl").mean()) == pytest.approx(0.2, rel=0.02)
+        assert float(again["raw"].sel(metric="kl").mean()) == pytest.approx(0.2, rel=0.02)
         change = again["value"].sel(metric="logit_diff")
         np.testing.assert_allclose(found["value"].values[:, i], change.values.ravel(), atol=1e-4)
     mean = found.mean("prompt")
