@@ -153,9 +153,10 @@ def test_fast_where_it_cannot_run(model):
         model.reset_hooks()
 
 
-def test_half_precision_says_what_it_can_decide(model):
-    half = small.model().to(torch.bfloat16)
-    result = interp.patch(half, task(), "z", **QUIET)
-    assert result.attrs["dtype"] == "bfloat16"
-    assert "one part in 128" in result.attrs["precision"]
-    assert "precision" not in interp.patch(model, task(), "z", **QUIET).attrs
+def test_half_precision_says_what_it_can_decide():
+    for dtype, parts in (("bfloat16", "one part in 128"), ("float32", None)):
+        model = interp.load("tiny-ioi", dtype=dtype)
+        result = interp.patch(model, interp.tasks.ioi(model, n=2), "z", **QUIET)
+        assert result.attrs["dtype"] == dtype
+        assert parts is None or parts in result.attrs["precision"]
+        assert ("precision" in result.attrs) == (parts is not None)

@@ -195,7 +195,9 @@ def test_a_probe_judges_what_a_steered_model_writes() -> None:
         world, d, down, [0, 2], judges={"praise": probe.judge(world)}, max_new_tokens=8, with_controls=False
     )
     written = steering.generate(world, down, steering.add(d, 2), max_new_tokens=8)
-    new = torch.stack([row[n : n + 8] for row, n in zip(written, down.lengths.tolist())])
+    end = world.tokenizer.eos_token_id
+    rows = [row[n : n + 8].tolist() for row, n in zip(written, down.lengths.tolist())]
+    new = [row[: row.index(end)] if end in row else row for row in rows]  # a judge reads up to the end
     again = probe.score(world, new)["probability"].values[0]
     np.testing.assert_array_equal(found["praise"].isel(layer=0, coefficient=1).values, again)
     assert found["praise"].mean("prompt").isel(layer=0).values.tolist() == pytest.approx(
