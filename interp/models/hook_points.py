@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,14 @@ def unreached(model: Model, site: str, tokens: Int[Tensor, "prompt pos"]) -> str
     if missing := [name for name in names if name not in model.hook_dict]:
         return f"{facts.name} has no hook point {missing[0]}"
     tokens = tokens[:1]
+    with (
+        warnings.catch_warnings()
+    ):  # a bridge warns of edits that it throws away
+        warnings.filterwarnings("ignore", message="A hook on .* returned a modified tensor")
+        return _cut_off(model, facts, site, names, tokens)
+
+
+def _cut_off(model: Model, facts: Anatomy, site: str, names: list[str], tokens: Tensor) -> str | None:
     shapes, reached = _passed(model, names, tokens)
     wanted = _shape(facts, site, tokens.shape[1])
     for name in names:

@@ -69,9 +69,7 @@ def test_a_mixture_has_no_neurons_to_patch(name: str) -> None:
         interp.patch(model, task, "post", progress=False)
 
 
-@pytest.mark.skipif(
-    "DeepSeek 3" in zoo.refused(), reason="interp.load refuses it here"
-)
+@pytest.mark.skipif("DeepSeek 3" in zoo.refused(), reason="interp.load refuses it here")
 def test_latent_attention_has_no_heads_of_its_own() -> None:
     facts = models.anatomy(load("DeepSeek 3"))
     assert not {"q", "k", "v", "z"} & set(facts.sites())
