@@ -172,10 +172,11 @@ def test_what_the_text_of_steering_says() -> None:
     assert effects["mean_difference"] > 5 > 2 > effects["lda"]
     edit = steering.add(steering.mean_difference(model, up, down, layer=3), 2.0, when=positions.generated)
     cached, uncached = (
-        steering.generate(model, dull[:8], edit, max_new_tokens=16, use_cache=use) for use in (True, False)
+        steering.generate(model, dull[:8], edit, max_new_tokens=16, use_cache=use, stop=())
+        for use in (True, False)
     )
     assert (cached == uncached).all()
-    assert (cached != steering.generate(model, dull[:8], max_new_tokens=16)).any()
+    assert (cached != steering.generate(model, dull[:8], max_new_tokens=16, stop=())).any()
 
     refusal = steering.mean_difference(model, *sides("requests", "sorry", 96, 0, held_out=False), layer=3)
     refused = sides("requests", "sorry", 48, 1, held_out=True)[0]

@@ -75,15 +75,13 @@ def test_a_layer_without_a_difference_is_named(world, sides):
             call()
 
 
-def test_pairs_in_random_order_are_told(model):
-    rows = torch.randint(0, 30, (256, 5), generator=torch.Generator().manual_seed(0))
+def test_pairs_in_random_order_are_told(world):
+    rows = torch.randint(10, 60, (64, 5), generator=torch.Generator().manual_seed(0))
     up, down = rows.clone(), rows.clone()
-    up[:, -1], down[:, -1] = 3, 7
-    turned = torch.arange(256) % 2 == 0
-    one = torch.where(turned[:, None], up, down)
-    other = torch.where(turned[:, None], down, up)
+    up[:, -1], down[:, -1] = 20, 40
+    turned = torch.arange(64)[:, None] % 2 == 0
     with pytest.warns(UserWarning, match="cancel"):
-        steering.pca(model, one, other, layer=1)
+        steering.pca(world, torch.where(turned, up, down), torch.where(turned, down, up), layer=1)
 
 
 def test_padding_is_recognised_or_refused(world, sides):
