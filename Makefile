@@ -9,7 +9,7 @@ VENV_LOCK := .venv-lock
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_TL4 := $(VENV_TL4)/installed
-TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits tests/steering tests/probes tests/architectures tests/real
+TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits tests/steering tests/probes tests/architectures
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -36,7 +36,6 @@ bench: $(INSTALLED)
 
 # The engine on TransformerLens 4, which has only TransformerBridge.
 test-tl4: $(INSTALLED_TL4)
-	-$(VENV_TL4)/bin/interp models get smollm2-135m
 	$(VENV_TL4)/bin/python -m pytest $(TWO_AT_ONCE) $(TL4_TESTS)
 
 # docs/models.md: every verb on every architecture, on both releases (some minutes).
