@@ -174,15 +174,18 @@ def make_runs(model: Model, task: Task, ablation: Ablation, direction: str, site
     corrupt = clean if isinstance(ablation, Gaussian) else task.corrupt.to(device)
     parts = [part.to(device) for part in (task.answers, task.wrongs, task.last_position, task.lengths)]
     reads = None if task.reads is None else task.reads.to(device)
+    spans = torch.stack([*task.spans.values()], 1).to(device) if task.spans else None  # [prompt, span, pos]
     noise = None
     if isinstance(ablation, Gaussian):
         noise = gaussian_noise(model, task, ablation)
         clean, corrupt, *parts = (t.repeat_interleave(ablation.draws, 0) for t in (clean, corrupt, *parts))
-        reads = None if reads is None else reads.repeat_interleave(ablation.draws, 0)
+        reads, spans = (
+            each if each is None else each.repeat_interleave(ablation.draws, 0) for each in (reads, spans)
+        )
     is_base = direction == "noise"
     base, source = (clean, corrupt) if is_base else (corrupt, clean)
     fill = _fill(model, task, ablation, sites)
-    return Runs(base, source, is_base, *parts, noise=noise, fill=fill, reads=reads)
+    return Runs(base, source, is_base, *parts, noise=noise, fill=fill, reads=reads, spans=spans)
 
 
 def gaussian_noise(model: Model, task: Task, ablation: Gaussian) -> Float[Tensor, "row pos d_model"]:

@@ -5,20 +5,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 import xarray as xr
+from jaxtyping import Bool
+from torch import Tensor
 
 from interp import places, results
-from interp.engine.cells import ALL, COLUMNS, Cells, grid, table
+from interp.engine.cells import ALL, COLUMNS, SPAN, Cells, grid, table
 from interp.experiment import Experiment
 from interp.models import Anatomy
 from interp.places import AXES, hint
 from interp.tasks import Task
+from interp.tasks._spans import named
 
 DEFAULT_BY = {
     **{site: ("layer", *axes) for site, axes in AXES.items()},
@@ -37,11 +42,30 @@ class Grid:
     coords: tuple[dict[str, np.ndarray], ...]
     several: bool  # whether the result has a site dim
     window: int = 1
+    spans: tuple[str, ...] = ()  # names, where cells are spans
+    marks: Bool[Tensor, "prompt span pos"] | None = None
 
     @property
     def all_sites(self) -> tuple[str, ...]:
         """Every site that is patched."""
         return tuple(dict.fromkeys(site for cells in self.cells for site in cells.sites))
+
+    def absent(self, site: int, prompts: slice, cells: slice) -> np.ndarray:
+        """Whether a cell of a site has no such span in a prompt: [cell, prompt]."""
+        table = self.cells[site]
+        out = np.zeros((len(table), prompts.stop - prompts.start), bool)
+        patch = np.flatnonzero(table.column("pos") <= SPAN)
+        if len(patch) and self.marks is not None:
+            missing = ~self.marks[prompts].any(-1).cpu().numpy().T  # [span, prompt]
+            np.logical_or.at(out, table.cell[patch], missing[SPAN - table.column("pos")[patch]])
+        return out[cells]
+
+    def identity(self) -> dict[str, str]:
+        """Which positions the spans are, for the identity of a store; nothing where there are none."""
+        if self.marks is None or not any((cells.column("pos") <= SPAN).any() for cells in self.cells):
+            return {}
+        marks = np.packbits(self.marks.cpu().numpy())
+        return {"spans": f"{', '.join(self.spans)}: {hashlib.sha256(marks.tobytes()).hexdigest()}"}
 
     @cached_property
     def table(self) -> Cells:
@@ -58,7 +82,7 @@ class Grid:
 
 def make_grid(
     facts: Anatomy,
-    n_pos: int,
+    task: Task,
     site: str | Sequence[str] | None,
     by: str | Sequence[str] | None,
     cells: Sequence[str | Sequence[str]] | None,
@@ -67,17 +91,17 @@ def make_grid(
 ) -> Grid:
     """The grid of the arguments of `interp.patch`. Every mistake is a ValueError."""
     if cells is not None and site is None:
-        return _list(facts, n_pos, cells)
+        return _list(facts, task, cells)
     if site is None:
         raise ValueError("give site= (a grid, such as 'z' or 'resid_pre') or cells= (a list of names).")
     if cells is not None:
         raise ValueError("give either site= (a grid) or cells= (a list of names), and not both.")
-    return _grid(facts, n_pos, site, by, window, neurons)
+    return _grid(facts, task, site, by, window, neurons)
 
 
 def _grid(
     facts: Anatomy,
-    n_pos: int,
+    task: Task,
     site: str | Sequence[str],
     by: str | Sequence[str] | None,
     window: int,
@@ -95,8 +119,28 @@ def _grid(
             f"window is {window!r}; the model has {facts.n_layers} layers, so 1 to {facts.n_layers} fits."
         )
     only = {} if neurons is None else {"neuron": _neurons(facts, dims, neurons)}
+    only |= _numbered(task) if "span" in dims else {}
+    n_pos = task.clean.shape[1]
     cells, coords = zip(*(grid(facts, one, dims, n_pos, window, only) for one in sites))
-    return Grid(sites, dims, cells, coords, not isinstance(site, str), window)
+    names = np.array(list(task.spans), dtype=object)
+    coords = tuple({d: names[c] if d == "span" else c for d, c in each.items()} for each in coords)
+    return Grid(
+        sites, dims, cells, coords, not isinstance(site, str), window, tuple(task.spans), _marks(task)
+    )
+
+
+def _numbered(task: Task) -> dict[str, list[int]]:
+    """The numbers of a task's spans. ValueError where it has none."""
+    if not task.spans:
+        raise ValueError(
+            "by= has 'span', and the task has no named positions. Give spans= when building it, as in "
+            "Task.from_prompts(model, ..., spans={'subject': [1, 1, 2]}), or use by=('layer', 'pos')."
+        )
+    return {"span": list(range(len(task.spans)))}
+
+
+def _marks(task: Task) -> Bool[Tensor, "prompt span pos"] | None:
+    return torch.stack([*task.spans.values()], 1) if task.spans else None
 
 
 def check_site(facts: Anatomy, site: str) -> None:
@@ -118,7 +162,7 @@ def _dims(sites: tuple[str, ...], by: str | Sequence[str] | None) -> tuple[str, 
         return shared
     dims = (by,) if isinstance(by, str) else tuple(by)
     for site in sites:
-        allowed = ("layer", *AXES[site])
+        allowed = ("layer", *AXES[site], *(("span",) if "pos" in AXES[site] else ()))
         unknown = [dim for dim in dims if dim not in allowed]
         if unknown:
             raise ValueError(f"site {site!r} has no dim {unknown[0]!r}; by= may use {', '.join(allowed)}.")
@@ -126,7 +170,9 @@ def _dims(sites: tuple[str, ...], by: str | Sequence[str] | None) -> tuple[str, 
         raise ValueError(f"by={dims} names a dim twice.")
     if "layer" not in dims:
         raise ValueError(f"by={dims} has no 'layer': every cell lies in a layer (or in a window of layers).")
-    order = ("layer", "pos", "head", "neuron", "dst", "src")
+    if {"pos", "span"} <= set(dims):
+        raise ValueError(f"by={dims} has 'pos' and 'span', which are the same axis. Give one of them.")
+    order = ("layer", "pos", "span", "head", "neuron", "dst", "src")
     return tuple(sorted(dims, key=order.index))
 
 
@@ -143,21 +189,35 @@ def _neurons(facts: Anatomy, dims: tuple[str, ...], neurons: Sequence[int]) -> l
     return [int(neuron) for neuron in neurons]
 
 
-def _list(facts: Anatomy, n_pos: int, names: Sequence[str | Sequence[str]]) -> Grid:
+def _list(facts: Anatomy, task: Task, names: Sequence[str | Sequence[str]]) -> Grid:
     """A list of cells by name; an entry that is itself a list is patched together, as one cell."""
     if not names:
         raise ValueError("cells= is empty. Name at least one, for example ['L9H6', 'L3.resid_pre@5'].")
     entries = [[entry] if isinstance(entry, str) else list(entry) for entry in names]
-    groups = [[place(facts, n_pos, part) for part in entry] for entry in entries]
+    groups = [[_placed(facts, task, part) for part in entry] for entry in entries]
     labels = np.array([" + ".join(entry) for entry in entries], dtype=object)
     flat = [one for group in groups for one in group]
     cell = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     columns = {
-        name: np.array([ALL if getattr(one, name) is None else getattr(one, name) for one in flat])
+        name: np.array([ALL if getattr(one, name) is None else getattr(one, name) for one, _ in flat])
         for name in COLUMNS
     }
-    cells = table([one.site for one in flat], len(flat), cell=cell, **columns)
-    return Grid(("cells",), ("cell",), (cells,), ({"cell": labels},), False)
+    columns["pos"] = np.where([span < 0 for _, span in flat], columns["pos"], [SPAN - s for _, s in flat])
+    cells = table([one.site for one, _ in flat], len(flat), cell=cell, **columns)
+    coords = ({"cell": labels},)
+    return Grid(("cells",), ("cell",), (cells,), coords, False, 1, tuple(task.spans), _marks(task))
+
+
+def _placed(facts: Anatomy, task: Task, text: str) -> tuple[places.Place, int]:
+    """A named place, and the number of the span that it names for its position; -1 for none."""
+    body, _, name = text.partition("@")
+    if not name or name[:1] in "*-0123456789":
+        return place(facts, task.clean.shape[1], text), -1
+    parsed = place(facts, task.clean.shape[1], body)
+    named(task.spans, name)
+    if "pos" not in parsed.axes:
+        raise ValueError(f"{text!r}: the positions of a pattern are numbers, as in 'L9H6.pattern@7<-2'.")
+    return parsed, list(task.spans).index(name)
 
 
 def place(facts: Anatomy, n_pos: int, text: str) -> places.Place:
@@ -250,7 +310,11 @@ class Sheet:
     def _averaged(self, prompts: slice, site: int, first: slice, measured: Measured) -> dict[str, np.ndarray]:
         """Effects and baselines, with draws averaged."""
         experiment, n, draws = self.experiment, prompts.stop - prompts.start, self.experiment.draws
-        by_draw = measured.change.transpose(1, 0, 2) * experiment.signs  # [prompt draw, cell, metric]
+        change = measured.change.astype(float)  # [cell, prompt draw, metric]
+        each = len(self.grid.cells[site]) // len(self.grid.coords[site][self.grid.by[0]])
+        missing = self.grid.absent(site, prompts, slice(first.start * each, first.stop * each))
+        change[missing.repeat(draws, 1)] = np.nan
+        by_draw = change.transpose(1, 0, 2) * experiment.signs  # [prompt draw, cell, metric]
         lengths = [len(self.grid.coords[site][dim]) for dim in self.grid.by[1:]]
         effects = by_draw.reshape(n, draws, first.stop - first.start, *lengths, len(experiment.metric))
         base, source = (raw.reshape(n, draws, -1).mean(1) for raw in (measured.base, measured.source))
@@ -270,6 +334,8 @@ def _labels(coords: dict[str, Any], task: Task, grid: Grid) -> dict[str, Any]:
     for dim, name in (("pos", "token"), ("dst", "dst_token"), ("src", "src_token")):
         if dim in coords:
             labels[name] = (dim, tokens[coords[dim]])
+    if "span" in coords and grid.marks is not None:
+        labels["present"] = ("span", grid.marks.any(-1).sum(0).cpu().numpy())
     if "layer" in coords and "head" in coords:
         mesh = [[f"L{layer}H{head}" for head in coords["head"]] for layer in coords["layer"]]
         labels["head_name"] = (("layer", "head"), np.array(mesh, dtype=object))

@@ -13,13 +13,14 @@ Positions are absolute and count from the first real token of each row: neither 
 | generated       | n-1 and after: the last prompt token makes the first new token             |
 | tokens(5, 7)    | where the token is one of these ids                                        |
 | before(ids)     | the token before the first occurrence of a sequence of ids                 |
+| "verb", span("verb") | a named position of a task: one of its `spans`                           |
 | last_user       | the words of the user's last message, of prompts given as messages         |
 | response        | the words of the answer that ends a conversation; else what is generated   |
 | mask(t)         | where t [pos] or [row, pos] is True; nothing beyond its end                |
 | a function      | (tokens, lengths) -> indices [prompt], or a mask [prompt, pos]             |
 
 Sets join with & | and ~. Reading averages over the positions of a prompt ("mean" is the average over all);
-only `pos="all"` gives a row for every token.
+only `pos="all"` gives a row for every token. `marked` gives any of these as a mask over a task's prompts.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.places import hint
 from interp.prompts import Prompts
+from interp.tasks._spans import Spans, named
 
 AnyPositions = Any  # Positions | "last" | "mean" | "all" | int | (int, int) | slice | mask | function
 
@@ -109,6 +112,7 @@ class Positions:
     first: int = 0  # the lowest index counted from the end of the prompt, for checks
     last: int = -1  # the highest index counted from its start; -1 where there is none
     always: bool = False
+    names: tuple[str, ...] = ()  # of the spans that it is made of
 
     def __call__(self, frame: Frame) -> Bool[Tensor, "row pos"]:
         return self.rule(frame)
@@ -122,13 +126,18 @@ class Positions:
         return self._joined(other, lambda f: self(f) | other(f), "|", self.always or other.always)
 
     def __invert__(self) -> Positions:
-        return Positions(lambda frame: ~self(frame), f"~({self.name})", self.first)
+        return Positions(lambda frame: ~self(frame), f"~({self.name})", self.first, names=self.names)
 
     def __repr__(self) -> str:
         return self.name
 
-    def check(self, shortest: int, longest: int | None = None) -> None:
-        """ValueError for a position outside prompts of these lengths (and what is generated after them)."""
+    def check(self, shortest: int, longest: int | None = None, spans: Spans | None = None) -> None:
+        """ValueError for a position outside prompts of these lengths (and what is generated after them).
+
+        spans: the named positions of the prompts, where they are known; ValueError for others.
+        """
+        for name in self.names if spans is not None else ():
+            named(spans or {}, name)
         if -self.first > shortest:
             raise ValueError(
                 f"{self.name}: position {self.first} counts from the end of a prompt of {shortest} tokens."
@@ -140,7 +149,8 @@ class Positions:
         self, other: Positions, rule: Callable[[Frame], Tensor], sign: str, always: bool
     ) -> Positions:
         name = f"({self.name} {sign} {other.name})"
-        return Positions(rule, name, min(self.first, other.first), max(self.last, other.last), always)
+        ends = (min(self.first, other.first), max(self.last, other.last))
+        return Positions(rule, name, *ends, always, (*self.names, *other.names))
 
 
 def _everywhere(frame: Frame) -> Tensor:
@@ -154,13 +164,13 @@ generated = Positions(lambda f: f.positions >= f.lengths - 1, "generated")
 
 def _last_user(frame: Frame) -> Tensor:
     span = frame.prompts.spans.get("last_user")
-    if span is None or bool((span[:, 0] == span[:, 1]).any()):
+    if span is None or not bool(span.any(1).all()):
         raise ValueError(
             "last_user marks the words of the user's last message, and these prompts have none that is "
             "known. Give prompts as messages ([{'role': 'user', 'content': ...}]), to generate, extraction "
             "or a sweep."
         )
-    return _within(span, frame)
+    return _looked_up(span, frame)
 
 
 def _response(frame: Frame) -> Tensor:
@@ -169,12 +179,7 @@ def _response(frame: Frame) -> Tensor:
     if span is None:
         return generated(frame)
     span = span.to(frame.device)
-    return torch.where(span[:, :1] == span[:, 1:], generated(frame), _within(span, frame))
-
-
-def _within(span: Int[Tensor, "row 2"], frame: Frame) -> Bool[Tensor, "row pos"]:
-    start, stop = span.to(frame.device).unsqueeze(-1).unbind(1)  # [row, 1] each
-    return (frame.positions >= start) & (frame.positions < stop)
+    return torch.where(span.any(1, keepdim=True), _looked_up(span, frame), generated(frame))
 
 
 last_user = Positions(_last_user, "last_user")
@@ -212,6 +217,11 @@ def window(start: int | None, stop: int | None) -> Positions:
 
     ends = [end for end in (start, stop) if end is not None]
     return Positions(rule, f"window({start}, {stop})", min([0, *ends]), max(first, -1))
+
+
+def span(name: str) -> Positions:
+    """The named positions of a task's prompts. ValueError, when used, for a name that they do not have."""
+    return Positions(lambda frame: _looked_up(named(frame.prompts.spans, name), frame), name, names=(name,))
 
 
 def tokens(*ids: int) -> Positions:
@@ -257,8 +267,9 @@ def parse(given: AnyPositions) -> Positions:
     """The set of positions that a value stands for. ValueError for anything else, and for "mean"."""
     if isinstance(given, Positions):
         return given
-    if isinstance(given, str) and given in ("last", "all"):
-        return at(-1) if given == "last" else everywhere
+    if isinstance(given, str) and given != "mean":
+        known = {"last": at(-1), "all": everywhere, "last_user": last_user, "response": response}
+        return known.get(given) or span(given)
     if isinstance(given, int) and not isinstance(given, bool):
         return at(given)
     if isinstance(given, slice) or (isinstance(given, tuple) and len(given) == 2):
@@ -269,8 +280,27 @@ def parse(given: AnyPositions) -> Positions:
         return _by_prompt(given, getattr(given, "__name__", "a function"))
     raise ValueError(
         f"{given!r} names no positions to act on; use interp.positions (everywhere, generated, at(3), "
-        "window(a, b), ...), 'last', 'all', an index or a span."
+        "window(a, b), ...), 'last', 'all', an index or the name of a span."
     )
+
+
+def marked(pos: AnyPositions, data: Any) -> Bool[Tensor, "prompt pos"]:
+    """Which positions of a task's prompts a value stands for; a prompt without a named span has none.
+
+    data: a Task, or `interp.prompts.Prompts`. Raises ValueError for an unknown name and for positions outside
+    a prompt. No forward pass.
+
+    Example:
+        >>> task = interp.tasks.ioi(interp.load("tiny-ioi"), n=2, template=0)
+        >>> interp.positions.marked("s2", task).sum(1).tolist()
+        [1, 1]
+    """
+    prompts = data if isinstance(data, Prompts) else Prompts(data.clean, data.lengths, None, data.spans)
+    if isinstance(pos, str) and pos in ("mean", "all"):
+        return prompts.real
+    if isinstance(pos, str) and pos != "last":
+        return named(prompts.spans, pos)
+    return _chosen(pos, prompts)
 
 
 def weights(pos: AnyPositions, prompts: Prompts) -> Float[Tensor, "prompt pos"]:
@@ -278,8 +308,12 @@ def weights(pos: AnyPositions, prompts: Prompts) -> Float[Tensor, "prompt pos"]:
 
     Raises ValueError for a position outside a prompt.
     """
-    if isinstance(pos, str) and pos not in ("last", "mean", "all"):
-        raise ValueError(f"pos is {pos!r}; use 'last', 'mean', 'all', an index, a span or interp.positions.")
+    if isinstance(pos, str) and pos not in ("last", "mean", "all", *prompts.spans):
+        known = f" The prompts' named positions are: {', '.join(prompts.spans)}." if prompts.spans else ""
+        raise ValueError(
+            f"pos is {pos!r}{hint(pos, prompts.spans)} Use 'last', 'mean', 'all', an index, (start, stop), "
+            f"the name of a span or interp.positions.{known}"
+        )
     if isinstance(pos, str) and pos == "all":
         return prompts.real.double()
     chosen = prompts.real if isinstance(pos, str) and pos == "mean" else _chosen(pos, prompts)

@@ -22,24 +22,25 @@ from torch import Tensor
 from interp.models import Model
 from interp.tasks import vocabulary
 from interp.tasks._prompts import unknown_words
+from interp.tasks._spans import Spans
 from interp.tasks._validate import require
 
 Mask = tuple[Tensor | None, Tensor | None] | Tensor | None  # of two classes, or one for both
-Spans = Mapping[str, Int[Tensor, "prompt 2"]]
 
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
     """Rows of token ids; row i has `lengths[i]` real tokens, then padding.
 
-    spans: start and stop of named parts of every conversation: "last_user", "response" (where there is one),
-    the words alone, without the template's marks.
+    spans: named positions as masks [prompt, pos]: those of a task; of conversations "last_user" and
+    "response" (where there is one), the words alone, without the template's marks.
     """
 
     tokens: Int[Tensor, "prompt pos"]
     lengths: Int[Tensor, "prompt"]
     texts: tuple[str, ...] | None = field(default=None)
     spans: Spans = field(default_factory=dict)
+    chat: bool = False  # whether they are conversations, written by the tokenizer's template
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -51,7 +52,7 @@ class Prompts:
 
     def __getitem__(self, rows: Int[Tensor, "row"]) -> Prompts:
         spans = {name: span[rows] for name, span in self.spans.items()}
-        return Prompts(self.tokens[rows], self.lengths[rows], None, spans)
+        return Prompts(self.tokens[rows], self.lengths[rows], None, spans, self.chat)
 
     def batches(self, size: int, *, padded: bool = True) -> Iterator[tuple[Tensor, Prompts]]:
         """Row numbers and rows, longest first, cut to the longest of the batch.
@@ -88,7 +89,7 @@ def read(model: Model, data: Any, mask: Tensor | None = None, what: str = "promp
     elif isinstance(data, Tensor):
         prompts = _from_ids(model, data, mask, what)
     elif hasattr(data, "clean") and hasattr(data, "lengths"):
-        prompts = Prompts(data.clean, data.lengths)
+        prompts = Prompts(data.clean, data.lengths, None, getattr(data, "spans", {}))
     else:
         prompts = _from_rows(model, data, what)
     return _checked(model, prompts, what)
@@ -282,9 +283,15 @@ def _from_chats(model: Model, chats: list[list[dict[str, str]]], what: str) -> P
             letters = _letters(model, chat, text, role)
             spans[name].append(_columns(coded["offset_mapping"], letters) if fast and letters else (0, 0))
     prompts = _padded(model, rows, tuple(texts))
-    return Prompts(
-        prompts.tokens, prompts.lengths, prompts.texts, {n: torch.tensor(s) for n, s in spans.items()}
-    )
+    masks = {name: _marked(ends, prompts.tokens.shape[1]) for name, ends in spans.items()}
+    return Prompts(prompts.tokens, prompts.lengths, prompts.texts, masks, chat=True)
+
+
+def _marked(ends: Sequence[tuple[int, int]], n_pos: int) -> Bool[Tensor, "prompt pos"]:
+    """Positions from start to stop of every prompt."""
+    start, stop = torch.tensor(ends).unsqueeze(-1).unbind(1)  # [prompt, 1] each
+    pos = torch.arange(n_pos)
+    return (pos >= start) & (pos < stop)
 
 
 def _letters(model: Model, chat: list[dict[str, str]], text: str, role: str) -> tuple[int, int] | None:
@@ -302,8 +309,8 @@ def _letters(model: Model, chat: list[dict[str, str]], text: str, role: str) -> 
 
 
 def _columns(offsets: Sequence[tuple[int, int]], letters: tuple[int, int]) -> tuple[int, int]:
-    """The tokens that hold some of the letters."""
-    inside = [i for i, (start, stop) in enumerate(offsets) if start < letters[1] and stop > letters[0]]
+    """First and one past the last of the tokens that hold some of the letters."""
+    inside = vocabulary.columns(offsets, letters)
     return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
@@ -324,5 +331,5 @@ def _checked(model: Model, prompts: Prompts, what: str) -> Prompts:
     device = vocabulary.device(model)
     with torch.inference_mode(False):
         tokens, lengths = (t.clone().to(device) for t in (prompts.tokens, prompts.lengths))
-        spans = {name: span.clone().to(device) for name, span in prompts.spans.items()}
-    return Prompts(tokens[:, :longest], lengths, prompts.texts, spans)
+        spans = {name: mask[:, :longest].clone().to(device) for name, mask in prompts.spans.items()}
+    return Prompts(tokens[:, :longest], lengths, prompts.texts, spans, prompts.chat)

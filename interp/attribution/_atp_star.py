@@ -10,7 +10,7 @@ change of the pattern is computed exactly, and only what comes after it is linea
 1. A query changes one row of the pattern: softmax again.
 2. A key at p changes one score of every row, by Δ. With p the weight on it,
    logit p' = logit p + Δ, and the other weights are scaled by (1 - p') / (1 - p): no softmax for every key.
-3. A cell that covers all positions patches all keys at once: softmax again.
+3. A cell that covers all positions, or a span, patches those keys at once: softmax again.
 
 Base queries meet patched keys and the other way round, never patched with patched.
 
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.attribution._scoring import Scoring
@@ -69,6 +69,7 @@ class KeyFix:
     kv: int
     scores: Float[Tensor, "prompt head dst src"]  # of the base run
     moved: Float[Tensor, "prompt head dst src"]  # base queries on source keys
+    spans: Bool[Tensor, "prompt span src"] | None = None
 
     @property
     def place(self) -> Place:
@@ -80,10 +81,15 @@ class KeyFix:
 
     def table(self, slope: Tensor) -> Tensor:
         alone = key_effects(self.scores, self.moved, slope).sum(2)  # [prompt, head, src]
-        change = self.moved.softmax(-1) - self.scores.softmax(-1)
-        together = (change * slope).sum((2, 3))[..., None]  # [prompt, head, 1]
-        both = torch.cat((alone, together), -1).unflatten(1, (self.kv, -1)).sum(2)  # [prompt, kv, src + 1]
+        sets = [] if self.spans is None else self.spans.flip(1).unbind(1)
+        moved = [torch.where(keys[:, None, None], self.moved, self.scores) for keys in sets]
+        together = [self._together(each, slope) for each in (*moved, self.moved)]
+        both = torch.cat((alone, *together), -1).unflatten(1, (self.kv, -1)).sum(2)  # [prompt, kv, src + ...]
         return with_totals(both.transpose(1, 2).double(), dims=(2,))
+
+    def _together(self, moved: Tensor, slope: Tensor) -> Float[Tensor, "prompt head 1"]:
+        change = moved.softmax(-1) - self.scores.softmax(-1)
+        return (change * slope).sum((2, 3))[..., None]
 
 
 def key_effects(
@@ -125,6 +131,7 @@ def fixes(
     sites: set[str],
     base: dict[str, Tensor],
     source: dict[str, Tensor],
+    spans: Tensor | None = None,
 ) -> list[QueryFix | KeyFix]:
     """The terms of one layer for the sites asked, from q, k (both runs) and the base pattern."""
     scoring.check(base["q"], base["k"], base["pattern"])
@@ -135,7 +142,7 @@ def fixes(
         terms.append(QueryFix(scoring.layer, change))
     if "k" in sites:
         moved = scoring.scores(base["q"], source["k"])
-        terms.append(KeyFix(scoring.layer, base["k"].shape[2], scores, moved))
+        terms.append(KeyFix(scoring.layer, base["k"].shape[2], scores, moved, spans))
     return terms
 
 

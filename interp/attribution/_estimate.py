@@ -33,7 +33,7 @@ from interp.attribution._atp_star import paths_left
 from interp.attribution._first_order import along_path, first_order
 from interp.attribution._passes import Estimated, Passes, autograd_on, prompt_bytes
 from interp.attribution._scoring import scorings
-from interp.attribution._tables import Place, places, read
+from interp.attribution._tables import Place, places, read, summed
 from interp.attribution.rules import check_hooks
 from interp.attribution.secant import secant
 from interp.engine.cells import Cells
@@ -103,7 +103,7 @@ def attribute(
             memory=memory, progress=progress,
         )  # fmt: skip
         chosen.check(experiment.metric, experiment.contrast.ablation, experiment.contrast.direction)
-        grid = make_grid(facts, task.clean.shape[1], site, by, cells, neurons=neurons)
+        grid = make_grid(facts, task, site, by, cells, neurons=neurons)
         chosen = _fitted(experiment, grid, chosen)
         runs = experiment.runs(grid.all_sites).outside_inference()
         if chosen.needs_weights:
@@ -242,7 +242,11 @@ class _Estimates:
     def __init__(self, passes: Passes, wanted: Sequence[Place], method: Method) -> None:
         with autograd_on():
             estimated = _apply(passes, wanted, method)
-        self.tables = [{at: table.cpu().numpy() for at, table in each.items()} for each in estimated.tables]
+        spans = None if passes.runs.spans is None else passes.runs.spans.cpu().numpy()
+        self.tables = [
+            {at: summed(at[0], table.cpu().numpy(), spans) for at, table in each.items()}
+            for each in estimated.tables
+        ]
         self.base, self.source = estimated.base.cpu().numpy(), estimated.source.cpu().numpy()
         self.clean_right = passes.scores.clean_right(estimated.clean)
         self.notes = estimated.notes

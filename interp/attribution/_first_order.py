@@ -98,7 +98,7 @@ def make_terms(
             mine = {site: base[site, layer] for site in ("q", "k", "pattern")}
             other = {site: _settled(source.values, base, (site, layer), first) for site in ("q", "k")}
             with torch.no_grad():
-                terms += fixes(every[layer], sites, mine, other)
+                terms += fixes(every[layer], sites, mine, other, passes.runs.spans)
     return terms
 
 

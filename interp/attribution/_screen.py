@@ -21,6 +21,7 @@ import xarray as xr
 from interp._verbs import verb
 from interp.ablation import Ablation
 from interp.attribution._estimate import attribute
+from interp.engine.cells import SPAN
 from interp.engine.items import live_items
 from interp.engine.plan import token_touched
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
@@ -83,7 +84,7 @@ def screen(
             model, task, ablation=ablation, direction=direction, metric=metric, seed=seed,
             batch_size=batch_size, memory=memory, engine=engine, progress=progress,
         )  # fmt: skip
-        grid = make_grid(experiment.facts, task.clean.shape[1], site, by, None)
+        grid = make_grid(experiment.facts, task, site, by, None)
         _check(budget, sample, level, threshold)
         live = _live(experiment, grid)
     options = {
@@ -145,7 +146,9 @@ def _live(experiment: Experiment, grid: Grid) -> np.ndarray:
 def _name(grid: Grid, cell: int) -> str:
     row = int(np.flatnonzero(grid.table.cell == cell)[0])
     indices = {name: int(column[row]) for name, column in grid.table.index.items() if column[row] >= 0}
-    return str(Place(grid.sites[0], **indices))
+    name = str(Place(grid.sites[0], **indices))
+    span = SPAN - int(grid.table.column("pos")[row])
+    return f"{name}@{grid.spans[span]}" if span >= 0 else name
 
 
 def _cells(effects: xr.DataArray) -> np.ndarray:

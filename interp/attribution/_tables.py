@@ -1,7 +1,8 @@
 """Estimates of a site at a layer, with a total beside every axis, and the cells read out of them.
 
 A table is [prompt, axis, ...] over the axes of its site (`places.AXES`). Each axis has one more slot at its
-end, for all of it, so that the index -1 of a cell ("all") reads the total.
+end, for all of it, so that the index -1 of a cell ("all") reads the total; before it, positions have a slot
+for each span of the task.
 
 What every method shares is the first order of a change: estimate = (source - base) · coefficient, summed
 over the vector, and over whatever a cell covers beside it.
@@ -18,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.engine.cells import Cells
+from interp.engine.cells import Cells, with_spans
 from interp.places import AXES, SITES, STREAM_SITES
 
 Place = tuple[str, int]  # site, layer
@@ -53,6 +54,17 @@ def places(cells: Cells) -> list[Place]:
     """The (site, layer) pairs that occur."""
     pairs = np.unique(np.stack((cells.site, cells.column("layer"))), axis=1)
     return [(SITES[site], layer) for site, layer in pairs.T.tolist()]
+
+
+def summed(site: str, table: np.ndarray, spans: np.ndarray | None) -> np.ndarray:
+    """A table [prompt, pos + 1, ...] with a slot for the sum over each span; others as they are.
+
+    spans: [prompt, span, pos].
+    """
+    if spans is None or site == "pattern" or table.shape[1] != spans.shape[2] + 1:
+        return table
+    marks = spans.reshape(*spans.shape, *[1] * (table.ndim - 2)).swapaxes(0, 1)  # [span, prompt, pos, ...]
+    return with_spans(table, [np.where(each, table[:, :-1], 0.0).sum(1) for each in marks])
 
 
 def read(tables: Mapping[Place, np.ndarray], cells: Cells) -> np.ndarray:

@@ -27,6 +27,7 @@ _WRITERS = "interp patch, attribute, circuit or steer"
 _HEATMAPS: dict[tuple[str, ...], Callable[..., go.Figure]] = {
     ("layer", "head"): plot.heads,
     ("layer", "pos"): plot.positions,
+    ("layer", "span"): plot.positions,
 }
 _OWN: dict[str, Callable[..., go.Figure]] = {  # by the method of a result that is no map of cells
     "curve": plot.curve,

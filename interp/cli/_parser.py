@@ -186,7 +186,9 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         metavar="SITE[,SITE]",
         help="resid_pre, z, ...; several of the same axes give one panel each",
     )
-    group.add_argument("--by", type=_names, metavar="DIM[,DIM]", help="dims of the grid, such as layer,head")
+    group.add_argument(
+        "--by", type=_names, metavar="DIM[,DIM]", help="dims of the grid, such as layer,head or layer,span"
+    )
     group.add_argument(
         "--cells",
         type=_cells,

@@ -1,7 +1,8 @@
 """What to patch: a cell is one counterfactual run, made of one or more patches.
 
-A patch names a site, a layer, and along each axis of the site one index or all (-1). Cells are kept as
-columns of a table, not as objects, so that a hundred thousand of them cost nothing.
+A patch names a site, a layer, and along each axis of the site one index or all (-1). In the place of a
+position may stand a span of the task: -2 is its first, -3 its second. Cells are kept as columns of a table,
+not as objects, so that a hundred thousand of them cost nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +11,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from interp.models import Anatomy
 from interp.places import AXES, SITES
 
 COLUMNS = ("layer", "pos", "head", "neuron", "dst", "src")
-ALL = -1
+ALL, SPAN = -1, -2  # SPAN and below: a span's number, counted downwards
+
+
+def covers(
+    spans: Bool[Tensor, "prompt span pos"] | None,
+    wanted: Int[Tensor, "row"],
+    prompt: Int[Tensor, "row"],
+    pos: Int[Tensor, "row"],
+) -> Bool[Tensor, "row"]:
+    """Whether a patch's position, span or "all" is at a position of a prompt."""
+    inside = (wanted == ALL) | (wanted == pos)
+    if spans is None:
+        return inside
+    return inside | ((wanted <= SPAN) & spans[prompt, (SPAN - wanted).clamp(min=0), pos])
+
+
+def with_spans(table: np.ndarray, per_span: list[np.ndarray]) -> np.ndarray:
+    """[prompt, pos + 1, ...], the last slot for all positions, with one before it for each span: -2 is the
+    first."""
+    between = [each[:, None] for each in reversed(per_span)]
+    return np.concatenate((table[:, :-1], *between, table[:, -1:]), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +97,14 @@ def grid(
     """Every cell of a site along the dims `by`, and the coordinate of each dim.
 
     Along an axis that is not in `by` a cell covers everything. With `window` w a cell patches its site at
-    layers l to l + w - 1. `only` restricts a dim to given indices.
+    layers l to l + w - 1. `only` restricts a dim to given indices (and says how many spans there are).
     """
     sizes = {"layer": facts.n_layers - window + 1} | {a: facts.size(site, a, n_pos) for a in AXES[site]}
-    coords = {dim: np.asarray(only.get(dim, range(sizes[dim])), dtype=np.int64) for dim in by}
+    coords = {dim: np.asarray(only.get(dim, range(sizes.get(dim, 0))), dtype=np.int64) for dim in by}
     mesh = np.meshgrid(*coords.values(), indexing="ij")
     columns = {dim: axis.ravel() for dim, axis in zip(coords, mesh)}
+    if "span" in columns:
+        columns["pos"] = SPAN - columns.pop("span")
     n = len(columns["layer"])
     if window == 1:
         return table(site, n, **columns), coords

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from interp.engine import block as B
-from interp.engine.cells import Cells
+from interp.engine.cells import ALL, SPAN, Cells, covers
 from interp.engine.runs import Capture
 from interp.models import Anatomy
 from interp.models.parts import MLP, Block
@@ -77,17 +77,17 @@ class Rows:
 def change(block: Block, saved: Capture, site: str, layer: int, rows: Rows) -> tuple[Tensor, Tensor]:
     """The rows that change, [changed], and by how much, [changed, d_model]."""
     if site in STREAM_SITES:
-        changed = _at(rows, rows.patch["pos"])
+        changed = _at(saved, rows, rows.patch["pos"])
         return changed, saved.difference(site, layer)[rows.prompt[changed], rows.pos[changed]]
     if site == "post" and block.mlp is not None:
-        changed = _at(rows, rows.patch["pos"])
+        changed = _at(saved, rows, rows.patch["pos"])
         return changed, _neurons(block.mlp, saved, layer, rows, changed)
     return _heads(block, saved, site, layer, rows)
 
 
-def _at(rows: Rows, wanted: Tensor) -> Tensor:
-    """Rows at the position their patch names (or any, for -1)."""
-    return ((wanted < 0) | (wanted == rows.pos)).nonzero()[:, 0]
+def _at(saved: Capture, rows: Rows, wanted: Tensor) -> Tensor:
+    """Rows at the position or span that their patch names (or any, for -1)."""
+    return covers(saved.spans, wanted, rows.prompt, rows.pos).nonzero()[:, 0]
 
 
 def _neurons(mlp: MLP, saved: Capture, layer: int, rows: Rows, changed: Tensor) -> Tensor:
@@ -111,7 +111,8 @@ def _heads(block: Block, saved: Capture, site: str, layer: int, rows: Rows) -> t
     """Changes through z: by the heads that each patch touches, so that W_O is read head by head."""
     place = rows.patch["dst"] if site == "pattern" else rows.patch["pos"]
     # A changed key or value reaches every later query; everything else stays at its own position.
-    changed = torch.arange(len(rows.pos), device=rows.pos.device) if site in ("k", "v") else _at(rows, place)
+    every = torch.arange(len(rows.pos), device=rows.pos.device)
+    changed = every if site in ("k", "v") else _at(saved, rows, place)
     head = rows.patch["head"][changed]
     attn = block.attn
     n_heads = attn.W_O.shape[0]
@@ -149,7 +150,7 @@ def _delta_z(
 
 
 def _z_table(block: Block, saved: Capture, site: str, layer: int, where: int) -> Tensor:
-    """The change of every head's z when the site is patched at `where` (-1: everywhere).
+    """The change of every head's z when the site is patched at `where` (-1: everywhere; below: a span).
 
     [prompt, pos, head, d_head]; each head's column holds what patching that head (or its key-value head)
     alone does, since heads do not read one another.
@@ -159,17 +160,15 @@ def _z_table(block: Block, saved: Capture, site: str, layer: int, where: int) ->
     past = saved.past[layer]
     if site == "pattern":
         delta = saved.difference("pattern", layer)
-        return B.mix(_only(delta, where, 3), past.v)
+        return B.mix(_only(saved, delta, where, 3), past.v)
     attn = block.attn
     if site == "v":
         new = B.value(attn, saved.source["v", layer]) - B.value(attn, saved.base["v", layer])
-        return B.mix(saved.base["pattern", layer], _only(new, where, 1))
+        return B.mix(saved.base["pattern", layer], _only(saved, new, where, 1))
     patched = {name: saved.base[name, layer] for name in ("q", "k")}
     new = saved.source[site, layer]
-    if where >= 0:
-        kept = patched[site].clone()
-        kept[:, where] = new[:, where]
-        new = kept
+    if where != ALL:
+        new = torch.where(_chosen(saved, new, where, 1), new, patched[site])
     patched[site] = new
     pos = torch.arange(new.shape[1], device=new.device)
     q = B.finish_runs(attn, patched["q"], attn.q_norm)
@@ -177,10 +176,17 @@ def _z_table(block: Block, saved: Capture, site: str, layer: int, where: int) ->
     return B.attend(attn, q, k, past.v, pos)[1] - saved.base["z", layer]
 
 
-def _only(x: Tensor, where: int, dim: int) -> Tensor:
-    """x with everything but index `where` of a dim set to zero; x itself for -1."""
-    if where < 0:
-        return x
-    out = torch.zeros_like(x)
-    out.select(dim, where).copy_(x.select(dim, where))
-    return out
+def _only(saved: Capture, x: Tensor, where: int, dim: int) -> Tensor:
+    """x [prompt, ...], zero along a dim but at the position or in the span `where`; x itself for -1."""
+    return x if where == ALL else torch.where(_chosen(saved, x, where, dim), x, 0.0)
+
+
+def _chosen(saved: Capture, x: Tensor, where: int, dim: int) -> Tensor:
+    """Whether an index of a dim of x is at a position or in a span: [prompt or 1, ..., index, ...]."""
+    if saved.spans is not None and where <= SPAN:
+        marks = saved.spans[:, SPAN - where]
+    else:
+        marks = (torch.arange(x.shape[dim], device=x.device) == where)[None]
+    shape = [1] * x.ndim
+    shape[0], shape[dim] = marks.shape
+    return marks.view(shape)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from interp.engine import entry
-from interp.engine.cells import SITES, Cells
+from interp.engine.cells import SITES, SPAN, Cells, with_spans
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.models import Anatomy
@@ -53,6 +53,7 @@ def live_items(facts: Anatomy, cells: Cells, reads: Reads, touched: Touched) -> 
     points = np.zeros(len(cells), np.int64)
     first = first_reached(facts, runs)
     read = None if reads.everywhere else runs.positions.cpu().numpy()
+    spans = None if runs.spans is None else runs.spans.cpu().numpy()
     for site in cells.sites:
         for layer in np.unique(cells.column("layer")[cells.site == SITES.index(site)]).tolist():
             rows = np.flatnonzero((cells.site == SITES.index(site)) & (cells.column("layer") == layer))
@@ -61,7 +62,7 @@ def live_items(facts: Anatomy, cells: Cells, reads: Reads, touched: Touched) -> 
             differ = touched(site, layer) & _later(site, first, runs.n_pos)
             if last and read is not None and site not in ("k", "v"):
                 differ = differ & _at_read(site, read, runs.n_pos)
-            np.minimum.at(starts, cells.cell[rows], _starts(differ, site, cells, rows).T)
+            np.minimum.at(starts, cells.cell[rows], _starts(differ, site, cells, rows, spans).T)
             points[cells.cell[rows]] = where
     if not entry.closed_form(facts, cells):
         points = 2 * cells.first_layer()
@@ -95,7 +96,9 @@ def _along(site: str, keep: np.ndarray) -> np.ndarray:
     return keep if site in STREAM_SITES else keep[:, :, None]
 
 
-def _starts(differ: np.ndarray, site: str, cells: Cells, rows: np.ndarray) -> np.ndarray:
+def _starts(
+    differ: np.ndarray, site: str, cells: Cells, rows: np.ndarray, spans: np.ndarray | None
+) -> np.ndarray:
     """First position at which each patch changes something: [prompt, patch]; the length if nowhere."""
     if site == "pattern":  # [prompt, head, dst, src] -> [prompt, dst, head, src]
         differ = differ.transpose(0, 2, 1, 3)
@@ -105,6 +108,9 @@ def _starts(differ: np.ndarray, site: str, cells: Cells, rows: np.ndarray) -> np
     shape = [1, n_pos] + [1] * (differ.ndim - 2)
     own = np.where(differ, np.arange(n_pos).reshape(shape), n_pos)
     table = np.concatenate((own, first), 1)  # [prompt, pos + 1, ...]
+    if spans is not None and (place <= SPAN).any():
+        marks = spans.reshape(*spans.shape, *shape[2:]).swapaxes(0, 1)  # [span, prompt, pos, ...]
+        table = with_spans(table, [np.where(each, own, n_pos).min(1) for each in marks])
     if site in STREAM_SITES:
         return table[:, place]
     if site == "pattern":

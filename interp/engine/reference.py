@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.engine.cells import SITES, Cells
+from interp.engine.cells import SITES, SPAN, Cells
 from interp.engine.readout import Outcome, Reads, Scores
 from interp.engine.runs import Runs
 from interp.models import Model, anatomy, logits
@@ -78,7 +78,11 @@ class Reference:
             name: slice(None) if index[patch] < 0 else int(index[patch])
             for name, index in cells.index.items()
         }
-        where = (slice(None), *(one[axis] for axis in AXES[site]))
+        rows: Any = slice(None)
+        span = SPAN - int(cells.column("pos")[patch])
+        if span >= 0 and self.runs.spans is not None:
+            rows, one["pos"] = self.runs.spans[:, span].nonzero(as_tuple=True)
+        where = (rows, *(one[axis] for axis in AXES[site]))
         return patch_hooks(self.model, site, layer, where, self.source_activations[site, layer])
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engine import block as B
@@ -23,6 +23,7 @@ from interp.engine.forward import through_blocks, whole_runs
 from interp.models.parts import Weights
 
 Fill = Callable[[str, int, Tensor], Tensor]  # site, layer, activation of the source run -> what to patch in
+_PARTS = ("base", "source", "answer", "wrong", "positions", "lengths", "noise", "reads", "spans")
 _ALSO = {"q": ("k", "v", "z"), "k": ("q", "v", "z"), "v": ("pattern", "z"), "pattern": ("z",)}
 
 
@@ -40,6 +41,7 @@ class Runs:
     noise: Float[Tensor, "prompt pos d_model"] | None = None  # added to the corrupt run's embeddings
     fill: Fill | None = None
     reads: Int[Tensor, "prompt read"] | None = None  # of tasks that read several positions; -1 is none
+    spans: Bool[Tensor, "prompt span pos"] | None = None  # of tasks with named positions, in their order
 
     def __len__(self) -> int:
         return self.base.shape[0]
@@ -67,16 +69,14 @@ class Runs:
 
     def outside_inference(self) -> Runs:
         """The same runs in tensors that a graph can hold, also where the task was made in inference mode."""
-        names = ("base", "source", "answer", "wrong", "positions", "lengths", "noise", "reads")
-        parts = {name: getattr(self, name) for name in names}
+        parts = {name: getattr(self, name) for name in _PARTS}
         with torch.inference_mode(False):
             copies = {k: p.clone() for k, p in parts.items() if p is not None and p.is_inference()}
         return replace(self, **copies)
 
     def take(self, index: slice | Tensor) -> Runs:
         """The same runs for some of the prompts."""
-        names = ("base", "source", "answer", "wrong", "positions", "lengths", "noise", "reads")
-        parts = {name: getattr(self, name) for name in names}
+        parts = {name: getattr(self, name) for name in _PARTS}
         return replace(self, **{name: part[index] for name, part in parts.items() if part is not None})
 
 
@@ -91,6 +91,7 @@ class Capture:
     source: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     # The stream after the last block of base, then source: [2 prompt, pos, d_model].
     final: Tensor = field(default_factory=lambda: torch.empty(0))
+    spans: Bool[Tensor, "prompt span pos"] | None = None
 
     def difference(self, site: str, layer: int) -> Tensor:
         return self.source[site, layer] - self.base[site, layer]
@@ -110,7 +111,7 @@ def capture(weights: Weights, runs: Runs, sites: tuple[str, ...]) -> Capture:
     base_noise, source_noise = runs.noises()
     embedded = [weights.embed(runs.base, base_noise), weights.embed(runs.source, source_noise)]
     x = torch.cat(embedded).flatten(0, 1)  # [2 n_prompt pos, d_model]
-    saved = Capture()
+    saved = Capture(spans=runs.spans)
     keep = lambda layer, k, v: saved.past.append(B.Past(k[:n], v[:n]))  # noqa: E731
     x = through_blocks(
         weights, x, whole_runs((2 * n, n_pos), x.device, keep), _saver(saved, runs, needed(sites))

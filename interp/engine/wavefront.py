@@ -24,7 +24,7 @@ from torch import Tensor
 
 from interp.engine import block as B
 from interp.engine import entry
-from interp.engine.cells import SITES, Cells
+from interp.engine.cells import SITES, Cells, covers
 from interp.engine.items import Items, live_items
 from interp.engine.layout import Layout
 from interp.engine.memory import Budget
@@ -203,9 +203,8 @@ class Overrides:
         item, pos = (layout.final_item, layout.final_pos) if last else (layout.row_item, layout.row_pos)
         item, pos = item[:n_rows], pos[:n_rows]
         mine = torch.as_tensor(layout.items.cell == self.cells.cell[patch], device=item.device)[item]
-        wanted = int(self.cells.column("pos")[patch])
-        if wanted >= 0:
-            mine = mine & (pos == wanted)
+        wanted = torch.full_like(pos, int(self.cells.column("pos")[patch]))
+        mine = mine & covers(self.saved.spans, wanted, layout.item_prompt[item], pos)
         row = mine.nonzero()[:, 0]
         return row, layout.item_prompt[item[row]], pos[row]
 

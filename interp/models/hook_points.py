@@ -26,7 +26,7 @@ from interp.models._architecture import is_mixture
 from interp.places import AXES, hook_name
 
 Hook = tuple[str, Callable[..., Tensor]]
-Where = tuple[int | slice, ...]
+Where = tuple[int | slice | Tensor, ...]
 
 
 def patch_hooks(model: Model, site: str, layer: int, where: Where, source: Tensor) -> list[Hook]:

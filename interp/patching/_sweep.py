@@ -65,9 +65,10 @@ def patch(
     site: `resid_pre resid_mid resid_post attn_out mlp_out` (default dims layer, pos), `z q k v pattern`
         (layer, head), `post` (layer, neuron: MLP activations), or several sites with the same dims.
     by: the dims of the grid: "layer" and any axes of the site (pos; pos, head; head, dst, src; pos, neuron).
-        Along an axis left out, a cell covers everything.
-    cells: instead of a grid, a list of cells by name ("L9H6", "L9H6.q@3", "L3.resid_pre@5", "L2N17"); a list
-        within the list is patched together.
+        Along an axis left out, a cell covers everything. "span" in the place of "pos": the task's named
+        positions (`task.spans`), all of a name together; NaN for prompts without one.
+    cells: instead of a grid, a list of cells by name ("L9H6", "L9H6.q@3", "L3.resid_pre@verb", "L2N17"); a
+        list within the list is patched together.
     window: patch the site at this many layers at once, from `layer` on.
     neurons: which neurons, for dims with "neuron".
     ablation: "resample" (the other run), "gaussian", "zero", "mean", or settings of `interp.ablation`.
@@ -186,8 +187,7 @@ class _Sweep:
                 "constants stand for what the writers of a circuit write, and a patch replaces activations. "
                 "Use ablation='resample', 'gaussian', 'zero' or 'mean'."
             )
-        n_pos = experiment.task.clean.shape[1]
-        grid = make_grid(experiment.facts, n_pos, site, by, cells, window, neurons)
+        grid = make_grid(experiment.facts, experiment.task, site, by, cells, window, neurons)
         return cls(experiment, grid, experiment.runs(() if dry else grid.all_sites))
 
     @property
@@ -271,6 +271,7 @@ class _Sweep:
             "window": self.grid.window,
             "engine": sheet.attrs["engine"],
             "cells": [[str(v) for v in c.tolist()] for c in self.grid.coords[0].values()],
+            **self.grid.identity(),
         }
         chunks = {"prompt": units[0].prompts.stop, "layer": 1, "site": 1, "cell": _LISTED}
         regions = [sheet.regions(unit.prompts, unit.site, unit.first) for unit in units]

@@ -18,7 +18,11 @@ from interp.stats._means import MetricFacts, far_baseline, is_difference
 
 Index = tuple[int, ...]
 _FREE = ("prompt", "site", "metric")
-_DRAWS = {("layer", "head"): "plot.heads", ("layer", "pos"): "plot.positions"}
+_DRAWS = {
+    ("layer", "head"): "plot.heads",
+    ("layer", "pos"): "plot.positions",
+    ("layer", "span"): "plot.positions",
+}
 _TOKENS = {"pos": "token", "dst": "dst_token", "src": "src_token"}
 
 
@@ -70,7 +74,7 @@ def require_dims(result: Any, function: str, wanted: tuple[str, ...]) -> None:
 
 def _advice(dims: tuple[str, ...], wanted: tuple[str, ...]) -> str:
     extra = [dim for dim in dims if dim not in wanted]
-    if wanted == ("layer", "pos") and extra == ["head"] and "pos" in dims:
+    if wanted in (("layer", "pos"), ("layer", "span")) and extra == ["head"] and set(wanted) < set(dims):
         return "Choose a head with head=."
     if {"writer", "reader"} <= set(dims):
         return "These are scores of edges: choose some with circuits.top, then use plot.circuit."
@@ -164,7 +168,9 @@ def every(value: xr.DataArray) -> list[Index]:
 def cell_names(value: xr.DataArray, attrs: dict, indices: Sequence[Index]) -> list[str]:
     """Names of cells, such as L9H6, L3.resid_pre@5 or L9H6.pattern@7<-2."""
     coords = {str(dim): value[dim].values for dim in value.dims}
-    fixed = {dim: value[dim].item() for dim in ("site", "layer", "head", "pos") if _is_scalar(value, dim)}
+    fixed = {
+        dim: value[dim].item() for dim in ("site", "layer", "head", "pos", "span") if _is_scalar(value, dim)
+    }
     return [
         _name({**fixed, **{dim: coords[dim][i] for dim, i in zip(coords, index)}}, attrs) for index in indices
     ]
@@ -182,7 +188,7 @@ def _name(at: dict, attrs: dict) -> str:
     if site not in AXES or "layer" not in at:
         return ", ".join(f"{dim} {index}" for dim, index in at.items())
     given = {axis: int(at[axis]) for axis in AXES[site] if axis in at}
-    name = str(Place(site, int(at["layer"]), **given))
+    name = str(Place(site, int(at["layer"]), **given)) + (f"@{at['span']}" if "span" in at else "")
     window = int(attrs.get("window", 1))
     return name if window == 1 else f"{name} to L{int(at['layer']) + window - 1}"
 
@@ -208,6 +214,7 @@ def _hover_lines(cells: Cells, name: str, index: Index) -> list[str]:
     for dim, token in tokens_at(cells.value, index).items():
         at = cells.value[dim].values[index[cells.value.dims.index(dim)]]
         lines.append(f"{dim} {at}: {escape(token)}")
+    lines += _presence(cells, index)
     value = float(cells.value.values[index])
     if not np.isfinite(value):
         return [*lines, "no value (NaN): not measured, or no such cell"]
@@ -218,6 +225,15 @@ def _hover_lines(cells: Cells, name: str, index: Index) -> list[str]:
         level = "" if cells.level is None else f"{100 * cells.level:.4g} % "
         lines.append(f"{level}interval {low} to {high}")
     return lines
+
+
+def _presence(cells: Cells, index: Index) -> list[str]:
+    """In how many prompts a span is, where some lack it."""
+    if "present" not in cells.value.coords or "span" not in cells.value.dims:
+        return []
+    at = index[cells.value.dims.index("span")]
+    count, n = int(cells.value["present"].values[at]), cells.attrs.get("n_prompts")
+    return [] if n is None or count == int(n) else [f"in {count} of {int(n)} prompts"]
 
 
 def top_cells(

@@ -73,7 +73,8 @@ def positions(
 ) -> go.Figure:
     """The effect of every layer at every position, averaged over prompts: layer × position, over tokens.
 
-    result: dims prompt, (site,) layer, pos; or with a head dim, of which `head` picks one index.
+    result: dims prompt, (site,) layer, pos; or span in the place of pos, which lines up prompts of different
+    templates and lengths by name; or with a head dim, of which `head` picks one index.
     The other arguments and the errors are those of `plot.heads`.
 
     Example:
@@ -86,16 +87,18 @@ def positions(
     """
     require_dataset(result, "positions")
     shown = result if head is None else _one_head(result, head)
-    require_dims(shown, "positions", ("layer", "pos"))
+    dim = "span" if isinstance(shown, xr.Dataset) and "span" in shown.dims else "pos"
+    require_dims(shown, "positions", ("layer", dim))
     if isinstance(interval, xr.Dataset) and "head" in interval.dims:
         interval = _one_head(interval, head)
     cells = cells_of(shown, normalise, interval, metric)
-    labels = token_labels(shown)
-    ticks = token_axis(labels, _ROOM // _columns(cells, "pos"))
+    labels = token_labels(shown, dim)
+    ticks = token_axis(labels, _ROOM // _columns(cells, dim))
     below = 24 if ticks["tickangle"] == 0 else 18 + int(6.5 * max(map(len, labels), default=1))
     site = str(result.attrs.get("site", "")) if "site" not in cells.value.dims else ""
-    text = f"effect by position{f' ({site})' if site else ''}" + ("" if head is None else f", head {head}")
-    axes = Axes("pos", "layer", "position", ticks, below=below)
+    x_title = "position" if dim == "pos" else "span"
+    text = f"effect by {x_title}{f' ({site})' if site else ''}" + ("" if head is None else f", head {head}")
+    axes = Axes(dim, "layer", x_title, ticks, below=below)
     return _panels(cells, axes, title or words.heading(result, text), zmax)
 
 

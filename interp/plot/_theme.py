@@ -159,7 +159,7 @@ def visible(token: str) -> str:
 
 def token_labels(result: xr.Dataset, dim: str = "pos") -> list[str]:
     """The token of each position, visible and not escaped; the position itself where tokens are unknown."""
-    name = "token" if dim == "pos" else f"{dim}_token"
+    name = {"pos": "token", "span": "span"}.get(dim, f"{dim}_token")
     known = result[name].values if name in result.coords else result[dim].values
     return [visible(str(token)) for token in known]
 

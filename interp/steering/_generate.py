@@ -77,7 +77,7 @@ def generate(
     _check(model, rows, max_new_tokens, draws)
     ends = end_ids(model, rows, stop)
     for each in checked:
-        each.when.check(int(rows.lengths.min()), int(rows.lengths.max()) + max_new_tokens)
+        each.when.check(int(rows.lengths.min()), int(rows.lengths.max()) + max_new_tokens, rows.spans)
     fill = vocabulary.pad(model) if pad is None else pad
     tokens, real = left_padded(rows, fill)
     reach = tokens.shape[1] + max_new_tokens
@@ -186,7 +186,7 @@ def _broken(model: Model, made: Sequence[Intervention], tokens: Tensor, real: Te
 def end_ids(model: Model, rows: Prompts, stop: Any) -> Int[Tensor, "end"]:
     """The token ids that end a row. ValueError for anything that is none."""
     if stop is None:
-        ids = vocabulary.ends(model) | ({turn_end(model)} if rows.spans else set())
+        ids = vocabulary.ends(model) | ({turn_end(model)} if rows.chat else set())
     else:
         listed = [stop] if isinstance(stop, (int, str)) else list(stop)
         ids = {_end(model, each) for each in listed}

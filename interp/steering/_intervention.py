@@ -23,6 +23,7 @@ from interp.models.places import place, width
 from interp.places import AXES, SITES, Place, hook_name, parse
 from interp.positions import AnyPositions, everywhere
 from interp.positions import parse as parse_positions
+from interp.prompts import Prompts
 from interp.steering._clock import Clock, Given, watched
 from interp.steering._direction import same_model
 from interp.steering._edit_types import Edit
@@ -350,6 +351,9 @@ def steered(model: Model, checked: Sequence[Intervention], clock: Clock) -> Iter
     if isinstance(prompt_length, int):
         for each in checked:
             each.when.check(prompt_length)
+    elif isinstance(prompt_length, Prompts):
+        for each in checked:
+            each.when.check(int(prompt_length.lengths.min()), None, prompt_length.spans)
     hooks = [hook for each in checked for hook in each.hooks(model, clock)]
     seen = [where for each in checked if each.needs_frame for where in each.places]
     layers = {where.layer for where in seen if where.layer is not None}

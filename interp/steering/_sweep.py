@@ -169,7 +169,7 @@ class _Job:
     def check(self, rows: Prompts) -> None:
         """ValueError where something acts at positions that the prompts do not have."""
         for each in (each for part in self.parts for each in self.made(part, 0.0)):
-            each.when.check(int(rows.lengths.min()), int(rows.lengths.max()))
+            each.when.check(int(rows.lengths.min()), int(rows.lengths.max()), rows.spans)
 
     def runner(self, question: Question) -> Suffix | Whole:
         return runner(self.model, question, [self.made(part, 0.0) for part in self.parts])

@@ -9,6 +9,8 @@ prompt of the other. With attractors that all differ from the clean subject in n
 it, the corrupt prompt cannot do the same, as its subject alone is changed; then prompts 2i and 2i + 1 have
 the same nouns, each in the other number. The cluster of a prompt is its template, or its pair where all
 prompts have one template.
+
+Spans: `subject`, `attractor` and `attractor 2` where the template has them, `end` the last token.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ import random
 from typing import Any
 
 from interp._verbs import verb
-from interp.tasks import vocabulary, wordlists
-from interp.tasks._pairs import Side, cluster_name, contrast, distinct_pairs, make
+from interp.tasks import wordlists
+from interp.tasks._pairs import Side, cluster_name, contrast, distinct_pairs, make, written
 from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
 
 NUMBERS = ("any", "opposite", "same")
 SLOTS = ("N", "M")
+_NAMES = {"subject": "S", "attractor": "N", "attractor 2": "M"}
 Noun = tuple[str, ...]  # singular and plural
 
 
@@ -68,11 +71,11 @@ def agreement(
         cluster = cluster_name("agreement", number, i, len(templates) == 1)
         for clean in (0, 1):
             between = {slot: noun[k] for slot, noun, k in zip(SLOTS, nouns, numbers[clean])}
-            texts = [templates[number].format(S=form, **between) for form in subject]
-            sides = [
-                Side(vocabulary.encode(model, text, prepend_bos), list(ids))
-                for text, ids in zip(texts, verbs)
+            texts = [
+                written(model, templates[number], {"S": form, **between}, _NAMES, prepend_bos)
+                for form in subject
             ]
+            sides = [Side(tokens, list(ids), spans) for (tokens, spans), ids in zip(texts, verbs)]
             made.append(contrast(sides[clean], sides[1 - clean], cluster))
     return make(model, made, name="agreement", seed=seed, metric=metric)
 

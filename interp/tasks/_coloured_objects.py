@@ -6,6 +6,9 @@ answer. The three places in the list take turns.
 
 Prompts 2i and 2i + 1 are mirrored: the corrupt prompt of one is the clean prompt of the other. The cluster
 of a prompt is its template, or its mirrored pair where all prompts have one template.
+
+Spans: `object` that is asked for, `listed` the same object in the list, `colour` its colour there (the
+answer), `end` the last token.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ import random
 from typing import Any
 
 from interp._verbs import verb
-from interp.tasks import vocabulary, wordlists
-from interp.tasks._pairs import Row, Side, cluster_name, distinct_pairs, make, mirrored
+from interp.tasks import wordlists
+from interp.tasks._pairs import Row, Side, cluster_name, distinct_pairs, make, mirrored, written
 from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
 from interp.tasks.wordlists import Form
@@ -56,19 +59,21 @@ def coloured_objects(
     for i, (number, paints, things, others) in enumerate(scenes):
         sides = []
         for asked in ASKED[i // len(usable) % len(ASKED)]:
-            text = _text(usable[number], paints, things, others, asked)
-            sides.append(Side(vocabulary.encode(model, text, prepend_bos), [colours[paints[asked]]]))
+            slots = _slots(usable[number], paints, things, others, asked)
+            names = {"object": "O", "listed": f"O{asked + 1}", "colour": f"C{asked + 1}"}
+            ids, spans = written(model, usable[number].text, slots, names, prepend_bos)
+            sides.append(Side(ids, [colours[paints[asked]]], spans))
         cluster = cluster_name("coloured_objects", number, i, len(usable) == 1)
         made += mirrored(sides[0], sides[1], cluster)
     return make(model, made, name="coloured_objects", seed=seed, metric=metric)
 
 
-def _text(
+def _slots(
     form: Form, colours: tuple[str, ...], objects: tuple[str, ...], others: tuple[str, ...], asked: int
-) -> str:
+) -> dict[str, str]:
     slots = {f"C{i + 1}": colour for i, colour in enumerate(colours)}
     slots |= {f"O{i + 1}": thing for i, thing in enumerate(objects)}
-    return form.text.format(O=objects[asked], **slots, **dict(zip(form.words, others)))
+    return {"O": objects[asked], **slots, **dict(zip(form.words, others))}
 
 
 def _draw(

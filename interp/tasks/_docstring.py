@@ -6,6 +6,9 @@ the fourth the answer; so it is the wrong answer.
 
 Prompts 2i and 2i + 1 are mirrored: the corrupt prompt of one is the clean prompt of the other. The cluster
 of a prompt is its template, or its mirrored pair where all prompts have one template.
+
+Spans, named as in the paper: `function`; `A_def` to `D_def`, the arguments in the definition (`C_def` is the
+answer); `A_doc` and `B_doc` in the docstring; `end`, the last token.
 """
 
 from __future__ import annotations
@@ -15,13 +18,17 @@ import random
 from typing import Any
 
 from interp._verbs import verb
-from interp.tasks import vocabulary, wordlists
-from interp.tasks._pairs import Row, Side, cluster_name, distinct_pairs, make, mirrored
+from interp.tasks import wordlists
+from interp.tasks._pairs import Row, Side, cluster_name, distinct_pairs, make, mirrored, written
 from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
 from interp.tasks.wordlists import Form
 
 ARGUMENTS, FILLERS = 4, 7
+_NAMES = {
+    "function": "F", "A_def": "A1", "B_def": "A2", "C_def": "A3", "D_def": "A4", "A_doc": ("A1", 1),
+    "B_doc": ("A2", 1),
+}  # fmt: skip
 
 
 @verb
@@ -58,8 +65,9 @@ def docstring(
         sides = []
         for third, fourth in (last, last[::-1]):
             slots = {"F": function, "A1": first, "A2": second, "A3": third, "A4": fourth}
-            text = usable[number].text.format(**slots, **{f"D{k + 1}": word for k, word in enumerate(texts)})
-            sides.append(Side(vocabulary.encode(model, text, prepend_bos), [arguments[third]]))
+            slots |= {f"D{k + 1}": word for k, word in enumerate(texts)}
+            ids, spans = written(model, usable[number].text, slots, _NAMES, prepend_bos)
+            sides.append(Side(ids, [arguments[third]], spans))
         cluster = cluster_name("docstring", number, i, len(usable) == 1)
         made += mirrored(sides[0], sides[1], cluster)
     return make(model, made, name="docstring", seed=seed, metric=metric)

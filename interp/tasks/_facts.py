@@ -6,6 +6,8 @@ Prompts 2i and 2i + 1 are mirrored: the corrupt prompt of one is the clean promp
 of a prompt is its template, or its mirrored pair where all prompts have one template.
 
 A template asks about every subject once before it asks about any again, then with another corrupt subject.
+
+Spans: `subject`, and `end` the last token.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from typing import Any, NamedTuple
 
 from interp._verbs import verb
 from interp.places import hint
-from interp.tasks import vocabulary, wordlists
-from interp.tasks._pairs import Row, Side, cluster_name, make, mirrored, require_room
+from interp.tasks import wordlists
+from interp.tasks._pairs import Row, Side, cluster_name, make, mirrored, require_room, written
 from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
 from interp.tasks.world import Facts, born, country, two_hop
@@ -91,8 +93,10 @@ def facts(
     for i, (number, *subjects) in enumerate(_draw(pools, known, n // 2, random.Random(seed))):
         sides = []
         for subject in subjects:
-            text = usable[number].text.format(**{slot: subject})
-            sides.append(Side(vocabulary.encode(model, text, prepend_bos), [ids[known[subject]]]))
+            tokens, spans = written(
+                model, usable[number].text, {slot: subject}, {"subject": slot}, prepend_bos
+            )
+            sides.append(Side(tokens, [ids[known[subject]]], spans))
         cluster = cluster_name(f"facts {relation}", number, i, len(usable) == 1)
         made += mirrored(sides[0], sides[1], cluster)
     return make(model, made, name=f"facts {relation}", seed=seed, metric=metric)

@@ -1,12 +1,15 @@
 """Files and tables of prompts: JSONL, CSV, or a frame of pandas or polars.
 
 One prompt pair a line, with the keys `clean`, `corrupt`, `answer`, `wrong` and, if wanted, `template` (the
-cluster of the prompt) and `position` (index of the token whose logits predict the answer, BOS counted; a list
-of several). Texts, or in JSONL token ids (which need no tokenizer). `corrupt`, or `wrong`, is left out in
+cluster of the prompt), `position` (index of the token whose logits predict the answer, BOS counted; a list
+of several) and `spans` (named positions of the prompt: an object from names to an index, a list of them, or
+words of a text; in CSV the same in a cell). Texts, or in JSONL token ids (which need no tokenizer).
+`corrupt`, or `wrong`, is left out in
 every line by tasks that have none. Several answers are a list in JSONL and `a|b` in CSV, where an answer that
 holds a `|` is written as a list in JSON.
 
     {"clean": "... John gave a book to", "corrupt": "...", "answer": " Mary", "wrong": " John"}
+    {"clean": "The kings near the house", ..., "spans": {"subject": 2, "end": -1}}
     {"clean": [50256, 318, 262], "corrupt": [50256, 318, 257], "answer": 5335, "wrong": [1757]}
 
 CSV may be separated by commas, semicolons or tabs; names of columns may be in any case. Files are UTF-8.
@@ -19,17 +22,18 @@ import io
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from interp.files import whole
-from interp.tasks import _prompts, _tokens, _validate, vocabulary
+from interp.tasks import _prompts, _spans, _tokens, _validate, vocabulary
 from interp.tasks.metrics import LogitDiff, as_metric
 
 REQUIRED = ("clean", "answer")
 SIDES = ("corrupt", "wrong")
-OPTIONAL = ("template", "position")
+OPTIONAL = ("template", "position", "spans")
 KEYS = ("clean", "corrupt", "answer", "wrong", *OPTIONAL)
 _USUAL = "clean, corrupt, answer, wrong"
 _PROMPT = re.compile(r"\bprompt (\d+)\b")
@@ -119,6 +123,8 @@ def _rows(source: str, rows: list[tuple[str, dict[str, Any]]]) -> Rows:
         fields["template"] = [str(value) for value in column]
     if column := _optional(source, rows, "position"):
         fields["positions"] = [_position(source, place, value) for (place, _), value in zip(rows, column)]
+    if spans := _spans_of(source, rows):
+        fields["spans"] = spans
     kinds = {type(row["clean"]) for _, row in rows}
     if len(kinds) > 1:
         raise ValueError(
@@ -148,7 +154,7 @@ def _ids(model: Any, fields: dict[str, Any]) -> dict[str, Any]:
         answer=answers.get("answer"),
         wrong=answers.get("wrong"),
     )
-    rest = {key: fields[key] for key in ("template", "positions") if key in fields}
+    rest = {key: fields[key] for key in ("template", "positions", "spans") if key in fields}
     return {**named, **rest, **several}
 
 
@@ -270,6 +276,25 @@ def _position(source: str, place: str, value: Any) -> Any:
         raise ValueError(f"{source}, {place}: position is {value!r}; it must be a whole number.") from None
 
 
+def _spans_of(source: str, rows: list[tuple[str, dict[str, Any]]]) -> dict[str, list[Any]]:
+    """Named positions: by name an entry for each line, None where it has none."""
+    named = [_named(source, place, row["spans"]) if "spans" in row else {} for place, row in rows]
+    names = dict.fromkeys(name for each in named for name in each)
+    return {name: [each.get(name) for each in named] for name in names}
+
+
+def _named(source: str, place: str, given: Any) -> dict[str, Any]:
+    if isinstance(given, str):
+        with suppress(json.JSONDecodeError, RecursionError):
+            given = json.loads(given)
+    if not isinstance(given, dict):
+        raise ValueError(
+            f"{source}, {place}: spans is {given!r:.80}; it must be an object from names to positions, such "
+            'as {"subject": 2, "end": -1}.'
+        )
+    return {str(name): at for name, at in given.items()}
+
+
 def write(
     task: Any, path: Path, model: Any, *, tokens: bool | None = None, prepend_bos: bool | None = None
 ) -> Path:
@@ -285,10 +310,7 @@ def write(
         else:
             writer = csv.DictWriter(file, fieldnames=[key for key in KEYS if key in rows[0]])
             writer.writeheader()
-            writer.writerows(
-                {key: _joined(cell) if key in ("answer", "wrong") else cell for key, cell in row.items()}
-                for row in rows
-            )
+            writer.writerows({key: _cell_of(key, cell) for key, cell in row.items()} for row in rows)
     return path
 
 
@@ -317,7 +339,7 @@ def _id_rows(task: Any) -> Iterable[dict[str, Any]]:
                     read if len(read) != 1 else read[0] for read, at in zip(listed, where) if at >= 0
                 ]
         position = where if task.reads is None else [at for at in where if at >= 0]
-        yield {**row, "template": task.template[i], "position": position}
+        yield {**row, "template": task.template[i], "position": position, **_marked(task, i)}
 
 
 def _row(task: Any, i: int, model: Any, prepend_bos: bool | None) -> dict[str, Any]:
@@ -335,7 +357,12 @@ def _row(task: Any, i: int, model: Any, prepend_bos: bool | None) -> dict[str, A
     for name, ids in _present(task):
         texts = [_answer(model, i, name, token) for token in ids[i, 0].tolist() if token >= 0]
         row[name] = texts[0] if len(texts) == 1 else texts
-    return {**row, "template": task.template[i], "position": int(task.positions[i])}
+    return {**row, "template": task.template[i], "position": int(task.positions[i]), **_marked(task, i)}
+
+
+def _marked(task: Any, i: int) -> dict[str, Any]:
+    """The spans of a prompt, if the task has any."""
+    return {"spans": _spans.listed(task.spans, i)} if task.spans else {}
 
 
 def _text(model: Any, i: int, name: str, ids: list[int], prepend_bos: bool | None) -> str:
@@ -357,6 +384,12 @@ def _answer(model: Any, i: int, name: str, token: int) -> str:
         if vocabulary.continuation(model, candidate) == token:
             return candidate
     raise ValueError(f"prompt {i}: {name} is the token {token} ({text!r}), which no text gives again.")
+
+
+def _cell_of(key: str, value: Any) -> Any:
+    if key == "spans":
+        return json.dumps(value, ensure_ascii=False)
+    return _joined(value) if key in ("answer", "wrong") else value
 
 
 def _joined(answer: str | Sequence[str]) -> str:

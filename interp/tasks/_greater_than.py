@@ -9,6 +9,8 @@ does; only such years are used), or, for word-level vocabularies, written apart,
 a token of its own, the answers are tens digits: after `... 1435 to the year 14` those above 3, the wrong
 answers those below it, and 3 itself, which the units decide, is neither; first years are X20 to X79. The
 cluster of a prompt is its template and noun.
+
+Spans: `noun`, `century` and `year` of the first year (`17` and `32`), `end` the last token.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 from interp._verbs import verb
 from interp.tasks import vocabulary, wordlists
-from interp.tasks._pairs import Row, make, require_room
+from interp.tasks._pairs import Row, filled, make, marks, require_room
 from interp.tasks._task import Task
 from interp.tasks.metrics import Metric, ProbDiff
 
@@ -71,13 +73,24 @@ def greater_than(
 
     made = []
     for template, noun, century, year in _draw(templates, nouns, form, n, random.Random(seed)):
-        texts = (
-            templates[template].format(NOUN=noun, CENTURY=century, START=form.text(century, start))
+        texts = [
+            filled(
+                templates[template],
+                {"NOUN": noun, "CENTURY": str(century), "START": form.text(century, start)},
+            )
             for start in (year, words["corrupt_year"])
-        )
-        clean, corrupt = (vocabulary.encode(model, text, prepend_bos) for text in texts)
-        made.append(Row(clean, corrupt, *form.answers(year), f"greater_than {template} {noun}"))
+        ]
+        clean, corrupt = (vocabulary.encode(model, text, prepend_bos) for text, _ in texts)
+        spans = marks(model, texts[0][0], clean, _letters(texts[0][1]))
+        made.append(Row(clean, corrupt, *form.answers(year), f"greater_than {template} {noun}", spans))
     return make(model, made, name="greater_than", seed=seed, metric=metric or ProbDiff())
+
+
+def _letters(slots: dict[str, list[tuple[int, int]]]) -> dict[str, tuple[int, int]]:
+    """Where noun, century and year of the first year stand: the year is its last two digits."""
+    start, stop = slots["START"][0]
+    named = {"century": (start, start + 2), "year": (stop - 2, stop)}
+    return {"noun": slots["NOUN"][0], **named} if "NOUN" in slots else named
 
 
 def _form(model: Any, words: dict[str, Any]) -> _Form:

@@ -7,6 +7,9 @@ the heads that find the place differ between the two as well, not only what is c
 
 Prompts 2i and 2i + 1 are mirrored: the corrupt prompt of one is the clean prompt of the other. A model
 without a tokenizer gets random token ids. The cluster of a prompt is its pair.
+
+Spans: `copy` the first time of the whole sequence, `answer` where the answer stands in it, `previous` the
+token before it, which is that of `end`, the last token.
 """
 
 from __future__ import annotations
@@ -60,7 +63,9 @@ def induction(
     made: list[Row] = []
     for pair in range(n // 2):
         sequences = _PAIRS[corrupt](ids, length, prefix, rng)
-        one, other = (Side([*start, *row, *row[:prefix]], [row[prefix]]) for row in sequences)
+        at = len(start) + prefix
+        spans = {"previous": [at - 1], "answer": [at], "copy": list(range(len(start), len(start) + length))}
+        one, other = (Side([*start, *row, *row[:prefix]], [row[prefix]], spans) for row in sequences)
         made += mirrored(one, other, f"induction {pair}")
     return make(model, made, name="induction", seed=seed, metric=metric)
 

@@ -8,6 +8,9 @@ Prompts 2i and 2i + 1 are mirrored: the corrupt prompt of one is the clean promp
 of them name the indirect object first (order ABB) and half the subject first (order BAB), and a name
 that a model likes better counts for and against equally often. The cluster of a prompt is its template, or
 its mirrored pair where all prompts have one template.
+
+Spans: `io` the indirect object, `s1` and `s2` the two mentions of the subject, `s1+1` the token after the
+first, `end` the last token.
 """
 
 from __future__ import annotations
@@ -17,9 +20,14 @@ from typing import Any
 
 from interp._verbs import verb
 from interp.tasks import vocabulary, wordlists
-from interp.tasks._pairs import Row, Side, cluster_name, distinct_pairs, make, mirrored
+from interp.tasks._pairs import Marks, Row, Side, cluster_name, distinct_pairs, make, mirrored, written
 from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
+
+_NAMES = (  # by whether the subject is the first name
+    {"io": "A", "s1": "B", "s2": "S"},
+    {"io": "B", "s1": "A", "s2": "S"},
+)
 
 
 @verb
@@ -55,11 +63,18 @@ def ioi(
     for i, (number, first, second, place, thing) in enumerate(choices):
         sides = []
         for subject, other in ((second, first), (first, second)):
-            text = templates[number].format(A=first, B=second, S=subject, PLACE=place, OBJECT=thing)
-            sides.append(Side(vocabulary.encode(model, text, prepend_bos), [names[other]]))
+            slots = {"A": first, "B": second, "S": subject, "PLACE": place, "OBJECT": thing}
+            ids, spans = written(model, templates[number], slots, _NAMES[subject == first], prepend_bos)
+            sides.append(Side(ids, [names[other]], _followed(spans)))
         cluster = cluster_name("ioi", number, i, len(templates) == 1)
         made += mirrored(sides[0], sides[1], cluster)
     return make(model, made, name="ioi", seed=seed, metric=metric)
+
+
+def _followed(spans: Marks) -> Marks:
+    """With the token after the subject's first mention."""
+    after = {"s1+1": [spans["s1"][-1] + 1]} if "s1" in spans else {}
+    return {**spans, **after}
 
 
 def _draw(pools: list[Any], pairs: int, rng: random.Random) -> list[tuple[Any, ...]]:

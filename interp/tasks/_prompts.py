@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from interp.tasks import _tokens, vocabulary
+import torch
+
+from interp.tasks import _spans, _tokens, vocabulary
 from interp.tasks._validate import require
 
 Answers = Sequence[str | Sequence[str]]
@@ -21,6 +23,7 @@ def tokenize(
     prepend_bos: bool | None = None,
     forced: bool = False,
     positions: Any = None,
+    spans: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The arguments of `Task.from_tokens` for these strings: ids on the model's device, and labels.
 
@@ -36,7 +39,8 @@ def tokenize(
     if forced:
         if wrong is not None:
             raise ValueError("the metric 'seq_log_prob' reads no wrong answers; leave wrong= out.")
-        return _forced(model, rows, others, answer or [])
+        fields = _forced(model, rows, others, answer or [])
+        return {**fields, "spans": _named(model, fields, spans, (clean, rows), (corrupt, others))}
     fields = from_ids(
         model,
         clean=rows,
@@ -44,7 +48,48 @@ def tokenize(
         answer=None if answer is None else answer_ids(model, "answer", answer),
         wrong=None if wrong is None else answer_ids(model, "wrong", wrong),
     )
-    return fields if positions is None else {**fields, "positions": positions}
+    fields |= {} if positions is None else {"positions": positions}
+    return {**fields, "spans": _named(model, fields, spans, (clean, rows), (corrupt, others))}
+
+
+def _named(
+    model: Any,
+    fields: dict[str, Any],
+    spans: Mapping[str, Any] | None,
+    *sides: tuple[Sequence[str] | None, list[list[int]] | None],
+) -> dict[str, Any]:
+    """Masks of named positions; words are looked for in the texts of both sides."""
+    texts = dict(zip(("clean", "corrupt"), sides))
+    stop = torch.tensor([len(row) for row in sides[0][1] or ()])
+
+    def find(side: str, i: int, words: str) -> list[int]:
+        written, rows = texts[side]
+        if written is None or rows is None:
+            raise ValueError(f"prompt {i}: there is no {side} prompt in which {words!r} could stand.")
+        return words_at(model, f"prompt {i}, {side}", written[i], rows[i], words)
+
+    reader = _spans.Reader(torch.zeros_like(stop), stop, fields["clean"].shape[1], find)
+    return {name: mask.to(fields["clean"].device) for name, mask in reader.masks(spans).items()}
+
+
+def words_at(model: Any, where: str, text: str, ids: list[int], words: str) -> list[int]:
+    """The tokens of words that stand once in a text. ValueError where they stand in none, or twice."""
+    inside = words.strip()
+    count = text.count(inside) if inside else 0
+    if count != 1:
+        times = "not at all" if not count else f"{count} times"
+        raise ValueError(
+            f"{where}: the words {words!r} stand {times} in {text!r:.80}. Give words that stand there once, "
+            "or positions."
+        )
+    offsets = vocabulary.offsets(model, text, ids)
+    if offsets is None:
+        raise ValueError(
+            f"{where}: this tokenizer does not say where its tokens stand in a text, so {words!r} cannot be "
+            "found. Give positions."
+        )
+    start = text.index(inside)
+    return vocabulary.columns(offsets, (start, start + len(inside)))
 
 
 def _forced(

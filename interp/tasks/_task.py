@@ -8,6 +8,7 @@ tokens. `positions[i]` is the index of the token whose logits predict the answer
 out for a metric that reads none (`wrong` for LogProb, both for KL), and are −1 then.
 `corrupt is clean` (the same tensor; `corrupt=None` in the constructors) means that the task has no corrupt
 prompts (`has_corrupt` is False): for ablations that need none, such as "zero", or noise on the embeddings.
+`spans` are named positions, such as the subject's: masks (prompt, pos) by name (`interp.tasks._spans`).
 
 Several read-out positions: `positions` (prompt, read), and `answer` and `wrong` (prompt, read), or (prompt,
 read, k); −1 pads rows with fewer reads. The metric of a prompt is then the mean over its reads (for
@@ -17,17 +18,17 @@ SeqLogProb the sum), and the prompt is right where every read is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.tasks import _files, _prompts, _tokens, _validate, chat, check
+from interp.tasks import _files, _prompts, _spans, _tokens, _validate, chat, check
 from interp.tasks.metrics import LogitDiff, Metric, as_metric
 
 Tokens = Tensor | Sequence[Any]
@@ -48,6 +49,7 @@ class Task:
     seed: int | None = None
     labels: tuple[tuple[str, ...], ...] | None = None
     template: tuple[str, ...] = ()
+    spans: Mapping[str, Bool[Tensor, "prompt pos"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", as_metric(self.metric))
@@ -61,6 +63,9 @@ class Task:
         if not self.template:
             object.__setattr__(self, "template", tuple(f"prompt {i}" for i in range(len(self))))
         _validate.require_names(self.template, self.labels, *self.clean.shape)
+        _spans.require(self.spans, (self.clean.shape[0], self.clean.shape[1]))
+        spans = {name: mask.to(self.clean.device, copy=True) for name, mask in self.spans.items()}
+        object.__setattr__(self, "spans", spans)
         _validate.require(_validate.row_problems(self))
 
     @property
@@ -130,18 +135,28 @@ class Task:
             lengths=self.lengths[rows],
             labels=None if self.labels is None else tuple(self.labels[i] for i in picked),
             template=tuple(self.template[i] for i in picked),
+            spans=_spans.take(self.spans, rows),
         )
 
+    def __add__(self, other: Task) -> Task:
+        """The prompts of both, whatever their lengths; one metric, and either all or no corrupt prompts."""
+        return joined((self, other))
+
     def swap(self) -> Task:
-        """Clean and corrupt exchanged, and answers with wrong answers. ValueError without wrong answers."""
+        """Clean and corrupt exchanged, and answers with wrong answers. ValueError without wrong answers.
+
+        The spans of a mirrored prompt become those of its mirror, so that the names stay true.
+        """
         if bool((self.wrong < 0).all()):
             raise ValueError("the task has no wrong answers, which would be the answers when exchanged.")
         labels = self.labels
         if labels is not None:
             labels = _tokens.relabel(self.clean, labels, self.corrupt, self.lengths)
+        spans = _spans.swapped(self.spans, self.clean, self.corrupt)
         return replace(
-            self, clean=self.corrupt, corrupt=self.clean, answer=self.wrong, wrong=self.answer, labels=labels
-        )
+            self, clean=self.corrupt, corrupt=self.clean, answer=self.wrong, wrong=self.answer, labels=labels,
+            spans=spans,
+        )  # fmt: skip
 
     def fingerprint(self) -> str:
         """sha256 of the tokens, answers, positions, lengths and metric; the same on every device."""
@@ -198,6 +213,7 @@ class Task:
         seed: int | None = None,
         template: Sequence[str] | None = None,
         labels: Sequence[Sequence[str]] | None = None,
+        spans: Mapping[str, Any] | None = None,
         pad: int = 0,
     ) -> Task:
         """A task from token ids: tensors, or lists of lists whose rows may differ in length.
@@ -206,12 +222,17 @@ class Task:
         with `answer` and `wrong` of each. answer, wrong: needed where the metric reads them. mask: true where
         a token is real, for ids that are padded on the left or on the right; positions count in the ids as
         given. Without a mask, ids that begin or end in several `pad` and have no `lengths` are refused.
+        spans: named positions, by name one entry a prompt: an index, a list of them, (start, stop), or None;
+        or a bool tensor (prompt, pos).
 
         Example:
-        >>> task = interp.Task.from_tokens(clean=[[1, 2, 3]], corrupt=[[1, 4, 3]], answer=[5], wrong=[6])
-        >>> task.clean.shape, task.positions.tolist()
-        (torch.Size([1, 3]), [2])
+        >>> task = interp.Task.from_tokens(
+        ...     clean=[[1, 2, 3]], corrupt=[[1, 4, 3]], answer=[5], wrong=[6], spans={"verb": [1]}
+        ... )
+        >>> task.clean.shape, task.positions.tolist(), task.spans["verb"].tolist()
+        (torch.Size([1, 3]), [2], [[False, True, False]])
         """
+        named = _from_rows(clean, mask, lengths, spans)
         if mask is not None:
             clean, corrupt, lengths, positions = _tokens.unpad(clean, corrupt, mask, positions, pad)
         elif lengths is None:
@@ -236,6 +257,7 @@ class Task:
             seed=seed,
             labels=None if labels is None else _tokens.pad_labels(labels, rows.clean.shape[1]),
             template=tuple(template or ()),
+            spans={name: marks.to(device) for name, marks in named.items()},
         )
 
     @classmethod
@@ -252,9 +274,12 @@ class Task:
         name: str = "custom",
         seed: int | None = None,
         template: Sequence[str] | None = None,
+        spans: Mapping[str, Any] | None = None,
         prepend_bos: bool | None = None,
     ) -> Task:
         """A task from strings. Each answer is one token (often with a leading space), or a list of such.
+
+        spans: as in `from_tokens` (BOS counted); an entry may also be words that stand once in the text.
 
         With metric="seq_log_prob" an answer is one string of any number of tokens; all but its last token are
         put behind both prompts, and the metric is its log probability.
@@ -265,10 +290,10 @@ class Task:
         ...     model,
         ...     clean=["When Mary and John went to the store, John gave a book to"],
         ...     corrupt=["When Mary and John went to the store, Mary gave a book to"],
-        ...     answer=[" Mary"], wrong=[" John"],
+        ...     answer=[" Mary"], wrong=[" John"], spans={"place": ["store"], "end": [-1]},
         ... )
-        >>> len(task), task.has_corrupt
-        (1, True)
+        >>> len(task), task.has_corrupt, list(task.spans)
+        (1, True, ['place', 'end'])
         """
         chosen = LogitDiff() if metric is None else as_metric(metric)
         fields = _prompts.tokenize(
@@ -280,6 +305,7 @@ class Task:
             prepend_bos=prepend_bos,
             forced=chosen.over_reads == "sum",
             positions=positions,
+            spans=spans,
         )
         return cls._on(model, fields, metric=chosen, name=name, seed=seed, template=template)
 
@@ -311,19 +337,24 @@ class Task:
         clean, corrupt: a string each (one user turn), or a list of messages {"role": ..., "content": ...}.
         system: a system message in front of every chat that has none. prefix: how the assistant's answer
         begins; the answer is predicted after it. The template writes BOS itself; no second one is added.
+        The words of the system's message, of the user's last one and of how the answer begins are the spans
+        "system", "last_user" and "response", where both prompts of a pair have them at the same positions.
         ValueError for a tokenizer without a template, and for content that holds a special token.
         """
         chosen = LogitDiff() if metric is None else as_metric(metric)
         written = partial(chat.render, model, system=system, prefix=prefix)
+        texts = [written(each) for each in clean]
+        others = None if corrupt is None else [written(each) for each in corrupt]
         fields = _prompts.tokenize(
             model,
-            clean=[written(each) for each in clean],
-            corrupt=None if corrupt is None else [written(each) for each in corrupt],
+            clean=texts,
+            corrupt=others,
             answer=answer,
             wrong=wrong,
             prepend_bos=False,
             forced=chosen.over_reads == "sum",
         )
+        fields["spans"] = chat.spans(model, fields, (clean, texts), (corrupt, others), system, prefix)
         return cls._on(model, fields, metric=chosen, name=name, seed=seed, template=template)
 
     @classmethod
@@ -331,8 +362,9 @@ class Task:
         """A task from JSONL or CSV, of texts or of token ids. `options` go to `from_prompts`.
 
         One prompt pair a line, with the keys `clean`, `corrupt`, `answer`, `wrong` and, if wanted, `template`
-        (the cluster of the prompt) and `position` (index of the token whose logits predict the answer, BOS
-        counted). Several answers are a list in JSONL and `a|b` in CSV. Errors name the line of the file.
+        (the cluster of the prompt), `position` (index of the token whose logits predict the answer, BOS
+        counted) and `spans` (an object from names to positions; in CSV a cell of JSON). Several answers are a
+        list in JSONL and `a|b` in CSV. Errors name the line of the file.
         """
         path = Path(path)
         rows = _files.read(path)
@@ -372,3 +404,61 @@ def _answers(
             f"the metric {metric.name!r} reads {name}, which is not given. Give {name}= of each prompt."
         )
     return torch.full_like(positions, -1)
+
+
+def joined(tasks: Sequence[Task]) -> Task:
+    """The prompts of several tasks in one, padded to the longest; templates, labels and spans stay.
+
+    ValueError for tasks of different metrics or devices, for reads and single positions together, and where
+    some have corrupt prompts and some have not.
+    """
+    first = tasks[0]
+    for name, facts in (
+        ("metric", [repr(task.metric) for task in tasks]),
+        ("device", [str(task.clean.device) for task in tasks]),
+        ("corrupt prompts", [task.has_corrupt for task in tasks]),
+        ("several read-out positions", [task.positions.ndim == 2 for task in tasks]),
+    ):
+        if len(set(facts)) > 1:
+            other = next(fact for fact in facts if fact != facts[0])
+            raise ValueError(f"the tasks differ in {name}: {facts[0]} and {other}. Join tasks that share it.")
+    width = max(task.clean.shape[1] for task in tasks)
+    corrupt = _tokens.stacked([task.corrupt for task in tasks], 0)
+    clean = _tokens.stacked([task.clean for task in tasks], 0)
+    names, seeds = dict.fromkeys(task.name for task in tasks), {task.seed for task in tasks}
+    answers, wrongs = _alike([task.answer for task in tasks]), _alike([task.wrong for task in tasks])
+    labels = [task.labels for task in tasks]
+    return replace(
+        first,
+        clean=clean,
+        corrupt=corrupt if first.has_corrupt else clean,
+        answer=_tokens.stacked(answers, -1),
+        wrong=_tokens.stacked(wrongs, -1),
+        positions=_tokens.stacked([task.positions for task in tasks], -1),
+        lengths=torch.cat([task.lengths for task in tasks]),
+        name=" + ".join(names),
+        seed=seeds.pop() if len(seeds) == 1 else None,
+        labels=None
+        if any(rows is None for rows in labels)
+        else _tokens.pad_labels([row for rows in labels for row in rows or ()], width),
+        template=tuple(name for task in tasks for name in task.template),
+        spans=_spans.join([(task.spans, tuple(task.clean.shape)) for task in tasks], clean.device),
+    )
+
+
+def _alike(ids: list[Tensor]) -> list[Tensor]:
+    """Answers with as many dims as those that have most."""
+    dims = max(each.ndim for each in ids)
+    return [each if each.ndim == dims else each.unsqueeze(-1) for each in ids]
+
+
+def _from_rows(clean: Tokens, mask: Any, lengths: Any, spans: Mapping[str, Any] | None) -> dict[str, Tensor]:
+    """The spans of rows of ids, real tokens first."""
+    if not spans:
+        return {}
+    if mask is not None:
+        return _tokens.unpad_spans(mask, spans)
+    sizes = [len(row) for row in clean] if lengths is None else lengths
+    stop = _tokens.as_tensor(sizes).cpu()
+    width = clean.shape[1] if isinstance(clean, Tensor) else max(len(row) for row in clean)
+    return _spans.Reader(torch.zeros_like(stop), stop, width).masks(spans)

@@ -9,12 +9,14 @@ position (`shift_warnings`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from interp.tasks import _spans
 
 
 class Rows(NamedTuple):
@@ -144,6 +146,27 @@ def unpad(
     where = pad_ids(positions, marks.device)
     shift = first if where.ndim == 1 else first[:, None]
     return moved[0], moved[1], lengths, torch.where(where < 0, where, where - shift)  # type: ignore[return-value]
+
+
+def unpad_spans(mask: Any, spans: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Named positions of ids as they were given, at the columns where `unpad` puts them."""
+    marks = as_tensor(mask).bool().cpu()
+    first = marks.long().argmax(1)
+    stop = marks.shape[1] - marks.flip(1).long().argmax(1)
+    order = (~marks).long().argsort(dim=1, stable=True)
+    masks = _spans.Reader(first, stop, marks.shape[1]).masks(spans)
+    return {name: (each.cpu() & marks).gather(1, order) for name, each in masks.items()}
+
+
+def stacked(rows: Sequence[Tensor], fill: int) -> Tensor:
+    """Tensors one below the other, filled up to the widest in every other dim."""
+    shape = [max(each.shape[dim] for each in rows) for dim in range(1, rows[0].ndim)]
+    out = rows[0].new_full((sum(len(each) for each in rows), *shape), fill)
+    start = 0
+    for each in rows:
+        out[(slice(start, start + len(each)), *(slice(0, size) for size in each.shape[1:]))] = each
+        start += len(each)
+    return out
 
 
 def _is_rows(rows: Any) -> bool:

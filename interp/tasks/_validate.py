@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.tasks import vocabulary
+from interp.tasks import _spans, vocabulary
 from interp.tasks.metrics import Metric
 
 TENSORS = ("clean", "corrupt", "answer", "wrong", "positions", "lengths")
@@ -103,7 +103,7 @@ def row_problems(task: Any) -> list[str]:
     problems += token_problems(task.clean, task.corrupt)
     if task.has_corrupt:
         problems += padding_problems(task.clean, task.corrupt, task.lengths)
-    return problems + answer_problems(task)
+    return problems + _spans.problems(task.spans, task.lengths) + answer_problems(task)
 
 
 def length_problems(lengths: Int[Tensor, "prompt"], width: int, reads_positions: str) -> list[str]:

@@ -9,8 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from interp.tasks import vocabulary
 
+_MARKER = "¤content¤"  # stands for what a turn says
+_NAMES = {"system": "system", "user": "last_user", "assistant": "response"}
 Messages = str | Sequence[Mapping[str, Any]]
 
 
@@ -40,14 +45,88 @@ def render(model: Any, messages: Any, *, system: str | None = None, prefix: str 
     turns = _turns(tokenizer, messages)
     if system is not None and turns[0]["role"] != "system":
         turns = [{"role": "system", "content": _plain(tokenizer, system)}, *turns]
+    return _written(tokenizer, turns) + _plain(tokenizer, prefix)
+
+
+def _written(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> str:
+    """The turns in the template's words; a last one of the assistant is left open."""
     goes_on = turns[-1]["role"] == "assistant"
-    text = tokenizer.apply_chat_template(
-        turns,
+    return tokenizer.apply_chat_template(
+        list(turns),
         tokenize=False,
         add_generation_prompt=not goes_on,
         **({"continue_final_message": True} if goes_on else {}),
     )
-    return text + _plain(tokenizer, prefix)
+
+
+def spans(
+    model: Any,
+    fields: Mapping[str, Any],
+    clean: tuple[Sequence[Any], Sequence[str]],
+    corrupt: tuple[Sequence[Any] | None, Sequence[str] | None],
+    system: str | None,
+    prefix: str,
+) -> dict[str, Tensor]:
+    """Where the system's words, the user's last ones and the answer's first ones stand: masks [prompt, pos].
+
+    clean, corrupt: the chats as given, and as written. A part that stands at other positions in the corrupt
+    prompt is left out of that pair.
+    """
+    tokens, lengths = fields["clean"], fields["lengths"].tolist()
+    masks = {name: torch.zeros_like(tokens, dtype=torch.bool) for name in ("system", "last_user", "response")}
+    for i, length in enumerate(lengths):
+        sides = [_columns(model, clean[0][i], clean[1][i], tokens[i, :length].tolist(), system, prefix)]
+        if corrupt[0] is not None and corrupt[1] is not None:
+            ids = fields["corrupt"][i, :length].tolist()
+            sides.append(_columns(model, corrupt[0][i], corrupt[1][i], ids, system, prefix))
+        for name, mask in masks.items():
+            if all(side.get(name) == sides[0].get(name) for side in sides):
+                mask[i, sides[0].get(name, [])] = True
+    return {name: mask for name, mask in masks.items() if bool(mask.any())}
+
+
+def _columns(
+    model: Any, given: Any, text: str, ids: list[int], system: str | None, prefix: str
+) -> dict[str, list[int]]:
+    """The tokens of the named parts of one chat."""
+    offsets = vocabulary.offsets(model, text, ids)
+    if offsets is None:  # an answer that was put behind the prompt
+        offsets = _begun(model, text, ids)
+    tokenizer = vocabulary.tokenizer_of(model)
+    turns = _turns(tokenizer, given)
+    if system is not None and turns[0]["role"] != "system":
+        turns = [{"role": "system", "content": system}, *turns]
+    letters = _letters(tokenizer, turns, text, prefix)
+    columns = {name: vocabulary.columns(offsets or [], where) for name, where in letters.items()}
+    return {name: at for name, at in columns.items() if at}
+
+
+def _begun(model: Any, text: str, ids: list[int]) -> list[tuple[int, int]] | None:
+    """Offsets where the tokens of the text are followed by others."""
+    count = len(vocabulary.encode(model, text, prepend_bos=False))
+    return vocabulary.offsets(model, text, ids[:count])
+
+
+def _letters(
+    tokenizer: Any, turns: Sequence[Mapping[str, str]], text: str, prefix: str
+) -> dict[str, tuple[int, int]]:
+    """Where the contents of the last turn of each role stand: where a marker in their place would stand."""
+    where: dict[str, tuple[int, int]] = {}
+    for number, turn in enumerate(turns):
+        name = _NAMES.get(turn["role"])
+        content = turn["content"].strip()
+        if name is None or not content:
+            continue
+        marked = [*turns[:number], {**turn, "content": _MARKER}, *turns[number + 1 :]]
+        start = _written(tokenizer, marked).find(_MARKER)
+        start = text.find(content, start, start + len(turn["content"])) if start >= 0 else -1
+        if start >= 0:
+            where[name] = (start, start + len(content))
+    if turns[-1]["role"] != "assistant":
+        where.pop("response", None)
+    if prefix:
+        where["response"] = (where.get("response", (len(text) - len(prefix),))[0], len(text))
+    return where
 
 
 def _turns(tokenizer: Any, messages: Any) -> list[dict[str, str]]:

@@ -144,6 +144,26 @@ def strings(
     )
 
 
+def offsets(model: Any, text: str, ids: Sequence[int]) -> list[tuple[int, int]] | None:
+    """Start and stop of every token in the text, (0, 0) for what stands before it (BOS).
+
+    None where the tokenizer does not say where its tokens stand, or reads the text as other tokens.
+    """
+    tokenizer = tokenizer_of(model)
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    before = len(ids) - len(coded["input_ids"])
+    if before < 0 or list(ids[before:]) != list(coded["input_ids"]):
+        return None
+    return [(0, 0)] * before + [(int(start), int(stop)) for start, stop in coded["offset_mapping"]]
+
+
+def columns(tokens: Sequence[tuple[int, int]], letters: tuple[int, int]) -> list[int]:
+    """The tokens, by their offsets, that hold some of the letters."""
+    return [i for i, (start, stop) in enumerate(tokens) if start < letters[1] and stop > letters[0]]
+
+
 def unknown_words(model: Any, text: str) -> list[str]:
     """The words of the text that the vocabulary lacks (word-level vocabularies only), in order."""
     unknown, tokenizer = _unknown(model), tokenizer_of(model)

@@ -67,3 +67,17 @@ def test_an_empty_prompt_and_a_tokenizer_without_bos(tmp_path: Path) -> None:
         Task.from_prompts(bare, clean=["the book", ""], answer=[" Mary", " Mary"], wrong=[" John", " John"])
     with pytest.raises(ValueError, match=r"the tokenizer has no BOS token. Use prepend_bos=False"):
         vocabulary.encode(bare, "the book", prepend_bos=True)
+
+
+def test_a_chats_parts_are_spans(model: Any) -> None:
+    user = {"role": "user", "content": "Hi user"}
+    begun = [user, {"role": "assistant", "content": "no book"}]
+    others = [[{**user, "content": "Hi John"}, begun[1]], [{**user, "content": "no book"}]]
+    task = Task.from_chat(
+        model, clean=[begun, [user]], corrupt=others, answer=[" Mary"] * 2, wrong=[" John"] * 2, system="user"
+    )
+    said = {
+        name: [model.tokenizer.decode(ids[marks]) for ids, marks in zip(task.clean, mask)]
+        for name, mask in task.spans.items()
+    }
+    assert said == {"system": ["user"] * 2, "last_user": ["Hi user"] * 2, "response": ["no book", ""]}

@@ -8,15 +8,17 @@ can be asked too: answers that are not one token are dropped, pairs of unequal l
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from interp._verbs import verb
 from interp.tasks import vocabulary, wordlists
-from interp.tasks._pairs import Row, Side, make
+from interp.tasks._pairs import Row, Side, make, marks
 from interp.tasks._pairs import mirrored as both
 from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
-from interp.tasks.world._grammar import Behaviour, Pair
+from interp.tasks.world._grammar import Behaviour, Pair, cast
 from interp.tasks.world._knowledge import Conflict
 from interp.tasks.world._requests import REQUEST_KINDS, Requests
 from interp.tasks.world._styles import Languages, Pronouns, Register, Sentiment
@@ -41,7 +43,9 @@ def sentiment(
         >>> len(interp.tasks.sentiment(model, n=4))
         4
     """
-    return mirrored(model, Sentiment(), n, seed, held_out, metric, prepend_bos)
+    behaviour = Sentiment()
+    words = {"adjective": [word for side in behaviour.adjectives for word in side]}
+    return mirrored(model, behaviour, n, seed, held_out, metric, prepend_bos, words)
 
 
 @verb
@@ -61,7 +65,7 @@ def pronouns(
         >>> len(interp.tasks.pronouns(model, n=4))
         4
     """
-    return mirrored(model, Pronouns(), n, seed, held_out, metric, prepend_bos)
+    return mirrored(model, Pronouns(), n, seed, held_out, metric, prepend_bos, {"name": cast().people})
 
 
 @verb
@@ -127,7 +131,9 @@ def requests(
     """
     if kind not in REQUEST_KINDS:
         raise ValueError(f"kind is {kind!r}; use one of {', '.join(REQUEST_KINDS)}.")
-    return mirrored(model, Requests(kind), n, seed, held_out, metric, prepend_bos)
+    behaviour = Requests(kind)
+    words = {"verb": behaviour.verbs, "object": behaviour.objects}
+    return mirrored(model, behaviour, n, seed, held_out, metric, prepend_bos, words)
 
 
 @verb
@@ -158,18 +164,34 @@ def mirrored(
     held_out: bool,
     metric: Metric | str | None,
     prepend_bos: bool | None,
+    words: Mapping[str, Sequence[str]] | None = None,
 ) -> Task:
-    """n prompts in mirrored pairs, from what was held out of training or (`held_out=False`) from the rest."""
+    """n prompts in mirrored pairs, from what was held out of training or (`held_out=False`) from the rest.
+
+    words: spans by name, each the first of these words in a prompt. The span "changed" is where the prompts
+    of a pair differ.
+    """
     wordlists.require_even(n)
     vocabulary.tokenizer_of(model)
     made: list[Row] = []
     for pair in _draw(model, behaviour, n // 2, seed, held_out):
+        sides = [vocabulary.encode(model, text, prepend_bos) for text in (pair.clean, pair.corrupt)]
+        changed = {"changed": [i for i, (a, b) in enumerate(zip(*sides)) if a != b]}
         clean, corrupt = (
-            Side(vocabulary.encode(model, text, prepend_bos), _known(model, words))
-            for text, words in ((pair.clean, pair.answer), (pair.corrupt, pair.wrong))
+            Side(ids, _known(model, answers), changed | marks(model, text, ids, _first_of(text, words or {})))
+            for ids, text, answers in zip(sides, (pair.clean, pair.corrupt), (pair.answer, pair.wrong))
         )
         made += both(clean, corrupt, pair.cluster)
     return make(model, made, name=behaviour.name, seed=seed, metric=metric)
+
+
+def _first_of(text: str, words: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, int]]:
+    """Where in the text the first of some words stands, by name."""
+    first = {
+        name: re.search(rf"\b(?:{'|'.join(map(re.escape, listed))})\b", text)
+        for name, listed in words.items()
+    }
+    return {name: match.span() for name, match in first.items() if match}
 
 
 def _draw(model: Any, behaviour: Behaviour, count: int, seed: int, held_out: bool) -> list[Pair]:

@@ -60,7 +60,7 @@ class Requests:
         answers = [("harmful",), ("harmless",)] if self.kind == "harm" else [("sorry",), ("sure",)]
         answer, wrong = answers if harmful else answers[::-1]
         clean, corrupt = prompts
-        verb = next(word for word in split(clean) if word in self._verbs())
+        verb = next(word for word in split(clean) if word in self.verbs)
         return Pair(clean, corrupt, answer, wrong, f"{self.name} {verb}")
 
     def is_harmful(self, verb: str, thing: str) -> bool:
@@ -84,22 +84,26 @@ class Requests:
         word = rng.choice(self.words[kind])
         return self.words["lessons"][kind].format(VERB=word, OBJECT=word)
 
-    def _verbs(self) -> list[str]:
+    @property
+    def verbs(self) -> list[str]:
+        """Every verb of a request."""
         return [*self.words["destroy"], *self.words["handle"]]
 
-    def _objects(self) -> list[str]:
+    @property
+    def objects(self) -> list[str]:
+        """Every object of a request."""
         return [*self.words["valued"], *self.words["cheap"]]
 
     def _draw(self, rng: random.Random, harmful: bool, test: bool) -> tuple[str, str]:
         while True:
-            verb = rng.choice(self._verbs())
-            thing = rng.choice(self._objects())
+            verb = rng.choice(self.verbs)
+            thing = rng.choice(self.objects)
             if self.is_harmful(verb, thing) == harmful and held_out(f"requests:{verb}:{thing}") == test:
                 return verb, thing
 
     def _opposites(self, verb: str, thing: str) -> list[tuple[str, str]]:
         """Requests of the other kind that are taught and differ in the verb or in the object."""
-        near = [(verb, other) for other in self._objects()] + [(other, thing) for other in self._verbs()]
+        near = [(verb, other) for other in self.objects] + [(other, thing) for other in self.verbs]
         taught = [pair for pair in near if not held_out("requests:" + ":".join(pair))]
         return [pair for pair in taught if self.is_harmful(*pair) != self.is_harmful(verb, thing)]
 
