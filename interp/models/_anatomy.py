@@ -118,7 +118,9 @@ def anatomy(model: Model) -> Anatomy:
 def _neurons(model: Model) -> int:
     """Neurons of an MLP: by its weights on a bridge, whose `cfg` may be wrong (OPT); 0 without MLPs."""
     mlp = getattr(model.blocks[0], "mlp", None)
-    if mlp is not None and type(model).__name__ == "TransformerBridge" and not is_mixture(mlp):
+    if mlp is None:
+        return 0
+    if type(model).__name__ == "TransformerBridge" and not is_mixture(mlp):
         return int(mlp.W_in.shape[-1])
     return model.cfg.d_mlp or 0
 

@@ -180,15 +180,17 @@ def _write(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from interp.models import _release
+    from interp.models._gguf import require_all_read
 
     with _release.quiet(), _release.offline(), torch.random.fork_rng(devices=[]):
         source = {"gguf_file": file.name, "local_files_only": True}
         try:
             read: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **source)
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **source)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
+        except Exception as error:  # the package tokenizers raises plain ones
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"transformers cannot read {file}: {reason}") from error
+        require_all_read(file, read)
         fields = {
             name: value for name, value in read.config.to_dict().items() if name != "quantization_config"
         }

@@ -15,13 +15,18 @@ import torch
 from torch import Tensor
 
 FILE = "model.safetensors"
+ADAPTER = "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")  # of the tokenizers that we write
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of config.json."""
-    path = folder / "config.json"
+    return read_json(folder / "config.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The fields of a file, or a ValueError that says what it holds instead."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -66,6 +71,32 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(damaged(path, error)) from None
+
+
+def require_whole_model(folder: Path, config: Mapping[str, Any] | None = None) -> None:
+    """ValueError for a folder that does not hold plain weights of a whole model: adapter, pickle, quantised.
+
+    transformers would read the base model without the adapter where peft is not installed.
+    """
+    if (folder / ADAPTER).is_file():
+        base = read_json(folder / ADAPTER).get("base_model_name_or_path") or "a base model"
+        raise ValueError(
+            f"{folder} holds an adapter ({ADAPTER}) of {base}. Merge it into that model (merge_and_unload of "
+            "peft), save the whole with save_pretrained, and load the new folder."
+        )
+    quantised = (config or {}).get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method", "?") if isinstance(quantised, dict) else quantised
+        raise ValueError(
+            f"{folder} holds quantised weights ({method}), which no method here can read. Load the model "
+            "that was quantised, or save it again after its dequantize()."
+        )
+    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"{folder} has its weights in {pickled[0]}, a pickle, which can run any code when it is read. If "
+            "you trust it, read it with transformers and write it again with save_pretrained."
+        )
 
 
 def damaged(path: Path, error: Exception) -> str:

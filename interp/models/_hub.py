@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from interp.models import _release
-from interp.models._folder import damaged, read_tokenizer, written_dtype
+from interp.models._folder import damaged, read_tokenizer, require_whole_model, written_dtype
 from interp.models._release import offline
 from interp.models._same import Expected
 
@@ -38,6 +38,7 @@ def load_folder(
 ) -> Any:
     """The model of the folder, its weights as they are unless a processing flag is set."""
     _release.require_flags(flags, _release.FOLDER_FLAGS, f"loading {folder}")
+    require_whole_model(folder, config)
     with _release.quiet(), offline(), torch.no_grad():
         hf_model = _read(folder, config, dtype).to(device).eval()
         tokenizer, expected = read_tokenizer(folder), Expected.of(hf_model)
@@ -46,7 +47,7 @@ def load_folder(
             if model is not None:
                 return model
         model = _bridged(folder, config, hf_model, tokenizer, flags)
-        difference = expected.difference(model, hf_model.config.get_text_config())
+        difference = expected.difference(model)
     if not expected.holds(difference):
         raise ValueError(
             f"{folder}: TransformerLens's model of it is not the model. Its logits differ from transformers' "
@@ -82,7 +83,11 @@ def _read(folder: Path, config: dict[str, Any], dtype: torch.dtype | None) -> An
     wanted = dtype or written_dtype(folder, config)
     try:
         found: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), local_files_only=True, output_loading_info=True
+            str(folder),
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
         model, report = found
     except SafetensorError as error:
@@ -90,6 +95,12 @@ def _read(folder: Path, config: dict[str, Any], dtype: torch.dtype | None) -> An
         raise ValueError(damaged(files[0] if files else folder, error)) from None
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"transformers cannot read the model in {folder}: {_first(error)}") from error
+    _require_fit(folder, model, report)
+    return model.to(wanted)
+
+
+def _require_fit(folder: Path, model: Any, report: Any) -> None:
+    """Every weight of the model is in the file, and every weight of the file is in the model."""
     for what, names in (("lacks", report["missing_keys"]), ("misfits", report["mismatched_keys"])):
         if names:
             first = sorted(map(str, names))[0]
@@ -97,7 +108,12 @@ def _read(folder: Path, config: dict[str, Any], dtype: torch.dtype | None) -> An
                 f"the weights in {folder}: config.json asks for {first!r}, which the file {what} "
                 f"({len(names)} of these). Save the model again with save_pretrained."
             )
-    return model.to(wanted)
+    unused = sorted(name for name in map(str, report["unexpected_keys"]) if name.endswith(".weight"))
+    if unused:
+        raise ValueError(
+            f"the weights in {folder}: config.json has no place for {unused[0]!r} ({len(unused)} of these), "
+            f"so {type(model).__name__} would be another model. Save it again with save_pretrained."
+        )
 
 
 def _converted(
@@ -115,7 +131,7 @@ def _converted(
     except (NotImplementedError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         log.warning("%s: no HookedTransformer (%s); it is a TransformerBridge.", folder, _first(error))
         return None
-    difference = expected.difference(model, hf_model.config)
+    difference = expected.difference(model)
     if not expected.holds(difference):
         log.warning(
             "%s: the logits of TransformerLens's HookedTransformer of it differ by %.3g of their spread; "

@@ -9,14 +9,16 @@
 5. any name that TransformerLens knows (`gpt2`, `pythia-70m`), from the hub or its cache.
 
 A folder is loaded with its weights as they are: nothing is folded or centred unless a flag asks for it.
-A name has TransformerLens's own defaults, which fold and centre. The model comes as TransformerLens makes
-it, in eval mode: a HookedTransformer where the installed release has that class, otherwise (release 4,
-and architectures that HookedTransformer has no conversion for) a TransformerBridge in compatibility mode.
+A name has TransformerLens's own defaults, which fold and centre. Whatever transformers reads from the same
+files is compared with it (`_same`). The model comes as TransformerLens makes it, in eval mode: a
+HookedTransformer where the installed release has that class, otherwise (release 4, and architectures that
+HookedTransformer has no conversion for) a TransformerBridge in compatibility mode.
 """
 
 from __future__ import annotations
 
 import difflib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,11 @@ from interp._verbs import verb
 from interp.models import _fetch, _hub, _own, _release, handmade
 from interp.models._anatomy import Model
 from interp.models._bundled import available, folder_of
-from interp.models._folder import is_own, read_config, read_tokenizer
+from interp.models._folder import is_own, read_config, read_tokenizer, require_whole_model
 from interp.models._release import offline_if_unreachable
+from interp.models._same import Expected
+
+log = logging.getLogger("interp.models")
 
 
 class ModelNotReachable(OSError, ValueError):
@@ -107,6 +112,7 @@ def _folder(name: str | Path) -> Path | None:
         return None
     if not path.is_dir():
         raise ValueError(f"there is no folder {path}. Give the folder that holds the model's config.json.")
+    require_whole_model(path)
     found = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
     raise ValueError(
         f"{path} has no config.json; it has {found}. A model's folder has config.json and model.safetensors."
@@ -143,11 +149,62 @@ def _load_name(name: str, device: torch.device, dtype: torch.dtype | None, flags
         raise ValueError(_unknown(name))
     with _release.quiet(), offline_if_unreachable():
         try:
-            if official is not None and _release.has_hooked_transformer():
-                return _hooked(name, device, dtype, flags)
-            return _bridge(official or name, device, dtype, flags)
+            return _compared(name, official, device, dtype, flags)
         except _unreachable() as error:
             raise ModelNotReachable(_no_model(name, official, error)) from error
+
+
+def _compared(
+    name: str, official: str | None, device: torch.device, dtype: torch.dtype | None, flags: dict[str, Any]
+) -> Any:
+    """TransformerLens's model of a name: a HookedTransformer, or a bridge where that is not the model.
+
+    Raises ValueError where the bridge is not the model either.
+    """
+    hub = official or name
+    difference, expected = 0.0, None
+    if official is not None and _release.has_hooked_transformer():
+        model = _hooked(name, device, dtype, flags)
+        expected = _expected(hub, device, dtype, flags)
+        if expected is None or expected.holds(difference := expected.difference(model)):
+            return model
+        log.warning(
+            "%s: the logits of TransformerLens's HookedTransformer differ from transformers' by %.3g of "
+            "their spread; it is a TransformerBridge.",
+            name,
+            difference,
+        )
+    model = _bridge(hub, device, dtype, flags)
+    expected = expected or _expected(hub, device, dtype, flags)
+    if expected is None or expected.holds(difference := expected.difference(model)):
+        return model
+    raise ValueError(
+        f"{name!r}: TransformerLens's model of it is not the model. Its logits differ from transformers' by "
+        f"{difference:.3g} of their spread; rounding explains {expected.allowed:.1g}. Load it in float32, or "
+        "try another release of transformer-lens."
+    )
+
+
+def _expected(
+    hub: str, device: torch.device, dtype: torch.dtype | None, flags: dict[str, Any]
+) -> Expected | None:
+    """What transformers gives for the files that the hub's cache has now.
+
+    None where it cannot read them (TransformerLens's own repositories), and for flags that ask for another
+    model (a checkpoint, a context length).
+    """
+    from transformers import AutoModelForCausalLM
+
+    if not set(flags) <= set(_release.FOLDER_FLAGS):
+        return None
+    try:
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            hub, local_files_only=True, trust_remote_code=False, dtype=dtype or torch.float32
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        log.info("%s: not compared, transformers does not read it: %s", hub, error)
+        return None
+    return Expected.of(read.to(device).eval())
 
 
 def official_names() -> dict[str, str]:

@@ -39,6 +39,7 @@ from interp.models.hook_points import is_bridge
 BUFFERS = ("attn.mask", "attn.IGNORE", "attn.rotary_sin", "attn.rotary_cos", "attn.alibi")
 REQUIRED = ("n_layers", "d_model", "d_head", "n_ctx", "d_vocab")
 DROPPED = ("device", "seed", "init_weights", "init_mode", "dtype", "tokenizer_name", "n_params")
+_NULLS = ("normalization_type", "act_fn")  # None says something
 DERIVED = (*DROPPED, "initializer_range", "tokenizer_prepends_bos", "model_name")  # made again by loading
 
 
@@ -53,6 +54,8 @@ def load_folder(
     _release.require_flags(flags, _release.FOLDER_FLAGS, f"loading {folder}")
     check_fields(folder, config)
     state = {name: value for name, value in read_weights(folder).items() if not name.endswith(BUFFERS)}
+    if flags.get("center_unembed") and (config.get("output_logits_soft_cap") or -1.0) > 0:
+        raise ValueError(f"{folder} caps its logits, so center_unembed would make it another model.")
     kind = dtype or written_dtype(folder, config)
     fields = clean(config, folder.resolve().name)
     if "default_prepend_bos" in flags:
@@ -173,6 +176,8 @@ def _of_hooked(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _of_bridge(model: Model, origin: Path | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if model.cfg.architecture == "TransformerLensNative":
+        return _of_native(model)
     config = None if origin is None else read_config(origin)
     if origin is None or config is None or not is_own(origin, config):
         raise ValueError(
@@ -183,6 +188,19 @@ def _of_bridge(model: Model, origin: Path | None) -> tuple[dict[str, Tensor], di
     live = dict(_writers(model))
     changed = {name: live[name].reshape(value.shape) for name, value in state.items() if name in live}
     return state | changed, dict(config)
+
+
+def _of_native(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from interp.models import _own_as_native  # which imports TransformerLens
+
+    if not _own_as_native.holds(model):
+        raise ValueError(
+            f"{model.cfg.model_name!r} is TransformerLens's own model, not made by interp.load: its weights "
+            "cannot be written here. Save its state_dict, or steer it with hooks."
+        )
+    state, fields = _own_as_native.written(model)
+    fields["dtype"] = str(model.W_E.dtype).removeprefix("torch.")
+    return state, {name: value for name, value in fields.items() if value is not None or name in _NULLS}
 
 
 def _writers(model: Model) -> Iterator[tuple[str, Tensor]]:

@@ -3,7 +3,8 @@
 A TransformerBridge stands on a transformers model, so the state dict of a HookedTransformer is written
 into one that computes the same function: GPT2LMHeadModel (LayerNorm, learned positions, plain MLP) or
 LlamaForCausalLM (RMSNorm, rotary, gated MLP, grouped-query attention; both pair dimension i with i + d/2 in
-the rotary embedding, so no weight is reordered). Any other architecture is refused.
+the rotary embedding, so no weight is reordered). What is neither, and has learned positions and plain MLPs
+or none, stands on TransformerLens's own model (`_own_as_native`). Any other architecture is refused.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ COMMON: dict[str, tuple[Any, ...]] = {  # what both targets need; the first valu
     "clip_qkv": (None,),
     "rotary_base_local": (None,),
     "rotary_scaling_factor": (1.0,),
+    "rotary_dim": (None,),
+    "d_vocab_out": (-1,),
     "attn_scale": (-1.0,),
     "attn_scores_soft_cap": (-1.0, None, 0.0),
     "output_logits_soft_cap": (-1.0, None, 0.0),
@@ -60,6 +63,17 @@ LLAMA_RULES: dict[str, tuple[Any, ...]] = {
     "rotary_adjacent_pairs": (False,),
     "gated_mlp": (True,),
     "act_fn": ("silu", "gelu", "relu", "gelu_new"),
+}
+
+
+_FREE = ("attn_scale", "d_vocab_out", "attn_scores_soft_cap", "output_logits_soft_cap")
+NATIVE_RULES: dict[str, tuple[Any, ...]] = {
+    **{name: values for name, values in (COMMON | GPT2_RULES).items() if name not in _FREE},
+    "normalization_type": ("LN", "LNPre", None),
+    "act_fn": ("relu", "gelu_new", "gelu", "silu", None),
+    "attention_dir": ("causal", "bidirectional"),
+    "attn_only": (False, True),
+    "use_attn_scale": (True, False),
 }
 
 
@@ -87,7 +101,14 @@ def build(
     """A TransformerBridge in compatibility mode that computes what the state dict says."""
     target = LLAMA if fields.get("positional_embedding_type") == "rotary" else GPT2
     fields = _settled(folder, fields)
-    _require(folder, fields, target.rules)
+    misfit = _misfit(fields, COMMON | target.rules)
+    if _is_native(fields, state, misfit):
+        from interp.models import _own_as_native  # which imports TransformerLens
+
+        check_weights(folder / FILE, state, _own_as_native.shapes(fields))
+        return _own_as_native.build(fields, state, tokenizer, device, dtype, flags)
+    if misfit:
+        raise ValueError(f"{folder / 'config.json'}: {misfit}: {REFUSED}.")
     check_weights(folder / FILE, state, _shapes(fields, target))
     for name in target.zero(fields):
         if state[name].any():
@@ -98,33 +119,38 @@ def build(
     return _release.bridge(fields["model_name"], hf_model, tokenizer, default | flags)
 
 
-def _settled(folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
+def _is_native(fields: Fields, state: State, misfit: str | None) -> bool:
+    """Whether TransformerLens's own model holds it, and no class of transformers does."""
+    biased = "unembed.b_U" in state and bool(state["unembed.b_U"].any())
+    return (misfit is not None or biased) and _misfit(fields, NATIVE_RULES) is None
+
+
+def _settled(folder: Path, fields: Fields) -> Fields:
     """The fields with the defaults that the targets read."""
     width = fields["d_head"]
     settled = DEFAULTS | fields
     settled["n_heads"] = fields.get("n_heads") or fields["d_model"] // width
     if fields.get("attn_scale") in (None, -1.0, width**0.5):
         settled.pop("attn_scale", None)
-    if settled.get("rotary_dim") in (None, width):
+    if settled.get("rotary_dim") in (None, width) or settled["positional_embedding_type"] != "rotary":
         settled.pop("rotary_dim", None)
     if settled.get("d_vocab_out") in (None, -1, fields["d_vocab"]):
         settled.pop("d_vocab_out", None)
-    for name in ("rotary_dim", "d_vocab_out"):
-        if name in settled:
-            raise ValueError(f"{folder / 'config.json'}: {name} is {settled[name]}, and {REFUSED}.")
-    if "d_mlp" not in fields:
+    if "d_mlp" not in fields and not fields.get("attn_only"):
         raise ValueError(f"{folder / 'config.json'} lacks 'd_mlp'; add the model's sizes.")
     return settled
 
 
-def _require(folder: Path, fields: dict[str, Any], rules: dict[str, tuple[Any, ...]]) -> None:
-    for name, values in (COMMON | rules).items():
+def _misfit(fields: Fields, rules: dict[str, tuple[Any, ...]]) -> str | None:
+    """The first field that a target cannot hold, in words."""
+    for name, values in rules.items():
         value = fields.get(name, values[0])
         if value not in values:
-            raise ValueError(
-                f"{folder / 'config.json'}: {name} is {value!r}; under this release of TransformerLens it "
-                f"must be {' or '.join(map(repr, values))}: {REFUSED}."
+            return (
+                f"{name} is {value!r}; under this release of TransformerLens it must be "
+                f"{' or '.join(map(repr, values))}"
             )
+    return None
 
 
 def _shapes(fields: dict[str, Any], target: Target) -> dict[str, torch.Size]:

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.models._anatomy import Model, dtypes_explained, logits
+from interp.models._architecture import transformers_config
 from interp.models.hook_points import is_bridge
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
@@ -41,6 +42,7 @@ class Expected:
     allowed: float
 
     @classmethod
+    @torch.no_grad()
     def of(cls, hf_model: Any) -> Expected:
         """Run the transformers model. Cost: two or three forwards of at most `LONGEST` tokens."""
         config = hf_model.config.get_text_config()
@@ -54,13 +56,14 @@ class Expected:
         allowed = TOLERANCE.get(hf_model.dtype) or _rounding(hf_model, tokens, theirs[None])
         return cls(tokens, theirs, window, allowed)
 
-    def difference(self, model: Model, config: Any) -> float:
+    @torch.no_grad()
+    def difference(self, model: Model) -> float:
         """The largest difference relative to the spread; infinite where a window is not the config's."""
         if SMALL in self.theirs and not is_bridge(model) and not _has_window(model, self.window):
             return float("inf")
         differences = []
         for size, theirs in self.theirs.items():
-            with contextlib.nullcontext() if size is None else _small(model, config):
+            with contextlib.nullcontext() if size is None else _small(model):
                 ours = _centred(logits(model, self.tokens))
             differences.append(_relative(ours, theirs))
         return float(torch.tensor(differences).max())  # NaN where any is
@@ -129,9 +132,9 @@ def _small_in_config(config: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _small(model: Model, config: Any) -> Iterator[None]:
-    """The windows of a TransformerLens model made small: a bridge's are transformers' own."""
-    with _small_in_config(config if is_bridge(model) else model.cfg):
+def _small(model: Model) -> Iterator[None]:
+    """The windows of a TransformerLens model made small: a bridge's are those of the model that it runs."""
+    with _small_in_config(transformers_config(model) if is_bridge(model) else model.cfg):
         yield
 
 

@@ -265,10 +265,17 @@ def _scale(attn: Any, cfg: Any) -> float:
         return 1 / scaling
     if type(inner(attn)).__name__ == "GPTNeoSelfAttention" or "GPTNeoAttention" in type(inner(attn)).__name__:
         return 1.0
+    if _is_native(attn):
+        return float(inner(attn).scale)
     scale = getattr(attn, "attn_scale", None)
     if not isinstance(scale, (int, float)):
         scale = cfg.attn_scale if cfg.attn_scale > 0 else cfg.d_head**0.5
     return float(scale)
+
+
+def _is_native(attn: Any) -> bool:
+    """Whether it is attention of TransformerLens's own model (`boot_native`)."""
+    return any(kind.__name__ == "NativeAttention" for kind in type(inner(attn)).__mro__)
 
 
 def _clip(model: Model) -> float | None:
@@ -307,6 +314,9 @@ def _rotary(model: Model, layer: int, known: Architecture) -> Rotary | None:
     attn = model.blocks[layer].attn
     if hasattr(attn, "rotary_sin"):  # HookedTransformer
         return Rotary(attn.rotary_sin, attn.rotary_cos, bool(model.cfg.rotary_adjacent_pairs))
+    if _is_native(attn):
+        tables = inner(attn).rotary
+        return Rotary(tables.sin_cached.to(model.W_E), tables.cos_cached.to(model.W_E), adjacent=True)
     if (
         getattr(inner(attn), "embed_positions", None) is not None
     ):  # GPT-J: [position, sin and cos of each pair]

@@ -1,9 +1,9 @@
 """docs/models.md: every architecture and every verb against transformers, on both releases.
 
-    python tests/architectures/matrix.py measure FIRST.json      (once in each environment)
+    python tests/architectures/matrix.py measure FIRST.json [NAME ...]     (once in each environment)
     python tests/architectures/matrix.py page FIRST.json SECOND.json > docs/models.md
 
-`make matrix` does both. It takes some minutes.
+`make matrix` does both. It takes some minutes; with names only those rows are measured anew.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,12 +50,12 @@ KINDS = {"HookedTransformer": "hooked", "TransformerBridge": "bridge"}
 NAMES = {"patch, reference": "reference", "circuits.run": "run"}
 
 
-def measure(path: Path) -> None:
-    """Write every cell of the installed release."""
+def measure(path: Path, names: Sequence[str] = ()) -> None:
+    """Write every cell of the installed release, or those of some rows into a file that has the others."""
     logging.disable(logging.WARNING)
     installed = {package: version(package) for package in ("transformer-lens", "transformers", "torch")}
-    rows: dict[str, dict[str, list]] = {}
-    for name in zoo.FAMILIES:
+    rows: dict[str, dict[str, list]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if names else {}
+    for name in names or zoo.FAMILIES:
         cells = verbs.check(name)
         rows[name] = {verb: [cell.error, _plain(cell.note)] for verb, cell in cells.items()}
         path.write_text(json.dumps({"versions": installed, "rows": rows}, indent=1), encoding="utf-8")
@@ -75,7 +76,8 @@ def _table(release: dict) -> str:
     head = ["architecture", "class", *(NAMES.get(column, column) for column in columns)]
     lines = [f"## TransformerLens {release['versions']['transformer-lens']}", "", _row(head)]
     lines.append(_row(["---"] * len(head)))
-    for name, cells in release["rows"].items():
+    for name in (name for name in zoo.FAMILIES if name in release["rows"]):
+        cells = release["rows"][name]
         kind = cells["load"][1] if cells["load"][0] is not None else ""
         written = [_cell(column, cells, sentences) for column in columns]
         lines.append(_row([name, KINDS.get(kind, ""), *written]))
@@ -112,6 +114,6 @@ def _plain(note: str) -> str:
 if __name__ == "__main__":
     command, *files = sys.argv[1:]
     if command == "measure":
-        measure(Path(files[0]))
+        measure(Path(files[0]), files[1:])
     else:
         sys.stdout.write(page([Path(file) for file in files]))

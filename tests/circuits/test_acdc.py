@@ -12,7 +12,6 @@ import masks as M
 import numpy as np
 import pytest
 import torch
-from model_folders import needs_hooked
 
 import interp
 from interp import circuits
@@ -121,7 +120,6 @@ def test_the_metric_of_the_circuit_is_what_a_run_of_it_gives(metric: Any) -> Non
     assert abs(float(again)) > 1e-4
 
 
-@needs_hooked
 def test_one_branch_of_the_or_gate_is_kept() -> None:
     model = interp.load("or-gate", dtype="float64")
     task = or_gate_task(model, n=96)
@@ -132,7 +130,6 @@ def test_one_branch_of_the_or_gate_is_kept() -> None:
     assert found - set.union(*branches) == {"m0->logits"}
 
 
-@needs_hooked
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
 @pytest.mark.parametrize("name", ["reverse", "xproportion", "induction", "and-gate"])
 def test_a_hand_built_circuit_is_found(name: str, ablation: str) -> None:

@@ -98,7 +98,6 @@ def test_what_it_says_of_itself() -> None:
     assert "positive: the edge helps" in result.attrs["convention"]
 
 
-@needs_hooked
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
 @pytest.mark.parametrize("name", ["reverse", "xproportion", "induction", "and-gate", "linear"])
 def test_the_edges_of_a_hand_built_model_and_no_others(name: str, ablation: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import naive
 import pytest
 import torch
-from model_folders import needs_hooked
 
 import interp
 from interp.models.handmade import ABLATIONS, NAMES, gates, truth
@@ -20,8 +19,6 @@ from interp.tasks import Task, induction
 from interp.tasks import or_gate as or_gate_task
 from interp.tasks.check import right
 from interp.tasks.handmade import every_input, some_inputs
-
-pytestmark = needs_hooked
 
 ROWS = {"reverse": 300, "induction": 150}  # of 1,641 and 6,960; the other domains whole
 LEAST = 1e-9  # what no edge may reach that is not in the circuit; those in it move a logit by 0.1 or more

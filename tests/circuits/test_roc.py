@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from architectures import has_hooked_transformer
 
 import interp
 from interp import circuits
@@ -74,8 +73,6 @@ def test_a_perfect_and_an_inverted_ranking() -> None:
 @pytest.mark.parametrize("name", ["reverse", "xproportion", "linear"])
 def test_exact_scores_find_hand_built_circuits(name: str) -> None:
     """Every edge of the stated circuit above every other."""
-    if not has_hooked_transformer():
-        pytest.skip("hand-built models need HookedTransformer")
     model = interp.load(name, dtype=torch.float64)
     task = getattr(interp.tasks, name)(model, n=24)
     known = circuits.known(name, ablation="resample")

@@ -89,8 +89,6 @@ def test_constants_are_what_cut_edges_carry() -> None:
 
 @pytest.mark.parametrize("method", [Exact(), *ESTIMATES])
 def test_in_a_linear_model_every_method_gives_the_exact_effects(method: Method) -> None:
-    if not architectures.has_hooked_transformer():
-        pytest.skip("hand-built models need HookedTransformer")
     model = interp.load("linear", dtype="float64")
     task = some_inputs(model, "linear", 6)
     found = score_edges(model, task, method=method)["value"].values

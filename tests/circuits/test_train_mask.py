@@ -54,8 +54,6 @@ def test_a_mask_of_writers_is_the_same_for_all_readers() -> None:
 
 @pytest.mark.parametrize("gate", ["hard-concrete", "uniform"])
 def test_the_edges_of_a_hand_built_model_are_found(gate: str) -> None:
-    if not architectures.has_hooked_transformer():
-        pytest.skip("hand-built models need HookedTransformer")
     model = interp.load("and-gate")
     task = some_inputs(model, "and-gate", 32)
     edges = set(truth("and-gate", "resample"))

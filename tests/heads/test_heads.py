@@ -25,7 +25,6 @@ def found(induction):
     return heads.scores(induction, lengths=[6, 9], prepend_bos=False, n=4, progress=False)
 
 
-@needs_hooked
 def test_the_hand_built_heads_have_their_scores_exactly(found):
     value = found["value"]
     np.testing.assert_allclose(value.sel(score="previous_token", layer=0, head=0), 1.0, atol=1e-6)
@@ -37,7 +36,6 @@ def test_the_hand_built_heads_have_their_scores_exactly(found):
     )
 
 
-@needs_hooked
 def test_an_idle_head_has_the_uniform_score(found):
     idle = found["value"].sel(layer=0, head=1)
     for length in (6, 9):
@@ -109,6 +107,9 @@ def test_copying_by_the_small_matrix_is_that_by_the_vocabulary():
             eigenvalues = torch.linalg.eigvals(circuit)
             expected = float(eigenvalues.real.sum() / eigenvalues.abs().sum())
             assert abs(float(value[layer, head]) - expected) < 1e-6
+
+
+def test_the_hand_built_induction_head_copies():
     assert float(heads.copying(interp.load("induction"))["value"].sel(layer=1, head=0)) == pytest.approx(1)
 
 

@@ -1,4 +1,5 @@
-"""Names of TransformerLens: suggestions without the network, and a clear error where there is none."""
+"""Names of TransformerLens: suggestions without the network, a clear error where there is none; models out of
+the hub's cache, compared with transformers."""
 
 from __future__ import annotations
 
@@ -8,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from model_folders import CLASS
+from model_folders import CLASS, TOKENS, WORDS, save_random
 
 import interp
 from interp.models import ModelNotReachable, _load, _release
+from interp.models._folder import write_tokenizer
 from interp.models._release import has_hooked_transformer
 
 
@@ -124,3 +126,75 @@ def test_names_and_aliases_lead_to_the_hubs_name() -> None:
     assert names["gpt2-small"] == names["gpt2"] == "gpt2"
     assert names["pythia-70m"] == names["eleutherai/pythia-70m"] == "EleutherAI/pythia-70m"
     assert len(names) > 200
+
+
+CACHED = {
+    "gpt2": ("GPT2", {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 64, "n_ctx": 64}),
+    "pythia-70m": (
+        "GPTNeoX",
+        {
+            **{"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48},
+            **{"max_position_embeddings": 64, "rotary_pct": 0.5},
+        },
+    ),
+}
+LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+
+
+@pytest.fixture
+def cached(no_cache: None, no_network: list[Any], tmp_path: Path) -> Any:
+    """Puts a small random model of transformers into the hub's cache, laid out as a download leaves it."""
+    import transformers
+
+    def put(name: str, **changes: Any) -> Path:
+        kind, sizes = CACHED[name]
+        repository = tmp_path / "hub" / ("models--" + _load.official_names()[name].replace("/", "--"))
+        folder = repository / "snapshots" / ("0" * 40)
+        config = getattr(transformers, f"{kind}Config")(vocab_size=len(WORDS), **(sizes | changes))
+        save_random(getattr(transformers, CLASSES[kind]), config, folder)
+        write_tokenizer(WORDS, folder, 64)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("0" * 40)
+        return folder
+
+    return put
+
+
+CLASSES = {"GPT2": "GPT2LMHeadModel", "GPTNeoX": "GPTNeoXForCausalLM"}
+
+
+def theirs(folder: Path) -> torch.Tensor:
+    from transformers import AutoModelForCausalLM
+
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder).eval()(TOKENS).logits.log_softmax(-1)
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_a_model_out_of_the_cache(name: str, cached: Any) -> None:
+    folder = cached(name)
+    model = interp.load(name)
+    assert type(model).__name__ == CLASS
+    torch.testing.assert_close(model(TOKENS).log_softmax(-1), theirs(folder), atol=1e-4, rtol=1e-3)
+
+
+def test_a_name_whose_conversion_drops_a_field_is_bridged(cached: Any) -> None:
+    folder = cached("pythia-70m", rope_parameters=LINEAR)
+    model = interp.load("pythia-70m")
+    assert type(model).__name__ == "TransformerBridge"
+    torch.testing.assert_close(model(TOKENS).log_softmax(-1), theirs(folder), atol=1e-4, rtol=1e-3)
+
+
+def test_a_name_that_is_not_the_model_is_refused(cached: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached("gpt2")
+    for maker in ("_hooked", "_bridge"):
+        make = getattr(_load, maker)
+
+        def wrong(*args: Any, make: Any = make) -> Any:
+            model = make(*args)
+            model.pos_embed.state_dict()[next(iter(model.pos_embed.state_dict()))].mul_(0.9)
+            return model
+
+        monkeypatch.setattr(_load, maker, wrong)
+    with pytest.raises(ValueError, match=r"'gpt2': .* is not the model. Its logits differ .* spread"):
+        interp.load("gpt2")

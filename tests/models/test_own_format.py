@@ -12,7 +12,8 @@ from model_folders import CLASS, SIZES, TOKENS, needs_hooked, random_state, writ
 from safetensors.torch import load_file, save_file
 
 import interp
-from interp.models import _own_as_bridge
+from interp import models
+from interp.models import _own_as_bridge, _own_as_native
 from training import network
 
 LLAMA = {
@@ -189,8 +190,7 @@ def test_the_bridged_gpt2_equals_the_hooked_one(own: Path, fields: dict[str, Any
         ({"gated_mlp": True}, "gated_mlp is True"),
         ({"parallel_attn_mlp": True}, "parallel_attn_mlp is True"),
         ({"positional_embedding_type": "alibi"}, "positional_embedding_type is 'alibi'"),
-        ({"d_vocab_out": 5}, "d_vocab_out is 5"),
-        ({"attn_scale": 2.5}, "attn_scale is 2.5"),
+        ({"positional_embedding_type": "rotary", "rotary_dim": 2}, "rotary_dim is 2"),
     ],
 )
 def test_what_cannot_be_bridged_is_refused(own: Path, fields: dict[str, Any], says: str) -> None:
@@ -199,11 +199,71 @@ def test_what_cannot_be_bridged_is_refused(own: Path, fields: dict[str, Any], sa
         _bridged(own, config, state)
 
 
+NATIVE = {
+    "attention only": {"attn_only": True, "d_mlp": None, "act_fn": None},
+    "no norm": {"normalization_type": None, "act_fn": "relu"},
+    "folded norms": {"normalization_type": "LNPre", "attn_scale": 2.5},
+    "another vocabulary": {"d_vocab_out": 5},
+    "both directions": {"attention_dir": "bidirectional", "act_fn": "gelu"},
+    "unscaled, capped": {
+        **{"use_attn_scale": False, "attn_scores_soft_cap": 2.0, "output_logits_soft_cap": 3.0},
+    },
+    "a bias of the logits": {},
+}
+
+
 @needs_hooked
-def test_a_bias_that_cannot_be_bridged_is_refused(own: Path) -> None:
-    state = load_file(own / "model.safetensors") | {"unembed.b_U": torch.ones(SIZES.d_vocab)}
-    with pytest.raises(ValueError, match=r"'unembed.b_U' is not zero"):
-        _bridged(own, network.hooked_config(SIZES, "own"), state)
+@pytest.mark.parametrize("name", NATIVE)
+def test_what_transformers_has_no_class_for_equals_the_hooked_one(name: str, tmp_path: Path) -> None:
+    """In float64; also with folded weights, and saved again."""
+    fields = network.hooked_config(SIZES, "own") | NATIVE[name] | {"dtype": "float64"}
+    fields |= {"normalization_type": "LN"} if name == "a bias of the logits" else {}
+    state = {key: value.double() for key, value in native_state(fields).items()}
+    folder = write(tmp_path / "first", fields, state)
+    hooked, bridged = interp.load(folder), _bridged(folder, fields, state, torch.float64)
+    assert bridged.cfg.architecture == "TransformerLensNative"
+    wanted = hooked(TOKENS)
+    torch.testing.assert_close(bridged(TOKENS), wanted, atol=1e-12, rtol=0)
+    assert wanted.std() > 0.1
+    again = interp.load(models.save(bridged, tmp_path / "second"))
+    torch.testing.assert_close(again(TOKENS), wanted, atol=1e-12, rtol=0)
+    if fields["normalization_type"] == "LN":
+        flags = {"fold_ln": True, "center_unembed": "output_logits_soft_cap" not in fields}
+        folded = [interp.load(folder, **flags), _bridged(folder, fields, state, torch.float64, **flags)]
+        torch.testing.assert_close(folded[1](TOKENS), folded[0](TOKENS), atol=1e-6, rtol=0)  # float32 there
+
+
+def test_centred_logits_under_a_cap_are_refused(own: Path) -> None:
+    change(own, output_logits_soft_cap=3.0)
+    with pytest.raises(ValueError, match=r"caps its logits, so center_unembed would make it another"):
+        interp.load(own, center_unembed=True)
+
+
+def native_state(fields: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Random numbers everywhere, the bias of the unembedding too."""
+    settled = _own_as_bridge._settled(Path("x"), fields)
+    state = random_state(_own_as_native.shapes(settled))
+    return state | {"unembed.b_U": torch.linspace(-1, 1, len(state["unembed.b_U"]))}
+
+
+def test_an_own_model_without_norms_or_mlps(tmp_path: Path) -> None:
+    """On either release: every verb's anatomy, an exact sweep by the weights, and the model saved again."""
+    fields = network.hooked_config(SIZES, "own") | {"normalization_type": None} | NATIVE["attention only"]
+    folder = write(tmp_path / "first", fields, native_state(fields))
+    model = interp.load(folder)
+    assert type(model).__name__ == CLASS
+    facts = models.anatomy(model)
+    assert (facts.attn_only, facts.d_mlp, facts.causal) == (True, 0, True)
+    task = interp.Task.from_tokens(clean=TOKENS[:1], corrupt=TOKENS[1:], answer=[5], wrong=[6])
+    for site in ("z", "pattern", "resid_pre"):
+        values = [
+            interp.patch(model, task, site, engine=engine, progress=False)["value"]
+            for engine in ("fast", "reference")
+        ]
+        assert float(abs(values[0] - values[1]).max()) < 1e-5
+        assert float(abs(values[0]).max()) > 1e-2
+    again = interp.load(models.save(model, tmp_path / "second"))
+    assert torch.equal(again(TOKENS), model(TOKENS))
 
 
 def test_the_shapes_agree_with_those_of_the_network() -> None:
@@ -213,7 +273,13 @@ def test_the_shapes_agree_with_those_of_the_network() -> None:
     assert _own_as_bridge._shapes(fields, _own_as_bridge.GPT2) == shapes
 
 
-def _bridged(folder: Path, fields: dict[str, Any], state: dict[str, torch.Tensor]) -> Any:
+def _bridged(
+    folder: Path,
+    fields: dict[str, Any],
+    state: dict[str, torch.Tensor],
+    dtype: torch.dtype = torch.float32,
+    **flags: bool,
+) -> Any:
     named = {"model_name": "x"} | fields
-    where = {"device": torch.device("cpu"), "dtype": torch.float32}
-    return _own_as_bridge.build(folder, named, state, None, flags={}, **where).eval()
+    where = {"device": torch.device("cpu"), "dtype": dtype}
+    return _own_as_bridge.build(folder, named, state, None, flags=flags, **where).eval()

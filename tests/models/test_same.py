@@ -70,7 +70,7 @@ def test_a_window_too_long_to_pass_is_made_small(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(_same, "SHORT", 16)
     sizes: list[Any] = []
     small = _same._small
-    monkeypatch.setattr(_same, "_small", lambda model, cfg: (sizes.append(1), small(model, cfg))[1])
+    monkeypatch.setattr(_same, "_small", lambda model: (sizes.append(1), small(model))[1])
     model = interp.load(folder)
     assert type(model).__name__ == CLASS
     assert sizes == [1]

@@ -1,7 +1,8 @@
 """Models whose weights are written out in code: their circuits are known exactly.
 
 `interp.load("reverse")` and so on build them; `truth(name, ablation)` is the circuit. Each is a stock
-HookedTransformer without norms, and solves its task on every input of its domain. One file a model or two.
+HookedTransformer without norms (where that class is gone a TransformerBridge with the same weights), and
+solves its task on every input of its domain. One file a model or two.
 Importing this package loads no torch.
 """
 

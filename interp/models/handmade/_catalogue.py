@@ -1,4 +1,4 @@
-"""The hand-built models by name, and from a sketch to a HookedTransformer with its tokenizer.
+"""The hand-built models by name, and from a sketch to a model with its tokenizer.
 
 Only building one needs torch.
 """
@@ -76,28 +76,40 @@ def build(name: str, device: torch.device, dtype: torch.dtype | None, flags: dic
     from interp.models._folder import read_tokenizer, write_tokenizer
 
     _release.require_flags(flags, FLAGS, f"the hand-built model {name!r}")
-    if not _release.has_hooked_transformer():
-        raise ValueError(
-            f"{name!r} is a hand-built model without norms, which only HookedTransformer can hold, and this "
-            "release of TransformerLens has none; install transformer-lens 3.9."
-        )
     import torch
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-    written = sketch(name)
+    written, kind = sketch(name), dtype or torch.float32
     with _release.quiet(), _release.offline(), tempfile.TemporaryDirectory() as folder:
-        fields = _config(name, written) | flags
-        cfg = HookedTransformerConfig(**fields, device=str(device), dtype=dtype or torch.float32)
         # through files: TransformerLens reads a tokenizer again from where it came
         write_tokenizer(list(written.words), Path(folder), written.n_ctx)
-        model: Any = HookedTransformer(cfg, tokenizer=read_tokenizer(Path(folder)))
+        tokenizer = read_tokenizer(Path(folder))
+        make = _hooked if _release.has_hooked_transformer() else _bridged
+        model = make(_config(name, written) | flags, _state(written, kind), tokenizer, device, kind)
     model.tokenizer.name_or_path = name  # not the temporary folder
-    _fill(model, written)
     return model
 
 
+def _hooked(
+    fields: dict[str, Any], state: dict[str, Any], tokenizer: Any, device: torch.device, dtype: torch.dtype
+) -> Any:
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    cfg = HookedTransformerConfig(**fields, device=str(device), dtype=dtype, init_weights=False)
+    model = HookedTransformer(cfg, tokenizer=tokenizer)
+    model.load_state_dict(state, strict=False)  # all but the buffers
+    return model
+
+
+def _bridged(
+    fields: dict[str, Any], state: dict[str, Any], tokenizer: Any, device: torch.device, dtype: torch.dtype
+) -> Any:
+    from interp.models import _own_as_native
+
+    return _own_as_native.build(fields, state, tokenizer, device, dtype, {})
+
+
 def _config(name: str, written: Sketch) -> dict[str, Any]:
-    """The fields of the HookedTransformerConfig."""
+    """The fields of a HookedTransformerConfig."""
     return {
         "model_name": name,
         "n_layers": written.n_layers,
@@ -111,18 +123,18 @@ def _config(name: str, written: Sketch) -> dict[str, Any]:
         "attn_only": written.attn_only,
         "normalization_type": None,
         "use_attn_scale": False,
-        "init_weights": False,
     }
 
 
-def _fill(model: Any, written: Sketch) -> None:
+def _state(written: Sketch, dtype: torch.dtype) -> dict[str, Any]:
+    """Every parameter of a HookedTransformer."""
     import torch
 
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.zero_()
-            for index, value in written.entries.get(name, {}).items():
-                parameter[index] = value
+    state = {name: torch.zeros(shape, dtype=dtype) for name, shape in written.shapes.items()}
+    for name, entries in written.entries.items():
+        for index, value in entries.items():
+            state[name][index] = value
+    return state
 
 
 def _shape(made: Sketch) -> dict[str, int | bool]:

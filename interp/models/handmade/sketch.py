@@ -1,7 +1,7 @@
 """A model written out: named directions of the residual stream, and what each part reads and writes.
 
 A sketch holds numbers in plain Python, so that the facts of a model are known without torch; `build` turns it
-into a HookedTransformer. Every feature (`tok a`, `pos 3`, `out b`) is one basis direction of the stream.
+into a model. Every feature (`tok a`, `pos 3`, `out b`) is one basis direction of the stream.
 There is no norm, and attention scores are not divided by sqrt(d_head).
 
 * A head has *looks*, (feature of the query's position, feature of the key's position, strength): its score is

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from model_folders import needs_hooked
+from model_folders import CLASS, needs_hooked
 
 import interp
-from interp.models import available, handmade
-from interp.models._release import has_hooked_transformer
+from interp import models
+from interp.models import _release, available, handmade
+from interp.places import AXES, hook_name
 from interp.tasks.check import answer_logits, right
-from interp.tasks.handmade import every_input
+from interp.tasks.handmade import every_input, some_inputs
 
 SIZES = {
     "reverse": 1641,
@@ -56,24 +57,20 @@ def test_the_list_needs_no_torch() -> None:
     assert out.strip() == f"True input->a0.h0<k> {shape} False"
 
 
-@needs_hooked
 @pytest.mark.parametrize("name", handmade.NAMES)
 def test_a_stock_model_as_its_card_and_shape_say(name: str) -> None:
     model, cfg = model_of(name), model_of(name).cfg
     card = next(card for card in available() if card.name == name)
-    assert type(model).__name__ == "HookedTransformer"
+    assert type(model).__name__ == CLASS
     assert not any(module.training for module in model.modules())
     assert (cfg.model_name, cfg.normalization_type) == (name, None)
     assert {key: getattr(cfg, key) for key in handmade.SHAPES[name]} == handmade.SHAPES[name]
     assert card.where == "handmade"
     assert card.description
     assert card.parameters == sum(parameter.numel() for parameter in model.parameters())
-    shapes = {key: tuple(value.shape) for key, value in model.named_parameters()}
-    assert shapes == handmade.sketch(name).shapes
     assert {value.dtype for value in model.parameters()} == {torch.float32}
 
 
-@needs_hooked
 @pytest.mark.parametrize("name", handmade.NAMES)
 def test_every_input_is_answered_right(name: str) -> None:
     task, logits = domain(name)
@@ -83,7 +80,6 @@ def test_every_input_is_answered_right(name: str) -> None:
     assert torch.equal(logits.argmax(-1), task.answer)
 
 
-@needs_hooked
 @pytest.mark.parametrize("name", ["reverse", "induction"])
 def test_the_answer_has_ten_and_the_others_nothing(name: str) -> None:
     task, logits = domain(name)
@@ -91,7 +87,6 @@ def test_the_answer_has_ten_and_the_others_nothing(name: str) -> None:
     torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=0)
 
 
-@needs_hooked
 def test_the_logit_of_xproportion_is_the_proportion() -> None:
     """At every position of every prompt."""
     model = model_of("xproportion")
@@ -106,7 +101,6 @@ def test_the_logit_of_xproportion_is_the_proportion() -> None:
     torch.testing.assert_close(logits[..., no][real], 1 - share[real], atol=1e-6, rtol=0)
 
 
-@needs_hooked
 @pytest.mark.parametrize(
     ("name", "text", "word", "logit"),
     [
@@ -128,7 +122,6 @@ def test_examples(name: str, text: str, word: str, logit: float) -> None:
     assert say(model_of(name), text) == (word, pytest.approx(logit, abs=1e-5))
 
 
-@needs_hooked
 def test_what_the_parts_of_reverse_write() -> None:
     """`a c b b = b b`: `=` stands at 5, the length is 4; at position 7 the letter of position 2 is due."""
     model, features = model_of("reverse"), handmade.sketch("reverse").features
@@ -144,7 +137,6 @@ def test_what_the_parts_of_reverse_write() -> None:
     assert written(cache["blocks.2.hook_attn_out"]) == {"out c": 1.0}
 
 
-@needs_hooked
 def test_the_heads_of_induction_look_where_they_should() -> None:
     model = model_of("induction")
     _, cache = model.run_with_cache(model.to_tokens("ring Tom park key ring Tom"))
@@ -154,7 +146,6 @@ def test_the_heads_of_induction_look_where_they_should() -> None:
     assert cache["blocks.1.attn.hook_pattern"][0, 0, -1].max() > 1 - 1e-6
 
 
-@needs_hooked
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
 def test_other_dtypes_answer_alike(dtype: str) -> None:
     model = interp.load("reverse", dtype=dtype)
@@ -164,7 +155,6 @@ def test_other_dtypes_answer_alike(dtype: str) -> None:
     assert torch.equal(logits.argmax(-1), task.answer)
 
 
-@needs_hooked
 def test_every_load_is_a_model_of_its_own() -> None:
     one = interp.load("or-gate")
     with torch.no_grad():
@@ -176,7 +166,6 @@ def test_every_load_is_a_model_of_its_own() -> None:
     assert other.cfg.default_prepend_bos is False
 
 
-@needs_hooked
 def test_the_tokenizer() -> None:
     model = model_of("or-gate")
     assert model.to_str_tokens("Mary red John none =") == ["<bos>", "Mary", "red", "John", "none", "="]
@@ -200,7 +189,34 @@ def test_bad_input() -> None:
         handmade.truth("revers", "zero")
 
 
-@pytest.mark.skipif(has_hooked_transformer(), reason="this release has HookedTransformer")
-def test_a_release_without_hooked_transformer() -> None:
-    with pytest.raises(ValueError, match=r"'linear' is a hand-built model .* install transformer-lens 3.9"):
-        interp.load("linear")
+@needs_hooked
+@pytest.mark.parametrize("name", handmade.NAMES)
+def test_the_bridged_model_is_the_hooked_one(name: str) -> None:
+    """In float64, every logit and every activation; and what a hook at any site does."""
+    hooked, bridged = interp.load(name, dtype="float64"), bridged_twin(name)
+    tokens = some_inputs(hooked, name, n=8).clean
+    sites = [site for site in AXES if models.anatomy(hooked).lacks(site) is None]
+    layers = range(hooked.cfg.n_layers)
+    names = [hook_name(site, layer) for layer in layers for site in sites]
+    names += [f"blocks.{layer}.attn.hook_attn_scores" for layer in layers]
+    same = {"rtol": 0.0, "atol": 1e-12}
+    with torch.no_grad():
+        (one, theirs), (other, ours) = (model.run_with_cache(tokens) for model in (hooked, bridged))
+        torch.testing.assert_close(other, one, **same)
+        for point in names:
+            torch.testing.assert_close(ours[point], theirs[point], **same)
+        for point in names:
+            if point.endswith("resid_mid"):  # on a bridge it feeds the MLP alone
+                continue
+            edit = [(point, lambda x, hook: x * 0.5 + x.isfinite())]
+            run = [model.run_with_hooks(tokens, fwd_hooks=edit) for model in (hooked, bridged)]
+            torch.testing.assert_close(run[1], run[0], **same)
+    shapes = {key: tuple(value.shape) for key, value in hooked.named_parameters()}
+    assert shapes == handmade.sketch(name).shapes
+
+
+def bridged_twin(name: str) -> Any:
+    """As a release without HookedTransformer makes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_release, "has_hooked_transformer", lambda: False)
+        return interp.load(name, dtype="float64")

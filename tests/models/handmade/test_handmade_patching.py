@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_folders import needs_hooked
 
 import interp
 from interp.tasks import Task
 from interp.tasks.handmade import or_gate, reverse, some_inputs
 
-pytestmark = needs_hooked
 ENGINES = ["fast", "reference"]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import has_hooked_transformer
 
 import interp
 from interp.tasks import Task, handmade
@@ -23,7 +22,6 @@ from interp.tasks.handmade import (
     xproportion,
 )
 
-pytestmark = pytest.mark.skipif(not has_hooked_transformer(), reason="no HookedTransformer in this release")
 MIRRORED = ["reverse", "xproportion", "linear"]
 
 
