@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from interp import methods as methods
     from interp import models as models
     from interp import patching as patching
+    from interp import paths as paths
     from interp import places as places
     from interp import plot as plot
     from interp import positions as positions
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from interp.models import load as load
     from interp.patching import patch as patch
     from interp.patching import plan as plan
+    from interp.paths import path_patch as path_patch
     from interp.tasks import Task as Task
 
 _SUBMODULES = (
@@ -42,6 +44,7 @@ _SUBMODULES = (
     "methods",
     "models",
     "patching",
+    "paths",
     "places",
     "plot",
     "positions",
@@ -66,6 +69,8 @@ __all__ = [
     "models",
     "patch",
     "patching",
+    "path_patch",
+    "paths",
     "places",
     "plan",
     "plot",
@@ -85,6 +90,7 @@ __getattr__, _ = lazy(
         "interp.attribution": ("attribute",),
         "interp.models": ("load",),
         "interp.patching": ("patch", "plan"),
+        "interp.paths": ("path_patch",),
         "interp.tasks": ("Task",),
     },
     _SUBMODULES,

@@ -30,7 +30,9 @@ def test_import_interp_loads_nothing_heavy() -> None:
     assert len(loaded) < 60
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["patch", "--help"], ["models"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["patch", "--help"], ["path", "--help"], ["models"]]
+)
 def test_the_command_line_loads_nothing_heavy(arguments: list[str]) -> None:
     loaded = modules_after(
         f"from interp.cli import main\n    with contextlib.suppress(SystemExit): main({arguments})"
@@ -53,5 +55,5 @@ def test_every_public_name_resolves() -> None:
     assert set(interp.__all__) <= set(dir(interp))
     for name in interp.__all__:
         assert getattr(interp, name) is not None
-    with pytest.raises(AttributeError, match=r"no attribute 'pacth'; it has .*patch.* Did you mean 'patch'"):
-        interp.pacth  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'patchh'; it has .*patch.* Did you mean 'patch'"):
+        interp.patchh  # noqa: B018

@@ -22,7 +22,7 @@ WRITTEN = {
     "README.md": {"heads.html", "heads.nc", "bars.html", "report.html", "run.zarr"},
     "docs/tasks.md": {"prompts.jsonl", "ioi.json"},
     "docs/sites.md": {"heads.nc", "bars.html", "report.html", "agreement.html", "run.zarr"},
-    "docs/analyses.md": {"circuit.html", "curve.html"},
+    "docs/analyses.md": {"paths.html", "trace.html", "circuit.html", "curve.html"},
 }
 
 

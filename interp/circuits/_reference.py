@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.ablation import Resample, make_runs
 from interp.circuits._graph import Graph, Spans
-from interp.circuits._run.ablation import head_writes, replacements
+from interp.circuits._run.ablation import replacements
 from interp.circuits._search.decisions import Rule, Step, edge_order
 from interp.engine import block as B
 from interp.engine.readout import Readout, Reads
@@ -94,7 +94,7 @@ class Reference:
             made.append(B.value(attn, x) if part == "v" else B.finish_runs(attn, x, norm))
         q, k, v = made
         z = B.attend(attn, q, k, v, torch.arange(stream.shape[1], device=stream.device))[1]
-        return head_writes(attn.W_O, z)
+        return B.head_writes(attn.W_O, z)
 
     def _mlp(self, block: Block, x: Tensor) -> Tensor:
         mlp = cast(MLP, block.mlp)

@@ -1,4 +1,4 @@
-"""The command line: `interp demo | models | tasks | patch | attribute | circuit | steer | report`.
+"""The command line: `interp demo | models | tasks | patch | path | attribute | circuit | steer | report`.
 
 Results go to standard output, progress and errors to standard error; `--json` gives one object on standard
 output. Exit status: 0, 2 for a user's mistake (one line says which), 130 when interrupted.
@@ -18,7 +18,7 @@ from interp.cli._parser import make_parser
 __all__ = ["main"]
 
 _VERBS = {  # where the function of each verb is
-    "_measure": ("demo", "patch", "attribute"),
+    "_measure": ("demo", "patch", "path", "attribute"),
     "_circuit": ("circuit",),
     "_files": ("report",),
     "_lists": ("models", "tasks"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _ENGINE = "h5netcdf"
 _LEVEL = 0.95
-_WRITERS = "interp patch, attribute, circuit or steer"
+_WRITERS = "interp patch, path, attribute, circuit or steer"
 _HEATMAPS: dict[tuple[str, ...], Callable[..., go.Figure]] = {
     ("layer", "head"): plot.heads,
     ("layer", "pos"): plot.positions,
@@ -76,7 +76,9 @@ def figures(result: xr.Dataset, level: float = _LEVEL) -> list[go.Figure]:
         several = metric_names(result) if method == "curve" else [None]
         return [_OWN[method](result, **({} if name is None else {"metric": name})) for name in several]
     interval = level if result.sizes.get("prompt", 1) > 1 else None  # one prompt has no interval
-    dims = tuple(str(dim) for dim in result["value"].dims if dim not in ("prompt", "site", "metric"))
+    dims = tuple(
+        str(dim) for dim in result["value"].dims if dim not in ("prompt", "site", "receiver", "metric")
+    )
     drawn: list[go.Figure] = []
     for metric in metric_names(result):
         if dims in _HEATMAPS:

@@ -1,4 +1,4 @@
-"""`interp patch`, `interp attribute`, `interp demo`: effects, exact or estimated, and their pages."""
+"""`interp patch`, `path`, `attribute`, `demo`: effects, exact or estimated, and their pages."""
 
 from __future__ import annotations
 
@@ -54,6 +54,34 @@ def patch(args: argparse.Namespace, out: Output) -> None:
     out.wrote("result", save(result, folder / "result.nc"))
     page = write_page([result], folder / "report.html", f"{args.model}, {task.name}", level=args.level)
     return out.wrote("report", page)
+
+
+def path(args: argparse.Namespace, out: Output) -> None:
+    """The result and its report; the paths last."""
+    import interp
+    from interp.cli._files import about, largest, read, save, write_page
+
+    lone = args.receivers[0] if len(args.receivers) == 1 and isinstance(args.receivers[0], str) else None
+    from_file = lone is not None and Path(lone).suffix == ".nc"
+    folder = args.out or default_folder(
+        args, "path", Path(lone).stem if lone and from_file else lone or "set"
+    )
+    check_measure(args, folder)
+    receivers = read(Path(lone)) if lone and from_file else lone or args.receivers
+    senders = args.senders[0] if len(args.senders) == 1 and isinstance(args.senders[0], str) else args.senders
+    model = load(args)
+    task = make_task(model, args)
+    say_task(task, out)
+    result = interp.path_patch(
+        model, task, senders, receivers, top=args.top, norm=args.norm, combine=args.combine,
+        freeze=() if args.freeze == ["none"] else args.freeze, direction=args.direction, engine=args.engine,
+        sender_positions=args.sender_positions, receiver_positions=args.receiver_positions,
+        **run_options(args),
+    )  # fmt: skip
+    out.tell(**about(result), receivers=result.attrs["receivers"], top=largest(result))
+    out.wrote("result", save(result, folder / "result.nc"))
+    page = write_page([result], folder / "report.html", f"{args.model}, {task.name}", level=args.level)
+    out.wrote("report", page)
 
 
 def attribute(args: argparse.Namespace, out: Output) -> None:

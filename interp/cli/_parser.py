@@ -18,6 +18,12 @@ examples:
   interp patch gpt2 --task ioi --site z --by layer,pos,head --store run.zarr
   interp patch tiny-ioi --task ioi --cells L1H0,L2H3.q,L0H1+L0H2
 """
+_PATH_EXAMPLES = """\
+examples:
+  interp path tiny-ioi --task ioi --receivers L2H3.q,L2H3.k,L2H3.v
+  interp path tiny-ioi --task ioi --receivers out/heads/result.nc --top 2
+  interp path tiny-world --task agreement --senders all --receivers logits --freeze all --direction noise
+"""
 _ATTRIBUTE_EXAMPLES = """\
 examples:
   interp attribute tiny-ioi --task ioi --site z --compare exact
@@ -53,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     text = "list the task families, and the form of a file of prompts"
     add_output(commands.add_parser("tasks", help=text))
     _add_patch(commands)
+    _add_path(commands)
     _add_attribute(commands)
     _add_circuit(commands)
     add_steer(commands, add_output)
@@ -101,6 +108,49 @@ def _add_patch(commands: argparse._SubParsersAction) -> None:
     )
     how.add_argument("--plan", action="store_true", help="print what the run would cost, and stop")
     add_output(patch)
+
+
+def _add_path(commands: argparse._SubParsersAction) -> None:
+    text = "exact path patching: what of each sender goes by way of each receiver"
+    path = _add_verb(commands, "path", text, _PATH_EXAMPLES)
+    what, how = path.add_argument_group("what to measure"), path.add_argument_group("how to run")
+    what.add_argument(
+        "--senders",
+        type=_cells,
+        default=["heads"],
+        metavar="NAME[,NAME]",
+        help="heads (default), mlps, all, or places: L0H1,MLP0,embed; A+B are patched together",
+    )
+    what.add_argument(
+        "--receivers",
+        type=_cells,
+        default=["logits"],
+        metavar="NAME[,NAME]|FILE",
+        help="inputs: logits (default), L2H3.q, L2H3, MLP1; A+B are received together; or a result (.nc), "
+        "whose largest cells are meant",
+    )
+    what.add_argument("--top", type=int, default=3, help="cells of a result that receive (default 3)")
+    what.add_argument(
+        "--freeze",
+        type=_names,
+        default=["heads"],
+        metavar="NAME[,NAME]",
+        help="heads (default), all, mlps, none, or places",
+    )
+    what.add_argument("--norm", default="exact", help="exact (default), or frozen: an approximation")
+    what.add_argument("--combine", default="replace", help="several receivers: replace (default) or add")
+    for end in ("sender", "receiver"):
+        what.add_argument(
+            f"--{end}-positions", type=_positions, default="all", metavar="POS[,POS]",
+            help="all (default), last, or positions counted from 0 (-1: the last)",
+        )  # fmt: skip
+    _add_task(what)
+    _add_direction(what)
+    _add_contrast(what)
+    _add_prompts(what)
+    _add_how(how)
+    how.add_argument("--engine", default="auto", metavar="NAME", help="auto (default), fast, reference")
+    add_output(path)
 
 
 def _add_attribute(commands: argparse._SubParsersAction) -> None:
@@ -195,13 +245,17 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         metavar="CELL[,CELL]",
         help="instead of a grid, cells by name; A+B patches both together",
     )
+    _add_direction(group)
+    _add_contrast(group)
+    _add_prompts(group)
+
+
+def _add_direction(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--direction",
         choices=("denoise", "noise"),
         help="denoise: clean into corrupt (default); noise: corrupt into clean",
     )
-    _add_contrast(group)
-    _add_prompts(group)
 
 
 def _add_prompts(group: argparse._ArgumentGroup) -> None:
@@ -254,6 +308,14 @@ def _option(text: str) -> tuple[str, str | int | bool]:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     named = {"true": True, "false": False}
     return name, int(value) if value.lstrip("-").isdigit() else named.get(value, value)
+
+
+def _positions(text: str) -> str | list[int]:
+    """`3,-1` as numbers; a name as it is."""
+    parts = _names(text)
+    if parts and all(part.lstrip("-").isdigit() for part in parts):
+        return [int(part) for part in parts]
+    return text
 
 
 def _cells(text: str) -> list[str | list[str]]:

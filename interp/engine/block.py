@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.models.parts import MLP, Attention, Block, Norm, Weights
@@ -200,6 +201,14 @@ def attn_write(block: Block, z: Tensor) -> Tensor:
     attn = block.attn
     flat, W = z.reshape(z.shape[0], -1), attn.W_O.reshape(-1, attn.W_O.shape[-1])
     return normed(block.attn_out_norm, flat @ W if attn.b_O is None else torch.addmm(attn.b_O, flat, W))
+
+
+def head_writes(
+    W_O: Float[Tensor, "head d_head d_model"], z: Float[Tensor, "*row head d_head"]
+) -> Float[Tensor, "head *row d_model"]:
+    """What each head adds to the stream, without the bias that they share."""
+    flat = z.flatten(0, -3).transpose(0, 1)  # [head, row, d_head]
+    return torch.bmm(flat, W_O).unflatten(1, z.shape[:-2])
 
 
 def unembed(weights: Weights, stream: Tensor, W_U: Tensor, b_U: Tensor | None) -> Tensor:

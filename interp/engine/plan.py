@@ -76,7 +76,9 @@ def token_touched(facts: Anatomy, reads: Reads):
     later = np.arange(n_pos)[None] >= first[:, None]  # [prompt, pos]
 
     def touched(site: str, layer: int) -> np.ndarray:
-        if site == "resid_pre" and layer == 0 and reads.runs.fill is None and reads.runs.noise is None:
+        runs = reads.runs
+        by_token = runs.fill is None and runs.noise is None and not runs.two_models
+        if site == "resid_pre" and layer == 0 and by_token:
             return (reads.runs.base != reads.runs.source).cpu().numpy()
         if site == "pattern":
             seen = np.tril(np.ones((n_pos, n_pos), bool)) if facts.causal else np.ones((n_pos, n_pos), bool)

@@ -26,9 +26,19 @@ Hooks = list[tuple[str, Callable[..., Any]]]
 
 
 class Reference:
-    """Base and source runs of some prompts through the model itself, ready for any cells of the sites."""
+    """Base and source runs of some prompts through the model itself, ready for any cells of the sites.
 
-    def __init__(self, model: Model, runs: Runs, sites: tuple[str, ...], metrics: tuple[Metric, ...]) -> None:
+    source: another model, that the source run is of.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        runs: Runs,
+        sites: tuple[str, ...],
+        metrics: tuple[Metric, ...],
+        source: Model | None = None,
+    ) -> None:
         self.model, self.runs, self.scores = model, runs, Scores(Reads(runs, metrics))
         base_noise, source_noise = runs.noises()
         n_layers = anatomy(model).n_layers
@@ -36,11 +46,12 @@ class Reference:
         check = finite_hooks(n_layers)
         self.source_activations: dict[tuple[str, int], Tensor] = {}
         keep = [(hook_name(*place), partial(self._keep, place)) for place in places]
-        source = self._forward(runs.source, check + keep, source_noise)
+        other = model if source is None else source
+        after_source = self._forward(runs.source, check + keep, source_noise, other)
         self.noise = base_noise
         base = self._forward(runs.base, check, base_noise)
-        self.clean = base if runs.clean_is_base else source
-        self.base, self.source = self._score(base), self._score(source)
+        self.clean = base if runs.clean_is_base else after_source
+        self.base, self.source = self._score(base), self._score(after_source)
 
     def _keep(self, place: tuple[str, int], tensor: Tensor, hook: Any) -> Tensor:
         value = tensor.clone()
@@ -48,11 +59,14 @@ class Reference:
         self.source_activations[place] = value if fill is None else fill(*place, value)
         return tensor
 
-    def _forward(self, tokens: Tensor, hooks: Hooks, noise: Tensor | None) -> Tensor:
+    def _forward(
+        self, tokens: Tensor, hooks: Hooks, noise: Tensor | None, model: Model | None = None
+    ) -> Tensor:
+        chosen = self.model if model is None else model
         if noise is not None:
             hooks = [*hooks, ("hook_embed", lambda tensor, hook: tensor + noise)]
-        with self.model.hooks(fwd_hooks=hooks):
-            return self.scores.pick(logits(self.model, tokens))
+        with chosen.hooks(fwd_hooks=hooks):
+            return self.scores.pick(logits(chosen, tokens))
 
     def clean_right(self) -> np.ndarray:
         """1.0 where the clean run prefers the answers, else 0.0: [prompt]."""

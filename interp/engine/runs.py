@@ -42,6 +42,7 @@ class Runs:
     fill: Fill | None = None
     reads: Int[Tensor, "prompt read"] | None = None  # of tasks that read several positions; -1 is none
     spans: Bool[Tensor, "prompt span pos"] | None = None  # of tasks with named positions, in their order
+    two_models: bool = False  # the source run is another model's, and differs from the first token on
 
     def __len__(self) -> int:
         return self.base.shape[0]
@@ -60,7 +61,7 @@ class Runs:
 
     def first_change(self) -> Int[Tensor, "prompt"]:
         """First position at which the two runs can differ; `n_pos` where they never do."""
-        if self.fill is not None:
+        if self.fill is not None or self.two_models:
             return torch.zeros_like(self.positions)
         differ = self.base != self.source  # [prompt, pos]
         if self.noise is not None:
@@ -102,11 +103,20 @@ def needed(sites: tuple[str, ...]) -> set[str]:
     return set(sites).union(*(_ALSO.get(site, ()) for site in sites))
 
 
-def capture(weights: Weights, runs: Runs, sites: tuple[str, ...]) -> Capture:
-    """Run base and source. Cost: 2 forwards of the blocks per prompt.
+def capture(weights: Weights, runs: Runs, sites: tuple[str, ...], source: Weights | None = None) -> Capture:
+    """Run base and source. source: the weights of the source run, where they are another model's.
 
-    Raises ValueError at the first value that is not finite.
+    Cost: 2 forwards of the blocks per prompt; 4 with two models. Raises ValueError at the first value that is
+    not finite.
     """
+    saved = _captured(weights, runs, sites)
+    if source is not None and source is not weights:
+        n, other = len(runs), _captured(source, runs, sites)
+        saved.source, saved.final = other.source, torch.cat((saved.final[:n], other.final[n:]))
+    return saved
+
+
+def _captured(weights: Weights, runs: Runs, sites: tuple[str, ...]) -> Capture:
     n, n_pos = runs.base.shape
     base_noise, source_noise = runs.noises()
     embedded = [weights.embed(runs.base, base_noise), weights.embed(runs.source, source_noise)]

@@ -15,7 +15,6 @@ the model's a few times that.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
@@ -25,8 +24,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp._verbs import warn
 from interp.engine import block as B
-from interp.engine.cells import Cells
 from interp.engine.forward import through_blocks, unembed, whole_runs
 from interp.engine.reference import finite_hooks
 from interp.engine.runs import Runs
@@ -85,27 +84,35 @@ def require_weights(
 _LAYOUT = (AttributeError, RuntimeError, TypeError, IndexError, KeyError)
 
 
-def choose(model: Model, runs: Runs, cells: Cells, engine: str) -> str:
+def choose(
+    model: Model,
+    runs: Runs,
+    sites: Sequence[str],
+    passes: int,
+    engine: str,
+    source: Model | None = None,
+) -> str:
     """ "fast" or "reference". With `engine="auto"` a fall-back warns why; with "fast" it raises ValueError.
 
-    The hook points that the reference engine uses are proved. Cost: that of `weights_of` or `prove_sites`.
+    sites: those read or changed. passes: the forward passes of the reference engine, of every prompt. source:
+    another model, that the source run is of; both must be trusted. The hook points that the reference engine
+    uses are proved. Cost: that of `weights_of` or `prove_sites`, for each model.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}.")
     reason = None
+    models = [model] if source is None else [model, source]
     if engine != "reference":
-        reason = weights_of(model, runs.base, runs.lengths, sites=cells.sites)
-        if isinstance(reason, Weights):
+        verdicts = [weights_of(each, runs.base, runs.lengths, sites=sites) for each in models]
+        reason = next((verdict for verdict in verdicts if isinstance(verdict, str)), None)
+        if reason is None:
             return "fast"
         if engine == "fast":
             raise ValueError(f"the fast engine cannot run this model: {reason}. Use engine='reference'.")
-    prove_sites(model, runs.base, cells.sites, runs.lengths)
+    for each in models:
+        prove_sites(each, runs.base, sites, runs.lengths)
     if reason is not None:
-        warnings.warn(
-            f"using the reference engine, {len(cells):,} forward passes of {len(runs):,} prompts: {reason}.",
-            UserWarning,
-            stacklevel=3,
-        )
+        warn(f"using the reference engine, {passes:,} forward passes of {len(runs):,} prompts: {reason}.")
     return "reference"
 
 

@@ -37,7 +37,10 @@ _STREAM_ROWS = ("resid_pre", "k", "v")  # in the last block all else is computed
 
 
 class Prepared:
-    """Base and source runs of some prompts, captured, ready for any cells of the given sites."""
+    """Base and source runs of some prompts, captured, ready for any cells of the given sites.
+
+    source: the weights of the source run, where they are another model's.
+    """
 
     def __init__(
         self,
@@ -46,14 +49,16 @@ class Prepared:
         sites: tuple[str, ...],
         metrics: tuple[Metric, ...],
         budget: Budget,
+        source: Weights | None = None,
     ) -> None:
         self.weights, self.runs, self.budget = weights, runs, budget
+        self.source_weights = weights if source is None else source
         self.reads = Reads(runs, metrics)
         self.readout = Readout(weights, self.reads)
-        self.saved: Capture = capture(weights, runs, sites)
+        self.saved: Capture = capture(weights, runs, sites, source)
         n = len(runs)
         self.base_logits = self.readout.whole_runs(self.saved.final[:n])  # [prompt, (pos,) column]
-        source_logits = self.readout.whole_runs(self.saved.final[n:])
+        source_logits = Readout(self.source_weights, self.reads).whole_runs(self.saved.final[n:])
         self.clean_logits = self.base_logits if runs.clean_is_base else source_logits
         every = torch.arange(n, device=runs.base.device)
         score = self.readout.score

@@ -72,9 +72,7 @@ def unreached(model: Model, site: str, tokens: Int[Tensor, "prompt pos"]) -> str
     if missing := [name for name in names if name not in model.hook_dict]:
         return f"{facts.name} has no hook point {missing[0]}"
     tokens = tokens[:1]
-    with (
-        warnings.catch_warnings()
-    ):  # a bridge warns of edits that it throws away
+    with warnings.catch_warnings():  # a bridge warns of edits that it throws away
         warnings.filterwarnings("ignore", message="A hook on .* returned a modified tensor")
         return _cut_off(model, facts, site, names, tokens)
 

@@ -197,7 +197,8 @@ class _Sweep:
     def run(self) -> xr.Dataset:
         """Unit by unit: run, average the draws, write, go on."""
         experiment, budget = self.experiment, self.experiment.budget
-        engine = choose(experiment.model, self.runs, self.grid.table, budget.engine)
+        table = self.grid.table
+        engine = choose(experiment.model, self.runs, table.sites, len(table), budget.engine)
         attrs = results.attrs(experiment, method="patch", site=", ".join(self.grid.all_sites))
         attrs |= {"window": self.grid.window, "engine": engine, "draws": experiment.draws}
         sheet = Sheet(experiment, self.grid, attrs)

@@ -17,7 +17,8 @@ from interp.results import VARIES
 from interp.stats._means import MetricFacts, far_baseline, is_difference
 
 Index = tuple[int, ...]
-_FREE = ("prompt", "site", "metric")
+_FREE = ("prompt", "site", "receiver", "metric")
+PANELS = ("site", "receiver")  # dims that give a panel each
 _DRAWS = {
     ("layer", "head"): "plot.heads",
     ("layer", "pos"): "plot.positions",
@@ -168,9 +169,8 @@ def every(value: xr.DataArray) -> list[Index]:
 def cell_names(value: xr.DataArray, attrs: dict, indices: Sequence[Index]) -> list[str]:
     """Names of cells, such as L9H6, L3.resid_pre@5 or L9H6.pattern@7<-2."""
     coords = {str(dim): value[dim].values for dim in value.dims}
-    fixed = {
-        dim: value[dim].item() for dim in ("site", "layer", "head", "pos", "span") if _is_scalar(value, dim)
-    }
+    chosen = (*PANELS, "layer", "head", "pos", "span")
+    fixed = {dim: value[dim].item() for dim in chosen if _is_scalar(value, dim)}
     return [
         _name({**fixed, **{dim: coords[dim][i] for dim, i in zip(coords, index)}}, attrs) for index in indices
     ]
@@ -181,7 +181,10 @@ def _is_scalar(value: xr.DataArray, dim: str) -> bool:
 
 
 def _name(at: dict, attrs: dict) -> str:
-    for named in ("cell", "component"):
+    receiver = at.pop("receiver", attrs.get("receivers"))
+    if receiver is not None and "receivers" in attrs:
+        return f"{_name(at, {k: v for k, v in attrs.items() if k != 'receivers'})} → {receiver}"
+    for named in ("cell", "component", "sender"):
         if named in at:
             return str(at[named])
     site = str(at.get("site", attrs.get("site", "")))

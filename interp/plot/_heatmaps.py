@@ -17,7 +17,7 @@ from plotly.subplots import make_subplots
 from interp._verbs import verb
 from interp.plot import _theme as theme
 from interp.plot import _words as words
-from interp.plot._cells import Cells, cells_of, every, hover, require_dataset, require_dims
+from interp.plot._cells import PANELS, Cells, cells_of, every, hover, require_dataset, require_dims
 from interp.plot._theme import escape, token_axis, token_labels
 
 _LEFT, _RIGHT, _GAP = 64, 116, 28  # pixels: margins, and between panels side by side
@@ -38,7 +38,8 @@ def heads(
 ) -> go.Figure:
     """The effect of every head, averaged over prompts: layer × head, a panel a site (q, k, v, pattern, z).
 
-    result: dims prompt, (site,) layer, head; or means or intervals of one from `interp.stats`.
+    result: dims prompt, (site,) layer, head; or means or intervals of one from `interp.stats`. Of paths
+        (`interp.path_patch`) a panel a receiver.
     normalise: divide by the mean of clean - corrupt (ratio of means).
     interval: a level such as 0.95, or a Dataset of `stats.bootstrap`; shown on hover.
     metric: which one, where the result has several. zmax: the end of the colour scale, so that several
@@ -55,9 +56,14 @@ def heads(
     """
     require_dims(result, "heads", ("layer", "head"))
     cells = cells_of(result, normalise, interval, metric)
-    site = "" if "site" in cells.value.dims else f" ({result.attrs.get('site', 'z')})"
+    way = f" ({result.attrs.get('site', 'z')})"
+    if "receivers" in result.attrs:
+        way = " by way of " + (
+            "each receiver" if "receiver" in cells.value.dims else result.attrs["receivers"]
+        )
+    way = "" if "site" in cells.value.dims else way
     axes = Axes("head", "layer", "head", _numbered(cells.value.sizes["head"]), below=24)
-    return _panels(cells, axes, title or words.heading(result, f"effect of each head{site}"), zmax)
+    return _panels(cells, axes, title or words.heading(result, f"effect of each head{way}"), zmax)
 
 
 @verb
@@ -131,14 +137,15 @@ class Axes:
 
 def _columns(cells: Cells, x: str) -> int:
     """Panels side by side: three at most, two of four, fewer where columns would be too narrow."""
-    n = cells.value.sizes.get("site", 1)
+    n = int(np.prod([cells.value.sizes.get(dim, 1) for dim in PANELS]))
     most = max(1, _ROOM // (_NARROW * cells.value.sizes[x]))
     return min(2 if n == 4 else 3, n, most)
 
 
 def _panels(cells: Cells, axes: Axes, title: str, zmax: float | None) -> go.Figure:
-    """One heatmap, or one a site where there is a `site` dim."""
-    sites = [str(s) for s in cells.value["site"].values] if "site" in cells.value.dims else []
+    """One heatmap, or one a site (or receiver) where there is such a dim."""
+    by = next((dim for dim in PANELS if dim in cells.value.dims), "")
+    sites = [str(s) for s in cells.value[by].values] if by else []
     n, n_columns = max(1, len(sites)), _columns(cells, axes.x)
     n_rows = math.ceil(n / n_columns)
     height, spacing = _height(cells, axes, n_rows)
@@ -152,7 +159,7 @@ def _panels(cells: Cells, axes: Axes, title: str, zmax: float | None) -> go.Figu
     for number in range(n):
         row, column = divmod(number, n_columns)
         place: dict[str, Any] = {"row": row + 1, "col": column + 1}
-        for trace in _heatmaps(cells.isel(site=number) if sites else cells, axes, n_columns):
+        for trace in _heatmaps(cells.isel(**{by: number}) if by else cells, axes, n_columns):
             fig.add_trace(trace, **place)
         _label(fig, axes, place, first=column == 0, bottom=number + n_columns >= n)
     _dress(fig, cells, axes, title, height, bool(sites), zmax)

@@ -386,3 +386,23 @@ def test_python_m_interp(arguments: list[str], status: int, said: str, folder: P
     assert done.returncode == status
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_path_writes_what_the_library_returns(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    command = ("path", MODEL, "--task", "ioi", "--n", "8", "--receivers", "L2H3.q,L2H3.k+L2H3.v")
+    status, out, err = run(capsys, *command, "--sender-positions", "-1", "--freeze", "none")
+    assert status == 0, err
+    assert out[-2:] == ["out/tiny-ioi-ioi-path-set/result.nc", "out/tiny-ioi-ioi-path-set/report.html"]
+    written = read(folder / out[-2])
+    model = interp.load(MODEL)
+    expected = interp.path_patch(
+        model, interp.tasks.ioi(model, n=8), "heads", ["L2H3.q", ["L2H3.k", "L2H3.v"]],
+        freeze=(), sender_positions=[-1], progress=False,
+    )  # fmt: skip
+    xr.testing.assert_identical(written, expected)
+    assert np.nanmax(np.abs(written["value"].values)) > 1e-3
+    assert "L2H3.k + L2H3.v" in (folder / out[-1]).read_text(encoding="utf-8")
+    again = ("path", MODEL, "--task", "ioi", "--n", "4", "--receivers", out[-2], "--top", "1")
+    status, out, err = run(capsys, *again, "--senders", "all", "--out", "again", "--json")
+    assert status == 0, err
+    assert json.loads(out[-1])["receivers"].count(", ") == 2

@@ -47,6 +47,7 @@ PATCHING: dict[str, Verb] = {
     "patch": lambda m, t, c, d, **o: interp.patch(m, t, "z", **o),
     "patch by position": lambda m, t, c, d, **o: interp.patch(m, t[:2], "resid_pre", **o),
     "patch zero": lambda m, t, c, d, **o: interp.patch(m, t, "z", ablation="zero", **o),
+    "path_patch": lambda m, t, c, d, **o: interp.path_patch(m, t, "heads", ["L2H0.q", "logits"], **o),
     "attribute": lambda m, t, c, d, **o: interp.attribute(m, t, "z", direction="denoise", **o),
     "screen": lambda m, t, c, d, **o: interp.attribution.screen(m, t, "z", 4, direction="denoise", **o),
     "score_edges": lambda m, t, c, d, **o: circuits.score_edges(m, t, direction="denoise", **o),

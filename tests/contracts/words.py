@@ -13,6 +13,7 @@ PACKAGES = (
     "circuits",
     "heads",
     "patching",
+    "paths",
     "plot",
     "probes",
     "report",
@@ -57,7 +58,7 @@ GONE = (
 
 def verbs() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Every public function, by its dotted name."""
-    for name in ("patch", "plan", "attribute", "load"):
+    for name in ("patch", "plan", "path_patch", "attribute", "load"):
         yield f"interp.{name}", getattr(interp, name)
     for package in PACKAGES:
         yield from functions_of(f"interp.{package}", getattr(interp, package))

@@ -25,7 +25,7 @@ def model():
 def pick(model, engine="auto", site="z"):
     cells = all_cells(model, site, ("layer", "head"))
     with torch.inference_mode():
-        return trust.choose(model, make_runs(), cells, engine)
+        return trust.choose(model, make_runs(), cells.sites, len(cells), engine)
 
 
 def wrong_scale(model):

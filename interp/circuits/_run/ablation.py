@@ -22,6 +22,7 @@ from torch import Tensor
 
 from interp.ablation import Ablation, Constants, Gaussian, make_runs, parse
 from interp.circuits._graph import Graph
+from interp.engine import block as B
 from interp.engine.runs import Capture, Runs, capture
 from interp.engine.trust import require_weights
 from interp.models import Model, anatomy
@@ -112,17 +113,9 @@ def _writes(
     first, z, mlp = places
     yield first[at][None]
     for block, heads, out in zip(blocks.blocks, z, mlp or repeat(None)):
-        yield head_writes(block.attn.W_O, heads[at])
+        yield B.head_writes(block.attn.W_O, heads[at])
         if out is not None:
             yield out[at][None]
-
-
-def head_writes(
-    W_O: Float[Tensor, "head d_head d_model"], z: Float[Tensor, "*row head d_head"]
-) -> Float[Tensor, "head *row d_model"]:
-    """What each head adds to the stream, without the bias that they share."""
-    flat = z.flatten(0, -3).transpose(0, 1)  # [head, row, d_head]
-    return torch.bmm(flat, W_O).unflatten(1, z.shape[:-2])
 
 
 def _check_constants(constants: Tensor, graph: Graph) -> None:

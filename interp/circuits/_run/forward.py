@@ -27,7 +27,6 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.circuits._run.ablation import head_writes
 from interp.circuits._run.changes import Changes, Rows
 from interp.circuits._run.reach import FINAL, WHOLE, Reach
 from interp.circuits._run.state import Base, State
@@ -119,7 +118,7 @@ class Forward:
         change = z - self._at(state.z[layer][:, :, heads], level)
         if self.record is not None:
             self._keep("z", layer, level, heads, z[0])
-        writes = head_writes(block.attn.W_O[heads], change)  # [head, row, prompt, pos, d_model]
+        writes = B.head_writes(block.attn.W_O[heads], change)  # [head, row, prompt, pos, d_model]
         self._push(rows, base.spans.heads(layer).start + heads, level, writes)
 
     def _new_queries(self, rows: Rows, layer: int, block: Block, level: int) -> New:

@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from interp._verbs import verb
 from interp.ablation import Ablation
-from interp.circuits._run.ablation import head_writes
 from interp.circuits._run.job import Job, prepare, start
 from interp.circuits._run.state import Base
 from interp.circuits._score.result import edge_dataset
@@ -151,7 +150,7 @@ def _by_part(
         new = B.value(attn, B.project(attn.W_V, attn.b_V, x))
         v[rows] = new.unflatten(0, (-1, shape[2]))
     z = B.attend(attn, q, k, v, pos[:, None])[1].unflatten(0, shape[:2]) - state.z[layer]
-    writes = head_writes(attn.W_O, z).transpose(0, 1)  # [writer, head, prompt, pos, d_model]
+    writes = B.head_writes(attn.W_O, z).transpose(0, 1)  # [writer, head, prompt, pos, d_model]
     shared = 1 if part == "q" else base.spans.graph.group
     return writes if shared == 1 else writes.unflatten(1, (-1, shared)).sum(2)
 

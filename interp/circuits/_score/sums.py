@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.circuits._graph import Spans
-from interp.circuits._run.ablation import head_writes
 from interp.circuits._score.passes import INPUT, Passed, Place, wide
 from interp.circuits._score.readers import Readers, readers
+from interp.engine.block import head_writes
 from interp.engine.runs import Runs
 from interp.models.parts import Weights
 

@@ -15,11 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.circuits._graph import Spans
-from interp.circuits._run.ablation import head_writes
 from interp.circuits._run.job import Job
 from interp.circuits._score.passes import EdgePasses
 from interp.circuits._score.sums import written
 from interp.engine import block as B
+from interp.engine.block import head_writes
 from interp.engine.forward import through_blocks
 from interp.engine.readout import Readout, Reads
 from interp.engine.runs import Runs
