@@ -6,6 +6,7 @@
 | `Gaussian(sigma)` | `"gaussian"` | the value under noise on the embeddings               | either    |
 | `Zero()`          | `"zero"`     | nothing                                               | noise     |
 | `Mean(over)`      | `"mean"`     | the mean over prompts, position by position           | noise     |
+| `Scaled(alpha)`   |              | its own value times alpha; not for circuits           | noise     |
 | `Constants(c)`    | a tensor     | a constant of each writer; circuits only              | noise     |
 
 Symmetric token replacement: Zhang & Nanda 2309.16042. Noise: Meng et al. 2202.05262. Constants (optimal
@@ -37,10 +38,12 @@ _PROMPTS_AT_ONCE = 32  # of the passes that take means
 
 
 class _Settings:
-    """What all ablations answer. `kind` is the name; `draws` the runs of each prompt."""
+    """What all ablations answer. `kind` is the name; `draws` the runs of each prompt; `adds` whether it makes
+    the clean run's activation stronger, where the others take it away: then effects turn their sign."""
 
     kind: str = ""
     draws: int = 1
+    adds: bool = False
 
     def __str__(self) -> str:
         return self.kind
@@ -104,6 +107,29 @@ class Mean(_Settings):
         return "mean" if self.over is None else f"mean(over={list(self.over.shape)} {_digest(self.over)})"
 
 
+@dataclass(frozen=True)
+class Scaled(_Settings):
+    """The clean run's own value times alpha: 0 takes it away, 2 makes it twice as strong.
+
+    Effects keep their meaning, positive helps: metric(clean) - metric(scaled) for alpha below 1, and
+    metric(scaled) - metric(clean) above.
+    """
+
+    alpha: float
+    kind = "scaled"
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.alpha) or self.alpha == 1:
+            raise ValueError(f"alpha is {self.alpha}; it must be a finite number other than 1.")
+
+    @property
+    def adds(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.alpha > 1
+
+    def __str__(self) -> str:
+        return f"scaled({self.alpha:g})"
+
+
 @dataclass(frozen=True, eq=False)
 class Constants(_Settings):
     """A constant for each writer of a circuit's graph: [writer, d_model]."""
@@ -115,7 +141,7 @@ class Constants(_Settings):
         return f"constants({list(self.tensor.shape)} {_digest(self.tensor)})"
 
 
-Ablation = Resample | Gaussian | Zero | Mean | Constants
+Ablation = Resample | Gaussian | Zero | Mean | Scaled | Constants
 _BY_NAME: dict[str, type[Resample | Gaussian | Zero | Mean]] = {
     "resample": Resample,
     "gaussian": Gaussian,
@@ -143,14 +169,14 @@ def parse(ablation: str | Tensor | Ablation) -> Ablation:
 
 def check_direction(ablation: Ablation, direction: str | None, task: Task, natural: str) -> str:
     """The direction to patch in, `natural` by default. Raises ValueError where it does not fit."""
-    takes_away = isinstance(ablation, (Zero, Mean, Constants))
+    takes_away = isinstance(ablation, (Zero, Mean, Scaled, Constants))
     if direction is None:
         direction = "noise" if takes_away else natural
     if direction not in DIRECTIONS:
         raise ValueError(f"direction {direction!r} is not one of {', '.join(DIRECTIONS)}.")
     if takes_away and direction == "denoise":
         raise ValueError(
-            f"{ablation.kind} ablation takes something away from the clean run, so it has no "
+            f"{ablation.kind} ablation changes the clean run without another one, so it has no "
             "denoising direction. Use direction='noise'."
         )
     if isinstance(ablation, Resample) and not task.has_corrupt:
@@ -171,7 +197,7 @@ def make_runs(model: Model, task: Task, ablation: Ablation, direction: str, site
     """
     device = anatomy(model).device
     clean = task.clean.to(device)
-    corrupt = clean if isinstance(ablation, Gaussian) else task.corrupt.to(device)
+    corrupt = clean if isinstance(ablation, (Gaussian, Scaled)) else task.corrupt.to(device)
     parts = [part.to(device) for part in (task.answers, task.wrongs, task.last_position, task.lengths)]
     reads = None if task.reads is None else task.reads.to(device)
     spans = torch.stack([*task.spans.values()], 1).to(device) if task.spans else None  # [prompt, span, pos]
@@ -223,6 +249,8 @@ def _noisy_positions(task: Task, ablation: Gaussian) -> Tensor:
 def _fill(model: Model, task: Task, ablation: Ablation, sites: tuple[str, ...]) -> Fill | None:
     if isinstance(ablation, (Zero, Constants)):
         return _zeros
+    if isinstance(ablation, Scaled):
+        return partial(_scaled, ablation.alpha)
     if isinstance(ablation, Mean):
         return partial(_look_up, site_means(model, task, ablation, sites))
     return None
@@ -230,6 +258,10 @@ def _fill(model: Model, task: Task, ablation: Ablation, sites: tuple[str, ...]) 
 
 def _zeros(site: str, layer: int, activation: Tensor) -> Tensor:
     return torch.zeros_like(activation)
+
+
+def _scaled(alpha: float, site: str, layer: int, activation: Tensor) -> Tensor:
+    return activation * alpha
 
 
 def _look_up(means: dict[tuple[str, int], Tensor], site: str, layer: int, activation: Tensor) -> Tensor:

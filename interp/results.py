@@ -33,6 +33,7 @@ CONVENTION = {
     "denoise": "effect = metric(patched) - metric(corrupt), clean patched into corrupt",
     "noise": "effect = metric(clean) - metric(patched), corrupt patched into clean",
 }
+SCALED = "effect = metric(patched) - metric(clean), activations of the clean run made stronger"
 VARIES = "*"  # after the token of a position that has another one in other prompts
 _PACKAGES = ("interp-workbench", "transformer-lens", "torch", "numpy")
 
@@ -48,7 +49,8 @@ def attrs(
     """What a result says of itself. convention: of the sign; by default that of a patch."""
     task, contrast, dtype = experiment.task, experiment.contrast, experiment.facts.dtype
     seed = task.seed if contrast.seed is None else contrast.seed
-    usual = CONVENTION[contrast.direction] + "; positive: the component helps the metric"
+    usual = SCALED if contrast.ablation.adds else CONVENTION[contrast.direction]
+    usual += "; positive: the component helps the metric"
     return provenance(
         method=method,
         site=site,
@@ -177,13 +179,18 @@ def prompt_units(task: Task) -> np.ndarray:
 
 
 def position_labels(task: Task) -> np.ndarray:
-    """One label a position: the token where all prompts agree, else the first prompt's and an asterisk."""
+    """One label a position of a task's prompts, its number where the task has no labels."""
     n_pos = task.clean.shape[1]
     if task.labels is None:
         return np.array([str(p) for p in range(n_pos)], dtype=object)
+    return shared_labels(task.labels, n_pos)
+
+
+def shared_labels(rows: Sequence[Sequence[str]], n_pos: int) -> np.ndarray:
+    """One label a position: the token where all prompts agree, else the first prompt's and an asterisk."""
     out = []
     for pos in range(n_pos):
-        tokens = [row[pos] for row in task.labels if pos < len(row) and row[pos]]
+        tokens = [row[pos] for row in rows if pos < len(row) and row[pos]]
         out.append("" if not tokens else tokens[0] if len(set(tokens)) == 1 else f"{tokens[0]}{VARIES}")
     return np.array(out, dtype=object)
 

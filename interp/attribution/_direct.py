@@ -14,6 +14,8 @@ Elhage et al. 2021 (a mathematical framework), nostalgebraist 2020 (logit lens).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,6 +34,7 @@ from interp.models.parts import Attention, Norm
 from interp.places import hook_name
 from interp.tasks import LogitDiff, Task
 
+Hooks = Sequence[tuple[str, Callable[..., Tensor]]]
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-2}
 
 
@@ -67,11 +70,7 @@ def direct(
     check_hooks(model)
     check_model(model, facts)
     check_task(task, facts, model)
-    if task.reads is not None or bool((task.wrongs < 0).all()):
-        raise ValueError(
-            "direct attribution reads the answers against wrong ones at one position a prompt; this task has "
-            "several positions, or no wrong answers. Build it with one position and wrong=."
-        )
+    require_difference(task)
     if run not in ("clean", "corrupt"):
         raise ValueError(f"run {run!r} is not 'clean' or 'corrupt'.")
     if run == "corrupt" and not task.has_corrupt:
@@ -80,15 +79,44 @@ def direct(
         raise ValueError(f"batch_size is {batch_size}; give at least 1, or None for 32.")
     with torch.no_grad():
         parts = [
-            _shares(model, facts, task[rows.tolist()], run, heads)
+            shares_of(model, facts, task[rows.tolist()], run, heads)
             for rows in torch.arange(len(task)).split(batch_size or 32)
         ]
-    values, totals = (torch.cat(column).double().cpu().numpy() for column in zip(*parts))
+    columns = zip(*((part.values, part.total) for part in parts))
+    values, totals = (torch.cat(column).double().cpu().numpy() for column in columns)
     return _dataset(facts, task, run, heads, values, totals)
 
 
-def _shares(model: Model, facts: Anatomy, task: Task, run: str, heads: bool) -> tuple[Tensor, Tensor]:
-    """Shares [prompt, component] and the logit difference [prompt] of some prompts."""
+def require_difference(task: Task) -> None:
+    """ValueError for a task without a logit difference at one position a prompt."""
+    if task.reads is not None or bool((task.wrongs < 0).all()):
+        raise ValueError(
+            "direct attribution reads the answers against wrong ones at one position a prompt; this task has "
+            "several positions, or no wrong answers. Build it with one position and wrong=."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """What components write into the logit difference of some prompts, and what the final norm divides by."""
+
+    values: Float[Tensor, "prompt component"]
+    total: Float[Tensor, "prompt"]
+    scale: Float[Tensor, "prompt 1"]  # ones without a norm
+    toward: Float[Tensor, "prompt d_model"]  # the logit difference by the normed stream
+    norm: Norm | None
+
+    def of_write(self, write: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt"]:
+        """The share that a write to the stream has, by this run's scale."""
+        out = write
+        if self.norm is not None:
+            out = _centred(self.norm, write) / self.scale
+            out = out if self.norm.gain is None else out * self.norm.gain
+        return (out * self.toward).sum(-1)
+
+
+def shares_of(model: Model, facts: Anatomy, task: Task, run: str, heads: bool, changes: Hooks = ()) -> Shares:
+    """The shares of some prompts, in the model's own run or under hooks that change it."""
     rows = torch.arange(len(task), device=facts.device)
     kept: dict[tuple[str, int], Tensor] = {}
     last = facts.n_layers - 1
@@ -96,7 +124,7 @@ def _shares(model: Model, facts: Anatomy, task: Task, run: str, heads: bool) -> 
     writes += [("z" if heads else "attn_out", layer) for layer in range(last + 1)]
     places = [("resid_pre", 0), *writes, ("resid_post", last)]
     hooks = [(hook_name(*place), partial(_keep, kept, place, rows, task.positions)) for place in places]
-    with model.hooks(fwd_hooks=hooks):
+    with model.hooks(fwd_hooks=[*changes, *hooks]):
         out = logits(model, getattr(task, run))[rows, task.positions]
     toward, bias = _toward(model, task)
     read = _Frozen(final_norm(model), kept["resid_post", last])
@@ -116,7 +144,8 @@ def _shares(model: Model, facts: Anatomy, task: Task, run: str, heads: bool) -> 
     shares = torch.cat((shares[..., 0], bias[:, None]), 1)
     total = shares.sum(1)
     _check(model, total, _difference(out, task), shares)
-    return shares, total
+    scale = torch.ones_like(total)[:, None] if norm is None else read.scale
+    return Shares(shares, total, scale, toward, norm)
 
 
 def _keep(

@@ -199,7 +199,7 @@ def _add_contrast(group: argparse._ArgumentGroup, default: str = "the task's own
         "--metric",
         type=_names,
         metavar="NAME[,NAME]",
-        help=f"logit_diff, prob, prob_diff, log_prob, kl, rank, loss (default: {default})",
+        help=f"logit_diff, prob, prob_diff, log_prob, kl, rank, loss, in_context_loss (default: {default})",
     )
     group.add_argument(
         "--ablation", default="resample", metavar="NAME", help="resample (default), gaussian, zero, mean"

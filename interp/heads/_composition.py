@@ -1,11 +1,9 @@
-"""What heads write and read, from weights alone: composition of two heads, and copying.
+"""What heads write and read of one another, from weights alone: composition of two heads.
 
 1. OV = W_V W_O and QK = W_Q W_Kᵀ of each head, [d_model, d_model] of rank d_head; key-value heads of grouped
    attention stand for every query head of their group.
 2. Composition of an earlier head with a later one: ‖OV · R‖ / (‖OV‖ ‖R‖) in Frobenius norms, R = QK (Q), QKᵀ
    (K) or OV (V) of the later head. Between random heads it is about 1 / √d_model, which is `baseline`.
-3. Copying: the eigenvalues λ of W_E OV W_U, by the [d_head, d_head] matrix that has the same ones;
-   Σ Re λ / Σ |λ| is 1 for a head that raises what it attends to, −1 for one that lowers it.
 
 The weights are taken as they are: load the model with `fold_ln` (the default) for the norms' gains to be in
 them. With rotary embeddings QK holds at distance 0. Elhage et al. 2021, "A Mathematical Framework".
@@ -22,7 +20,7 @@ from torch import Tensor
 from interp import results
 from interp._verbs import verb
 from interp.models import Model, anatomy, unsupported, weights
-from interp.models.parts import Attention
+from interp.models.parts import Attention, Weights
 
 MODES = ("Q", "K", "V")
 
@@ -40,7 +38,7 @@ def composition(model: Model) -> xr.Dataset:
         >>> round(float(scores["value"].sel(mode="K", layer=0, head=0, to_layer=1, to_head=0)), 2)
         0.25
     """
-    facts, heads = anatomy(model), _heads(model)
+    facts, heads = anatomy(model), head_weights(model)
     n_layers, n_heads = facts.n_layers, facts.n_heads
     values = np.zeros((len(MODES), n_layers, n_heads, n_layers, n_heads))
     for first in range(n_layers):
@@ -52,7 +50,7 @@ def composition(model: Model) -> xr.Dataset:
     attrs = results.provenance(
         method="composition", site="weights", model=facts.name,
         convention="value = norm of the product of two heads' matrices, relative to their norms",
-        baseline=float(facts.d_model**-0.5),
+        baseline=float(facts.d_model**-0.5), weights=gains(readable_weights(model)),
     )  # fmt: skip
     dims = ("mode", "layer", "head", "to_layer", "to_head")
     coords = {"mode": list(MODES), "layer": range(n_layers), "head": range(n_heads)}
@@ -60,37 +58,7 @@ def composition(model: Model) -> xr.Dataset:
     return results.dataset({"value": (dims, values)}, coords, attrs)
 
 
-@verb
-def copying(model: Model) -> xr.Dataset:
-    """How much each head raises the tokens that it attends to: `value` [layer, head] from −1 to 1.
-
-    NaN for a head whose weights are 0. After the first layer the stream is not the embedding, so that the
-    score of a later head may miss what it copies. Cost: no forward pass. Raises as `composition`.
-
-    Example:
-        >>> copying = interp.heads.copying(interp.load("induction"))
-        >>> float(copying["value"].sel(layer=1, head=0).round(3))
-        1.0
-    """
-    facts, parts = anatomy(model), _weights(model)
-    through = (parts.W_U @ parts.W_E).detach().double()  # [d_model, d_model]: unembed, then embed
-    values = np.full((facts.n_layers, facts.n_heads), np.nan)
-    for layer, head in enumerate(_heads(model)):
-        W_V, W_O = head.OV
-        small = W_O @ through @ W_V  # [head, d_head, d_head]
-        eigenvalues = torch.linalg.eigvals(small)
-        total = eigenvalues.abs().sum(-1)
-        share = eigenvalues.real.sum(-1) / total
-        values[layer] = torch.where(total > 0, share, torch.nan).cpu().numpy()
-    attrs = results.provenance(
-        method="copying", site="weights", model=facts.name,
-        convention="value = Σ Re λ / Σ |λ| of W_E OV W_U; positive raises what is attended to",
-    )  # fmt: skip
-    coords = {"layer": range(facts.n_layers), "head": range(facts.n_heads)}
-    return results.dataset({"value": (("layer", "head"), values)}, coords, attrs)
-
-
-class _Heads:
+class Heads:
     """A layer's matrices as two factors each: [head, d_model, d_head] and [head, d_head, d_model]."""
 
     def __init__(self, attn: Attention) -> None:
@@ -111,14 +79,22 @@ class _Heads:
         return first, second.transpose(-1, -2)
 
 
-def _weights(model: Model):
+def readable_weights(model: Model) -> Weights:
+    """The model's weights; ValueError where they cannot be read."""
     if reason := unsupported(model):
         raise ValueError(f"the weights of {anatomy(model).name} cannot be read: {reason}.")
     return weights(model)
 
 
-def _heads(model: Model) -> list[_Heads]:
-    return [_Heads(block.attn) for block in _weights(model).blocks]
+def head_weights(model: Model) -> list[Heads]:
+    """The matrices of every layer, float64."""
+    return [Heads(block.attn) for block in readable_weights(model).blocks]
+
+
+def gains(parts: Weights) -> str:
+    """ "folded" where no norm before attention has a gain of its own; "raw" where weights lack theirs."""
+    gain = [block.attn_norm.gain for block in parts.blocks if block.attn_norm is not None]
+    return "folded" if all(each is None or bool((each == 1).all()) for each in gain) else "raw"
 
 
 def _norm(into: Tensor, out: Tensor) -> Float[Tensor, "head"]:

@@ -188,6 +188,9 @@ def _name(at: dict, attrs: dict) -> str:
         if named in at:
             return str(at[named])
     site = str(at.get("site", attrs.get("site", "")))
+    if {"layer", "head"} <= set(at) and ("score" in at or site not in AXES):
+        kind = str(at.get("score", site)).replace("_", " ")
+        return f"L{int(at['layer'])}H{int(at['head'])} {kind}".replace(" weights", "")
     if site not in AXES or "layer" not in at:
         return ", ".join(f"{dim} {index}" for dim, index in at.items())
     given = {axis: int(at[axis]) for axis in AXES[site] if axis in at}

@@ -38,7 +38,9 @@ def heads(
 ) -> go.Figure:
     """The effect of every head, averaged over prompts: layer × head, a panel a site (q, k, v, pattern, z).
 
-    result: dims prompt, (site,) layer, head; or means or intervals of one from `interp.stats`. Of paths
+    Scores of heads (`interp.heads`) are drawn alike, a panel a score.
+
+    result: dims prompt, (site or score,) layer, head; or means or intervals of one from `interp.stats`. Of paths
         (`interp.path_patch`) a panel a receiver.
     normalise: divide by the mean of clean - corrupt (ratio of means).
     interval: a level such as 0.95, or a Dataset of `stats.bootstrap`; shown on hover.
@@ -54,16 +56,15 @@ def heads(
         >>> interp.plot.heads(result, normalise=True).layout.title.text
         '<b>Effect of each head (z)</b>'
     """
+    require_dataset(result, "heads")
+    title = title or words.heading(result, words.each_head(result))
+    if "score" in result.dims:
+        kinds = [str(score).replace("_", " ") for score in result["score"].values]
+        result = result.rename(score="site").assign_coords(site=kinds)
     require_dims(result, "heads", ("layer", "head"))
     cells = cells_of(result, normalise, interval, metric)
-    way = f" ({result.attrs.get('site', 'z')})"
-    if "receivers" in result.attrs:
-        way = " by way of " + (
-            "each receiver" if "receiver" in cells.value.dims else result.attrs["receivers"]
-        )
-    way = "" if "site" in cells.value.dims else way
     axes = Axes("head", "layer", "head", _numbered(cells.value.sizes["head"]), below=24)
-    return _panels(cells, axes, title or words.heading(result, f"effect of each head{way}"), zmax)
+    return _panels(cells, axes, title, zmax)
 
 
 @verb
@@ -101,9 +102,10 @@ def positions(
     labels = token_labels(shown, dim)
     ticks = token_axis(labels, _ROOM // _columns(cells, dim))
     below = 24 if ticks["tickangle"] == 0 else 18 + int(6.5 * max(map(len, labels), default=1))
-    site = str(result.attrs.get("site", "")) if "site" not in cells.value.dims else ""
+    noun = words.noun(result.attrs)
+    site = str(result.attrs.get("site", "")) if "site" not in cells.value.dims and noun == "effect" else ""
     x_title = "position" if dim == "pos" else "span"
-    text = f"effect by {x_title}{f' ({site})' if site else ''}" + ("" if head is None else f", head {head}")
+    text = f"{noun} by {x_title}{f' ({site})' if site else ''}" + ("" if head is None else f", head {head}")
     axes = Axes(dim, "layer", x_title, ticks, below=below)
     return _panels(cells, axes, title or words.heading(result, text), zmax)
 

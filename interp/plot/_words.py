@@ -28,15 +28,32 @@ _ESTIMATES = {
     "gim": "GIM", "secant": "secant", "eap": "EAP", "eap-ig": "EAP-IG",
 }  # fmt: skip
 _READOUTS = {"direct": "direct logit attribution", "relevance": "relevance by rules"}
-_NOUNS = {"direct": "direct effect", "relevance": "relevance", "flow-routes": "share"}
+_NOUNS = {"direct": "direct effect", "relevance": "relevance", "flow-routes": "share",
+    "head scores": "score", "head roles": "score", "copying": "copying score", "telemetry": "sink score",
+    "backup": "change of the direct effect",
+}  # fmt: skip
+_OF_GAPS = ("effect", "direct effect", "relevance", "share")  # what may be a share of clean − corrupt
 _STAND_INS = {
     "zero": "zeros", "mean": "means", "gaussian": "noised embeddings", "constants": "given values",
+    "scaled": "scaled values",
 }  # fmt: skip
 
 
 def noun(attrs: Mapping[Any, Any]) -> str:
     """What a value of a result is called: an effect, or what its method gives instead."""
     return _NOUNS.get(str(attrs.get("method")), "effect")
+
+
+def each_head(result: xr.Dataset) -> str:
+    """The title of a map of heads: of what, and of effects at which site, or by way of which receiver."""
+    name = noun(result.attrs)
+    if name != "effect" or "site" in result.dims:
+        scored = name == "score" and "score" in result.coords and result["score"].ndim == 0
+        return f"{str(result['score'].item()).replace('_', ' ') + ' ' if scored else ''}{name} of each head"
+    if "receivers" in result.attrs:
+        way = "each receiver" if "receiver" in result.dims else result.attrs["receivers"]
+        return f"{name} of each head by way of {way}"
+    return f"{name} of each head ({result.attrs.get('site', 'z')})"
 
 
 def method(result: xr.Dataset) -> str:
@@ -114,14 +131,16 @@ def subtitle(
     window = int(result.attrs.get("window", 1))
     parts += [f"{window} layers at once"] if window > 1 else []
     parts += [] if facts is None else [metric(facts)]
-    if normalised is not None:
+    if normalised is not None and noun(result.attrs) in _OF_GAPS:
         scale = "normalised: 0 unpatched, 1 the whole of clean − corrupt"
         parts.append(scale if normalised else "not normalised")
     return " · ".join(part for part in [*parts, intervals(interval or {})] if part)
 
 
 def metric(facts: MetricFacts) -> str:
-    """The metric and its unit."""
+    """The metric and its unit; the unit alone of what is no metric."""
+    if facts.name in ("", "none"):
+        return facts.unit if facts.unit != "none" else ""
     return f"{facts.name} ({facts.unit})" if facts.unit and facts.unit != facts.name else facts.name
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from interp.tasks.metrics import KL as KL
     from interp.tasks.metrics import METRICS as METRICS
     from interp.tasks.metrics import Custom as Custom
+    from interp.tasks.metrics import InContextLoss as InContextLoss
     from interp.tasks.metrics import LogitDiff as LogitDiff
     from interp.tasks.metrics import LogProb as LogProb
     from interp.tasks.metrics import Loss as Loss
@@ -60,6 +61,7 @@ __all__ = [
     "METRICS",
     "Custom",
     "Family",
+    "InContextLoss",
     "LogProb",
     "LogitDiff",
     "Loss",
@@ -111,6 +113,7 @@ _EXPORTS = {
         "Custom",
         "LogitDiff",
         "LogProb",
+        "InContextLoss",
         "Loss",
         "Metric",
         "Prob",

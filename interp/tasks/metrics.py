@@ -14,6 +14,7 @@ A metric declares what it reads, so that an engine computes nothing else:
 | KL         | KL(clean ‖ this run) at the answer position; 0 on the clean run | nats        | lower  |
 | Rank       | number of tokens strictly above the best answer                 | rank        | lower  |
 | Loss       | mean next-token cross-entropy over the prompt's real tokens     | nats        | lower  |
+| InContextLoss | that over its second half − that over its first              | nats        | lower  |
 
 Numbers are in the dtype of the reading (float32 or float64) and differentiable in the logits, but for Rank.
 Where a task reads several positions a prompt, a metric of the answer position is the mean over them;
@@ -182,17 +183,31 @@ class Loss(Metric):
         if d_vocab == d_vocab_out:
             return []
         return [
-            f"the metric 'loss' is the cross-entropy of the next token, but the model reads {d_vocab} "
+            f"the metric {self.name!r} is the cross-entropy of the next token, but the model reads {d_vocab} "
             f"tokens and gives logits for {d_vocab_out}. Use a metric of the answers, such as LogitDiff()."
         ]
 
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
-        logits = reading.logits[:, :-1]  # (item, pos - 1, column)
-        targets = reading.tokens[:, 1:]  # (item, pos - 1)
-        nll = logits.logsumexp(-1) - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        steps = torch.arange(1, reading.tokens.shape[1], device=targets.device)
-        real = steps < reading.lengths.unsqueeze(-1)
-        return nll.masked_fill(~real, 0.0).sum(-1) / real.sum(-1)
+        nll, steps = _next_token_losses(reading)
+        return _mean_where(nll, steps < reading.lengths.unsqueeze(-1))
+
+
+@dataclass(frozen=True)
+class InContextLoss(Loss):
+    """Loss over the second half of a prompt minus that over its first: what the first half teaches.
+
+    Of n tokens the second half is the last n // 2; its first token, which nothing announces, is left out. On
+    a random sequence and its repeat it is what induction saves, a negative number (Olsson et al. 2209.11895).
+    """
+
+    name = "in_context_loss"
+
+    def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
+        nll, steps = _next_token_losses(reading)
+        lengths = reading.lengths.unsqueeze(-1)
+        start = lengths - lengths // 2
+        late = _mean_where(nll, (steps > start) & (steps < lengths))
+        return late - _mean_where(nll, steps < start)
 
 
 @dataclass(frozen=True)
@@ -269,7 +284,8 @@ class Custom(Metric):
 
 
 METRICS: dict[str, type[Metric]] = {
-    str(metric.name): metric for metric in (LogitDiff, Prob, ProbDiff, LogProb, SeqLogProb, KL, Rank, Loss)
+    str(metric.name): metric
+    for metric in (LogitDiff, Prob, ProbDiff, LogProb, SeqLogProb, KL, Rank, Loss, InContextLoss)
 }
 
 
@@ -288,6 +304,18 @@ def as_metric(given: object) -> Metric:
         f"{what} is not a metric. Use interp.tasks.LogitDiff() and its like, or "
         "interp.tasks.Custom(fn, name=...) for a function of your own."
     )
+
+
+def _next_token_losses(reading: Reading) -> tuple[Float[Tensor, "item step"], Int[Tensor, "step"]]:
+    """Cross-entropy of every token but the first, and the positions of these tokens."""
+    logits = reading.logits[:, :-1]  # (item, pos - 1, column)
+    targets = reading.tokens[:, 1:]  # (item, pos - 1)
+    nll = logits.logsumexp(-1) - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return nll, torch.arange(1, reading.tokens.shape[1], device=targets.device)
+
+
+def _mean_where(nll: Float[Tensor, "item step"], real: Bool[Tensor, "item step"]) -> Float[Tensor, "item"]:
+    return nll.masked_fill(~real, 0.0).sum(-1) / real.sum(-1)
 
 
 def _columns(

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import interp
-from interp import circuits, results, steering
+from interp import circuits, heads, results, steering
 from interp.tasks import KL, LogitDiff
 
 QUIET = {"progress": False}
@@ -53,6 +53,7 @@ PATCHING: dict[str, Verb] = {
     "score_edges": lambda m, t, c, d, **o: circuits.score_edges(m, t, direction="denoise", **o),
     "score_nodes": lambda m, t, c, d, **o: circuits.score_nodes(m, t, direction="denoise", **o),
     "exact": lambda m, t, c, d, **o: circuits.exact(m, t, **o),
+    "load_bearing": lambda m, t, c, d, **o: heads.load_bearing(m, t, ["L0H0"], draws=2, **o),
 }
 CIRCUITS: dict[str, Verb] = {
     "evaluate": lambda m, t, c, d, **o: circuits.evaluate(m, t, c, **o),
@@ -151,6 +152,33 @@ def test_a_result_is_kept_by_netcdf(name: str, made: Callable[..., xr.Dataset], 
     with xr.open_dataset(tmp_path / "result.nc", engine="h5netcdf") as again:
         xr.testing.assert_equal(again.load(), result)
         assert {k: str(v) for k, v in again.attrs.items()} == {k: str(v) for k, v in result.attrs.items()}
+
+
+OF_HEADS: dict[str, Verb] = {
+    "attention": lambda m, t, c, d, **o: heads.attention(m, "When Mary and John went"),
+    "backup": lambda m, t, c, d, **o: heads.backup(m, t, ["L1H1"], **o),
+    "copying": lambda m, t, c, d, **o: heads.copying(m),
+    "composition": lambda m, t, c, d, **o: heads.composition(m),
+    "knockouts": lambda m, t, c, d, **o: interp.patching.knockouts(m, [t], {"s": ["L0H0"]}, draws=2, **o),
+    "pairs": lambda m, t, c, d, **o: interp.patching.pairs(m, t, ["L0H0", "L1H1"], **o),
+    "roles": lambda m, t, c, d, **o: heads.roles(m, t, io=2, s1=4, s2=-4, end=-1),
+    "scores": lambda m, t, c, d, **o: heads.scores(m, lengths=[4], n=2, **o),
+    "spectra": lambda m, t, c, d, **o: heads.spectra(m),
+    "telemetry": lambda m, t, c, d, **o: heads.telemetry(m, t),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OF_HEADS))
+def test_what_is_said_of_heads_keeps_to_the_contract(
+    name: str, model: Any, task: interp.Task, tmp_path: Any
+) -> None:
+    result = OF_HEADS[name](model, task, None, None, **QUIET)
+    results.check(result)
+    assert result.attrs["model"] == "tiny-ioi"
+    result.to_netcdf(tmp_path / "result.nc", engine="h5netcdf")
+    with xr.open_dataset(tmp_path / "result.nc", engine="h5netcdf") as again:
+        xr.testing.assert_equal(again.load(), result)
+    assert float(np.nanmax(np.abs(result["value"].values))) > 1e-3
 
 
 def test_a_broken_contract_is_named(made: Callable[..., xr.Dataset]) -> None:

@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from interp.tasks import KL, METRICS, Custom, LogitDiff, LogProb, Loss, Prob, ProbDiff, Rank, Reading
+from interp.tasks import (
+    KL,
+    METRICS,
+    Custom,
+    InContextLoss,
+    LogitDiff,
+    LogProb,
+    Loss,
+    Prob,
+    ProbDiff,
+    Rank,
+    Reading,
+)
 
 # Probabilities 1/2, 1/4, 1/8, 1/8 and 1/8, 1/8, 1/4, 1/2, up to a constant per row.
 LOGITS = torch.tensor([[4.0, 2.0, 1.0, 1.0], [1.0, 1.0, 2.0, 4.0]], dtype=torch.float64).log() + 3.0
@@ -77,6 +89,17 @@ def test_loss_averages_over_real_next_tokens_only() -> None:
     close(value, math.log(4), math.log(8))
 
 
+def test_in_context_loss_is_that_of_the_second_half_less_that_of_the_first() -> None:
+    tokens, lengths = torch.tensor([[0, 1, 2, 3, 0, 1], [0, 1, 2, 3, 2, 0]]), torch.tensor([6, 5])
+    logits = torch.randn(2, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    nll = -logits.log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]  # of token i + 1 at i
+    none = torch.full((2, 1), -1)
+    value = InContextLoss()(Reading(logits, logits, none, none, tokens, lengths))
+    # 6 tokens: the halves begin at 0 and 3, whose first tokens nothing announces; 5 tokens: at 0 and 3.
+    close(value[:1], float(nll[0, [3, 4]].mean() - nll[0, [0, 1]].mean()))
+    close(value[1:], float(nll[1, [3]].mean() - nll[1, [0, 1]].mean()))
+
+
 @pytest.mark.parametrize("metric", [LogitDiff(), Prob(), ProbDiff(), LogProb(), KL()])
 def test_metrics_of_one_position_do_not_depend_on_a_constant_or_the_row_beside(metric: Any) -> None:
     shifted = metric(reading(LOGITS + 7.0, clean=LOGITS[[1, 0]]))
@@ -90,16 +113,16 @@ def test_what_a_metric_declares(name: str) -> None:
     metric = METRICS[name]()
     assert metric.name == name
     assert metric.unit in ("logits", "probability", "nats", "rank")
-    assert metric.better == ("lower" if name in ("kl", "rank", "loss") else "higher")
-    assert metric.reads_positions == ("all" if name == "loss" else "answer")
+    assert metric.better == ("lower" if name in ("kl", "rank", "loss", "in_context_loss") else "higher")
+    assert metric.reads_positions == ("all" if "loss" in name else "answer")
     assert metric.reads_columns == ("answers" if name == "logit_diff" else "vocabulary")
     assert metric == METRICS[name]()
 
 
-@pytest.mark.parametrize("name", sorted(set(METRICS) - {"rank"}))
+@pytest.mark.parametrize("name", sorted(set(METRICS) - {"rank", "in_context_loss"}))
 def test_gradients_match_finite_differences_beside_padding(name: str) -> None:
     torch.manual_seed(0)
-    shape = (2, 3, 5) if name == "loss" else (2, 5)
+    shape = (2, 3, 5) if "loss" in name else (2, 5)
     clean = torch.randn(shape, dtype=torch.float64)
     logits = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     answer, wrong = torch.tensor([[1, 2], [3, -1]]), torch.tensor([[4], [0]])

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.ablation import Ablation, Constants, Gaussian, make_runs, parse
+from interp.ablation import Ablation, Constants, Gaussian, Scaled, make_runs, parse
 from interp.circuits._graph import Graph
 from interp.engine import block as B
 from interp.engine.runs import Capture, Runs, capture
@@ -37,6 +37,11 @@ def check_ablation(ablation: Ablation, graph: Graph) -> None:
     if isinstance(ablation, Gaussian):
         raise ValueError(
             "a cut edge carries what its writer writes in one other run, and noise has several draws. Use "
+            "ablation='resample', 'zero', 'mean', or a tensor [writer, d_model]."
+        )
+    if isinstance(ablation, Scaled):
+        raise ValueError(
+            "a cut edge carries what stands in for its writer, and not a multiple of it. Use "
             "ablation='resample', 'zero', 'mean', or a tensor [writer, d_model]."
         )
     if isinstance(ablation, Constants):
