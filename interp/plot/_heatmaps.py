@@ -40,8 +40,8 @@ def heads(
 
     Scores of heads (`interp.heads`) are drawn alike, a panel a score.
 
-    result: dims prompt, (site or score,) layer, head; or means or intervals of one from `interp.stats`. Of paths
-        (`interp.path_patch`) a panel a receiver.
+    result: dims prompt, (site or score,) layer, head; or means or intervals of one from `interp.stats`. Of
+        paths (`interp.path_patch`) a panel a receiver.
     normalise: divide by the mean of clean - corrupt (ratio of means).
     interval: a level such as 0.95, or a Dataset of `stats.bootstrap`; shown on hover.
     metric: which one, where the result has several. zmax: the end of the colour scale, so that several
