@@ -9,7 +9,8 @@ VENV_LOCK := .venv-lock
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_TL4 := $(VENV_TL4)/installed
-TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits tests/steering tests/probes tests/architectures
+TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits tests/steering tests/probes \
+	tests/heads tests/architectures tests/real tests/test_readme.py
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -19,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(INSTALLED)
 	$(BIN)/interp demo
 
-test test-tl4: export OMP_NUM_THREADS := 1
+test test-tl4 matrix: export OMP_NUM_THREADS := 1
 
 # A real language model, once; without it the tests marked `real` are skipped and say so.
 test: $(INSTALLED)

@@ -113,27 +113,28 @@ def _patched(one: Case, engine: str) -> tuple[float, str]:
 
 def _at_positions(one: Case, layer: int, source: Tensor) -> Tensor:
     """Metrics of corrupt runs with the clean input of a layer at one position: [prompt, pos]."""
-    values = []
-    for pos in range(source.shape[1]):
-        mask = torch.arange(source.shape[1])[:, None] == pos
-        logits = one.oracle.with_input(
-            one.oracle.layers[layer], lambda x, m=mask: torch.where(m, source, x), one.task.corrupt
-        )
-        values.append(one.metric(logits))
-    return torch.stack(values, 1)
+    n, n_pos = source.shape[:2]
+    chosen = torch.eye(n_pos, dtype=torch.bool).repeat_interleave(n, 0)[..., None]  # [pos · prompt, pos, 1]
+    return _with_parts(one, one.oracle.layers[layer], chosen, source, one.task.corrupt, n_pos)
 
 
 def _at_heads(one: Case, layer: int, source: Tensor, tokens: Tensor | None = None) -> Tensor:
     """Metrics of runs with one head's z of another run: [prompt, head]."""
-    values, width = [], source.shape[-1] // one.oracle.n_heads
+    n_heads = one.oracle.n_heads
+    of = torch.arange(source.shape[-1]) // (source.shape[-1] // n_heads)
+    chosen = (of == torch.arange(n_heads)[:, None]).repeat_interleave(source.shape[0], 0)
+    chosen = chosen.view(-1, *[1] * (source.ndim - 2), source.shape[-1])  # [head · prompt, 1, head · d_head]
     tokens = one.task.corrupt if tokens is None else tokens
-    for head in range(one.oracle.n_heads):
-        mask = torch.arange(source.shape[-1]) // width == head
-        logits = one.oracle.with_input(
-            one.oracle.outputs[layer], lambda x, m=mask: torch.where(m, source.view_as(x), x), tokens
-        )
-        values.append(one.metric(logits))
-    return torch.stack(values, 1)
+    return _with_parts(one, one.oracle.outputs[layer], chosen, source, tokens, n_heads)
+
+
+def _with_parts(one: Case, module: Any, chosen: Tensor, source: Tensor, tokens: Tensor, times: int) -> Tensor:
+    """Metrics of `times` runs in one batch, in each of which another part of a module's input is replaced."""
+    rows = source.repeat(times, *[1] * (source.ndim - 1))
+    logits = one.oracle.with_input(
+        module, lambda x: torch.where(chosen, rows.view_as(x), x), tokens.repeat(times, 1)
+    )
+    return torch.stack([one.metric(each) for each in logits.unflatten(0, (times, -1))], 1)
 
 
 def _attribute(one: Case) -> tuple[float, str]:
