@@ -75,6 +75,11 @@ def direct(
         raise ValueError(f"run {run!r} is not 'clean' or 'corrupt'.")
     if run == "corrupt" and not task.has_corrupt:
         raise ValueError("the task has no corrupt prompts. Use run='clean'.")
+    if model.W_U.shape[0] != facts.d_model:
+        raise ValueError(
+            f"{facts.name} maps its stream of {facts.d_model} to {model.W_U.shape[0]} dimensions before the "
+            "unembedding, a step that is not known here. Use interp.attribute."
+        )
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give at least 1, or None for 32.")
     with torch.no_grad():
@@ -126,6 +131,8 @@ def shares_of(model: Model, facts: Anatomy, task: Task, run: str, heads: bool, c
     hooks = [(hook_name(*place), partial(_keep, kept, place, rows, task.positions)) for place in places]
     with model.hooks(fwd_hooks=[*changes, *hooks]):
         out = logits(model, getattr(task, run))[rows, task.positions]
+    if missing := [hook_name(*place) for place in places if place not in kept]:
+        raise ValueError(f"{facts.name} does not pass its hook point {missing[0]}. Use interp.attribute.")
     toward, bias = _toward(model, task)
     read = _Frozen(final_norm(model), kept["resid_post", last])
     attns = attentions(model) if heads else ()

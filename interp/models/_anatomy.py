@@ -153,7 +153,7 @@ def dtypes_explained(model: torch.nn.Module, name: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if re.search(r"dtype|Float32|Double|BFloat16|Half", str(error)) is None:
+        if re.search(r"dtype|Float32|Double|BFloat16|Half|overflow", str(error)) is None:
             raise
         raise ValueError(
             f"{name} does not run in {next(model.parameters()).dtype}: {error}. Load it in float32, and "

@@ -27,6 +27,7 @@ from interp.models._release import offline
 from interp.models._same import Expected
 
 log = logging.getLogger("interp.models")
+_NOT_HELD = (RuntimeError, AttributeError, LookupError, TypeError, ValueError, AssertionError)
 
 
 def load_folder(
@@ -62,7 +63,7 @@ def _bridged(
 ) -> Any:
     try:
         return _release.bridge(label(folder), hf_model, tokenizer, flags).eval()
-    except (RuntimeError, AttributeError, KeyError, TypeError, NotImplementedError) as error:
+    except _NOT_HELD as error:
         raise ValueError(
             f"{folder}: TransformerLens cannot hold it ({config.get('architectures') or 'no architecture'}): "
             f"{_first(error)}"
@@ -128,7 +129,7 @@ def _converted(
     """A HookedTransformer of the same function, or None."""
     try:
         model = _convert(folder, config, hf_model, tokenizer, device, flags)
-    except (NotImplementedError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except _NOT_HELD as error:
         log.warning("%s: no HookedTransformer (%s); it is a TransformerBridge.", folder, _first(error))
         return None
     difference = expected.difference(model)
@@ -173,4 +174,6 @@ def _renamed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an error says, without TransformerLens's list of all that it has."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line.split(" Available architectures:")[0]

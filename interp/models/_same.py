@@ -49,10 +49,10 @@ class Expected:
         window = _window(config)
         tokens = _prompt(config, window).to(hf_model.device)
         with dtypes_explained(hf_model, type(hf_model).__name__):
-            theirs: dict[int | None, Tensor] = {None: _centred(hf_model(tokens).logits)}
+            theirs: dict[int | None, Tensor] = {None: _centred(hf_model(tokens, use_cache=False).logits)}
         if window is not None and window >= tokens.shape[1]:
             with _small_in_config(config):
-                theirs[SMALL] = _centred(hf_model(tokens).logits)
+                theirs[SMALL] = _centred(hf_model(tokens, use_cache=False).logits)
         allowed = TOLERANCE.get(hf_model.dtype) or _rounding(hf_model, tokens, theirs[None])
         return cls(tokens, theirs, window, allowed)
 
@@ -113,7 +113,7 @@ def _rounding(hf_model: Any, tokens: Tensor, theirs: Tensor) -> float:
     generator = torch.Generator().manual_seed(0)
     sign = torch.randint(0, 2, embedded.shape, generator=generator).to(embedded) * 2 - 1
     rounded = embedded * (1 + sign * torch.finfo(hf_model.dtype).eps)
-    other = _centred(hf_model(inputs_embeds=rounded).logits)
+    other = _centred(hf_model(inputs_embeds=rounded, use_cache=False).logits)
     layers = hf_model.config.get_text_config().num_hidden_layers
     return max(1e-2, ROUNDINGS * layers**0.5 * _relative(other, theirs))
 
