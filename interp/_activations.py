@@ -109,7 +109,9 @@ def _collected(
     sites = tuple({where.site for where in wanted})
     own = weights_of(model, prompts.tokens, prompts.lengths, sites=sites)
     blocks = None if isinstance(own, str) else own
-    for index, batch in prompts.batches(batch_size, padded=anatomy(model).causal):
+    facts = anatomy(model)
+    padded = facts.causal and facts.rotary_switch is None
+    for index, batch in prompts.batches(batch_size, padded=padded):
         order.append(index)
         kept = _one_pass(model, batch, wanted, blocks)
         for where in wanted:

@@ -193,6 +193,8 @@ def check_task(task: Task, facts: Anatomy, model: Model) -> None:
             f"the prompts have {int(task.lengths.min())} to {int(task.lengths.max())} tokens, and attention "
             f"of {facts.name} goes both ways: padding would be attended to. Give prompts of one length."
         )
+    if straddled := facts.straddled(int(task.lengths.min()), int(task.lengths.max())):
+        raise ValueError(straddled)
     if task.clean.shape[1] > facts.n_ctx:
         raise ValueError(
             f"prompts have {task.clean.shape[1]} tokens, the model's context is {facts.n_ctx}. "

@@ -38,6 +38,7 @@ class Anatomy:
     attn_only: bool
     parallel: bool
     causal: bool
+    rotary_switch: int | None  # prompts longer than this have other rotary angles (longrope); None: all alike
     windows: tuple[int | None, ...]  # keys that each layer's queries see, themselves included; None: all
     experts: tuple[bool, ...]  # layers whose MLP is a mixture of experts
     latent: bool  # queries, keys and values come out of a compressed stream (MLA)
@@ -65,6 +66,19 @@ class Anatomy:
         if self.latent and site in ("q", "k", "v", "z"):
             return f"{whole} has latent attention (MLA), whose {site} has no [prompt, pos, head, d_head]"
         return None
+
+    def straddled(self, shortest: int, longest: int) -> str | None:
+        """Why runs of such lengths cannot stand in one batch; None where they can.
+
+        transformers takes the angles of the longest row for every row of a batch.
+        """
+        if self.rotary_switch is None or shortest == longest or not shortest <= self.rotary_switch < longest:
+            return None
+        return (
+            f"runs of {shortest} to {longest} tokens lie on both sides of the {self.rotary_switch} at which "
+            f"{self.architecture or self.name} turns to other rotary angles, and a batch has those of its "
+            "longest row. Give prompts of one length, or those of either side by themselves."
+        )
 
     def heads(self, site: str) -> int:
         """Heads at a site: key-value heads for `k` and `v` under grouped-query attention."""
@@ -102,6 +116,7 @@ def anatomy(model: Model) -> Anatomy:
         attn_only=bool(cfg.attn_only),
         parallel=bool(getattr(cfg, "parallel_attn_mlp", False)),
         causal=known.causal,
+        rotary_switch=known.rotary_switch,
         windows=known.windows,
         experts=known.experts,
         latent=known.latent,

@@ -11,6 +11,7 @@
 | logit_scale     | the model's own `logit_scale` (Cohere), 1 / `logits_scaling` (Granite)                  |
 | residual_scale  | `residual_multiplier` (Granite)                                                         |
 | rotary          | `rope_parameters` or `rope_scaling`: kinds whose tables depend on the prompt's length   |
+| rotary_switch   | `original_max_position_embeddings` of such a kind: where the tables become others       |
 | interleaved     | pairs (0, 1), (2, 3), ...: GPT-J, Cohere; else (i, i + d/2)                             |
 | norms_writes    | OLMo 2 and 3: what a sublayer writes is normed, not what it reads                       |
 | whole_qk_norm   | OLMo 2 and 3, OLMoE: the queries (keys) of all heads are normed together                |
@@ -50,6 +51,7 @@ class Architecture:
     logit_scale: float
     residual_scale: float
     rotary: tuple[str, ...]
+    rotary_switch: int | None  # longer prompts turn queries and keys by other angles; None: all alike
     interleaved: bool
     norms_writes: bool
     whole_qk_norm: bool
@@ -60,7 +62,7 @@ class Architecture:
     @property
     def length_dependent(self) -> str | None:
         """A kind of rotary scaling whose tables change with the prompt's length, if there is one."""
-        return next((kind for kind in self.rotary if kind not in STATIC_ROTARY), None)
+        return _length_dependent(self.rotary)
 
 
 def architecture(model: Model) -> Architecture:
@@ -81,6 +83,7 @@ def architecture(model: Model) -> Architecture:
         logit_scale=_logit_scale(model, config),
         residual_scale=float(getattr(config, "residual_multiplier", None) or 1.0),
         rotary=_rotary_kinds(config),
+        rotary_switch=_rotary_switch(config),
         interleaved=_interleaved(cfg, name),
         norms_writes=name in NORMS_WRITES,
         whole_qk_norm=name in WHOLE_QK_NORM,
@@ -185,6 +188,19 @@ def _rotary_kinds(config: Any) -> tuple[str, ...]:
     tables = [found] if "rope_type" in found or "type" in found else found.values()
     tables = [table for table in tables if isinstance(table, dict)]
     return tuple(str(table.get("rope_type", table.get("type", "default"))) for table in tables)
+
+
+def _length_dependent(kinds: tuple[str, ...]) -> str | None:
+    return next((kind for kind in kinds if kind not in STATIC_ROTARY), None)
+
+
+def _rotary_switch(config: Any) -> int | None:
+    if _length_dependent(_rotary_kinds(config)) is None:
+        return None
+    found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    name = "original_max_position_embeddings"
+    lengths = (found.get(name), getattr(config, name, None), getattr(config, "max_position_embeddings", None))
+    return int(next((length for length in lengths if isinstance(length, int | float)), 0))
 
 
 def _interleaved(cfg: Any, name: str) -> bool:

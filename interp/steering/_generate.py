@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp._verbs import verb
+from interp._verbs import verb, warn
 from interp.engine.trust import ENGINES
-from interp.models import Model
+from interp.models import Model, anatomy
 from interp.places import hook_name
 from interp.prompts import Prompts, read, turn_end
 from interp.steering._clock import Clock
@@ -115,6 +115,12 @@ def decoding(
         if engine == "fast":
             raise ValueError(f"the fast engine cannot run this: {weights}. Use engine='reference'.")
     given = real.sum(1) if rows is None else rows
+    if use_cache and anatomy(model).straddled(tokens.shape[1], reach - 1):
+        use_cache = False
+        warn(
+            "decoding runs without a cache, so every token costs a pass over the whole text: rotary angles "
+            "change with the length of the text on the way, and a cache holds those of the shorter one."
+        )
     with steered(model, made, Clock(given)) if made else nullcontext():
         yield Decoder(model, tokens, real, use_cache)
 
@@ -281,7 +287,9 @@ def _check(model: Model, rows: Prompts, n_new: int, draws: _Draws) -> None:
         raise ValueError(f"temperature is {draws.temperature}; it must be finite and 0 or more.")
     if draws.top_p is not None and not (isinstance(draws.top_p, (int, float)) and 0 < draws.top_p <= 1):
         raise ValueError(f"top_p is {draws.top_p}; it must be above 0 and at most 1.")
-    limit, longest = vocabulary.context(model), int(rows.lengths.max())
+    limit, shortest, longest = vocabulary.context(model), int(rows.lengths.min()), int(rows.lengths.max())
+    if shortest != longest and (reason := anatomy(model).straddled(shortest, longest + n_new - 1)):
+        raise ValueError(reason)
     if limit is not None and longest + n_new - 1 > limit:
         raise ValueError(
             f"a prompt of {longest} tokens and {n_new} new ones need a context of {longest + n_new - 1}; the "

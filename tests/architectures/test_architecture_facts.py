@@ -10,7 +10,7 @@ import torch
 import zoo
 
 import interp
-from interp import models
+from interp import models, steering
 from interp.models.hook_points import unreached
 
 TOKENS = zoo.prompts()[0]
@@ -125,3 +125,23 @@ def test_rotary_that_depends_on_the_length_is_said() -> None:
     reason = models.unsupported(load("Llama, dynamic rotary"))
     assert reason is None or "dynamic" in reason
     assert reason is not None or not models.is_bridge(load("Llama, dynamic rotary"))
+
+
+def test_angles_that_change_with_the_length() -> None:
+    """Longrope has other angles past 16 tokens, for every row of a batch that is as long."""
+    model = load("Phi 3, longrope")
+    assert models.anatomy(model).rotary_switch == 16
+    long = torch.cat((TOKENS, TOKENS.flip(1)), 1)  # 24 tokens
+    found = steering.generate(model, TOKENS, max_new_tokens=6, stop=())
+    assert torch.equal(found, steering.generate(model, TOKENS, max_new_tokens=6, stop=(), use_cache=False))
+    clean, corrupt = ([long[i].tolist(), TOKENS[i + 1].tolist()] for i in (0, 1))
+    task = interp.Task.from_tokens(clean=clean, corrupt=corrupt, answer=[5, 6], wrong=[7, 8])
+    with pytest.raises(ValueError, match=r"runs of 12 to 24 tokens lie on both sides of the 16 at which"):
+        interp.patch(model, task, "resid_pre", progress=False)
+    rows, real = torch.zeros(2, 24, dtype=torch.long), torch.ones(2, 24, dtype=torch.bool)
+    rows[0], rows[1, :12], real[1, 12:] = long[0], TOKENS[1], False
+    with pytest.raises(ValueError, match=r"runs of 12 to 25 tokens lie on both sides"):
+        steering.generate(model, rows, mask=real, max_new_tokens=2)
+    apart = steering.activations(model, TOKENS[1:2], "L2.resid_pre")
+    together = steering.activations(model, rows, "L2.resid_pre", mask=real)
+    torch.testing.assert_close(together[1:], apart, atol=1e-9, rtol=0)

@@ -181,8 +181,9 @@ def _activations(one: Case) -> tuple[float, str]:
 
 
 def _generate(one: Case) -> tuple[float, str]:
-    """Six tokens, greedily, as transformers' own `generate`; the share of tokens that differ."""
-    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 2}
+    """Six tokens, greedily, as transformers' own `generate` without a cache; the share that differs."""
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "use_cache": False}
+    options |= {"pad_token_id": 2}
     right = one.oracle.model.generate(
         one.task.clean, attention_mask=torch.ones_like(one.task.clean), **options
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import variants
 
 VOCAB, N_LAYERS, N_POS, WINDOW = 40, 3, 12, 4
 _IDS = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
@@ -132,7 +133,11 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {  # name: class, config 
         {"d_model": 32, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4},
     ),
 }
-SINGLE = ("Mixtral", "Qwen 2 MoE", "Qwen 3 MoE", "OLMoE", "gpt-oss", "DeepSeek 3")  # experts have no float64
+VARIANTS = variants.families(N_LAYERS, WINDOW, _GPT2, _WIDE)
+FAMILIES |= VARIANTS
+SINGLE = (  # experts have no float64
+    *("Mixtral", "Qwen 2 MoE", "Qwen 3 MoE", "OLMoE", "gpt-oss", "DeepSeek 3", "Granite MoE"),
+)
 REFUSED = ("Mamba", "T5")
 NOT_THE_MODEL = ("Cohere", "DeepSeek 3")  # TransformerLens 3.9's own model of them; interp.load says so
 _ROOT = tempfile.TemporaryDirectory(prefix="zoo-")
