@@ -1,4 +1,5 @@
-"""The command line: `interp demo | models | tasks | patch | path | attribute | circuit | steer | report`.
+"""The command line: `interp demo | models | tasks | heads | patch | path | attribute | circuit |
+steer | report`.
 
 Results go to standard output, progress and errors to standard error; `--json` gives one object on standard
 output. Exit status: 0, 2 for a user's mistake (one line says which), 130 when interrupted.
@@ -21,6 +22,7 @@ _VERBS = {  # where the function of each verb is
     "_measure": ("demo", "patch", "path", "attribute"),
     "_circuit": ("circuit",),
     "_files": ("report",),
+    "_heads": ("heads",),
     "_lists": ("models", "tasks"),
     "steer._directions": ("fit", "calibrate", "bake"),
     "steer._effects": ("sweep", "generate"),

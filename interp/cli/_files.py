@@ -26,6 +26,7 @@ _LEVEL = 0.95
 _WRITERS = "interp patch, path, attribute, circuit or steer"
 _HEATMAPS: dict[tuple[str, ...], Callable[..., go.Figure]] = {
     ("layer", "head"): plot.heads,
+    ("score", "layer", "head"): plot.heads,
     ("layer", "pos"): plot.positions,
     ("layer", "span"): plot.positions,
 }

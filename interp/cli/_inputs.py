@@ -21,11 +21,8 @@ _OWN = ("model", "n", "seed", "metric", "words")  # not given by --option
 _FILES = (".jsonl", ".csv")
 
 
-def check_measure(args: argparse.Namespace, folder: Path) -> None:
-    """Everything that can be said before a model is loaded. Raises ValueError."""
-    from interp.ablation import parse
-    from interp.tasks import families
-
+def check_run(args: argparse.Namespace, folder: Path) -> None:
+    """What can be said of how to run, before a model is loaded. Raises ValueError."""
     if args.memory <= 0:
         raise ValueError(f"--memory is {args.memory} GiB; it must be more than 0.")
     if args.batch_size is not None and args.batch_size < 1:
@@ -34,17 +31,31 @@ def check_measure(args: argparse.Namespace, folder: Path) -> None:
         raise ValueError(f"--level is {args.level}; it must lie between 0 and 1, for example 0.95.")
     if args.n is not None and args.n < 1:
         raise ValueError(f"--n is {args.n}; it must be at least 1.")
-    known = families()
-    if args.task not in known and Path(args.task).suffix.lower() not in _FILES:
-        raise ValueError(
-            f"unknown task {args.task!r}{hint(args.task, known)} Families: {', '.join(known)}; "
-            "or give a file of prompts that ends in .jsonl or .csv."
-        )
-    if args.task not in known and not Path(args.task).is_file():
-        raise ValueError(f"{args.task} does not exist. Give a .jsonl or .csv file of prompts.")
+    if args.task is not None:
+        _check_task(args.task)
+    require_folder(folder)
+
+
+def check_measure(args: argparse.Namespace, folder: Path) -> None:
+    """Everything that can be said before a model is loaded. Raises ValueError."""
+    from interp.ablation import parse
+
+    check_run(args, folder)
     make_metrics(args.metric)
     parse(args.ablation)
-    require_folder(folder)
+
+
+def _check_task(task: str) -> None:
+    from interp.tasks import families
+
+    known = families()
+    if task not in known and Path(task).suffix.lower() not in _FILES:
+        raise ValueError(
+            f"unknown task {task!r}{hint(task, known)} Families: {', '.join(known)}; "
+            "or give a file of prompts that ends in .jsonl or .csv."
+        )
+    if task not in known and not Path(task).is_file():
+        raise ValueError(f"{task} does not exist. Give a .jsonl or .csv file of prompts.")
 
 
 def load(args: argparse.Namespace) -> Any:

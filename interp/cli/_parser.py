@@ -11,6 +11,12 @@ from interp.cli.steer._parser import add_steer, nonempty
 from interp.methods import RULES, names
 
 _DESCRIPTION = "Exact activation patching on TransformerLens models, estimates of it, circuits, and steering."
+_HEADS_EXAMPLES = """\
+examples:
+  interp heads tiny-ioi
+  interp heads tiny-ioi --load-bearing induction --top 2
+  interp heads tiny-ioi --load-bearing previous_token --task ioi
+"""
 _PATCH_EXAMPLES = """\
 examples:
   interp patch tiny-ioi --task ioi --site z
@@ -58,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_output(models)
     text = "list the task families, and the form of a file of prompts"
     add_output(commands.add_parser("tasks", help=text))
+    _add_heads(commands)
     _add_patch(commands)
     _add_path(commands)
     _add_attribute(commands)
@@ -93,6 +100,23 @@ def _add_verb(commands: argparse._SubParsersAction, name: str, text: str, epilog
     )
     verb.add_argument("model", help=_MODEL)
     return verb
+
+
+def _add_heads(commands: argparse._SubParsersAction) -> None:
+    text = "what each head looks like on repeated random tokens, and whether a score bears load"
+    heads = _add_verb(commands, "heads", text, _HEADS_EXAMPLES)
+    what, how = heads.add_argument_group("what to measure"), heads.add_argument_group("how to run")
+    what.add_argument(
+        "--lengths", type=_numbers, metavar="R[,R]", help="tokens that are repeated (default: two that fit)"
+    )
+    what.add_argument(
+        "--load-bearing", metavar="SCORE", help="ablate its top heads against random heads of their layers"
+    )
+    what.add_argument("--top", type=int, default=4, help="heads that are listed, or ablated (default 4)")
+    _add_task(what, required=False)
+    _add_prompts(what)
+    _add_how(how)
+    add_output(heads)
 
 
 def _add_patch(commands: argparse._SubParsersAction) -> None:
@@ -206,10 +230,10 @@ def _add_contrast(group: argparse._ArgumentGroup, default: str = "the task's own
     )
 
 
-def _add_task(group: argparse._ArgumentGroup) -> None:
+def _add_task(group: argparse._ArgumentGroup, required: bool = True) -> None:
     group.add_argument(
         "--task",
-        required=True,
+        required=required,
         metavar="NAME|FILE",
         help="a task family (interp tasks lists them), or a file of prompts (.jsonl, .csv)",
     )
@@ -299,6 +323,14 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 def _names(text: str) -> list[str]:
     """`a,b` as a list; blanks around the names do not count."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    """`20,41` as whole numbers."""
+    try:
+        return [int(each) for each in _names(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers") from None
 
 
 def _option(text: str) -> tuple[str, str | int | bool]:

@@ -76,8 +76,7 @@ def roles(
 
     Example:
         >>> model = interp.load("tiny-ioi")
-        >>> task = interp.tasks.ioi(model, n=4, template=1)
-        >>> found = interp.heads.roles(model, task, io=2, s1=4, s2=-4, end=-1)
+        >>> found = interp.heads.roles(model, interp.tasks.ioi(model, n=4))
         >>> found["value"].dims
         ('prompt', 'score', 'layer', 'head')
     """
