@@ -64,6 +64,7 @@ def attrs(
         ablation=str(contrast.ablation),
         seed=-1 if seed is None else seed,
         dtype=str(dtype).removeprefix("torch."),
+        **({"part": task.part} if task.part else {}),
         **_precision(dtype),
         **more,
     )

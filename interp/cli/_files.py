@@ -14,7 +14,7 @@ import xarray as xr
 from interp import plot
 from interp.cli._output import Output, require_file
 from interp.files import whole
-from interp.plot._cells import labels, top_cells
+from interp.plot._cells import is_significant, labels, several_units, top_cells
 from interp.plot._export import require_page
 from interp.report import write
 
@@ -76,7 +76,7 @@ def figures(result: xr.Dataset, level: float = _LEVEL) -> list[go.Figure]:
     if method in _OWN:
         several = metric_names(result) if method == "curve" else [None]
         return [_OWN[method](result, **({} if name is None else {"metric": name})) for name in several]
-    interval = level if result.sizes.get("prompt", 1) > 1 else None  # one prompt has no interval
+    interval = level if several_units(result) else None  # one unit has no interval
     dims = tuple(
         str(dim) for dim in result["value"].dims if dim not in ("prompt", "site", "receiver", "metric")
     )
@@ -93,16 +93,31 @@ def metric_names(result: xr.Dataset) -> list[str | None]:
     return [str(name) for name in result["metric"].values] if "metric" in result.dims else [None]
 
 
-def largest(result: xr.Dataset, top: int = 10) -> list[dict[str, Any]]:
-    """The largest effects with their intervals, for scripts."""
+def largest(result: xr.Dataset, top: int = 10, level: float = _LEVEL) -> list[dict[str, Any]]:
+    """The largest effects with their intervals, and p with all cells allowed for."""
     rows = []
     for metric in metric_names(result):
-        cells, indices = top_cells(result, top, metric=metric)
+        cells, indices = top_cells(result, top, interval=level, metric=metric)
         for name, index in zip(labels(cells, indices), indices):
             row = {"cell": name, "effect": float(cells.value.values[index]), "unit": cells.unit}
             ends = [(key, end) for key, end in (("low", cells.low), ("high", cells.high)) if end is not None]
-            rows.append(row | {key: float(end.values[index]) for key, end in ends} | _named(metric))
+            row |= {key: float(end.values[index]) for key, end in ends}
+            if cells.p is not None:
+                row |= {"p": float(cells.p.values[index]), "significant": bool(is_significant(cells, index))}
+            rows.append(row | _named(metric))
     return rows
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The rows of `largest` as lines for people."""
+    width = max((len(row["cell"]) for row in rows), default=4)
+    lines = []
+    for row in rows:
+        ends = f"  {row['low']:+.3g} to {row['high']:+.3g}" if "low" in row else ""
+        p = f"  p {row['p']:.2g}{' *' if row['significant'] else ''}" if "p" in row else ""
+        metric = f"  {row['metric']}" if "metric" in row else ""
+        lines.append(f"{row['cell']:<{width}}  {row['effect']:+.3g} {row['unit']}{ends}{p}{metric}")
+    return lines
 
 
 def _named(metric: str | None) -> dict[str, str]:

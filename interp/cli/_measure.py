@@ -33,7 +33,7 @@ bootstrap interval."""
 def patch(args: argparse.Namespace, out: Output) -> None:
     """The plan, the result and its report; their paths last, so that they are easy to find."""
     import interp
-    from interp.cli._files import about, largest, save, write_page
+    from interp.cli._files import about, largest, save, table, write_page
 
     folder = args.out or default_folder(args, _what(args))
     _check(args, folder)
@@ -50,7 +50,9 @@ def patch(args: argparse.Namespace, out: Output) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)  # the check has warned of it
         result = interp.patch(model, task, store=args.store, **options)
-    out.tell(**about(result), top=largest(result))
+    top = largest(result, level=args.level)
+    out.say("", *table(top), *_conclusions(result))
+    out.tell(**about(result), top=top, summary=_conclusions(result))
     out.wrote("result", save(result, folder / "result.nc"))
     page = write_page([result], folder / "report.html", f"{args.model}, {task.name}", level=args.level)
     return out.wrote("report", page)
@@ -144,6 +146,14 @@ def _method(args: argparse.Namespace, name: str) -> Method:
     options = {option: value for option, value in given.items() if value is not None}
     chosen = parse(name)
     return replace(chosen, **options) if isinstance(chosen, IG) else chosen
+
+
+def _conclusions(result: xr.Dataset) -> list[str]:
+    """What can be concluded, where there is something to be tested over."""
+    from interp import stats
+    from interp.plot._cells import is_tested
+
+    return stats.summary(result).splitlines() if is_tested(result) else []
 
 
 def _agreement(estimate: xr.Dataset, exact: xr.Dataset) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Reference:
 
     def _patch_hooks(self, cells: Cells, patch: int) -> Hooks:
         site, layer = SITES[cells.site[patch]], int(cells.column("layer")[patch])
-        one = {
+        one: dict[str, Any] = {
             name: slice(None) if index[patch] < 0 else int(index[patch])
             for name, index in cells.index.items()
         }

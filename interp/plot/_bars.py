@@ -9,11 +9,12 @@ import xarray as xr
 from interp._verbs import verb
 from interp.plot import _theme as theme
 from interp.plot import _words as words
-from interp.plot._cells import Cells, Index, at, hover, labels, require_dataset, top_cells
+from interp.plot._cells import Cells, Index, at, hover, is_significant, labels, require_dataset, top_cells
 from interp.plot._theme import escape
 
 _BAR, _RIGHT = 24, 32  # pixels: of a bar, of the margin
 _LONGEST_NAME = 40
+_PALE = 0.4
 
 
 @verb
@@ -26,6 +27,8 @@ def bars(
     title: str | None = None,
 ) -> go.Figure:
     """The `top` cells by |effect|, the largest above; the error bars are intervals over prompts.
+
+    A pale bar is not significant with all cells of the result allowed for (`stats.test`, max-|t|).
 
     Takes a result of any dims, readouts (`direct`, `relevance`) as well. The other arguments are those of
     `plot.heads`. One prompt has no interval. Raises ValueError for what is no result.
@@ -45,7 +48,11 @@ def bars(
         x=value,
         y=np.arange(len(indices)),
         orientation="h",
-        marker={"color": [theme.POSITIVE if v > 0 else theme.NEGATIVE for v in value], "line": {"width": 0}},
+        marker={
+            "color": [theme.POSITIVE if v > 0 else theme.NEGATIVE for v in value],
+            "opacity": [_PALE if is_significant(cells, index) is False else 1.0 for index in indices],
+            "line": {"width": 0},
+        },
         error_x=_errors(cells, indices),
         hovertext=hover(cells, indices),
         hoverinfo="text",
@@ -72,7 +79,9 @@ def _errors(cells: Cells, indices: list[Index]) -> dict | None:
 
 def _dress(fig: go.Figure, cells: Cells, names: list[str], title: str, axis: str) -> None:
     left = 28 + int(7.2 * max(map(len, names), default=4))
-    heading, above = theme.titles(title, cells.subtitle)
+    pale = min(fig.data[0].marker.opacity or (1.0,)) < 1
+    note = f" · pale: not significant with all {cells.family} cells allowed for" if pale else ""
+    heading, above = theme.titles(title, cells.subtitle + note)
     fig.update_layout(
         template=theme.template(),
         title=heading,

@@ -15,10 +15,12 @@ from interp.plot import _words as words
 from interp.plot._theme import escape, number, visible
 from interp.results import VARIES
 from interp.stats._means import MetricFacts, far_baseline, is_difference
+from interp.stats._units import units_of
 
 Index = tuple[int, ...]
 _FREE = ("prompt", "site", "receiver", "metric")
 PANELS = ("site", "receiver")  # dims that give a panel each
+_MOST = 20_000  # cells that are tested for a picture
 _DRAWS = {
     ("layer", "head"): "plot.heads",
     ("layer", "pos"): "plot.positions",
@@ -38,11 +40,13 @@ class Cells:
     subtitle: str
     attrs: dict
     level: float | None = None  # of the intervals
+    p: xr.DataArray | None = None  # of every cell, with all of them allowed for
+    family: int = 0  # the cells that were tested
     gap: float | None = None  # clean - corrupt, mean over prompts: what a share is a share of
 
     def isel(self, **where: int) -> Cells:
         """The cells at an index of a dim."""
-        parts = {name: getattr(self, name) for name in ("value", "low", "high")}
+        parts = {name: getattr(self, name) for name in ("value", "low", "high", "p")}
         return replace(self, **{name: p if p is None else p.isel(where) for name, p in parts.items()})
 
 
@@ -107,12 +111,34 @@ def cells_of(
     value = summary["estimate" if "estimate" in summary else "value"].astype(np.float32)
     level = float(summary.attrs["level"]) if low is not None and "level" in summary.attrs else None
     about = chosen if not is_difference(summary) else chosen.assign_attrs(method="difference")
+    p, family = (None, 0) if interval is None else _tested(chosen)
     return Cells(
         value, low, high,
         unit=words.SHARE if normalised else facts.unit or facts.name,
         subtitle=_subtitle(about, facts, normalised, summary, n_prompts, value),
-        attrs=dict(about.attrs), level=level, gap=None if normalised else _gap(chosen, facts),
+        attrs=dict(about.attrs), level=level, gap=None if normalised else _gap(chosen, facts), p=p,
+        family=family,
     )  # fmt: skip
+
+
+def several_units(result: xr.Dataset) -> bool:
+    """Whether there are prompts to take an interval over: two independent units or more."""
+    return "prompt" in result.dims and units_of(result, "template").n > 1
+
+
+def is_tested(result: xr.Dataset) -> bool:
+    """Whether a result's cells can be tested, and are not so many that it takes long."""
+    if "value" not in result or not several_units(result):
+        return False
+    return result["value"].size <= _MOST * result.sizes["prompt"]
+
+
+def _tested(chosen: xr.Dataset) -> tuple[xr.DataArray | None, int]:
+    """p of every cell, corrected for all of them, and how many they are."""
+    if not is_tested(chosen):
+        return None, 0
+    found = stats.test(chosen)
+    return found["p"], int(found.attrs["family"])
 
 
 def _summary(
@@ -230,7 +256,24 @@ def _hover_lines(cells: Cells, name: str, index: Index) -> list[str]:
         low, high = (number(float(end.values[index])) for end in (cells.low, cells.high))
         level = "" if cells.level is None else f"{100 * cells.level:.4g} % "
         lines.append(f"{level}interval {low} to {high}")
-    return lines
+    return [*lines, *_significance(cells, index)]
+
+
+def _significance(cells: Cells, index: Index) -> list[str]:
+    """p of a cell, with all cells allowed for."""
+    if cells.p is None:
+        return []
+    p = float(cells.p.values[index])
+    if not np.isfinite(p):
+        return ["not tested: the same on every prompt"]
+    return [f"p {p:.2g} with all {cells.family} cells allowed for (max-|t|)"]
+
+
+def is_significant(cells: Cells, index: Index) -> bool | None:
+    """Whether a cell's p is below 1 - level; None where it is not known."""
+    if cells.p is None or cells.level is None or not np.isfinite(cells.p.values[index]):
+        return None
+    return bool(cells.p.values[index] < 1 - cells.level)
 
 
 def _presence(cells: Cells, index: Index) -> list[str]:
@@ -252,13 +295,14 @@ def top_cells(
     """All cells, with intervals at the `top` largest by |effect|, and the indices of these, largest first."""
     if top < 1:
         raise ValueError(f"top is {top}; ask for at least 1 cell.")
-    if result.sizes.get("prompt") == 1 and not isinstance(interval, xr.Dataset):
-        interval = None  # one prompt has none
+    if "prompt" in result.dims and not several_units(result) and not isinstance(interval, xr.Dataset):
+        interval = None  # one unit has none
     cells = cells_of(result, normalise, interval if isinstance(interval, xr.Dataset) else None, metric)
     order = largest(cells.value.values, top)
     if isinstance(interval, float) and "prompt" in result.dims:
         few = cells_of(_few(result, cells, order), normalise, interval, metric)
-        cells = _with_intervals(cells, few, order)
+        p, family = _tested(words.one_metric(result, metric)[0])
+        cells = replace(_with_intervals(cells, few, order), p=p, family=family)
     columns = np.unravel_index(order, cells.value.shape)
     return cells, list(zip(*(column.tolist() for column in columns)))
 

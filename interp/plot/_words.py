@@ -149,7 +149,7 @@ def intervals(attrs: Mapping[Any, Any]) -> str:
     if "level" not in attrs:
         return ""
     unit = str(attrs.get("resampled", "prompt"))
-    plural = "groups of prompts" if unit == "template" else f"{unit}s"  # templates, or pairs within one
+    plural = "groups of prompts" if unit in ("template", "unit") else f"{unit}s"  # pairs, or templates
     counted = f"{attrs.get('n_resampled', '')} {plural}".strip()
     return f"{100 * float(attrs['level']):.4g} % intervals over {counted}"
 

@@ -12,7 +12,7 @@ import xarray as xr
 
 from interp import stats
 from interp.plot import _words as words
-from interp.plot._cells import at, cell_names, cells_of, labels, top_cells
+from interp.plot._cells import Cells, Index, at, cell_names, cells_of, is_significant, labels, top_cells
 from interp.plot._theme import number
 from interp.report._html import paragraph, table
 from interp.stats._means import MetricFacts, far_baseline, is_difference, metric_facts
@@ -51,12 +51,37 @@ def _cells_table(result: xr.Dataset, facts: MetricFacts) -> str:
         level = "" if cells.level is None else f"{100 * cells.level:.4g} % "
         columns += [(f"{level}from", at(cells.low, indices)), ("to", at(cells.high, indices))]
     rows = [
-        [name, *(number(float(column[i])) for _, column in columns)]
-        for i, name in enumerate(labels(cells, indices))
+        [name, *(number(float(column[i])) for _, column in columns), *_p(cells, index)]
+        for i, (name, index) in enumerate(zip(labels(cells, indices), indices))
     ]
-    header = ["cell", *(name for name, _ in columns)]
-    note = f"<p class='note'>{_INTERVALS_NOTE}</p>" if len(columns) > 1 else ""
+    header = ["cell", *(name for name, _ in columns), *([] if cells.p is None else ["p"])]
+    note = f"<p class='note'>{_INTERVALS_NOTE}{_tested(cells)}</p>" if len(columns) > 1 else ""
+    note += _conclusions(result) if cells.p is not None and metric in (None, _first(result)) else ""
     return table(header, rows, _caption(result, facts, len(rows), cells.unit)) + note
+
+
+def _p(cells: Cells, index: Index) -> list[str]:
+    """p of a cell, with a star where it is significant."""
+    if cells.p is None:
+        return []
+    p = float(cells.p.values[index])
+    return ["not tested" if np.isnan(p) else f"{p:.2g}{' *' if is_significant(cells, index) else ''}"]
+
+
+def _tested(cells: Cells) -> str:
+    if cells.p is None or cells.level is None:
+        return ""
+    return f" p allows for all {cells.family} cells (sign flips, max-|t|); * is below {1 - cells.level:.2g}."
+
+
+def _first(result: xr.Dataset) -> str | None:
+    return str(result["metric"].values.ravel()[0]) if "metric" in result.coords else None
+
+
+def _conclusions(result: xr.Dataset) -> str:
+    """What can and cannot be concluded, in words."""
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in stats.summary(result).splitlines())
+    return f"<ul class='note'>{lines}</ul>"
 
 
 def _caption(result: xr.Dataset, facts: MetricFacts, n_rows: int, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""Numbers about results: means, normalised effects, intervals and tests over prompts, agreement.
+"""Numbers about results: means, normalised effects, intervals and tests over prompts, summaries, agreement.
 
 Every function takes the Dataset that a method returns and gives a Dataset. No torch.
 """
@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 from interp._lazy import lazy
 
 if TYPE_CHECKING:
-    from interp.stats._intervals import MIN_CLUSTERS as MIN_CLUSTERS
     from interp.stats._intervals import bootstrap as bootstrap
     from interp.stats._means import mean as mean
     from interp.stats._means import normalise as normalise
     from interp.stats._pairs import NearlyNoEffect as NearlyNoEffect
     from interp.stats._pairs import agreement as agreement
     from interp.stats._pairs import difference as difference
-    from interp.stats._significance import power as power
-    from interp.stats._significance import summary as summary
     from interp.stats._significance import test as test
+    from interp.stats._summary import power as power
+    from interp.stats._summary import summary as summary
+    from interp.stats._summary import verify as verify
+    from interp.stats._units import MIN_CLUSTERS as MIN_CLUSTERS
 
 __all__ = [
     "MIN_CLUSTERS",
@@ -32,14 +33,17 @@ __all__ = [
     "power",
     "summary",
     "test",
+    "verify",
 ]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "interp.stats._intervals": ("MIN_CLUSTERS", "bootstrap"),
+        "interp.stats._intervals": ("bootstrap",),
         "interp.stats._means": ("mean", "normalise"),
         "interp.stats._pairs": ("NearlyNoEffect", "agreement", "difference"),
-        "interp.stats._significance": ("power", "summary", "test"),
+        "interp.stats._significance": ("test",),
+        "interp.stats._summary": ("power", "summary", "verify"),
+        "interp.stats._units": ("MIN_CLUSTERS",),
     },
 )

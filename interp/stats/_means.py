@@ -11,14 +11,16 @@ stands in the place of `corrupt`: 1 is the whole model.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
-from interp._verbs import verb
+from interp._verbs import verb, warn
+from interp.stats._resample import ends
+from interp.stats._units import Units, on_prompts, ratio, sums, units_of
 
 RATIO = "ratio of means"
 _WRITTEN = ("convention", "versions", "task_fingerprint")  # attributes that only a result has
@@ -106,8 +108,9 @@ def mean(result: xr.Dataset) -> xr.Dataset:
 def normalise(result: xr.Dataset) -> xr.Dataset:
     """The normalised effect of every cell: 0 is unpatched, 1 the whole of clean - corrupt (or - empty).
 
-    Warns, and gives NaN, for a metric whose clean and corrupt means are equal. Raises ValueError for a result
-    without these baselines, and for a difference of results: normalise each, then subtract.
+    Warns, and gives NaN, for a metric whose mean clean - corrupt could be 0: its 95 % interval over prompts
+    includes it. Raises ValueError for a result without these baselines, and for a difference of results:
+    normalise each, then subtract.
 
     Example:
         >>> import interp
@@ -121,62 +124,58 @@ def normalise(result: xr.Dataset) -> xr.Dataset:
     out = mean(result)[["value"]]
     out["value"] = out["value"].astype(float)
     for where, effect, full in blocks(result, "normalised"):
-        numerator, denominator = sums(effect, full, np.zeros(len(effect), dtype=int))
+        numerator, denominator = sums(effect, full, Units(np.zeros(len(effect), dtype=int), 1, "all"))
         fill(out["value"], where, ratio(numerator, denominator))
     return out.assign_attrs(normalisation=RATIO)
 
 
-def blocks(result: xr.Dataset, statistic: str) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
-    """By metric: where it lies, effects [prompt, cell], and what their sum is divided by [prompt]."""
+def blocks(
+    result: xr.Dataset, statistic: str, cluster: str | None = "template"
+) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
+    """By metric: where it lies, effects [prompt, cell], and what their sum is divided by [prompt].
+
+    cluster: of the interval that tells whether the mean of clean - corrupt could be 0.
+    """
     for number, facts in enumerate(metric_facts(result)):
         where = {"metric": number} if "metric" in result.dims else {}
         part = result.isel(where)
         value = part["value"].transpose("prompt", ...).values.astype(float)
-        weight = np.ones(len(value)) if statistic == "mean" else _gap(part, facts)
+        weight = np.ones(len(value)) if statistic == "mean" else _gap(part, facts, cluster)
         yield where, value.reshape(len(value), -1), weight
 
 
-def _gap(part: xr.Dataset, facts: MetricFacts) -> np.ndarray:
-    """clean - corrupt by prompt, positive where clean is better; NaN and a warning if the sum is rounding."""
+def _gap(part: xr.Dataset, facts: MetricFacts, cluster: str | None) -> np.ndarray:
+    """clean - corrupt by prompt, positive where clean is better; NaN and a warning if its mean could be 0."""
     far = far_baseline(part)
     clean, other = (part[name].values.astype(float) for name in ("clean", far or "corrupt"))
     full = facts.sign * (clean - other)
-    if abs(full.sum()) > 1e-6 * max(float(np.abs(clean).sum()), float(np.abs(other).sum())):
+    if not abs(full.sum()) > 1e-6 * max(float(np.abs(clean).sum()), float(np.abs(other).sum())):
+        why = f"clean and {far} have the same mean ({clean.mean():.4g})"
+    elif not (why := _maybe_nothing(full, units_of(part, cluster), f"clean - {far}")):
         return full
-    warnings.warn(
-        f"{facts.name}: clean and {far} have the same mean ({clean.mean():.4g}), so the "
-        "normalised effect is not defined (NaN). Plot the effect itself, or choose prompts that differ.",
-        stacklevel=4,
+    warn(
+        f"{facts.name}: {why}, so the normalised effect is not defined (NaN). Plot the effect itself, or "
+        "choose prompts that differ."
     )
     return np.full_like(full, np.nan)
 
 
-def sums(effect: np.ndarray, full: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numerator and denominator by group: [group, cell], and [group, cell] or [group, 1]."""
-    missing = np.isnan(effect)
-    member = (group == np.arange(group.max() + 1)[:, None]).astype(float)  # [group, prompt]
-    numerator = member @ np.where(missing, 0.0, effect)
-    if not (missing.any(0) & ~missing.all(0)).any():
-        numerator[:, missing.all(0)] = np.nan
-        return numerator, member @ full[:, None]
-    return numerator, member @ np.where(missing, 0.0, full[:, None])
-
-
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """The quotient, NaN where it is not finite."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        out = numerator / denominator
-    return np.where(np.isfinite(out), out, np.nan)
+def _maybe_nothing(full: Float[np.ndarray, "prompt"], units: Units, name: str) -> str:
+    """Why a mean cannot be divided by: its interval includes 0. Nothing where it does not, or has none."""
+    if units.n < 2:
+        return ""
+    numerator, denominator = sums(full[:, None], np.ones(len(full)), units)
+    interval = ends(numerator, denominator, 1000, 0.95, 0)
+    low, high = float(interval.low[0]), float(interval.high[0])
+    if not low <= 0 <= high:
+        return ""
+    ends_at = f"a 95 % interval of {low:.4g} to {high:.4g} ({units.n} units)"
+    return f"the mean of {name} is {full.mean():.4g} with {ends_at}"
 
 
 def fill(variable: xr.DataArray, where: dict, flat: np.ndarray) -> None:
     """Write the cells of one metric, given in one row, into a variable."""
     variable[where] = flat.reshape(variable[where].shape)
-
-
-def on_prompts(result: xr.Dataset, name: Any) -> bool:
-    """Whether a coordinate or variable varies by prompt."""
-    return "prompt" in result[name].dims
 
 
 def require_result(result: xr.Dataset, statistic: str = "mean") -> None:

@@ -59,7 +59,8 @@ def _named(
     *sides: tuple[Sequence[str] | None, list[list[int]] | None],
 ) -> dict[str, Any]:
     """Masks of named positions; words are looked for in the texts of both sides."""
-    texts = dict(zip(("clean", "corrupt"), sides))
+    texts: dict[str, tuple[Sequence[str] | None, list[list[int]] | None]]
+    texts = {"clean": sides[0], "corrupt": sides[1]}
     stop = torch.tensor([len(row) for row in sides[0][1] or ()])
 
     def find(side: str, i: int, words: str) -> list[int]:

@@ -188,16 +188,16 @@ def take(spans: Spans, rows: Tensor) -> dict[str, Tensor]:
     return {name: mask for name, mask in some.items() if bool(mask.any())}
 
 
-def join(parts: Sequence[tuple[Spans, tuple[int, int]]], device: torch.device) -> dict[str, Tensor]:
-    """The spans of tasks of these shapes, one below the other."""
-    width = max(shape[1] for _, shape in parts)
+def join(parts: Sequence[tuple[Spans, Tensor]]) -> dict[str, Tensor]:
+    """The spans of tasks with these tokens, one below the other."""
+    width = max(tokens.shape[1] for _, tokens in parts)
     out: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for spans, _ in parts for name in spans):
         rows = []
-        for spans, (n, n_pos) in parts:
-            wide = torch.zeros(n, width, dtype=torch.bool, device=device)
+        for spans, tokens in parts:
+            wide = torch.zeros(len(tokens), width, dtype=torch.bool, device=tokens.device)
             if name in spans:
-                wide[:, :n_pos] = spans[name]
+                wide[:, : tokens.shape[1]] = spans[name]
             rows.append(wide)
         out[name] = torch.cat(rows)
     return out

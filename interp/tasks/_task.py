@@ -24,10 +24,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.results import prompt_coords
+from interp.stats._units import units_of
 from interp.tasks import _files, _prompts, _spans, _tokens, _validate, chat, check
 from interp.tasks.metrics import LogitDiff, Metric, as_metric
 
@@ -50,6 +54,7 @@ class Task:
     labels: tuple[tuple[str, ...], ...] | None = None
     template: tuple[str, ...] = ()
     spans: Mapping[str, Bool[Tensor, "prompt pos"]] = field(default_factory=dict)
+    part: str = ""  # "discovery" or "verification", of a task that was split
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", as_metric(self.metric))
@@ -141,6 +146,34 @@ class Task:
     def __add__(self, other: Task) -> Task:
         """The prompts of both, whatever their lengths; one metric, and either all or no corrupt prompts."""
         return joined((self, other))
+
+    def split(
+        self, share: float = 0.5, seed: int = 0, *, cluster: str | None = "template"
+    ) -> tuple[Task, Task]:
+        """The discovery part, to search and choose on, and the verification part, to measure what was chosen.
+
+        share: of the independent units that goes to discovery. cluster: what stays together, as in
+        `stats.bootstrap`: templates where there are at least 10, else prompts that share a text; None
+        for single prompts (mirrored pairs then come apart: each part has seen the other's texts). Prompts
+        keep their order. Results say in `part` which they are of. ValueError where one part would be empty.
+
+        Example:
+            >>> task = interp.tasks.ioi(interp.load("tiny-ioi"), n=16)
+            >>> [(len(part), part.part) for part in task.split()]
+            [(8, 'discovery'), (8, 'verification')]
+        """
+        units = units_of(xr.Dataset(coords=prompt_coords(self)), cluster)
+        first = round(share * units.n)
+        if not 0 < first < units.n:
+            raise ValueError(
+                f"share is {share}: of {units.n} independent units ({units}) {min(max(first, 0), units.n)} "
+                "would go to discovery, and one part would be empty. Use more prompts, or another share."
+            )
+        chosen = np.random.default_rng(seed).permutation(units.n)[:first]
+        here = np.isin(units.group, chosen)
+        parts = (("discovery", here), ("verification", ~here))
+        one, other = (replace(self[np.flatnonzero(rows).tolist()], part=name) for name, rows in parts)
+        return one, other
 
     def swap(self) -> Task:
         """Clean and corrupt exchanged, and answers with wrong answers. ValueError without wrong answers.
@@ -437,12 +470,13 @@ def joined(tasks: Sequence[Task]) -> Task:
         positions=_tokens.stacked([task.positions for task in tasks], -1),
         lengths=torch.cat([task.lengths for task in tasks]),
         name=" + ".join(names),
+        part=first.part if all(task.part == first.part for task in tasks) else "",
         seed=seeds.pop() if len(seeds) == 1 else None,
         labels=None
         if any(rows is None for rows in labels)
         else _tokens.pad_labels([row for rows in labels for row in rows or ()], width),
         template=tuple(name for task in tasks for name in task.template),
-        spans=_spans.join([(task.spans, tuple(task.clean.shape)) for task in tasks], clean.device),
+        spans=_spans.join([(task.spans, task.clean) for task in tasks]),
     )
 
 

@@ -70,7 +70,8 @@ def test_every_number_against_hooks(model, task) -> None:
     assert float(found["mean_of_ratios"]) == pytest.approx(
         ((kept - empty) / (whole - empty)).mean(), rel=1e-6
     )
-    assert float(found["low"]) <= float(found["faithfulness"]) <= float(found["high"])
+    # a few random prompts, whose gap could be 0: the ratio has no interval
+    assert np.isnan([float(found["low"]), float(found["high"])]).all()
     node = next(n for n in circuit.nodes() if n.startswith("a1"))
     fewer = value(model, task, without(circuit.mask, graph, [node]))
     expected = (kept - fewer).mean() / gap

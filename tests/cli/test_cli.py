@@ -307,7 +307,7 @@ def test_json_is_one_object_and_the_logs_are_on_stderr(
     assert told["metric"] == "kl, prob"
     result = read(folder / told["files"]["result"])
     top = told["top"][0]
-    assert set(top) == {"cell", "effect", "unit", "low", "high", "metric"}
+    assert set(top) == {"cell", "effect", "unit", "low", "high", "metric", "p", "significant"}
     means = result["value"].mean("prompt").sel(metric=top["metric"])
     assert top["effect"] == pytest.approx(
         float(means.values.ravel()[np.abs(means.values).argmax()]), rel=1e-4
@@ -338,7 +338,7 @@ def test_a_level_is_that_of_the_pictures(capsys: pytest.CaptureFixture[str], fol
     status, out, err = run(capsys, *arguments)
     assert status == 0, err
     page = (folder / out[-1]).read_text(encoding="utf-8")
-    assert "80 % intervals over 8 prompts" in page.replace("\\u003cbr\\u003e", " ")
+    assert "80 % intervals over 4 groups of prompts" in page.replace("\\u003cbr\\u003e", " ")
 
 
 def test_quiet_draws_no_bars(capsys: pytest.CaptureFixture[str]) -> None:

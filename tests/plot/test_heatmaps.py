@@ -69,7 +69,12 @@ def test_intervals_are_on_hover_and_in_the_subtitle(result) -> None:
     low = f"{float(found['low'][1, 2]):+.4g}".replace("-", "−")
     assert f"95 % interval {low} to" in fig.data[0].hovertext[1][2]
     assert "95 % intervals over 12 groups of prompts" in fig.layout.title.subtitle.text.replace("<br>", " ")
-    assert fig == plot.heads(data, interval=found) == plot.heads(found)
+    assert fig == plot.heads(data, interval=found)
+    tested = stats.test(data)
+    p = float(tested["p"][1, 2])
+    end = f"<br>p {p:.2g} with all {tested.attrs['family']} cells allowed for (max-|t|)"
+    assert fig.data[0].hovertext[1][2].endswith(end)
+    assert plot.heads(found).data[0].hovertext[1][2] == fig.data[0].hovertext[1][2].removesuffix(end)
 
 
 def test_a_panel_for_every_site_on_one_scale(result) -> None:

@@ -91,7 +91,11 @@ def test_a_result_is_shown_with_its_largest_cells_and_intervals(result, tmp_path
     assert cells[0] == f"L{int(at['layer'])}H{int(at['head'])}"
     for name, text in zip(("estimate", "low", "high"), cells[1:4]):
         assert float(text.replace("−", "-")) == pytest.approx(float(found[name][at]), rel=1e-3)
-    assert len(cells) == 40
+    tested = stats.test(data)
+    assert cells[4] == f"{float(tested['p'][at]):.2g}{' *' if tested['significant'][at] else ''}"
+    assert len(cells) == 50
+    words = stats.summary(data).splitlines()
+    assert page.texts["li"][: len(words)] == words
     for words in ("toy", "ioi", "denoise", "fast", "20"):
         assert words in page.texts["dd"]
     mean = float(data["clean"].mean())

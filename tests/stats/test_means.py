@@ -24,7 +24,7 @@ def test_mean_is_the_prompt_mean_of_effects_and_baselines(result) -> None:
 
 
 def test_a_full_restoration_is_one_and_none_is_zero(result) -> None:
-    clean, corrupt = np.array([4.0, 1.0, 6.0]), np.array([1.0, 2.0, 0.5])
+    clean, corrupt = np.array([4.0, 3.0, 6.0]), np.array([1.0, 2.0, 0.5])
     effect = np.stack([clean - corrupt, np.zeros(3)], axis=1)
     out = stats.normalise(result(effect, clean, corrupt))
     np.testing.assert_allclose(out["value"], [1.0, 0.0])

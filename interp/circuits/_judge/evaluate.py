@@ -74,6 +74,7 @@ def evaluate(
     the effect F(C) - F(∅), positive where the circuit helps; `raw`, F(C); `clean` and `empty`, F(M) and F(∅)
     by prompt; counts `edges`, `nodes`, `heads`; and the variables of the measures asked for.
 
+    The attribute `selected_on` says whether a circuit was found on the same prompts, where it is known.
     Cost, by prompt: a forward of a circuit for each of 1 + circuits, and with completeness another circuits ×
     (1 + 2 subsets), with minimality one for each node; all metrics are read off the same forwards. Raises
     ValueError before the first forward pass for circuits of another model and as `circuits.run` does.
@@ -96,7 +97,7 @@ def evaluate(
     requests = _Requests(Graph.of(model), given, masks, wanted, subsets, np.random.default_rng(seed))
     parts, divergence = requests.run(experiment, "kl" in wanted)
     kept = parts["kept"]
-    attrs = recipe(experiment, "evaluate", level=level)
+    attrs = recipe(experiment, "evaluate", level=level, **_selected_on(given, task))
     ratios = faithfulness(kept, experiment, level=level, seed=seed)
     variables = kept.variables(experiment, ("circuit",)) | _counts(given)
     variables |= {name: (("circuit", "metric"), ratio) for name, ratio in ratios.items()}
@@ -107,6 +108,14 @@ def evaluate(
     if "minimality" in wanted:
         coords["node"] = np.array(Graph.of(model).nodes, dtype=object)
     return results.dataset(variables, coords | metric_coord(experiment), attrs, task)
+
+
+def _selected_on(circuits: Sequence[Circuit], task: Task) -> dict[str, str]:
+    """Whether circuits were found on these prompts, where their provenance says on which."""
+    known = {str(c.provenance["task_fingerprint"]) for c in circuits if "task_fingerprint" in c.provenance}
+    if not known:
+        return {}
+    return {"selected_on": "the same prompts" if task.fingerprint() in known else "other prompts"}
 
 
 class _Requests:

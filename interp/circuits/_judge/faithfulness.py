@@ -10,6 +10,7 @@ blows it up). Intervals are those of `interp.stats.bootstrap` of the ratio of me
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ def faithfulness(
 ) -> dict[str, Float[np.ndarray, "circuit metric"]]:
     """`faithfulness`, `low`, `high` and `mean_of_ratios`.
 
-    One prompt has no interval: NaN. Raises ValueError where the whole model does what nothing does.
+    `low` and `high` are NaN for one prompt, or prompts that share a text, and where the gap m(M) - m(∅) could
+    be 0, by its own 95 % interval: such a ratio can be anything. Raises ValueError where the whole model does
+    what nothing does.
     """
     columns = [
         _of_metric(measured, number, metric, experiment, level, seed)
@@ -50,7 +53,8 @@ def _of_metric(
         )
     ratio = above.mean(0) / gap.mean()
     low = high = np.full(len(ratio), np.nan)
-    if len(whole) > 1:
+    coords = results.prompt_coords(experiment.task)
+    if len(np.unique(coords["unit"][1])) > 1:
         sign = 1.0 if metric.better == "higher" else -1.0
         effects = xr.Dataset(
             {
@@ -58,10 +62,12 @@ def _of_metric(
                 "clean": ("prompt", whole),
                 "corrupt": ("prompt", empty),
             },
-            results.prompt_coords(experiment.task),
+            coords,
             {"metric": metric.name, "unit": metric.unit, "better": metric.better},
         )
-        interval = stats.bootstrap(effects, level=level, seed=seed, statistic="normalised")
+        with warnings.catch_warnings():  # of a gap that could be 0: low and high are NaN
+            warnings.simplefilter("ignore")
+            interval = stats.bootstrap(effects, level=level, seed=seed, statistic="normalised")
         low, high = interval["low"].values, interval["high"].values
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = above / gap[:, None]

@@ -14,7 +14,7 @@ from typing import Any
 
 from interp._verbs import verb
 from interp.tasks import vocabulary, wordlists
-from interp.tasks._pairs import Row, Side, make, marks
+from interp.tasks._pairs import Marks, Row, Side, make, marks
 from interp.tasks._pairs import mirrored as both
 from interp.tasks._task import Task
 from interp.tasks.metrics import Metric
@@ -177,21 +177,22 @@ def mirrored(
     for pair in _draw(model, behaviour, n // 2, seed, held_out):
         sides = [vocabulary.encode(model, text, prepend_bos) for text in (pair.clean, pair.corrupt)]
         changed = {"changed": [i for i, (a, b) in enumerate(zip(*sides)) if a != b]}
+        said = zip(sides, (pair.clean, pair.corrupt), (pair.answer, pair.wrong))
         clean, corrupt = (
-            Side(ids, _known(model, answers), changed | marks(model, text, ids, _first_of(text, words or {})))
-            for ids, text, answers in zip(sides, (pair.clean, pair.corrupt), (pair.answer, pair.wrong))
+            Side(ids, _known(model, answers), {**changed, **_named(model, text, ids, words or {})})
+            for ids, text, answers in said
         )
         made += both(clean, corrupt, pair.cluster)
     return make(model, made, name=behaviour.name, seed=seed, metric=metric)
 
 
-def _first_of(text: str, words: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, int]]:
-    """Where in the text the first of some words stands, by name."""
+def _named(model: Any, text: str, ids: list[int], words: Mapping[str, Sequence[str]]) -> Marks:
+    """The columns of the first of some words in a text, by name."""
     first = {
         name: re.search(rf"\b(?:{'|'.join(map(re.escape, listed))})\b", text)
         for name, listed in words.items()
     }
-    return {name: match.span() for name, match in first.items() if match}
+    return marks(model, text, ids, {name: match.span() for name, match in first.items() if match})
 
 
 def _draw(model: Any, behaviour: Behaviour, count: int, seed: int, held_out: bool) -> list[Pair]:
