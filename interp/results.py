@@ -166,16 +166,21 @@ def prompt_coords(task: Task) -> dict[str, Any]:
 
 
 def prompt_units(task: Task) -> np.ndarray:
-    """Which prompts are one draw: those that share a text, clean or corrupt (mirrored pairs, repeats)."""
-    first: dict[tuple[int, ...], int] = {}
+    """Which prompts are one draw: mirrored pairs (clean and corrupt exchanged), and those of one clean text.
+
+    A corrupt text that several share does not make them one: given it, their clean texts were drawn apart.
+    """
+    first: dict[Any, int] = {}
     unit = list(range(len(task)))
     for number, rows in enumerate(zip(task.clean.tolist(), task.corrupt.tolist())):
-        linked = {unit[first[row]] for row in map(tuple, rows) if row in first}
-        lowest = min(linked, default=number)
-        unit = [lowest if each in linked else each for each in unit]
-        unit[number] = lowest
-        for row in rows:
-            first.setdefault(tuple(row), number)
+        clean, corrupt = map(tuple, rows)
+        keys = (clean, frozenset((clean, corrupt)))
+        linked = {unit[first[key]] for key in keys if key in first}
+        unit[number] = lowest = min(linked, default=number)
+        if len(linked) > 1:
+            unit = [lowest if each in linked else each for each in unit]
+        for key in keys:
+            first.setdefault(key, number)
     return np.unique(unit, return_inverse=True)[1].ravel()
 
 
