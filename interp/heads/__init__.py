@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from interp.heads._copying import spectra as spectra
     from interp.heads._load_bearing import load_bearing as load_bearing
     from interp.heads._load_bearing import repeats as repeats
+    from interp.heads._parts import parts as parts
     from interp.heads._patterns import attention as attention
     from interp.heads._roles import roles as roles
     from interp.heads._scores import scores as scores
@@ -30,6 +31,7 @@ __all__ = [
     "copying",
     "load_bearing",
     "overlap",
+    "parts",
     "repeats",
     "roles",
     "scores",
@@ -45,6 +47,7 @@ __getattr__, __dir__ = lazy(
         "interp.heads._composition": ("composition",),
         "interp.heads._copying": ("copying", "spectra"),
         "interp.heads._load_bearing": ("load_bearing", "repeats"),
+        "interp.heads._parts": ("parts",),
         "interp.heads._patterns": ("attention",),
         "interp.heads._roles": ("roles",),
         "interp.heads._scores": ("scores",),

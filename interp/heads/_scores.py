@@ -97,7 +97,7 @@ def scores(
     sizes = repeat_lengths(lengths, facts, len(pool) if texts is None else min(map(len, texts)), len(bos))
     generator = np.random.default_rng(seed)
     drawn = {size: _firsts(generator, pool, texts, n, size) for size in sizes}
-    free = _independent(generator, pool, bos, len(sizes) * n, len(bos) + 2 * max(sizes))
+    free = independent(generator, pool, bos, len(sizes) * n, len(bos) + 2 * max(sizes))
     total = sum(map(len, drawn.values())) + len(free)
     with tqdm(total=total, disable=not progress, desc="scores", unit="run") as bar:
         values = [_measured(model, facts, bos, drawn[size], batch_size, bar) for size in sizes]
@@ -158,7 +158,7 @@ def _firsts(
     return np.stack([generator.permutation(pool)[:size] for _ in range(n)])
 
 
-def _independent(
+def independent(
     generator: np.random.Generator, pool: np.ndarray, bos: np.ndarray, n: int, width: int
 ) -> Int[np.ndarray, "prompt pos"]:
     """Random tokens, each drawn anew."""

@@ -28,9 +28,10 @@ _ESTIMATES = {
     "gim": "GIM", "secant": "secant", "eap": "EAP", "eap-ig": "EAP-IG",
 }  # fmt: skip
 _READOUTS = {"direct": "direct logit attribution", "relevance": "relevance by rules"}
-_NOUNS = {"direct": "direct effect", "relevance": "relevance", "flow-routes": "share",
+_NOUNS = {
+    "direct": "direct effect", "relevance": "relevance", "flow-routes": "share",
     "head scores": "score", "head roles": "score", "copying": "copying score", "telemetry": "sink score",
-    "backup": "change of the direct effect",
+    "score parts": "share of attention scores", "backup": "change of the direct effect",
 }  # fmt: skip
 _OF_GAPS = ("effect", "direct effect", "relevance", "share")  # what may be a share of clean − corrupt
 _STAND_INS = {
