@@ -167,8 +167,13 @@ def parse(ablation: str | Tensor | Ablation) -> Ablation:
     )
 
 
-def check_direction(ablation: Ablation, direction: str | None, task: Task, natural: str) -> str:
-    """The direction to patch in, `natural` by default. Raises ValueError where it does not fit."""
+def check_direction(
+    ablation: Ablation, direction: str | None, task: Task, natural: str, *, two_models: bool = False
+) -> str:
+    """The direction to patch in, `natural` by default. Raises ValueError where it does not fit.
+
+    two_models: the two runs are of different models, and may be of the same prompts.
+    """
     takes_away = isinstance(ablation, (Zero, Mean, Scaled, Constants))
     if direction is None:
         direction = "noise" if takes_away else natural
@@ -179,6 +184,8 @@ def check_direction(ablation: Ablation, direction: str | None, task: Task, natur
             f"{ablation.kind} ablation changes the clean run without another one, so it has no "
             "denoising direction. Use direction='noise'."
         )
+    if two_models:
+        return direction
     if isinstance(ablation, Resample) and not task.has_corrupt:
         raise ValueError(
             "the task has no corrupt prompts. Give corrupt= when building it, or use "

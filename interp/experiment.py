@@ -8,7 +8,7 @@ holds what never does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -32,12 +32,16 @@ Metrics = Metric | str | Sequence[Metric | str]
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """What is compared with what, and in which number. `seed` is None where nothing is drawn."""
+    """What is compared with what, and in which number. `seed` is None where nothing is drawn.
+
+    source: another model of the same shape, that the run patched in is of; None for the model itself.
+    """
 
     ablation: Ablation
     direction: str
     metric: tuple[Metric, ...]
     seed: int | None = None
+    source: Model | None = None
 
 
 @dataclass(frozen=True)
@@ -93,16 +97,25 @@ class Experiment:
     def runs(self, sites: tuple[str, ...] = ()) -> Runs:
         """Base and source runs of every prompt and draw. Cost: none, but a forward a prompt for `Mean`."""
         contrast = self.contrast
-        return ablations.make_runs(self.model, self.task, contrast.ablation, contrast.direction, sites)
+        runs = ablations.make_runs(self.model, self.task, contrast.ablation, contrast.direction, sites)
+        return runs if contrast.source is None else replace(runs, two_models=True)
 
     def reads(self, runs: Runs) -> Reads:
         """What the metrics read of some runs."""
         return Reads(runs, self.metric)
 
+    @cached_property
+    def source_attrs(self) -> dict[str, str]:
+        """Which model the run patched in is of, where it is another one."""
+        source = self.contrast.source
+        if source is None:
+            return {}
+        return {"source_model": anatomy(source).name, "source_fingerprint": model_fingerprint(source)}
+
     def identity(self) -> dict[str, str]:
         """What must be the same for two runs to be the same: for the identity of a store."""
         seed = self.contrast.seed if self.contrast.seed is not None else self.task.seed
-        return {
+        return self.source_attrs | {
             "model_fingerprint": model_fingerprint(self.model),
             "task_fingerprint": self.task.fingerprint(),
             "ablation": str(self.contrast.ablation),
@@ -126,20 +139,25 @@ def prepare(
     progress: bool = True,
     store: str | Path | None = None,
     natural: str = "denoise",
+    source: Model | None = None,
 ) -> Experiment:
     """Check what all verbs take, and put it down. No forward pass.
 
-    natural: the direction that the verb takes by default. Raises ValueError for anything that does not fit.
+    natural: the direction that the verb takes by default. source: the model of the run patched in. Raises
+    ValueError for anything that does not fit.
     """
     facts = anatomy(model)
     check_model(model, facts)
     check_task(task, facts, model)
     chosen = ablations.parse(ablation)
+    if source is not None:
+        check_source(model, facts, source, chosen)
     contrast = Contrast(
         chosen,
-        ablations.check_direction(chosen, direction, task, natural),
+        ablations.check_direction(chosen, direction, task, natural, two_models=source is not None),
         check_metric(metric, task.metric),
         seed,
+        source,
     )
     task.require_metrics(model, contrast.metric)
     path = None if store is None else Path(store)
@@ -173,6 +191,41 @@ def check_model(model: Model, facts: Anatomy) -> None:
         which = f"its part {training!r} is" if training else "the model is"
         raise ValueError(
             f"{which} in train mode, where dropout may act. Call model.eval() first (interp.load does)."
+        )
+
+
+_SHAPE = (
+    "n_layers", "n_heads", "n_key_value_heads", "d_model", "d_head", "d_mlp", "d_vocab", "d_vocab_out",
+    "attn_only", "parallel", "causal", "device",
+)  # fmt: skip
+
+
+def check_source(model: Model, facts: Anatomy, source: Model, ablation: Ablation) -> None:
+    """Raise ValueError unless activations of another model can stand in this one."""
+    theirs = anatomy(source)
+    check_model(source, theirs)
+    for name in _SHAPE:
+        ours, other = getattr(facts, name), getattr(theirs, name)
+        if ours != other:
+            raise ValueError(
+                f"source= has {name} {other}, the model {ours}: activations of one have no place in the "
+                "other. Give a model of the same shape and device, such as a checkpoint or a tuned copy."
+            )
+    if missing := sorted(set(facts.sites()) ^ set(theirs.sites())):
+        raise ValueError(
+            f"source= and the model have different sites: only one of them has {', '.join(missing)}. "
+            "Give a model of the same architecture."
+        )
+    vocabularies = [getattr(each.tokenizer, "get_vocab", dict)() for each in (model, source)]
+    if all(vocabularies) and vocabularies[0] != vocabularies[1]:
+        raise ValueError(
+            "source= has another tokenizer: the same token ids are other words to it. Give a model with the "
+            "same vocabulary."
+        )
+    if not isinstance(ablation, (ablations.Resample, ablations.Gaussian)):
+        raise ValueError(
+            f"{ablation.kind} ablation puts in no activation of source=, whose run would not matter. Use "
+            "ablation='resample' or 'gaussian', or leave source out."
         )
 
 

@@ -51,6 +51,7 @@ def attrs(
     seed = task.seed if contrast.seed is None else contrast.seed
     usual = SCALED if contrast.ablation.adds else CONVENTION[contrast.direction]
     usual += "; positive: the component helps the metric"
+    usual += "; what is patched in is a run of source_model" if contrast.source is not None else ""
     return provenance(
         method=method,
         site=site,
@@ -66,6 +67,7 @@ def attrs(
         dtype=str(dtype).removeprefix("torch."),
         **({"part": task.part} if task.part else {}),
         **_precision(dtype),
+        **experiment.source_attrs,
         **more,
     )
 

@@ -49,6 +49,7 @@ def patch(
     cells: Sequence[str | Sequence[str]] | None = None,
     window: int = 1,
     neurons: Sequence[int] | None = None,
+    source: Model | None = None,
     ablation: str | Ablation = "resample",
     direction: str | None = None,
     metric: Metrics | None = None,
@@ -71,6 +72,10 @@ def patch(
         list within the list is patched together.
     window: patch the site at this many layers at once, from `layer` on.
     neurons: which neurons, for dims with "neuron".
+    source: another model of the same shape (a checkpoint, a tuned copy, an adapter merged or not): the other
+        run is its run, so that the sweep asks where two models differ. On the same prompts with
+        `task.without_corrupt()`; `corrupt` is then the model's own metric, `clean` that of source (noise: the
+        other way round).
     ablation: "resample" (the other run), "gaussian", "zero", "mean", or settings of `interp.ablation`.
     direction: "denoise" (the default) or "noise"; zero and mean ablation only "noise".
     metric: one or several; the task's own by default.
@@ -102,7 +107,7 @@ def patch(
     with torch.inference_mode():
         experiment = prepare(
             model, task, ablation=ablation, direction=direction, metric=metric, batch_size=batch_size,
-            memory=memory, store=store, engine=engine, progress=progress,
+            memory=memory, store=store, engine=engine, progress=progress, source=source,
         )  # fmt: skip
         sweep = _Sweep.of(experiment, site, by, cells, window, neurons)
         result = sweep.run()
@@ -120,6 +125,7 @@ def plan(
     cells: Sequence[str | Sequence[str]] | None = None,
     window: int = 1,
     neurons: Sequence[int] | None = None,
+    source: Model | None = None,
     ablation: str | Ablation = "resample",
     direction: str | None = None,
     metric: Metrics | None = None,
@@ -140,10 +146,10 @@ def plan(
     with torch.inference_mode():
         experiment = prepare(
             model, task, ablation=ablation, direction=direction, metric=metric, batch_size=batch_size,
-            memory=memory, engine=engine,
+            memory=memory, engine=engine, source=source,
         )  # fmt: skip
         sweep = _Sweep.of(experiment, site, by, cells, window, neurons, dry=True)
-        reason = unsupported(model)
+        reason = unsupported(model) or (source is not None and unsupported(source))
         chosen = "reference" if engine == "reference" or reason else "fast"
         gated = bool(getattr(model.cfg, "gated_mlp", False))
         return make_plan(
@@ -198,7 +204,8 @@ class _Sweep:
         """Unit by unit: run, average the draws, write, go on."""
         experiment, budget = self.experiment, self.experiment.budget
         table = self.grid.table
-        engine = choose(experiment.model, self.runs, table.sites, len(table), budget.engine)
+        source = experiment.contrast.source
+        engine = choose(experiment.model, self.runs, table.sites, len(table), budget.engine, source)
         attrs = results.attrs(experiment, method="patch", site=", ".join(self.grid.all_sites))
         attrs |= {"window": self.grid.window, "engine": engine, "draws": experiment.draws}
         sheet = Sheet(experiment, self.grid, attrs)
@@ -259,10 +266,12 @@ class _Sweep:
     def _ready(self, engine: str, prompts: slice) -> Prepared | Reference:
         experiment, draws = self.experiment, self.experiment.draws
         some = self.runs.take(slice(prompts.start * draws, prompts.stop * draws))
+        source, sites = experiment.contrast.source, self.grid.all_sites
         if engine == "fast":
             blocks = weights(experiment.model)
-            return Prepared(blocks, some, self.grid.all_sites, experiment.metric, experiment.room)
-        return Reference(experiment.model, some, self.grid.all_sites, experiment.metric)
+            theirs = None if source is None else weights(source)
+            return Prepared(blocks, some, sites, experiment.metric, experiment.room, theirs)
+        return Reference(experiment.model, some, sites, experiment.metric, source)
 
     def _opened(self, sheet: Sheet, units: list[_Unit]):
         identity = self.experiment.identity() | {

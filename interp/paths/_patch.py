@@ -32,7 +32,7 @@ from interp.engine.runs import Runs
 from interp.engine.trust import choose
 from interp.engine.wavefront import Prepared
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
-from interp.models import Model, unsupported, weights
+from interp.models import Anatomy, Model, unsupported, weights
 from interp.paths._carry import Batch, carry, pointwise
 from interp.paths._ends import Cell, Ends, Named, make, read_at, written
 from interp.paths._receive import receive
@@ -54,6 +54,7 @@ def path_patch(
     sender_positions: Any = "all",
     receiver_positions: Any = "all",
     top: int = 3,
+    source: Model | None = None,
     ablation: str | Ablation = "resample",
     direction: str | None = None,
     metric: Metrics | None = None,
@@ -83,8 +84,11 @@ def path_patch(
         changed on top of what reaches it in D, as edges of a circuit do. The same for one receiver.
     sender_positions, receiver_positions: where they act, as in `interp.positions` ("last", 3, (2, 5)), or a
         list of indices.
+    top: cells of a result given as receivers.
+    source: another model of the same shape, as in `interp.patch`; its heads and neurons send what they write
+        by its own weights.
     ablation, direction, metric, batch_size, memory, engine, progress: as in `interp.patch`; engine
-        "reference" knows norm="exact" and combine="replace".
+        "reference" knows norm="exact" and combine="replace", and of another model no heads and neurons.
 
     Returns a Dataset: `value`, the effect in units of the metric, positive helps, with dims prompt, those of
     the senders, (receiver,) (metric); NaN where a sender writes after the receiver has read (`reachable`
@@ -105,7 +109,7 @@ def path_patch(
     with torch.inference_mode():
         experiment = prepare(
             model, task, ablation=ablation, direction=direction, metric=metric, batch_size=batch_size,
-            memory=memory, engine=engine, progress=progress,
+            memory=memory, engine=engine, progress=progress, source=source,
         )  # fmt: skip
         ends = make(
             experiment.facts, task, senders, receivers, top=top, freeze=freeze, norm=norm, combine=combine,
@@ -132,8 +136,13 @@ class Paths:
                 "constants stand for what the writers of a circuit write, and a path carries activations. "
                 "Use ablation='resample', 'gaussian', 'zero' or 'mean'."
             )
-        if experiment.budget.engine == "reference" or unsupported(experiment.model):
-            _require_covered(ends, "the reference engine, which was asked for or this model needs,")
+        source = experiment.contrast.source
+        models = [experiment.model] if source is None else [experiment.model, source]
+        if experiment.budget.engine == "reference" or any(unsupported(model) for model in models):
+            why = "the reference engine, which was asked for or this model needs,"
+            _require_covered(ends, why, source is not None)
+        if source is not None and not pointwise(ends, experiment.facts):
+            _require_separable(experiment.facts, ends)
         marks = (ends.sender_marks, ends.receiver_marks)
         sending, receiving = (each.repeat_interleave(experiment.draws, 0) for each in marks)
         by_draw = replace(ends, sender_marks=sending, receiver_marks=receiving)
@@ -144,9 +153,10 @@ class Paths:
         experiment, budget, ends = self.experiment, self.experiment.budget, self.ends
         n_paths = len(ends.senders) * len(ends.receivers)
         passes = n_paths + len(ends.senders)
-        engine = choose(experiment.model, self.runs, self._sites(), passes, budget.engine)
+        source = experiment.contrast.source
+        engine = choose(experiment.model, self.runs, self._sites(), passes, budget.engine, source)
         if engine == "reference":
-            _require_covered(ends, "the reference engine, which this model needs,")
+            _require_covered(ends, "the reference engine, which this model needs,", source is not None)
         parts, right = [], []
         with tqdm(
             total=len(self.runs) * n_paths, disable=not budget.progress, desc="paths", unit="run"
@@ -180,10 +190,12 @@ class Paths:
     def _block(self, engine: str, rows: slice, tick: Callable[[int], object]) -> tuple[Outcome, np.ndarray]:
         experiment, ends = self.experiment, self.ends
         some, draws, sites = self.runs.take(rows), experiment.draws, ends.sites(experiment.facts)
+        source = experiment.contrast.source
         if engine == "reference":
-            reference = PathReference(experiment.model, some, ends, experiment.metric, rows)
+            reference = PathReference(experiment.model, some, ends, experiment.metric, rows, source)
             return reference.run_paths(tick), reference.clean_right()[::draws]
-        ready = Prepared(weights(experiment.model), some, sites, experiment.metric, experiment.room)
+        own, theirs = weights(experiment.model), None if source is None else weights(source)
+        ready = Prepared(own, some, sites, experiment.metric, experiment.room, theirs)
         patched = np.broadcast_to(
             ready.base, (len(ends.senders), len(ends.receivers), *ready.base.shape)
         ).copy()
@@ -282,8 +294,24 @@ def _counted(marks: torch.Tensor) -> str:
     return f"{low} of each prompt" if low == high else f"{low} to {high} of each prompt"
 
 
-def _require_covered(ends: Ends, what: str) -> None:
+def _require_separable(facts: Anatomy, ends: Ends) -> None:
+    """What another model's weights cannot write where some heads are not frozen."""
+    sites = {place.site for cell in ends.senders for place in cell.places}
+    if "post" in sites or ("z" in sites and facts.post_norm):
+        raise ValueError(
+            "what neurons of another model write (and its heads, where a norm follows) is known here only on "
+            "paths without attention. Use freeze='heads' or 'all'."
+        )
+
+
+def _require_covered(ends: Ends, what: str, two_models: bool) -> None:
     """What hooks on the model itself cannot do."""
+    sites = {place.site for cell in ends.senders for place in cell.places}
+    if two_models and sites & {"z", "post"}:
+        raise ValueError(
+            f"heads and neurons of source= write by its own weights, and {what} goes by hooks. Send whole "
+            "layers (L3.attn_out, MLP3) or the stream (L3.resid_pre)."
+        )
     if ends.norm == "frozen":
         raise ValueError(
             f"norm='frozen' computes the receivers' inputs from the model's own weights, and {what} goes by "

@@ -191,6 +191,10 @@ class Task:
             spans=spans,
         )  # fmt: skip
 
+    def without_corrupt(self) -> Task:
+        """The clean prompts alone: for zero or mean ablation, and for two models on the same prompts."""
+        return replace(self, corrupt=self.clean)
+
     def fingerprint(self) -> str:
         """sha256 of the tokens, answers, positions, lengths and metric; the same on every device."""
         digest = hashlib.sha256(repr(self.metric).encode())
