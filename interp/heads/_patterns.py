@@ -18,6 +18,9 @@ from interp.engine.trust import prove_sites
 from interp.experiment import check_model
 from interp.models import Anatomy, Model, anatomy, logits
 from interp.places import hook_name
+from interp.positions import weights
+from interp.prompts import Prompts, read
+from interp.tasks import vocabulary
 
 _ROWS = 8  # prompts at once
 
@@ -25,48 +28,94 @@ _ROWS = 8  # prompts at once
 @verb
 def attention(
     model: Model,
-    tokens: Int[Tensor, "prompt pos"] | Int[Tensor, "pos"] | str,
+    prompts: Any,
     *,
     layer: int | Sequence[int] | None = None,
+    dst: Any = "all",
+    src: Any = "all",
     batch_size: int | None = None,
 ) -> xr.Dataset:
-    """Attention patterns of every head: `value` [prompt, layer, head, dst, src], each row summing to 1.
+    """Attention of every head: `value` [prompt, layer, head, dst, src].
 
-    tokens: a prompt as text, or token ids of equal length. layer: one, several, or all.
-    Cost: one forward a prompt. Raises ValueError for a layer that is not there, ids outside the vocabulary,
-    and a model whose pattern hooks are not in its path.
+    prompts: texts, token ids, messages or a task (see `interp.prompts`), of several lengths if need be.
+    layer: one, several, or all.
+    dst, src: "all" keeps each position, and each row adds up to 1; NaN where a prompt has no such position.
+        Else positions of `interp.positions`, such as the name of a span, or a list of them: one entry each,
+        the mean over its queries and the sum over its keys ("from the end to each of both names").
+
+    Cost: one forward a prompt. Raises ValueError for a layer that is not there, prompts that cannot be read,
+    positions that a prompt does not have, and a model whose pattern hooks are not in its path.
 
     Example:
         >>> model = interp.load("tiny-ioi")
         >>> patterns = interp.heads.attention(model, "When Mary and John went to the store", layer=0)
         >>> patterns["value"].dims, bool((patterns["value"].sum("src") - 1).max() < 1e-5)
         (('prompt', 'layer', 'head', 'dst', 'src'), True)
+        >>> task = interp.tasks.ioi(model, n=4)
+        >>> interp.heads.attention(model, task, dst="end", src=["io", "s1", "s2"])["value"].shape
+        (4, 3, 4, 1, 3)
     """
     facts = anatomy(model)
     check_model(model, facts)
-    rows = model.to_tokens(tokens) if isinstance(tokens, str) else torch.as_tensor(tokens)
-    rows = rows[None] if rows.ndim == 1 else rows
-    _check_tokens(rows, facts)
-    layers = _layers(layer, facts)
-    patterns = np.concatenate([each.cpu().numpy() for each in batches(model, rows, layers, batch_size)])
-    positions = np.arange(rows.shape[1])
-    coords: dict[str, Any] = {
-        "prompt": np.arange(len(rows)),
-        "layer": layers,
-        "head": np.arange(facts.n_heads),
-        "dst": positions,
-        "src": positions,
-        "head_name": head_names(layers, facts),
-    }
-    if model.tokenizer is not None:
-        words = np.array([[model.tokenizer.decode([i]) for i in row] for row in rows.tolist()], dtype=object)
-        coords |= {"dst_token": (("prompt", "dst"), words), "src_token": (("prompt", "src"), words)}
+    data = read(model, prompts)
+    if not facts.causal and bool((data.lengths != data.lengths[0]).any()):
+        raise ValueError(
+            f"attention of {facts.name} goes both ways, and padding would be attended to. Give prompts of "
+            "one length."
+        )
+    layers, n = _layers(layer, facts), len(data)
+    ends = {"dst": _Ends(dst, data, mean=True), "src": _Ends(src, data, mean=False)}
+    parts = []
+    for patterns in batches(model, data.tokens, layers, batch_size):
+        rows = slice(sum(map(len, parts)), sum(map(len, parts)) + len(patterns))
+        seen = ends["dst"].over(patterns.transpose(-1, -2), rows).transpose(-1, -2)
+        parts.append(ends["src"].over(seen, rows).cpu().numpy())
+    coords: dict[str, Any] = {"prompt": np.arange(n), "layer": layers, "head": np.arange(facts.n_heads)}
+    coords["head_name"] = head_names(layers, facts)
+    for dim, end in ends.items():
+        coords[dim] = end.names
+        if end.masks is None and model.tokenizer is not None:
+            coords[f"{dim}_token"] = (("prompt", dim), _words(model, data))
     attrs = results.provenance(
-        method="attention", site="pattern", model=facts.name, n_prompts=len(rows),
+        method="attention", site="pattern", model=facts.name, n_prompts=n,
+        unit="share of attention",
         convention="value = attention from position dst to position src",
     )  # fmt: skip
     dims = ("prompt", "layer", "head", "dst", "src")
-    return results.dataset({"value": (dims, patterns)}, coords, attrs)
+    return results.dataset({"value": (dims, np.concatenate(parts))}, coords, attrs)
+
+
+class _Ends:
+    """One end of attention: every position, or sets of positions with names."""
+
+    def __init__(self, given: Any, data: Prompts, mean: bool) -> None:
+        self.real, self.masks, self.mean = data.real, None, mean
+        self.names = np.arange(data.tokens.shape[1])
+        if isinstance(given, str) and given == "all":
+            return
+        listed = list(given) if isinstance(given, list) else [given]
+        if not listed:
+            raise ValueError("no positions are given; name one, or leave it out for all.")
+        self.masks = torch.stack([weights(each, data) > 0 for each in listed], 1)  # [prompt, entry, pos]
+        self.names = np.array([str(each) for each in listed], dtype=object)
+
+    def over(self, patterns: Float[Tensor, "prompt layer head other pos"], rows: slice) -> Tensor:
+        """The last axis as entries; NaN at positions that a prompt does not have."""
+        if self.masks is None:
+            return torch.where(self.real[rows][:, None, None, None], patterns, torch.nan)
+        counted = self.masks[rows].to(patterns)
+        out = torch.einsum("plhok,pek->plhoe", patterns.nan_to_num(), counted)
+        return out / counted.sum(-1)[:, None, None, None] if self.mean else out
+
+
+def _words(model: Model, data: Prompts) -> np.ndarray:
+    """The token at each position of each prompt, "" beyond its end."""
+    rows = zip(data.tokens.tolist(), data.lengths.tolist())
+    texts = [
+        [vocabulary.decode(model, [i]) if pos < length else "" for pos, i in enumerate(row)]
+        for row, length in rows
+    ]
+    return np.array(texts, dtype=object)
 
 
 def batches(
@@ -108,19 +157,6 @@ def _layers(layer: int | Sequence[int] | None, facts: Anatomy) -> list[int]:
             f"layer {outside or layers} is not there: the model has layers 0 to {facts.n_layers - 1}."
         )
     return layers
-
-
-def _check_tokens(rows: Tensor, facts: Anatomy) -> None:
-    if rows.ndim != 2 or not rows.numel():
-        raise ValueError(
-            f"tokens have shape {list(rows.shape)}; give [pos] or [prompt, pos] with a token at least."
-        )
-    if not 0 <= int(rows.min()) <= int(rows.max()) < facts.d_vocab:
-        raise ValueError(
-            f"token ids {int(rows.min())} to {int(rows.max())}: the vocabulary has 0 to {facts.d_vocab - 1}."
-        )
-    if rows.shape[1] > facts.n_ctx:
-        raise ValueError(f"prompts have {rows.shape[1]} tokens, the model's context is {facts.n_ctx}.")
 
 
 def head_names(layers: Sequence[int], facts: Anatomy) -> tuple[tuple[str, str], np.ndarray]:

@@ -5,39 +5,45 @@ from __future__ import annotations
 import architectures
 import numpy as np
 import pytest
+import small
 import torch
 
 import interp
 from interp import heads
 
-needs_hooked = pytest.mark.skipif(
-    not architectures.has_hooked_transformer(), reason="this release has no HookedTransformer"
-)
 
-
-@pytest.mark.parametrize("name", ["tiny-world", "induction"])
-@needs_hooked
+@pytest.mark.parametrize("name", ["tiny-world", "induction", "gpt2", "llama", "own grouped"])
 def test_composition_is_that_of_transformer_lens(name):
-    model = interp.load(name)
+    """On both releases; folded, and with key-value heads that stand for every head of their group."""
+    if name in small.FAMILIES:
+        model = small.bridge(name)
+    else:
+        model = architectures.build({"n_key_value_heads": 2}) if " " in name else interp.load(name)
+    if not hasattr(model, "all_composition_scores"):
+        pytest.skip("bridges of this release have no composition scores")
     value = heads.composition(model)["value"]
-    for mode in heads_modes():
-        theirs = model.all_composition_scores(mode).detach().double().numpy()
+    for mode in ("Q", "K", "V"):
+        theirs = model.all_composition_scores(mode)
+        theirs = getattr(theirs, "scores", theirs).detach().double().numpy()
         np.testing.assert_allclose(value.sel(mode=mode), theirs, atol=1e-6, equal_nan=True)
     assert float(value.sel(mode="K").max()) > 0.1
 
 
-@needs_hooked
-def test_composition_under_grouped_queries():
-    """Key-value heads stand for every head of their group."""
-    model = architectures.build({"n_key_value_heads": 2})
-    value = heads.composition(model)["value"]
-    for mode in heads_modes():
-        theirs = model.all_composition_scores(mode).detach().double().numpy()
-        np.testing.assert_allclose(value.sel(mode=mode), theirs, atol=1e-6, equal_nan=True)
-
-
-def heads_modes():
-    return ("Q", "K", "V")
+def test_attention_by_spans_of_prompts_of_several_lengths():
+    model = interp.load("tiny-ioi")
+    task = interp.tasks.ioi(model, n=8)
+    assert len(set(task.lengths.tolist())) > 1
+    whole = heads.attention(model, task)["value"]
+    named = heads.attention(model, task, dst="end", src=["io", (0, 2)])["value"]
+    assert named["src"].values.tolist() == ["io", "(0, 2)"]
+    for prompt, length in enumerate(task.lengths.tolist()):
+        row = whole[prompt, :, :, length - 1]
+        io = int(task.spans["io"][prompt].int().argmax())
+        np.testing.assert_allclose(named[prompt, :, :, 0, 0], row[..., io], atol=1e-6)
+        np.testing.assert_allclose(named[prompt, :, :, 0, 1], row[..., :2].sum("src"), atol=1e-6)
+        assert np.isnan(whole[prompt, :, :, length:]).all()
+        alone = heads.attention(model, task.clean[prompt : prompt + 1, :length])["value"][0]
+        np.testing.assert_allclose(whole[prompt, :, :, :length, :length], alone, atol=1e-6)
 
 
 def test_attention_is_the_models_own():
@@ -55,8 +61,8 @@ def test_attention_is_the_models_own():
     ("call", "message"),
     [
         (lambda m: heads.attention(m, "Mary", layer=9), "layer .* is not there: the model has layers 0 to 2"),
-        (lambda m: heads.attention(m, torch.tensor([[99999]])), "token ids 99999 to 99999"),
-        (lambda m: heads.attention(m, torch.zeros(1, 0, dtype=torch.long)), "a token at least"),
+        (lambda m: heads.attention(m, torch.tensor([[99999]])), "99999"),
+        (lambda m: heads.attention(m, torch.zeros(1, 0, dtype=torch.long)), "has no tokens"),
         (
             lambda m: heads.attention(m, torch.ones(1, 400, dtype=torch.long)),
             "400 tokens, the model's context",
