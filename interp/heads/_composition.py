@@ -3,7 +3,8 @@
 1. OV = W_V W_O and QK = W_Q W_Kᵀ of each head, [d_model, d_model] of rank d_head; key-value heads of grouped
    attention stand for every query head of their group.
 2. Composition of an earlier head with a later one: ‖OV · R‖ / (‖OV‖ ‖R‖) in Frobenius norms, R = QK (Q), QKᵀ
-   (K) or OV (V) of the later head. Between random heads it is about 1 / √d_model, which is `baseline`.
+   (K) or OV (V) of the later head. With one of the two turned at random, whatever their spectra, its root
+   mean square is 1 / √d_model: `baseline`.
 
 The weights are taken as they are: load the model with `fold_ln` (the default) for the norms' gains to be in
 them. With rotary embeddings QK holds at distance 0. Elhage et al. 2021, "A Mathematical Framework".
@@ -29,8 +30,9 @@ MODES = ("Q", "K", "V")
 def composition(model: Model) -> xr.Dataset:
     """Composition scores of all pairs of heads: `value` [mode, layer, head, to_layer, to_head].
 
-    0 where the second head is not in a later layer; NaN for a head whose weights are 0. `baseline`: what two
-    random heads give, 1 / √d_model. The same numbers as TransformerLens's `all_composition_scores`.
+    0 where the second head is not in a later layer; NaN for a head whose weights are 0. `excess`: value less
+    the attribute `baseline`, what heads of the same spectra that have nothing to do with one another give;
+    NaN where the second is not later. The same numbers as TransformerLens's `all_composition_scores`.
     Cost: no forward pass. Raises ValueError for a model whose weights cannot be read.
 
     Example:
@@ -55,7 +57,9 @@ def composition(model: Model) -> xr.Dataset:
     dims = ("mode", "layer", "head", "to_layer", "to_head")
     coords = {"mode": list(MODES), "layer": range(n_layers), "head": range(n_heads)}
     coords |= {"to_layer": range(n_layers), "to_head": range(n_heads)}
-    return results.dataset({"value": (dims, values)}, coords, attrs)
+    later = np.arange(n_layers)[:, None, None] < np.arange(n_layers)[:, None]  # [layer, to_layer, 1]
+    excess = np.where(later[:, None], values - attrs["baseline"], np.nan)
+    return results.dataset({"value": (dims, values), "excess": (dims, excess)}, coords, attrs)
 
 
 class Heads:

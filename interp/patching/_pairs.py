@@ -14,7 +14,8 @@
 
 Denoising alone cannot tell an OR from a chain. A label is given where the intervals of both interactions lie
 on the sides that the table says (for `independent`: within a tenth of the gap), and where the pair moves a
-fifth of the gap in some direction; else it is `none`: not decided.
+fifth of the gap in some direction; else it is `none`: not decided. Where the interval of the gap itself holds
+0 there is no share and no label, and the attribute `labels` says so.
 
 Heimersheim & Nanda 2404.15255.
 """
@@ -133,6 +134,12 @@ def _square(values: np.ndarray, n: int, both: list[tuple[int, int]]) -> np.ndarr
 def _labelled(out: xr.Dataset, level: float, seed: int) -> xr.Dataset:
     """With the interactions as shares of the gap, their intervals, and the labels."""
     kept = out[["clean", "corrupt", "interaction"]].rename(interaction="value")
+    if not _has_gap(out, level, seed):
+        nothing = kept["value"].mean("prompt") * np.nan
+        labels = np.full(nothing.shape[1:], "none", dtype=object)
+        names = dict.fromkeys(("share", "share_low", "share_high"), nothing)
+        told = "not labelled: the interval of clean - corrupt holds 0, and nothing can be a share of it"
+        return out.assign(names).assign(label=(("a", "b"), labels)).assign_attrs(labels=told)
     shares = stats.bootstrap(kept, level=level, seed=seed, statistic="normalised")
     moved = abs(stats.normalise(out)["value"]).max("direction").values  # [a, b]
     ends = [(shares["low"].values[d], shares["high"].values[d]) for d in range(2)]
@@ -145,6 +152,13 @@ def _labelled(out: xr.Dataset, level: float, seed: int) -> xr.Dataset:
     names = {"share": shares["estimate"], "share_low": shares["low"], "share_high": shares["high"]}
     resampled = {key: shares.attrs[key] for key in ("resampled", "n_resampled") if key in shares.attrs}
     return out.assign(names).assign(label=(("a", "b"), labels)).assign_attrs(resampled)
+
+
+def _has_gap(out: xr.Dataset, level: float, seed: int) -> bool:
+    """Whether the mean of clean - corrupt is off 0."""
+    gap = (out["clean"] - out["corrupt"]).expand_dims(cell=1, axis=1)
+    ends = stats.bootstrap(out[["clean", "corrupt"]].assign(value=gap), level=level, seed=seed)
+    return float(ends["low"][0]) > 0 or float(ends["high"][0]) < 0
 
 
 def _beyond(low: np.ndarray, high: np.ndarray, sign: int) -> np.ndarray:

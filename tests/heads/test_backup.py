@@ -132,6 +132,19 @@ def test_scaling_is_a_hook_that_multiplies_and_keeps_the_sign():
     )
 
 
+def test_estimates_of_scaling_have_the_same_sign():
+    """To first order twice as much is as much more as nothing is less."""
+    model = small.model()
+    clean, corrupt = architectures.tokens()
+    task = interp.Task.from_tokens(clean=clean, corrupt=corrupt, answer=[3, 4], wrong=[5, 6])
+    twice, zero = (
+        interp.attribute(model, task, "z", method="atp", ablation=ablation, **QUIET)["value"]
+        for ablation in (Scaled(2.0), "zero")
+    )
+    np.testing.assert_allclose(twice, zero, atol=1e-9)
+    assert float(abs(twice).max()) > 1e-3
+
+
 def test_strengthening_a_head_that_helps_helps():
     sketch = toys.independent()
     model, task = toys.model(sketch), toys.task(sketch, toys.WORDS)

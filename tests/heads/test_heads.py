@@ -29,6 +29,23 @@ def test_composition_is_that_of_transformer_lens(name):
     assert float(value.sel(mode="K").max()) > 0.1
 
 
+def test_the_baseline_is_that_of_heads_turned_at_random():
+    """Of any spectra: these have one singular value that is most of them."""
+    generator = torch.Generator().manual_seed(0)
+    d = 12
+    OV, QK = (torch.diag(torch.tensor([5.0, 1.0, 0.5] + [0.0] * (d - 3))).double() for _ in range(2))
+    squares = []
+    for _ in range(4000):
+        turn = torch.linalg.qr(torch.randn(d, d, dtype=torch.float64, generator=generator)).Q
+        squares.append(float((OV @ turn @ QK).norm() / (OV.norm() * QK.norm())) ** 2)
+    assert np.mean(squares) == pytest.approx(1 / d, rel=0.05)
+    found = heads.composition(interp.load("tiny-ioi"))
+    assert found.attrs["baseline"] == pytest.approx(64**-0.5)
+    excess = found["excess"].sel(mode="K")
+    np.testing.assert_allclose(excess[0, :, 1], found["value"].sel(mode="K")[0, :, 1] - 64**-0.5)
+    assert np.isnan(excess[1, :, :2]).all()
+
+
 def test_attention_by_spans_of_prompts_of_several_lengths():
     model = interp.load("tiny-ioi")
     task = interp.tasks.ioi(model, n=8)

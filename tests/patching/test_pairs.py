@@ -78,6 +78,22 @@ def test_pairs_are_cells_patched_together_and_sets_of_neurons_are_components():
         assert np.abs(own).max() > 1e-3
 
 
+def test_without_a_gap_there_is_no_share_and_no_label():
+    model = interp.load("tiny-ioi")
+    task = interp.tasks.ioi(model, n=8)
+    rows = list(range(0, 8, 2))
+    swapped = interp.Task.from_tokens(  # half of the answers the wrong way round: the mean gap is about 0
+        clean=task.clean[rows], corrupt=task.corrupt[rows], lengths=task.lengths[rows],
+        answer=[(task.answer if i % 2 else task.wrong)[row] for i, row in enumerate(rows)],
+        wrong=[(task.wrong if i % 2 else task.answer)[row] for i, row in enumerate(rows)],
+    )  # fmt: skip
+    found = pairs(model, swapped, ["L0H0", "L1H1"], **QUIET)
+    assert "holds 0" in found.attrs["labels"]
+    assert set(found["label"].values.ravel()) == {"none"}
+    assert np.isnan(found["share"]).all()
+    assert float(abs(found["value"]).max()) > 0.1
+
+
 @pytest.mark.parametrize(
     ("cells", "options", "message"),
     [
