@@ -269,7 +269,7 @@ class _Sweep:
         source, sites = experiment.contrast.source, self.grid.all_sites
         if engine == "fast":
             blocks = weights(experiment.model)
-            theirs = None if source is None else weights(source)
+            theirs = None if source is None or source is experiment.model else weights(source)
             return Prepared(blocks, some, sites, experiment.metric, experiment.room, theirs)
         return Reference(experiment.model, some, sites, experiment.metric, source)
 

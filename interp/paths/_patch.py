@@ -194,7 +194,8 @@ class Paths:
         if engine == "reference":
             reference = PathReference(experiment.model, some, ends, experiment.metric, rows, source)
             return reference.run_paths(tick), reference.clean_right()[::draws]
-        own, theirs = weights(experiment.model), None if source is None else weights(source)
+        own = weights(experiment.model)
+        theirs = None if source is None or source is experiment.model else weights(source)
         ready = Prepared(own, some, sites, experiment.metric, experiment.room, theirs)
         patched = np.broadcast_to(
             ready.base, (len(ends.senders), len(ends.receivers), *ready.base.shape)
