@@ -134,17 +134,15 @@ def halves(task: Task, level: float, seed: int) -> tuple[Task, Task]:
     """The prompts in two halves, those that share a text together. ValueError where either proves nothing."""
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; it must lie between 0 and 1, for example 0.95.")
-    unit = results.prompt_units(task)
-    order = np.random.default_rng(seed).permutation(int(unit.max()) + 1)
-    first = np.isin(unit, order[: (len(order) + 1) // 2])
+    n = int(results.prompt_units(task).max()) + 1
     least = int(np.floor(1 - np.log2(1 - level))) + 1
-    if len(order) // 2 < least:
+    if n // 2 < least:
         raise ValueError(
-            f"the task has {len(task)} prompts, {len(order)} independent ones (those that share a text count "
+            f"the task has {len(task)} prompts, {n} independent ones (those that share a text count "
             f"once). One half of them finds paths, the other checks them, and fewer than {least} in each can "
             f"prove nothing at level {level}: give {2 * least} or more."
         )
-    return task[torch.as_tensor(np.flatnonzero(first))], task[torch.as_tensor(np.flatnonzero(~first))]
+    return task.split(0.5, seed, cluster="unit")
 
 
 def _search(
