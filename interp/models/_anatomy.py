@@ -47,6 +47,7 @@ class Anatomy:
     post_norm: bool  # a norm stands between what a sublayer writes and the stream (Gemma 2 and 3, OLMo 2)
     dtype: torch.dtype
     device: torch.device
+    act_fn: str | None  # of the MLPs, as the model computes it; a bridge's `cfg` may name another
     architecture: str  # the class in transformers, "" where nothing says
     name: str
 
@@ -125,6 +126,7 @@ def anatomy(model: Model) -> Anatomy:
         post_norm=_norms_its_writes(model, known.norms_writes),
         dtype=parameter.dtype,
         device=parameter.device,
+        act_fn=known.act_fn,
         architecture=known.name,
         name=str(cfg.model_name),
     )

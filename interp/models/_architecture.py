@@ -35,7 +35,7 @@ WHOLE_QK_NORM = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM", "Fl
 LOCAL = ("sliding_attention", "local", "local_attention")
 STATIC_ROTARY = ("default", "linear", "llama3", "yarn", "proportional")  # one table, whatever the prompt
 ACTIVATION_FIELDS = ("hidden_act", "hidden_activation", "activation_function", "activation", "act_fn")
-ACTIVATION_OF = {"bloom": "gelu_fast", "mpt": "gelu"}  # written in code, not in the config
+ACTIVATION_OF = {"bloom": "gelu_bloom", "mpt": "gelu"}  # written in code, not in the config
 ENCODERS = ("bert", "roberta", "distilbert", "electra", "albert", "deberta", "camembert", "xlm-roberta")
 
 

@@ -42,9 +42,12 @@ verb is compared with plain torch hooks on the transformers model, or with its o
 | bake | a direction ablated from what attention of block 1 writes |
 | direct | `attribution.direct`: all parts sum to the logit difference |
 
-Figures are the largest error in standard deviations of what is right. Norms and softmax of transformers
-compute in float32 inside a float64 model, hence about 1e-6 where they are in the path. A letter is a refusal,
-and its sentence stands below the table; an empty cell was not measured in this run.
+Figures are the largest error in standard deviations of what is right. transformers goes down to float32 in
+norms and softmax of a float64 model; here it is kept from that, on both sides, so that a figure is the error
+of the formulas. What stays is its rotary tables, which are float32 and which a HookedTransformer makes anew
+in float64: about 1e-6 there. A letter is a refusal, and its sentence stands below the table; an empty cell
+follows from a refusal to load. From "{first}" on the rows are other configs of the same architectures, and
+more architectures.
 """
 KINDS = {"HookedTransformer": "hooked", "TransformerBridge": "bridge"}
 NAMES = {"patch, reference": "reference", "circuits.run": "run"}
@@ -66,7 +69,12 @@ def page(paths: list[Path]) -> str:
     releases = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     packages = releases[0]["versions"]
     date = datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
-    parts = [ABOUT.format(date=date, transformers=packages["transformers"], torch=packages["torch"])]
+    facts = {
+        "transformers": packages["transformers"],
+        "torch": packages["torch"],
+        "first": next(iter(zoo.VARIANTS)),
+    }
+    parts = [ABOUT.format(date=date, **facts)]
     return "\n".join([*parts, *(_table(release) for release in releases)])
 
 

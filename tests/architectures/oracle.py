@@ -9,9 +9,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense", "o")
 ATTENTIONS = ("self_attn", "attn", "self_attention", "attention", "mixer")
+
+
+class Throughout64(TorchFunctionMode):
+    """Float64 stays float64 where transformers would go down to float32 on the way (norms, softmax, caps).
+
+    So what is left between two ways to compute a model is their formulas, and not that rounding.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
+            if func is Tensor.float:
+                return args[0]
+            if func in (Tensor.to, Tensor.type):
+                args = tuple(torch.float64 if each is torch.float32 else each for each in args)
+            if kwargs.get("dtype") is torch.float32:
+                kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
 
 
 class Oracle:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import verbs
 import zoo
 
 import interp
@@ -145,3 +146,24 @@ def test_angles_that_change_with_the_length() -> None:
     apart = steering.activations(model, TOKENS[1:2], "L2.resid_pre")
     together = steering.activations(model, rows, "L2.resid_pre", mask=real)
     torch.testing.assert_close(together[1:], apart, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["Falcon", "MPT", "Bloom"])
+def test_rules_know_the_activation_that_a_bridges_cfg_does_not(name: str) -> None:
+    """The identity rule, against transformers' own activation with its gate held fast."""
+    one = verbs.case(name)
+    if models.is_bridge(one.model):
+        assert models.anatomy(one.model).act_fn != one.model.cfg.act_fn
+    for layer in one.oracle.layers:
+        for module in [module for module in layer.modules() if "gelu" in type(module).__name__.lower()]:
+            act = module.forward
+            module.forward = lambda x, act=act: x * (act(x) / x).detach()
+    with torch.no_grad():
+        (_, clean), (_, corrupt) = (one.oracle.inputs(each) for each in (one.task.clean, one.task.corrupt))
+    _, slopes = one.oracle.slopes(one.task.corrupt, one.metric)
+    right = [one.oracle.heads_of(s * (a - b)).sum((1, 3)) for s, a, b in zip(slopes, clean, corrupt)]
+    method = interp.methods.Relp(ln=False, identity=True, ah=False, half=False)
+    found = interp.attribute(one.model, one.task, "z", method=method, progress=False)
+    assert verbs.relative(found.value.transpose("prompt", "layer", "head"), torch.stack(right, 1)) < 1e-5
+    plain = interp.attribute(one.model, one.task, "z", progress=False)
+    assert float(abs(found.value - plain.value).max()) > 0.01

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import zoo
-from oracle import Oracle
+from oracle import Oracle, Throughout64
 from torch import Tensor
 
 import interp
@@ -59,7 +59,7 @@ def case(name: str) -> Case:
 
 def check(name: str, verbs: tuple[str, ...] = ()) -> dict[str, Cell]:
     """Every verb of one family; a family that cannot be loaded has the one cell "load"."""
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), Throughout64():
         warnings.simplefilter("ignore")
         try:
             one = case(name)

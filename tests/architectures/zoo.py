@@ -139,7 +139,8 @@ SINGLE = (  # experts have no float64
     *("Mixtral", "Qwen 2 MoE", "Qwen 3 MoE", "OLMoE", "gpt-oss", "DeepSeek 3", "Granite MoE"),
 )
 REFUSED = ("Mamba", "T5")
-NOT_THE_MODEL = ("Cohere", "DeepSeek 3")  # TransformerLens 3.9's own model of them; interp.load says so
+NOT_THE_MODEL = ("Falcon, ALiBi",)  # TransformerLens's own model of it, by its logits; interp.load says so
+NOR_ON_3 = ("Cohere", "Cohere 2", "DeepSeek 3", "Hunyuan")  # release 4.3 is right on these
 _ROOT = tempfile.TemporaryDirectory(prefix="zoo-")
 
 
@@ -147,7 +148,7 @@ def refused() -> tuple[str, ...]:
     """What cannot be loaded on the release that is installed."""
     from interp.models import _release
 
-    return (*REFUSED, *(NOT_THE_MODEL if _release.has_hooked_transformer() else ()))
+    return (*REFUSED, *NOT_THE_MODEL, *(NOR_ON_3 if _release.has_hooked_transformer() else ()))
 
 
 def dtype_of(name: str) -> torch.dtype:

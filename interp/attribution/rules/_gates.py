@@ -31,6 +31,10 @@ def _gelu_fast(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.tanh(x * 0.7978845608 * (1 + 0.044715 * x * x)))
 
 
+def _gelu_bloom(x: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.tanh(x * 0.79788456 * (1 + 0.044715 * x * x)))
+
+
 def _relu(x: Tensor) -> Tensor:
     return (x > 0).to(x.dtype)
 
@@ -46,6 +50,7 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": _gelu_tanh,
     "gelu_accurate": _gelu_tanh,
     "gelu_fast": _gelu_fast,
+    "gelu_bloom": _gelu_bloom,
     "quick_gelu": lambda x: torch.sigmoid(1.702 * x),
     "silu": torch.sigmoid,
     "swish": torch.sigmoid,

@@ -14,7 +14,7 @@ from typing import Any
 from interp.attribution.rules._gates import check_activation
 from interp.attribution.rules._hooks import Activation, Normed, RuleHook, SoftMax, capped, constant, halved
 from interp.methods import Rules
-from interp.models import Model
+from interp.models import Model, anatomy
 from interp.models.hook_points import MLPPoints, mlp_points, router_points
 
 
@@ -126,9 +126,10 @@ def _module(model: Model, path: str) -> Any:
 
 def _activations(model: Model, rules: Rules) -> tuple[Places, str]:
     found: Places = []
+    act_fn = anatomy(model).act_fn
     for mlp in mlp_points(model):
-        check_activation(model.cfg.act_fn)
-        rule, layer = Activation(mlp, model.cfg.act_fn), None if mlp.is_expert else mlp.layer
+        check_activation(act_fn)
+        rule, layer = Activation(mlp, str(act_fn)), None if mlp.is_expert else mlp.layer
         found.append(Placed(RuleHook(mlp.pre, rule.pre), mlp.module, last=True, layer=layer))
         if mlp.linear is not None:
             found.append(Placed(RuleHook(mlp.linear, rule.linear), mlp.module, last=True, layer=layer))

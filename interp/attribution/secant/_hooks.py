@@ -120,7 +120,7 @@ class TwoRuns:
         return z_path(self.scorings[layer].attn, self._pair("pattern", layer), self._pair("v", layer), tensor)
 
     def _post(self, mlp: MLPPoints, tensor: Tensor, hook: Any) -> Tensor:
-        act: Callable[[Tensor], Tensor] = ACTIVATIONS[self.model.cfg.act_fn]
+        act: Callable[[Tensor], Tensor] = ACTIVATIONS[str(self.facts.act_fn)]
         gate = self._pair("pre", mlp.layer)
         delta = chord(act, gate.x, gate.x1) * change(gate.x)
         if mlp.linear is None:
