@@ -14,13 +14,21 @@ from interp.grid import DEFAULT_BY
 from interp.places import AXES, SITES
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/tasks.md", "docs/sites.md", "docs/analyses.md", "docs/heads.md")
+PAGES = (
+    "README.md",
+    "docs/tasks.md",
+    "docs/sites.md",
+    "docs/statistics.md",
+    "docs/analyses.md",
+    "docs/heads.md",
+)
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 TEXT = TEXTS["README.md"]
 BLOCK = re.compile(r"(?P<skip><!-- no-test: [^\n]+ -->\n)?```(?P<language>python|sh)\n(?P<body>.*?)```", re.S)
 WRITTEN = {
     "README.md": {"heads.html", "heads.nc", "bars.html", "report.html", "run.zarr"},
-    "docs/tasks.md": {"prompts.jsonl", "ioi.json"},
+    "docs/tasks.md": {"prompts.jsonl", "ioi.json", "spans.html"},
+    "docs/statistics.md": set(),
     "docs/sites.md": {"heads.nc", "bars.html", "report.html", "agreement.html", "run.zarr"},
     "docs/analyses.md": {"paths.html", "trace.html", "circuit.html", "curve.html"},
     "docs/heads.md": {"scores.html", "sinks.html"},

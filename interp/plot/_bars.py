@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
@@ -59,9 +61,17 @@ def bars(
         showlegend=False,
     )
     fig = go.Figure(trace)
+    pale = any(is_significant(cells, index) is False for index in indices)
     kind = words.noun(result.attrs)
     heading = words.heading(result, f"{kind}s: the {len(indices)} largest")
-    _dress(fig, cells, names, title or heading, f"{kind} ({escape(cells.unit)})")
+    note = f" · pale: not significant with all {cells.family} cells allowed for" if pale else ""
+    _dress(
+        fig,
+        replace(cells, subtitle=cells.subtitle + note),
+        names,
+        title or heading,
+        f"{kind} ({escape(cells.unit)})",
+    )
     return fig
 
 
@@ -79,9 +89,7 @@ def _errors(cells: Cells, indices: list[Index]) -> dict | None:
 
 def _dress(fig: go.Figure, cells: Cells, names: list[str], title: str, axis: str) -> None:
     left = 28 + int(7.2 * max(map(len, names), default=4))
-    pale = min(fig.data[0].marker.opacity or (1.0,)) < 1
-    note = f" · pale: not significant with all {cells.family} cells allowed for" if pale else ""
-    heading, above = theme.titles(title, cells.subtitle + note)
+    heading, above = theme.titles(title, cells.subtitle)
     fig.update_layout(
         template=theme.template(),
         title=heading,

@@ -246,11 +246,12 @@ def _hover_lines(cells: Cells, name: str, index: Index) -> list[str]:
     for dim, token in tokens_at(cells.value, index).items():
         at = cells.value[dim].values[index[cells.value.dims.index(dim)]]
         lines.append(f"{dim} {at}: {escape(token)}")
-    lines += _presence(cells, index)
+    some = _presence(cells, index)
+    lines += some
     value = float(cells.value.values[index])
     if not np.isfinite(value):
         return [*lines, "no value (NaN): not measured, or no such cell"]
-    percent = "" if cells.gap is None else f", {100 * value / cells.gap:.0f} % of clean − corrupt"
+    percent = "" if cells.gap is None or some else f", {100 * value / cells.gap:.0f} % of clean − corrupt"
     lines.append(f"{number(value)} {escape(cells.unit)}{percent.replace(', -', ', −')}")
     if cells.low is not None and cells.high is not None:
         low, high = (number(float(end.values[index])) for end in (cells.low, cells.high))

@@ -278,7 +278,7 @@ class Task:
         device = rows.clean.device
         where = rows.lengths - 1 if positions is None else _tokens.pad_ids(positions, device)
         chosen = LogitDiff() if metric is None else as_metric(metric)
-        tensors = {
+        tensors: dict[str, Any] = {
             "clean": rows.clean,
             "corrupt": rows.corrupt,
             "answer": _answers(answer, "answer", chosen, where, device),

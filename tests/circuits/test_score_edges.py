@@ -276,3 +276,48 @@ def test_frozen_weights_and_inference_mode_are_no_obstacle() -> None:
     model.requires_grad_(False)
     with torch.inference_mode():
         np.testing.assert_allclose(real(score_edges(model, task)), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "relp"])
+def test_scores_by_span_are_sums_over_its_positions(method: str) -> None:
+    """Of prompts of one length by position; of any length, a span that is the whole prompt is every position."""
+    model, rng = small.model(), np.random.default_rng(0)
+    spans = {"verb": [1, None, 3, 4], "rest": [[2, 3, 5]] * 4, "whole": [slice(None)] * 4}
+
+    def task(sizes: tuple[int, ...]) -> Task:
+        rows = [[rng.integers(1, 30, size).tolist() for size in sizes] for _ in range(2)]
+        return Task.from_tokens(
+            clean=rows[0], corrupt=rows[1], answer=[3, 4, 5, 6], wrong=[7, 8, 9, 10], spans=spans
+        )
+
+    even = task((8,) * 4)
+    by_span, by_pos = (
+        score_edges(model, even, method=method, positions=which, progress=False)["value"]
+        for which in ("span", True)
+    )
+    total = by_pos.sel(pos=[2, 3, 5]).sum("pos", skipna=False)
+    np.testing.assert_allclose(by_span.sel(span="rest"), total, atol=1e-12)
+    assert abs(by_span.sel(span="rest")).max() > 1e-3
+    assert np.isnan(by_span[1].sel(span="verb")).all()
+    assert by_span["present"].values.tolist() == [3, 4, 4]
+    ragged = task((8, 7, 9, 6))
+    scores = score_edges(model, ragged, method=method, positions="span", progress=False)
+    whole = score_edges(model, ragged, method=method, progress=False)["value"]
+    np.testing.assert_allclose(scores["value"].sel(span="whole"), whole, atol=1e-12)
+    assert interp.circuits.top(scores.sel(span="rest"), 5).n_edges == 5
+
+
+def test_spans_that_cannot_be_scored_are_sentences() -> None:
+    model = small.model()
+    plain = Task.from_tokens(clean=[[1, 2, 3]], corrupt=[[1, 4, 3]], answer=[5], wrong=[6])
+    named = Task.from_tokens(
+        clean=[[1, 2, 3]], corrupt=[[1, 4, 3]], answer=[5], wrong=[6], spans={"verb": [1]}
+    )
+    for task, options, message in (
+        (plain, {}, "positions='span' needs named positions, and the task has none"),
+        (named, {"method": "flow-routes"}, "flow-routes are shares of an input at a position"),
+        (named, {"method": "exact"}, "method 'exact' cuts an edge at all positions at once"),
+        (named, {"positions": "spam"}, "positions is 'spam'; use True, False or 'span'; did you mean 'span'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            score_edges(model, task, **{"positions": "span", "progress": False, **options})

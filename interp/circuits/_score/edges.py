@@ -61,6 +61,7 @@ from interp.engine.memory import Budget
 from interp.experiment import MEMORY, Experiment, Metrics
 from interp.methods import IG, Exact, FlowRoutes, Method
 from interp.models import Model
+from interp.places import hint
 from interp.tasks import Task
 
 _INCOMPLETE = 0.01  # of the metric's gap, for secant slopes
@@ -72,7 +73,7 @@ def score_edges(
     task: Task,
     *,
     method: str | Method = "eap",
-    positions: bool = False,
+    positions: bool | str = False,
     ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
     direction: str | None = None,
     metric: Metrics | None = None,
@@ -85,7 +86,8 @@ def score_edges(
     method: a value of `interp.methods` or its name: Atp() "eap", IG(steps, rule, variant) "eap-ig", Relp(...)
         "relp", Secant() "secant" (estimates), FlowRoutes() "flow-routes" (shares of each reader's input,
         without metric or ablation), or Exact() "exact" (every edge is cut).
-    positions: a score for each position (of the reader's input), in prompts of one length.
+    positions: a score for each position (of the reader's input), in prompts of one length; "span": for each
+        of the task's named positions, in prompts of any length, NaN where one has no such span.
     ablation: what a cut edge carries: "resample", "zero", "mean", or constants [writer, d_model].
     direction: "noise" (the default: the clean run, edges cut) or "denoise" (the corrupt run, edges brought
         in).
@@ -123,7 +125,7 @@ def score_nodes(
     task: Task,
     *,
     method: str | Method = "eap",
-    positions: bool = False,
+    positions: bool | str = False,
     ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
     direction: str | None = None,
     metric: Metrics | None = None,
@@ -155,7 +157,9 @@ def score_nodes(
     return of_nodes(_scores(experiment, chosen, positions))
 
 
-def _prepared(model: Model, task: Task, method: Method, positions: bool, **arguments: object) -> Experiment:
+def _prepared(
+    model: Model, task: Task, method: Method, positions: bool | str, **arguments: object
+) -> Experiment:
     """The request, checked; no forward pass."""
     if isinstance(method, FlowRoutes):  # one clean run
         arguments |= {"ablation": "zero", "direction": "noise"}
@@ -163,28 +167,43 @@ def _prepared(model: Model, task: Task, method: Method, positions: bool, **argum
     contrast = experiment.contrast
     method.check(contrast.metric, contrast.ablation, contrast.direction, over="edges")
     if isinstance(method, Exact):
-        if positions:
+        if positions is not False:
             raise ValueError(
                 "method 'exact' cuts an edge at all positions at once. Use positions=False, or "
                 "interp.circuits.run with masks [circuit, pos, writer, reader] for single positions."
             )
         return experiment
     check_hooks(model)
-    if positions:
-        check_positions(task, "positions=False")
+    _check_positions(task, method, positions)
     with ruled(model, method.rules):  # raises for rules that the model has no place for
         pass
     return experiment
 
 
-def _scores(experiment: Experiment, method: Method, positions: bool) -> xr.Dataset:
+def _check_positions(task: Task, method: Method, positions: bool | str) -> None:
+    if isinstance(positions, bool):
+        if positions:
+            check_positions(task, "positions='span', or positions=False")
+        return
+    if positions != "span":
+        raise ValueError(f"positions is {positions!r}; use True, False or 'span'{hint(positions, ['span'])}")
+    if isinstance(method, FlowRoutes):
+        raise ValueError("flow-routes are shares of an input at a position; use positions=True, or False.")
+    if not task.spans:
+        raise ValueError(
+            "positions='span' needs named positions, and the task has none. Give spans= when building it, or "
+            "use positions=True."
+        )
+
+
+def _scores(experiment: Experiment, method: Method, positions: bool | str) -> xr.Dataset:
     if isinstance(method, Exact):
         return exact_edges(start(experiment))
     with torch.inference_mode(False), torch.no_grad():
         job = Job.of(experiment, read=("q", "k", "v"))
         job = replace(job, runs=job.runs.outside_inference())
     if isinstance(method, FlowRoutes):
-        return flow_routes(job, positions)
+        return flow_routes(job, positions is True)
     return Scoring(job, method, positions).run()
 
 
@@ -216,12 +235,13 @@ class Scoring:
 
     job: Job
     method: Method
-    positions: bool
+    positions: bool | str
 
     def run(self) -> xr.Dataset:
         """All prompts."""
         job, graph, n, n_metrics = self.job, self.job.graph, len(self.job.runs), len(self.job.metric)
-        pos = (job.runs.n_pos,) if self.positions else ()
+        names = list(job.experiment.task.spans) if self.positions == "span" else None
+        pos = () if not self.positions else (job.runs.n_pos if names is None else len(names),)
         scores = np.zeros((n_metrics, n, *pos, len(graph.writers), len(graph.readers)))
         ends = np.empty((2, n, n_metrics))
         notes: dict[str, float] = {}
@@ -236,9 +256,11 @@ class Scoring:
                 scores[:, block], ends[:, block], more = self._block(block, at_once, bar.update)
                 notes = {name: max(value, notes.get(name, 0.0)) for name, value in more.items()}
         effects = np.moveaxis(scores, 0, -1) * job.experiment.signs + 0.0  # no -0.0
+        if names is not None and job.runs.spans is not None:
+            effects[~job.runs.spans.any(-1).cpu().numpy()] = np.nan
         clean, corrupt = ends if job.runs.clean_is_base else ends[::-1]
         attrs = {"forwards": forwards, "backwards": backwards, **self.method.attrs(), **notes}
-        out = edge_dataset(effects, clean, corrupt, job, method=self.method.edge_name, **attrs)
+        out = edge_dataset(effects, clean, corrupt, job, names, method=self.method.edge_name, **attrs)
         out.attrs["convention"] = "estimate of: " + out.attrs["convention"]
         return out
 
@@ -262,7 +284,7 @@ class Scoring:
         clean = (base if runs.clean_is_base else source).picked
         ends = torch.stack([passes.measure(run.picked, clean) for run in (base, source)])
         notes = dict(base.notes)
-        if kind == "secant":
+        if kind == "secant" and self.positions != "span":  # spans need not make up the prompt
             notes["completeness"] = _completeness(out, ends)
         return out.cpu().numpy(), ends.cpu().numpy(), notes
 

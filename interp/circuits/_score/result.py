@@ -23,14 +23,18 @@ def edge_dataset(
     clean: Float[np.ndarray, "prompt metric"],
     corrupt: Float[np.ndarray, "prompt metric"],
     job: Job,
+    spans: list[str] | None = None,
     *,
     method: str,
     **more: str | int | float,
 ) -> xr.Dataset:
-    """Effects of edges; NaN where there is no edge."""
+    """Effects of edges; NaN where there is no edge. spans: names of the axis of positions, if it has any."""
     values[..., ~job.graph.allowed.numpy(), :] = np.nan
-    pos = ("pos",) if values.ndim == 5 else ()
-    coords = {"writer": _names(job.graph.writers), "reader": _names(job.graph.readers)}
+    pos = () if values.ndim < 5 else ("pos",) if spans is None else ("span",)
+    coords: dict[str, Any] = {"writer": _names(job.graph.writers), "reader": _names(job.graph.readers)}
+    if spans is not None:
+        present = [int(mask.any(1).sum()) for mask in job.experiment.task.spans.values()]
+        coords |= {"span": np.array(spans, dtype=object), "present": ("span", np.array(present))}
     dims = ("prompt", *pos, "writer", "reader", "metric")
     return _dataset("edge", (dims, values), clean, corrupt, coords, job, method, more)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.circuits._graph import Spans
@@ -27,7 +27,8 @@ from interp.models.parts import Weights
 class Sums:
     """How edges of some prompts are scored.
 
-    at_once: positions. by_pos: keep positions apart. kind: of slopes through norms, see `readers.py`.
+    at_once: positions. by_pos: keep positions apart, or "span": sum over each of the task's spans. kind: of
+    slopes through norms, see `readers.py`.
     """
 
     weights: Weights
@@ -36,12 +37,17 @@ class Sums:
     constants: Tensor | None
     stop: int  # one past the last position that any metric reads
     at_once: int
-    by_pos: bool
+    by_pos: bool | str
     kind: str = "gradient"
+
+    @property
+    def marks(self) -> Bool[Tensor, "prompt span pos"] | None:
+        """The spans that are kept apart."""
+        return self.runs.spans if self.by_pos == "span" else None
 
     def zeros(self, n_metrics: int) -> Float[Tensor, "metric prompt *pos writer reader"]:
         graph = self.spans.graph
-        pos = (self.runs.n_pos,) if self.by_pos else ()
+        pos = () if not self.by_pos else (self.runs.n_pos if self.marks is None else self.marks.shape[1],)
         shape = (n_metrics, len(self.runs), *pos, len(graph.writers), len(graph.readers))
         return torch.zeros(shape, dtype=torch.float64, device=self.runs.base.device)
 
@@ -76,7 +82,11 @@ class Sums:
         writers = slice(*rows.indices(part.n_writers)[:2])
         if writers.start >= writers.stop:
             return
-        if self.by_pos:
+        if self.marks is not None:
+            for number, marks in enumerate(self.marks[:, :, span].unbind(1)):
+                inside = change[writers] * marks[None, :, :, None]
+                scores[:, number, writers, part.index] += weight * products(inside, part.slope)
+        elif self.by_pos:
             scores[:, span, writers, part.index] += weight * products_by_pos(change[writers], part.slope)
         else:
             scores[:, writers, part.index] += weight * products(change[writers], part.slope)
