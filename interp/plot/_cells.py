@@ -18,8 +18,9 @@ from interp.stats._means import MetricFacts, far_baseline, is_difference
 from interp.stats._units import units_of
 
 Index = tuple[int, ...]
-_FREE = ("prompt", "site", "receiver", "metric")
-PANELS = ("site", "receiver")  # dims that give a panel each
+_KINDS = ("score", "part", "norm")  # of what `interp.heads` says
+PANELS = ("site", "receiver", *_KINDS)  # dims that give a panel each
+_FREE = ("prompt", *PANELS, "metric")
 _MOST = 20_000  # cells that are tested for a picture
 _DRAWS = {
     ("layer", "head"): "plot.heads",
@@ -214,9 +215,9 @@ def _name(at: dict, attrs: dict) -> str:
         if named in at:
             return str(at[named])
     site = str(at.get("site", attrs.get("site", "")))
-    if {"layer", "head"} <= set(at) and ("score" in at or site not in AXES):
-        kind = str(at.get("score", site)).replace("_", " ")
-        return f"L{int(at['layer'])}H{int(at['head'])} {kind}".replace(" weights", "")
+    kinds = [str(at[kind]).replace("_", " ") for kind in _KINDS if kind in at]
+    if {"layer", "head"} <= set(at) and (kinds or site not in AXES):
+        return " ".join([f"L{int(at['layer'])}H{int(at['head'])}", *kinds])
     if site not in AXES or "layer" not in at:
         return ", ".join(f"{dim} {index}" for dim, index in at.items())
     given = {axis: int(at[axis]) for axis in AXES[site] if axis in at}

@@ -38,10 +38,10 @@ def heads(
 ) -> go.Figure:
     """The effect of every head, averaged over prompts: layer × head, a panel a site (q, k, v, pattern, z).
 
-    Scores of heads (`interp.heads`) are drawn alike, a panel a score.
+    What `interp.heads` gives is drawn alike, a panel a score, a part of the scores, or a norm of back-up.
 
-    result: dims prompt, (site or score,) layer, head; or means or intervals of one from `interp.stats`. Of
-        paths (`interp.path_patch`) a panel a receiver.
+    result: dims prompt, (site, score, part or norm,) layer, head; or means or intervals of one from
+        `interp.stats`. Of paths (`interp.path_patch`) a panel a receiver.
     normalise: divide by the mean of clean - corrupt (ratio of means).
     interval: a level such as 0.95, or a Dataset of `stats.bootstrap`; shown on hover.
     metric: which one, where the result has several. zmax: the end of the colour scale, so that several
@@ -58,9 +58,6 @@ def heads(
     """
     require_dataset(result, "heads")
     title = title or words.heading(result, words.each_head(result))
-    if "score" in result.dims:
-        kinds = [str(score).replace("_", " ") for score in result["score"].values]
-        result = result.rename(score="site").assign_coords(site=kinds)
     require_dims(result, "heads", ("layer", "head"))
     cells = cells_of(result, normalise, interval, metric)
     axes = Axes("head", "layer", "head", _numbered(cells.value.sizes["head"]), below=24)
@@ -145,9 +142,10 @@ def _columns(cells: Cells, x: str) -> int:
 
 
 def _panels(cells: Cells, axes: Axes, title: str, zmax: float | None) -> go.Figure:
-    """One heatmap, or one a site (or receiver) where there is such a dim."""
+    """One heatmap, or one a site (receiver, score, ...) where there is such a dim."""
     by = next((dim for dim in PANELS if dim in cells.value.dims), "")
     sites = [str(s) for s in cells.value[by].values] if by else []
+    sites = [name.replace("_", " ") for name in sites] if by == "score" else sites
     n, n_columns = max(1, len(sites)), _columns(cells, axes.x)
     n_rows = math.ceil(n / n_columns)
     height, spacing = _height(cells, axes, n_rows)

@@ -20,6 +20,11 @@ def ioi():
     return model, interp.tasks.ioi(model, n=6)
 
 
+@pytest.fixture(scope="module")
+def effects(ioi):
+    return interp.patch(*ioi, "z", **QUIET)
+
+
 def test_the_planted_head_bears_the_load_and_an_idle_one_does_not():
     sketch = toys.two_skills()
     model, task = toys.model(sketch), toys.task(sketch, toys.WORDS)
@@ -69,9 +74,7 @@ def test_several_metrics_have_an_interval_each(ioi):
     assert found["rank"].dims == ("metric",)
 
 
-def test_top_names_the_highest_means(ioi):
-    model, task = ioi
-    effects = interp.patch(model, task, "z", **QUIET)
+def test_top_names_the_highest_means(effects):
     mean = effects["value"].mean("prompt").values
     layer, head = np.unravel_index(mean.argmax(), mean.shape)
     assert heads.top(effects, 1) == [f"L{layer}H{head}"]
@@ -96,13 +99,13 @@ def _map(values):
 def test_overlap_of_equal_maps_is_whole_and_layers_alone_are_no_reuse():
     generator = np.random.default_rng(0)
     same = _map(generator.normal(size=(4, 12)))
-    found = heads.overlap(same, same, n=8, draws=500)
+    found = heads.overlap(same, same, n=8, draws=300)
     assert (int(found["both"]), float(found["jaccard"])) == (8, 1)
     assert float(found["p"]) < 1e-4
     assert float(found["p_in_layers"]) < 0.01
     assert float(found["spearman"]) == pytest.approx(1)
     late = [_map(generator.normal(size=(4, 12)) + np.array([0, 0, 0, 9])[:, None]) for _ in range(2)]
-    found = heads.overlap(*late, n=10, draws=500)  # both have their top heads in the last layer, by chance
+    found = heads.overlap(*late, n=10, draws=300)  # both have their top heads in the last layer, by chance
     assert float(found["p"]) < 0.001 < 0.05 < float(found["p_in_layers"])
     assert float(found["expected"]) == pytest.approx(100 / 48)
 
@@ -124,7 +127,6 @@ def test_overlap_of_equal_maps_is_whole_and_layers_alone_are_no_reuse():
         (lambda m, t, e: heads.repeats(m, length=1000), "does not fit"),
     ],
 )
-def test_bad_input_is_one_sentence(ioi, call, message):
-    effects = interp.patch(*ioi, "z", **QUIET)
+def test_bad_input_is_one_sentence(ioi, effects, call, message):
     with pytest.raises(ValueError, match=message):
         call(*ioi, effects)

@@ -47,5 +47,10 @@ def test_copying_and_roles():
 def test_backup_is_a_change_of_direct_effects():
     model = interp.load("tiny-ioi")
     found = heads.backup(model, interp.tasks.ioi(model, n=4), ["L2H2"], progress=False)
-    fig = interp.plot.heads(found.sel(norm="frozen"))
+    fig = interp.plot.heads(found)
     assert fig.layout.title.text == "<b>Change of the direct effect of each head</b>"
+    assert [note.text for note in fig.layout.annotations] == ["<b>frozen</b>", "<b>recomputed</b>"]
+    assert "L0H1 frozen" in fig.data[0].hovertext[0][1]
+    parts = interp.plot.heads(heads.parts(model, n=3))
+    assert parts.layout.title.text == "<b>Share of attention scores of each head</b>"
+    assert len(parts.layout.annotations) == 4
