@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import architectures
@@ -280,7 +281,7 @@ def test_frozen_weights_and_inference_mode_are_no_obstacle() -> None:
 
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "relp"])
 def test_scores_by_span_are_sums_over_its_positions(method: str) -> None:
-    """Of prompts of one length by position; of any length, a span that is the whole prompt is every position."""
+    """Of prompts of one length by position; of any length, a span that is the whole prompt is all of it."""
     model, rng = small.model(), np.random.default_rng(0)
     spans = {"verb": [1, None, 3, 4], "rest": [[2, 3, 5]] * 4, "whole": [slice(None)] * 4}
 
@@ -310,9 +311,7 @@ def test_scores_by_span_are_sums_over_its_positions(method: str) -> None:
 def test_spans_that_cannot_be_scored_are_sentences() -> None:
     model = small.model()
     plain = Task.from_tokens(clean=[[1, 2, 3]], corrupt=[[1, 4, 3]], answer=[5], wrong=[6])
-    named = Task.from_tokens(
-        clean=[[1, 2, 3]], corrupt=[[1, 4, 3]], answer=[5], wrong=[6], spans={"verb": [1]}
-    )
+    named = replace(plain, spans={"verb": torch.tensor([[False, True, False]])})
     for task, options, message in (
         (plain, {}, "positions='span' needs named positions, and the task has none"),
         (named, {"method": "flow-routes"}, "flow-routes are shares of an input at a position"),
