@@ -188,7 +188,7 @@ def take(spans: Spans, rows: Tensor) -> dict[str, Tensor]:
     return {name: mask for name, mask in some.items() if bool(mask.any())}
 
 
-def join(parts: Sequence[tuple[Spans, Tensor]]) -> dict[str, Tensor]:
+def join(parts: Sequence[tuple[Mapping[str, Tensor], Tensor]]) -> dict[str, Tensor]:
     """The spans of tasks with these tokens, one below the other."""
     width = max(tokens.shape[1] for _, tokens in parts)
     out: dict[str, Tensor] = {}
