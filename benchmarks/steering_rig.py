@@ -129,7 +129,7 @@ class Rig:
             steering.add(Direction.from_tensor(model.W_U[:, 0], layer=at)) for at in range(model.cfg.n_layers)
         ]
         question = Question(Prompts(task.clean, task.lengths), Reads(runs, (KL(),)))
-        self.run = runner(model, question, every)
+        self.run = runner(model, question, every, "fast", len(every))
         self.clean = self.run.clean.double()
 
     def measure(self, edits: Edits, strength: Tensor) -> Measured:

@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp import models
 from interp._verbs import verb
 from interp.engine.forward import forward
-from interp.engine.trust import weights_of
-from interp.models import Model, anatomy, logits
+from interp.engine.trust import own_weights
+from interp.models import Model, activation_shape, anatomy, logits
 from interp.models.parts import Weights
 from interp.models.places import place
 from interp.places import Place, hook_name
@@ -40,6 +41,7 @@ def activations(
     *,
     mask: Tensor | None = ...,
     batch_size: int | None = ...,
+    engine: str = ...,
 ) -> Tensor: ...
 
 
@@ -53,6 +55,7 @@ def activations(
     *,
     mask: Tensor | None = ...,
     batch_size: int | None = ...,
+    engine: str = ...,
 ) -> dict[Place, Tensor]: ...
 
 
@@ -66,16 +69,20 @@ def activations(
     *,
     mask: Tensor | None = None,
     batch_size: int | None = None,
+    engine: str = "auto",
 ) -> Tensor | dict[Place, Tensor]:
     """Activations of `data` (see `prompts.read`) at the places `sites`.
 
     One place gives one tensor, a sequence of places a dict of them. Each is [prompt, width], where width is
     d_model in the stream, d_head for `L3H2`, d_mlp for `L3.post`; `L3.z` gives [prompt, head, d_head]. With
     pos="all" there is one row for every token, prompt after prompt. agg="mean" averages the rows. pos: see
-    `read_positions`. In float32 or better, detached, on the model's device.
+    `interp.positions`. mask: 1 where a token is real, of padded ids. In float32 or better, detached, on the
+    model's device. engine: "fast" runs the model's weights, "reference" the model under hooks; they give the
+    same. "auto" takes the first where the weights give the model's logits, and else warns why.
 
     Cost: a forward pass as far as the last place. Raises ValueError for a place that the model does not have,
-    a position outside a prompt, no prompts. The model is left as found.
+    a position outside a prompt, no prompts; with engine="fast" where that cannot run. The model is left as
+    found.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -95,30 +102,48 @@ def activations(
             "'pattern' has no vectors at positions; read the patterns with model.run_with_cache."
         )
     prompts = read(model, data, mask)
+    weight = weights(pos, prompts)
     with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode could not enter a graph
-        found = _collected(model, prompts, wanted, pos, agg, size)
+        chosen = engine_for(model, [prompts], wanted, engine)
+        found = _collected(model, prompts, wanted, weight, (pos == "all", agg), size, chosen)
     return found[wanted[0]] if isinstance(sites, (str, Place)) else found
 
 
+def engine_for(model: Model, sides: Sequence[Prompts], wanted: Sequence[Place], engine: str) -> str:
+    """ "fast" or "reference", for the places in several sets of prompts: decided, and told of, once."""
+    ends = [(side, int(end(side.lengths))) for side in sides for end in (Tensor.argmax, Tensor.argmin)]
+    rows = [side.tokens[row, : int(side.lengths[row])] for side, row in ends]
+    parts = own_weights(
+        model,
+        torch.nn.utils.rnn.pad_sequence(rows, batch_first=True),
+        torch.tensor([len(row) for row in rows]),
+        sites=tuple({where.site for where in wanted}),
+        engine=engine,
+        instead=f"{sum(map(len, sides)):,} prompts through the model and its hooks",
+    )
+    return "reference" if parts is None else "fast"
+
+
 def _collected(
-    model: Model, prompts: Prompts, wanted: list[Place], pos: AnyPositions, agg: str | None, batch_size: int
+    model: Model,
+    prompts: Prompts,
+    wanted: list[Place],
+    weight: Tensor,
+    how: tuple[bool, str | None],
+    batch_size: int,
+    engine: str,
 ) -> dict[Place, Tensor]:
-    weight = weights(pos, prompts)
     rows: dict[Place, list[Tensor]] = {where: [] for where in wanted}
     order = []
-    sites = tuple({where.site for where in wanted})
-    own = weights_of(model, prompts.tokens, prompts.lengths, sites=sites)
-    blocks = None if isinstance(own, str) else own
+    blocks = models.weights(model) if engine == "fast" else None
     facts = anatomy(model)
     padded = facts.causal and facts.rotary_switch is None
     for index, batch in prompts.batches(batch_size, padded=padded):
         order.append(index)
         kept = _one_pass(model, batch, wanted, blocks)
         for where in wanted:
-            rows[where].append(_reduce(kept[where], weight[index], pos == "all", agg))
-    return {
-        where: _joined(parts, torch.cat(order), weight, pos == "all", agg) for where, parts in rows.items()
-    }
+            rows[where].append(_reduce(kept[where], weight[index], *how))
+    return {where: _joined(parts, torch.cat(order), weight, *how) for where, parts in rows.items()}
 
 
 def _one_pass(
@@ -143,7 +168,7 @@ def _one_pass(
         if parts is not None:
             forward(parts, parts.embed(batch.tokens), 0, {point: keeper(point) for point in points})
         else:
-            hooks = [(hook_name(*point), _as_hook(keeper(point))) for point in points]
+            hooks = [(hook_name(*point), _as_hook(model, point, keeper(point))) for point in points]
             with model.hooks(fwd_hooks=hooks):
                 logits(model, batch.tokens)
     except _Enough:
@@ -155,8 +180,20 @@ def _one_pass(
     )
 
 
-def _as_hook(act: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    return lambda tensor, hook: act(tensor)
+def _as_hook(model: Model, point: tuple[str, int], act: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """A hook; ValueError where its point holds something else than its site's name says."""
+    facts = anatomy(model)
+
+    def hook(tensor: Tensor, hook: Any) -> Tensor:
+        expected = activation_shape(facts, point[0], tensor.shape[1])
+        if tuple(tensor.shape[1:]) != expected:
+            raise ValueError(
+                f"L{point[1]}.{point[0]} of {facts.name} has shape {list(tensor.shape[1:])} for a prompt, "
+                f"and {list(expected)} is what its name says: it is another thing. Use another site."
+            )
+        return act(tensor)
+
+    return hook
 
 
 def _part(tensor: Tensor, where: Place) -> Tensor:

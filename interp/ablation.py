@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.runs import Fill, Runs
-from interp.models import Model, anatomy, logits
+from interp.models import Model, anatomy, expert_points, logits
 from interp.places import hint, hook_name
 from interp.tasks import Task
 
@@ -291,10 +291,10 @@ def site_means(
             "attention patterns have no mean over prompts of another length. Give prompts of that length."
         )
     sums: dict[tuple[str, int], Tensor] = {}
-    places = [(site, layer) for site in sites for layer in range(facts.n_layers)]
+    places = [(site, layer) for site in sites for layer in facts.layers(site)]
     for rows in torch.arange(len(tokens), device=tokens.device).split(_PROMPTS_AT_ONCE):
         keeping = [(hook_name(*place), partial(_add, sums, place, real[rows])) for place in places]
-        with model.hooks(fwd_hooks=keeping):
+        with expert_points(model, sites), model.hooks(fwd_hooks=keeping):
             logits(model, tokens[rows])
     counts = real.sum(0).clamp(min=1)  # [pos]
     return {place: _divided(place[0], total, counts, by_position) for place, total in sums.items()}

@@ -20,13 +20,12 @@ from interp.ablation import Ablation
 from interp.engine import memory as engine_memory
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
-from interp.models import Anatomy, Model, anatomy, model_fingerprint
-from interp.places import hint
+from interp.engine.trust import check_engine
+from interp.models import Anatomy, Model, anatomy, model_fingerprint, part_in_training
 from interp.tasks import Task
 from interp.tasks.metrics import Metric, as_metric
 
 MEMORY = 2 * 2**30  # bytes above the model's own
-ENGINES = ("auto", "fast", "reference")
 Metrics = Metric | str | Sequence[Metric | str]
 
 
@@ -58,10 +57,7 @@ class Budget:
         if self.batch_size is not None:
             _whole("batch_size", self.batch_size, "or None to fill the memory")
         _whole("memory", self.memory, "a number of bytes such as 2 * 2**30")
-        if self.engine not in ENGINES:
-            raise ValueError(
-                f"engine {self.engine!r} is not one of {', '.join(ENGINES)}{hint(str(self.engine), ENGINES)}"
-            )
+        check_engine(self.engine)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,12 +182,8 @@ def check_model(model: Model, facts: Anatomy) -> None:
             "the model is compiled (torch.compile), and a compiled graph does not keep to hooks. "
             "Give the model as it was before compiling."
         )
-    training = next((name for name, module in model.named_modules() if module.training), None)
-    if training is not None:
-        which = f"its part {training!r} is" if training else "the model is"
-        raise ValueError(
-            f"{which} in train mode, where dropout may act. Call model.eval() first (interp.load does)."
-        )
+    if training := part_in_training(model):
+        raise ValueError(f"{training}, where dropout may act. Call model.eval() first (interp.load does).")
 
 
 _SHAPE = (

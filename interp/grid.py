@@ -21,7 +21,7 @@ from interp import places, results
 from interp.engine.cells import ALL, COLUMNS, SPAN, Cells, grid, table
 from interp.experiment import Experiment
 from interp.models import Anatomy
-from interp.places import AXES, hint
+from interp.places import AXES, EXPERT_SITES, hint
 from interp.tasks import Task
 from interp.tasks._spans import named
 
@@ -29,6 +29,7 @@ DEFAULT_BY = {
     **{site: ("layer", *axes) for site, axes in AXES.items()},
     **dict.fromkeys(("z", "q", "k", "v", "pattern"), ("layer", "head")),
     "post": ("layer", "neuron"),
+    **dict.fromkeys(EXPERT_SITES, ("layer", "expert")),
 }
 
 
@@ -120,6 +121,8 @@ def _grid(
         )
     only = {} if neurons is None else {"neuron": _neurons(facts, dims, neurons)}
     only |= _numbered(task) if "span" in dims else {}
+    if any(len(facts.layers(one)) < facts.n_layers for one in sites):
+        only["layer"] = _layers(sites, window, facts)
     n_pos = task.clean.shape[1]
     cells, coords = zip(*(grid(facts, one, dims, n_pos, window, only) for one in sites))
     names = np.array(list(task.spans), dtype=object)
@@ -141,6 +144,17 @@ def _numbered(task: Task) -> dict[str, list[int]]:
 
 def _marks(task: Task) -> Bool[Tensor, "prompt span pos"] | None:
     return torch.stack([*task.spans.values()], 1) if task.spans else None
+
+
+def _layers(sites: tuple[str, ...], window: int, facts: Anatomy) -> list[int]:
+    """The layers of sites that not all layers have. ValueError for what these cannot be asked for."""
+    site = next(one for one in sites if len(facts.layers(one)) < facts.n_layers)
+    layers = facts.layers(site)
+    if window > 1 or any(facts.layers(one) != layers for one in sites):
+        raise ValueError(
+            f"only layers {', '.join(map(str, layers))} have a {site}: patch it by itself, with window=1."
+        )
+    return list(layers)
 
 
 def check_site(facts: Anatomy, site: str) -> None:
@@ -172,7 +186,7 @@ def _dims(sites: tuple[str, ...], by: str | Sequence[str] | None) -> tuple[str, 
         raise ValueError(f"by={dims} has no 'layer': every cell lies in a layer (or in a window of layers).")
     if {"pos", "span"} <= set(dims):
         raise ValueError(f"by={dims} has 'pos' and 'span', which are the same axis. Give one of them.")
-    order = ("layer", "pos", "span", "head", "neuron", "dst", "src")
+    order = ("layer", "pos", "span", "head", "neuron", "expert", "dst", "src")
     return tuple(sorted(dims, key=order.index))
 
 
@@ -228,11 +242,16 @@ def place(facts: Anatomy, n_pos: int, text: str) -> places.Place:
         n_heads=facts.n_heads,
         n_key_value_heads=facts.n_key_value_heads,
         d_mlp=facts.d_mlp,
+        n_experts=facts.n_experts or None,
         n_pos=n_pos,
     )
     if parsed.site in places.ENDS:
         raise ValueError(f"{text!r} is not a site that can be patched. Use 'L0.resid_pre' for the embedding.")
     check_site(facts, parsed.site)
+    if parsed.layer not in facts.layers(parsed.site):
+        raise ValueError(
+            f"{text!r}: layer {parsed.layer} has no experts; layers {facts.layers(parsed.site)} have."
+        )
     counted = {a: getattr(parsed, a) % n_pos for a in ("pos", "dst", "src") if getattr(parsed, a) is not None}
     return replace(parsed, **counted)
 

@@ -10,6 +10,8 @@ them. `parse` reads every form below, `Place.format` prints it, `str(place)` is 
     MLP9               blocks.9.hook_mlp_out              m9          MLP 9         <m9>       m9
     L9.resid_pre       blocks.9.hook_resid_pre                                                 9.resid_pre
     L3N17              blocks.3.mlp.hook_post[:, :, 17]                                        3.n17
+    L3E5               blocks.3.mlp.hook_expert_out[:, :, 5]                                   3.e5
+    L3E5.router        blocks.3.mlp.hook_router[:, :, 5]                                       3.e5.router
     embed              hook_embed                         input       Resid Start   <embed>    embed
     logits                                                logits      Resid End     <resid_post> logits
 
@@ -27,20 +29,23 @@ from dataclasses import dataclass, fields, replace
 
 STREAM_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
-SITES = (*STREAM_SITES, "z", "q", "k", "v", "pattern", "post")
+EXPERT_SITES = ("router", "expert_out")
+SCALAR_SITES = ("pattern", "post", "router")  # a number at every index, no vectors
+SITES = (*STREAM_SITES, "z", "q", "k", "v", "pattern", "post", *EXPERT_SITES)
 AXES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(STREAM_SITES, ("pos",)),
     **dict.fromkeys(("z", "q", "k", "v"), ("pos", "head")),
     "pattern": ("head", "dst", "src"),
     "post": ("pos", "neuron"),
+    **dict.fromkeys(EXPERT_SITES, ("pos", "expert")),
 }
 ENDS = ("embed", "logits")
 
 _HOOK = re.compile(r"blocks\.([0-9]+)\.(?:(attn|mlp)\.)?hook_([a-z_]+)")
 
-_INDICES = ("head", "neuron", "pos", "dst", "src")
+_INDICES = ("head", "neuron", "expert", "pos", "dst", "src")
 _SIGNED = ("pos", "dst", "src")  # -1 is the last position
-_LAYER, _HEAD, _NEURON = (f"(?P<{name}>[0-9]+)" for name in ("layer", "head", "neuron"))
+_LAYER, _HEAD, _NEURON, _EXPERT = (f"(?P<{name}>[0-9]+)" for name in ("layer", "head", "neuron", "expert"))
 _PART = r"(?P<site>[qkv])"
 _SITE = rf"(?P<site>{'|'.join(sorted(SITES, key=len, reverse=True))})"
 _FORMS = tuple(
@@ -49,6 +54,7 @@ _FORMS = tuple(
         rf"L{_LAYER}H{_HEAD}(?:\.(?P<site>z|q|k|v|pattern))?",
         rf"L{_LAYER}\.{_SITE}",
         rf"L{_LAYER}N{_NEURON}",
+        rf"L{_LAYER}E{_EXPERT}(?:\.(?P<site>{'|'.join(EXPERT_SITES)}))?",
         rf"(?:MLP ?|m){_LAYER}",
         rf"<m{_LAYER}>",
         rf"a{_LAYER}\.h{_HEAD}(?:<{_PART}>)?",
@@ -57,6 +63,7 @@ _FORMS = tuple(
         rf"a{_LAYER}\.{_HEAD}(?:_{_PART})?",
         rf"{_LAYER}\.{_HEAD}(?:\.(?P<site>z|q|k|v|pattern))?",
         rf"{_LAYER}\.n{_NEURON}",
+        rf"{_LAYER}\.e{_EXPERT}(?:\.(?P<site>{'|'.join(EXPERT_SITES)}))?",
         rf"{_LAYER}\.{_SITE}",
     )
 )
@@ -78,7 +85,7 @@ def hook_name(site: str, layer: int | None = None) -> str:
         raise ValueError(
             f"{site!r} at layer {layer} has no hook point{hint(site, SITES)} Sites: {', '.join(SITES)}."
         )
-    folder = "mlp." if site == "post" else "attn." if site in HEAD_SITES else ""
+    folder = "mlp." if site in ("post", *EXPERT_SITES) else "attn." if site in HEAD_SITES else ""
     return f"blocks.{layer}.{folder}hook_{site}"
 
 
@@ -119,6 +126,7 @@ class Place:
     layer: int | None = None
     head: int | None = None
     neuron: int | None = None
+    expert: int | None = None
     pos: int | None = None
     dst: int | None = None
     src: int | None = None
@@ -132,9 +140,11 @@ class Place:
         for name in _INDICES:
             if getattr(self, name) is not None and name not in self.axes:
                 raise ValueError(f"site {self.site!r} has no {name}; its axes are {', '.join(self.axes)}.")
-        for name in ("layer", "head", "neuron"):
+        for name in ("layer", "head", "neuron", "expert"):
             if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; layers, heads and neurons count from 0.")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; layers, heads, neurons and experts count from 0."
+                )
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -169,12 +179,13 @@ class Place:
         n_heads: int | None = None,
         n_key_value_heads: int | None = None,
         d_mlp: int | None = None,
+        n_experts: int | None = None,
         n_pos: int | None = None,
     ) -> Place:
         """The place itself, or ValueError with the valid range if an index is outside the model."""
         grouped = self.site in ("k", "v") and n_key_value_heads is not None
         head = n_key_value_heads if grouped else n_heads
-        sizes = {"layer": n_layers, "head": head, "neuron": d_mlp}
+        sizes = {"layer": n_layers, "head": head, "neuron": d_mlp, "expert": n_experts}
         for name, index in self.indices.items():
             size = sizes.get(name, n_pos)
             lowest = -size if size is not None and name in _SIGNED else 0
@@ -195,6 +206,7 @@ def parse(
     n_heads: int | None = None,
     n_key_value_heads: int | None = None,
     d_mlp: int | None = None,
+    n_experts: int | None = None,
     n_pos: int | None = None,
 ) -> Place:
     """The place that a name stands for, in any style; within the sizes of a model if they are given.
@@ -208,7 +220,7 @@ def parse(
             "L9.resid_pre, L3N17, embed, logits; with a position L9H6@5, L9H6.pattern@7<-2."
         )
     sizes = {"n_key_value_heads": n_key_value_heads, "d_mlp": d_mlp, "n_pos": n_pos}
-    return place.check(n_layers=n_layers, n_heads=n_heads, **sizes)
+    return place.check(n_layers=n_layers, n_heads=n_heads, n_experts=n_experts, **sizes)
 
 
 def _plural(axis: str) -> str:
@@ -239,7 +251,8 @@ def _parse_body(body: str) -> Place | None:
         if match:
             found = match.groupdict()
             numbers = {k: int(v) for k, v in found.items() if k != "site" and v is not None}
-            default = "z" if "head" in numbers else "post" if "neuron" in numbers else "mlp_out"
+            defaults = {"head": "z", "neuron": "post", "expert": "expert_out"}
+            default = next((defaults[each] for each in numbers if each in defaults), "mlp_out")
             return Place((found.get("site") or default).lower(), **numbers)
     return None
 
@@ -267,7 +280,7 @@ def _candidates(text: str) -> list[str]:
     layer, index, at = [*numbers, "0", "0", "0"][:3]
     head = f"L{layer}H{index}"
     plain = [head, f"MLP{layer}", *(f"{head}.{part}" for part in ("q", "k", "v", "z", "pattern"))]
-    plain += [f"L{layer}N{index}", *(f"L{layer}.{site}" for site in SITES), *ENDS]
+    plain += [f"L{layer}N{index}", f"L{layer}E{index}", *(f"L{layer}.{site}" for site in SITES), *ENDS]
     if "@" not in text:
         return plain
     stream = [f"MLP{layer}@{index}", *(f"L{layer}.{site}@{index}" for site in SITES)]
@@ -288,6 +301,9 @@ def _interp(place: Place) -> str:
         return f"MLP{place.layer}"
     if place.head is not None:
         return f"L{place.layer}H{place.head}" + ("" if place.site == "z" else f".{place.site}")
+    if place.expert is not None:
+        name = f"L{place.layer}E{place.expert}"
+        return name if place.site == "expert_out" else f"{name}.{place.site}"
     return f"L{place.layer}N{place.neuron}" if place.neuron is not None else f"L{place.layer}.{place.site}"
 
 
@@ -308,6 +324,8 @@ def _short(place: Place) -> str:
         return f"m{place.layer}"
     if place.neuron is not None:
         return f"{place.layer}.n{place.neuron}"
+    if place.expert is not None:
+        return _interp(place).removeprefix("L").replace("E", ".e", 1)
     return _interp(place).removeprefix("L").replace("H", ".", 1)
 
 

@@ -23,6 +23,7 @@ from interp.models import Model
 from interp.tasks import vocabulary
 from interp.tasks._prompts import unknown_words
 from interp.tasks._spans import Spans
+from interp.tasks._tokens import real_tokens
 from interp.tasks._validate import require
 
 Mask = tuple[Tensor | None, Tensor | None] | Tensor | None  # of two classes, or one for both
@@ -79,12 +80,14 @@ def read(model: Model, data: Any, mask: Tensor | None = None, what: str = "promp
     """Prompts from a string, strings, token ids [prompt, pos] (or [pos]), rows of ids, messages, or a Task.
 
     What it gives is read as it is, by every verb. Messages are one conversation, [{"role": "user", "content":
-    "..."}, ...], or a list of them. mask: True where a token is real, for ids padded on the left or the
-    right; without it, padding is recognised where the tokenizer has a token for nothing else. Raises
+    "..."}, ...], or a list of them. mask: 1 where a token is real, for ids padded on the left or the right;
+    without it, padding is recognised where the tokenizer has a token for nothing else. Raises
     ValueError for no prompts, an empty prompt, ids outside the vocabulary, padding that could be text, a
     prompt longer than the model's context.
     """
-    if isinstance(data, Prompts):
+    if mask is not None:
+        prompts = _from_ids(model, _maskable(data, what), mask, what)
+    elif isinstance(data, Prompts):
         prompts = data
     elif isinstance(data, Tensor):
         prompts = _from_ids(model, data, mask, what)
@@ -133,19 +136,27 @@ def _from_ids(model: Model, ids: Tensor, mask: Tensor | None, what: str) -> Prom
     if mask is None:
         lengths = torch.full((ids.shape[0],), ids.shape[1], device=ids.device)
         return Prompts(ids.long(), lengths)
-    mask = (mask[None] if mask.ndim == 1 else mask).bool().to(ids.device)
-    if mask.shape != ids.shape:
-        raise ValueError(
-            f"{what}: the mask has shape {tuple(mask.shape)}, the token ids {tuple(ids.shape)}. "
-            "Give one mark for each token."
-        )
-    order = (~mask).long().argsort(dim=1, stable=True)  # real tokens first, in their order
-    real, ends = mask.long(), mask.any(1)
-    first = real.argmax(1)
-    span = mask.shape[1] - real.flip(1).argmax(1) - first
-    if bool((ends & (span != real.sum(1))).any()):
-        raise ValueError(f"{what}: the mask has a gap inside a prompt. Pad on the left or on the right only.")
-    return Prompts(ids.long().gather(1, order), real.sum(1))
+    mask = mask if isinstance(mask, Tensor) else torch.as_tensor(mask)
+    marks = real_tokens(mask[None] if mask.ndim == 1 else mask, tuple(ids.shape), f"{what}: ").to(ids.device)
+    order = (~marks).long().argsort(dim=1, stable=True)  # real tokens first, in their order
+    return Prompts(ids.long().gather(1, order), marks.sum(1))
+
+
+def _maskable(data: Any, what: str) -> Tensor:
+    """Token ids that a mask can stand beside. ValueError for what holds no padding."""
+    if isinstance(data, Tensor):
+        return data
+    listed = isinstance(data, Sequence) and not isinstance(data, str) and conversations(data) is None
+    rows = data if listed else []
+    if len(rows) and all(isinstance(row, (Tensor, Sequence)) and not isinstance(row, str) for row in rows):
+        ids = [_row(row, i, what) for i, row in enumerate(rows)]
+        if len({len(row) for row in ids}) == 1:
+            return torch.tensor(ids)
+    raise ValueError(
+        f"{what}: mask= says which of token ids [prompt, pos] are padding, and there are no such ids here "
+        f"({type(data).__name__}). Leave it out: texts, messages, rows of several lengths and a Task know "
+        "their tokens."
+    )
 
 
 def _padding(model: Model, ids: Tensor, what: str) -> Tensor | None:

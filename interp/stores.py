@@ -21,7 +21,6 @@ import os
 import shutil
 import socket
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from interp._verbs import warn
 from interp.files import whole, write_text
 
 if TYPE_CHECKING:
@@ -134,10 +134,9 @@ class ArrayStore:
         )
         damaged = int((sums != 0).sum() - self.done.sum())
         if damaged:
-            warnings.warn(
+            warn(
                 f"{path}: {damaged} of {int((sums != 0).sum())} finished units are lost or damaged, and are "
-                "measured again.",
-                stacklevel=2,
+                "measured again."
             )
 
     def write(self, unit: int, parts: Parts) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor
 from interp import results
 from interp._verbs import verb
 from interp.attribution.rules import check_hooks
+from interp.engine.trust import require_readout
 from interp.experiment import check_model, check_task
 from interp.models import Anatomy, Model, anatomy, attentions, attn_out_norm, final_norm, logits
 from interp.models.parts import Attention, Norm
@@ -35,7 +36,8 @@ from interp.places import hook_name
 from interp.tasks import LogitDiff, Task
 
 Hooks = Sequence[tuple[str, Callable[..., Tensor]]]
-_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-2}
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # norms of transformers compute in float32
+_HALF = 0.1
 
 
 @verb
@@ -127,6 +129,7 @@ def shares_of(model: Model, facts: Anatomy, task: Task, run: str, heads: bool, c
     last = facts.n_layers - 1
     writes = [("mlp_out", layer) for layer in range(last + 1) if not facts.attn_only]
     writes += [("z" if heads else "attn_out", layer) for layer in range(last + 1)]
+    writes += [("attn_out", layer) for layer in range(last + 1) if heads]  # what the heads must add up to
     places = [("resid_pre", 0), *writes, ("resid_post", last)]
     hooks = [(hook_name(*place), partial(_keep, kept, place, rows, task.positions)) for place in places]
     with model.hooks(fwd_hooks=[*changes, *hooks]):
@@ -139,7 +142,9 @@ def shares_of(model: Model, facts: Anatomy, task: Task, run: str, heads: bool, c
     columns = [read(kept["resid_pre", 0])[:, None]]
     for layer in range(last + 1):
         if heads:
-            columns.append(read(_by_head(model, layer, attns[layer], kept["z", layer])))
+            by_head = _by_head(model, layer, attns[layer], kept["z", layer])
+            _require_sum(by_head.sum(1), _wide(kept["attn_out", layer]), by_head, f"heads of layer {layer}")
+            columns.append(read(by_head))
         else:
             columns.append(read(kept["attn_out", layer])[:, None])
         if not facts.attn_only:
@@ -150,7 +155,9 @@ def shares_of(model: Model, facts: Anatomy, task: Task, run: str, heads: bool, c
         bias = bias + toward @ norm.bias.to(toward)
     shares = torch.cat((shares[..., 0], bias[:, None]), 1)
     total = shares.sum(1)
-    _check(model, total, _difference(out, task), shares)
+    ends = _read_out(model, read(kept["resid_post", last]))
+    require_readout(model, kept["resid_post", last], out)
+    _require_sum(total, _difference(ends, task), shares, "all components")
     scale = torch.ones_like(total)[:, None] if norm is None else read.scale
     return Shares(shares, total, scale, toward, norm)
 
@@ -229,15 +236,21 @@ def _difference(out: Float[Tensor, "prompt vocab"], task: Task) -> Float[Tensor,
     return means[0] - means[1]
 
 
-def _check(model: Model, total: Tensor, measured: Tensor, shares: Tensor) -> None:
-    if (getattr(model.cfg, "output_logits_soft_cap", None) or -1.0) > 0:
-        return  # the model's logits are after the cap
-    gap = float((total - measured).abs().max())
-    tolerance = _TOLERANCE.get(next(model.parameters()).dtype, 0.1)
-    if not gap <= tolerance * (1 + float(shares.abs().max())):
+def _read_out(model: Model, stream: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt vocab"]:
+    """Logits, before a soft cap, of a stream that the frozen norm has scaled."""
+    norm, b_U = final_norm(model), getattr(model, "b_U", None)
+    stream = stream if norm is None or norm.bias is None else stream + norm.bias.to(stream)
+    out = stream @ _wide(model.W_U).to(stream)
+    return out if b_U is None else out + b_U.to(out)
+
+
+def _require_sum(total: Tensor, whole: Tensor, parts: Tensor, what: str) -> None:
+    """Parts must add up to what the model itself has."""
+    gap = float((total - whole).abs().max())
+    if not gap <= _TOLERANCE.get(whole.dtype, _HALF) * (1 + float(parts.abs().max())):
         raise ValueError(
-            f"the components add up to a logit difference that is off by {gap:.2g}: the model has a step "
-            "between stream and logits that is not known here. Use interp.attribute."
+            f"{what} do not add up (they are off by {gap:.2g}): the model has a step between its parts and "
+            "the logits that is not known here. Use interp.attribute."
         )
 
 

@@ -42,7 +42,7 @@ from interp.engine.trust import require_weights
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
 from interp.grid import Grid, Sheet, make_grid
 from interp.methods import IG, AtpStar, Method, Secant, parse
-from interp.models import Anatomy, Model, anatomy, unsupported
+from interp.models import Anatomy, Model, anatomy, expert_points, unsupported
 from interp.places import SITES
 from interp.tasks import Task
 from interp.tasks.check import warn_unsolved
@@ -108,7 +108,8 @@ def attribute(
         runs = experiment.runs(grid.all_sites).outside_inference()
         if chosen.needs_weights:
             require_weights(model, runs.base, runs.lengths, what=f"method {chosen.name!r}")
-    result = _Estimation(experiment, grid, chosen, runs).run()
+    with expert_points(model, grid.all_sites):
+        result = _Estimation(experiment, grid, chosen, runs).run()
     warn_unsolved(float(result["clean_right"].mean()), metric=(task.metric, *experiment.metric))
     return result
 

@@ -26,8 +26,7 @@ from interp.attribution._scoring import scorings
 from interp.attribution._tables import Linear, Place, Term, live
 from interp.attribution.rules import ruled
 from interp.methods import IG, AtpStar, Method
-from interp.models import Anatomy
-from interp.places import AXES
+from interp.models import Anatomy, activation_shape
 
 EMBED: Place = ("embed", 0)
 Tables = dict[Place, Tensor]  # [prompt, axis + 1, ..., metric]
@@ -105,9 +104,7 @@ def make_terms(
 def _require_shape(facts: Anatomy, place: Place, tensor: Tensor) -> None:
     """Raise ValueError for a hook point that holds something else than its site's name says."""
     site, n_pos = place[0], tensor.shape[2 if place[0] == "pattern" else 1]
-    vector = (facts.d_model if AXES[site] == ("pos",) else facts.d_head,)
-    width = () if site in ("pattern", "post") else vector
-    expected = (*(facts.size(site, axis, n_pos) for axis in AXES[site]), *width)
+    expected = activation_shape(facts, site, n_pos)
     if tuple(tensor.shape[1:]) != expected:
         raise ValueError(
             f"L{place[1]}.{site} of {facts.name} has shape {list(tensor.shape[1:])} for a prompt, and "

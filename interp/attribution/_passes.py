@@ -304,5 +304,4 @@ def _cells(facts: Anatomy, site: str, n_pos: int) -> int:
 
 
 def _numbers(facts: Anatomy, site: str, n_pos: int) -> int:
-    vector = {"pos": facts.d_model, "head": facts.d_head}.get(AXES[site][-1], 1)
-    return _cells(facts, site, n_pos) * vector
+    return _cells(facts, site, n_pos) * facts.width(site)

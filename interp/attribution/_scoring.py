@@ -17,6 +17,7 @@ from interp.models import Anatomy, Model, attentions
 from interp.models.parts import Attention
 
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}  # norms inside a bridge compute in float32
+_LEAST = {torch.float64: 1e-30, torch.float32: 1e-30}  # weights below it are rounding; softmax is in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +40,20 @@ class Scoring:
         return B.scores(self.attn, q, k, torch.arange(q.shape[1], device=q.device))
 
     def check(self, q: Tensor, k: Tensor, pattern: Tensor) -> None:
-        """Raise ValueError unless q and k give the model's own pattern."""
+        """Raise ValueError unless q and k give the model's own pattern, and its logarithm.
+
+        Where a head attends to one token alone, the weights of the others are all but 0, and only their
+        logarithms tell how far its scores lie apart.
+        """
         with torch.no_grad():
-            gap = float((self.scores(q, k).softmax(-1) - pattern).abs().max())
-        if not gap <= _TOLERANCE.get(pattern.dtype, 0.05):
+            scores = self.scores(q, k)
+            gap = float((scores.softmax(-1) - pattern).abs().max())
+            ours, theirs = scores.double().log_softmax(-1), pattern.double().log()
+            seen = pattern > _LEAST.get(pattern.dtype, 1e-3)
+            apart = ((ours - theirs).abs() / (1 + ours.abs()))[seen]
+        tolerance = _TOLERANCE.get(pattern.dtype, 0.05)
+        if not (gap <= tolerance and float(apart.max()) <= 10 * tolerance):
+            gap = max(gap, float(apart.max()))
             raise ValueError(
                 f"layer {self.layer}: the pattern computed from queries and keys differs from the model's by "
                 f"{gap:.2g}. This attention has a step that is not known here; use a method that needs only "

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.engine.cells import Cells, with_spans
-from interp.places import AXES, SITES, STREAM_SITES
+from interp.places import AXES, SCALAR_SITES, SITES, STREAM_SITES
 
 Place = tuple[str, int]  # site, layer
 
@@ -47,7 +47,7 @@ def dot(site: str, delta: Tensor, slope: Tensor) -> Float[Tensor, "..."]:
     """delta · slope over the site's vectors, float32 or better: [prompt, pos], [prompt, pos, head], ..."""
     wide = torch.float64 if delta.dtype == torch.float64 else torch.float32
     product = delta.to(wide) * slope.to(wide)
-    return (product if site in ("pattern", "post") else product.sum(-1)).double()
+    return (product if site in SCALAR_SITES else product.sum(-1)).double()
 
 
 def places(cells: Cells) -> list[Place]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from interp.models import Anatomy
 from interp.places import AXES, SITES
 
-COLUMNS = ("layer", "pos", "head", "neuron", "dst", "src")
+COLUMNS = ("layer", "pos", "head", "neuron", "expert", "dst", "src")
 ALL, SPAN = -1, -2  # SPAN and below: a span's number, counted downwards
 
 

@@ -16,7 +16,7 @@ from interp.engine.cells import SITES, SPAN, Cells, with_spans
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.models import Anatomy
-from interp.places import STREAM_SITES
+from interp.places import AXES, STREAM_SITES
 
 Touched = Callable[[str, int], np.ndarray]
 
@@ -115,4 +115,4 @@ def _starts(
         return table[:, place]
     if site == "pattern":
         return table[:, place, cells.column("head")[rows], cells.column("src")[rows]]
-    return table[:, place, cells.column("neuron" if site == "post" else "head")[rows]]
+    return table[:, place, cells.column(AXES[site][1])[rows]]

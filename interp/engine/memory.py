@@ -47,9 +47,7 @@ class Budget:
         kept = f.n_layers * n_pos * (2 * f.d_model + 4 * f.n_key_value_heads * f.d_head)
         for site in sites:
             sizes = {a: f.size(site, a, n_pos) for a in AXES[site]}
-            width = {"head": f.d_head, "neuron": 1}.get(AXES[site][-1], f.d_model)
-            width = 1 if site == "pattern" else width
-            kept += 2 * f.n_layers * int(np.prod(list(sizes.values()))) * width
+            kept += 2 * f.n_layers * int(np.prod(list(sizes.values()))) * f.width(site)
             if site in ("q", "k", "v", "pattern"):
                 kept += 8 * f.n_layers * n_pos * f.n_heads * f.d_head
         return self.item_size * (kept + 4 * n_columns * (n_pos if everywhere else 1))

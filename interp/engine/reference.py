@@ -41,9 +41,9 @@ class Reference:
     ) -> None:
         self.model, self.runs, self.scores = model, runs, Scores(Reads(runs, metrics))
         base_noise, source_noise = runs.noises()
-        n_layers = anatomy(model).n_layers
-        places = [(site, layer) for layer in range(n_layers) for site in sites]
-        check = finite_hooks(n_layers)
+        facts = anatomy(model)
+        places = [(site, layer) for site in sites for layer in facts.layers(site)]
+        check = finite_hooks(facts.n_layers)
         self.source_activations: dict[tuple[str, int], Tensor] = {}
         keep = [(hook_name(*place), partial(self._keep, place)) for place in places]
         other = model if source is None else source

@@ -4,19 +4,20 @@
    position, relative to the spread of the logits there and in the dtype at hand; the activations of the sites
    that the call uses as well.
 2. The verdict is remembered for as long as nothing changes that could change it (the types of the modules,
-   their `forward`, activations, switches and hooks; dtype and versions of the parameters:
-   `models.computation_fingerprint`) and no longer prompt comes.
+   their `forward`, activations, switches, configs and hooks; dtype and versions of the parameters:
+   `models.computation_fingerprint`; a sample of their values) and no longer or shorter prompt comes. Where
+   code of the user's is in the model, every call checks.
 3. Where the model itself is run instead, under hooks, its hook points are proved: each site has the shape
    that the anatomy says, and a changed value reaches the logits.
 
-In half precision our logits may be as far from those of our own pass in float32 as rounding takes them, and
-the model's a few times that.
+A verb that can do without the weights says so when it does (`own_weights`), one that cannot refuses
+(`require_weights`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,18 +26,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp._verbs import warn
-from interp.engine import block as B
-from interp.engine.forward import through_blocks, unembed, whole_runs
-from interp.engine.reference import finite_hooks
+from interp.engine.compare import LAYOUT, departure, difference, keeper
 from interp.engine.runs import Runs
-from interp.models import Model, computation_fingerprint, is_bridge, logits, unsupported, weights
+from interp.models import (
+    Model,
+    computation_fingerprint,
+    final_norm,
+    logits,
+    part_in_training,
+    unsupported,
+    weights,
+)
 from interp.models.hook_points import unreached
 from interp.models.parts import Weights
-from interp.places import hook_name
+from interp.places import hint, hook_name
 
 ENGINES = ("auto", "fast", "reference")
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # of the spread of the logits
-_SAMPLE = 1024  # columns of the vocabulary that the spread is measured on
+_READOUT = {torch.float64: 1e-5, torch.float32: 1e-3}  # norms of transformers compute in float32
 
 
 def weights_of(
@@ -59,11 +65,45 @@ def weights_of(
         return reason
     try:
         parts = weights(model)
-    except _LAYOUT as error:
+    except LAYOUT as error:
         return f"its parts are not laid out as expected ({type(error).__name__}: {error})"
     with torch.no_grad():
         reason = _verdict(model, parts, list(_ends(tokens, lengths, reach)), frozenset(sites))
     return parts if reason is None else reason
+
+
+def own_weights(
+    model: Model,
+    tokens: Int[Tensor, "prompt pos"],
+    lengths: Int[Tensor, "prompt"] | None = None,
+    *,
+    sites: Sequence[str] = (),
+    reach: int = 0,
+    engine: str,
+    instead: str,
+    unable: str | None = None,
+) -> Weights | None:
+    """`weights_of` for a verb that the model itself can serve as well, under hooks: None where it has to.
+
+    engine: "auto" warns of a fall-back, `instead` says what it costs; "fast" raises ValueError; "reference"
+    is the model itself. unable: why our pass cannot be used, whatever the weights give.
+    """
+    check_engine(engine)
+    if engine == "reference":
+        return None
+    parts = unable or weights_of(model, tokens, lengths, sites=sites, reach=reach)
+    if isinstance(parts, Weights):
+        return parts
+    if engine == "fast":
+        raise ValueError(f"the fast engine cannot run this model: {parts}. Use engine='reference'.")
+    warn(f"using the reference engine, {instead}: {parts}.")
+    return None
+
+
+def check_engine(engine: str) -> None:
+    """Raise ValueError for what is no engine."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}{hint(str(engine), ENGINES)}")
 
 
 def require_weights(
@@ -81,9 +121,6 @@ def require_weights(
     return parts
 
 
-_LAYOUT = (AttributeError, RuntimeError, TypeError, IndexError, KeyError)
-
-
 def choose(
     model: Model,
     runs: Runs,
@@ -98,21 +135,21 @@ def choose(
     another model, that the source run is of; both must be trusted. The hook points that the reference engine
     uses are proved. Cost: that of `weights_of` or `prove_sites`, for each model.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}.")
-    reason = None
     models = [model] if source is None else [model, source]
-    if engine != "reference":
-        verdicts = [weights_of(each, runs.base, runs.lengths, sites=sites) for each in models]
-        reason = next((verdict for verdict in verdicts if isinstance(verdict, str)), None)
-        if reason is None:
-            return "fast"
-        if engine == "fast":
-            raise ValueError(f"the fast engine cannot run this model: {reason}. Use engine='reference'.")
+    other = (
+        None
+        if source is None or engine == "reference"
+        else weights_of(source, runs.base, runs.lengths, sites=sites)
+    )
+    instead = f"{passes:,} forward passes of {len(runs):,} prompts"
+    unable = other if isinstance(other, str) else None
+    parts = own_weights(
+        model, runs.base, runs.lengths, sites=sites, engine=engine, instead=instead, unable=unable
+    )
+    if parts is not None:
+        return "fast"
     for each in models:
         prove_sites(each, runs.base, sites, runs.lengths)
-    if reason is not None:
-        warn(f"using the reference engine, {passes:,} forward passes of {len(runs):,} prompts: {reason}.")
     return "reference"
 
 
@@ -137,12 +174,49 @@ def prove_sites(
             memory.proved.add(site)
 
 
+def require_readout(
+    model: Model, stream: Float[Tensor, "row d_model"], whole: Float[Tensor, "row vocab"]
+) -> None:
+    """ValueError unless the final norm and the unembedding, as they are read, give the model's own logits.
+
+    stream: what the last block gives, whole: the model's logits there, a soft cap included.
+    """
+    norm, b_U = final_norm(model), getattr(model, "b_U", None)
+    own = (stream if norm is None else norm(stream)) @ model.W_U
+    own = own if b_U is None else own + b_U
+    cap = float(getattr(model.cfg, "output_logits_soft_cap", None) or -1.0)
+    gap = departure(cap * torch.tanh(own / cap) if cap > 0 else own, whole)
+    if not gap <= _READOUT.get(whole.dtype, 0.2):
+        raise ValueError(
+            f"the final norm and unembedding of {model.cfg.model_name}, as they are read here, do not give "
+            f"its logits (they differ by {gap:.2g} of their spread), so nothing can be read through them. "
+            "Use interp.attribute or interp.patch."
+        )
+
+
+def prove_readout(model: Model) -> None:
+    """`require_readout` on a short row: a forward, once while the model stays as it is."""
+    memory, kept = _memory(model), {}
+    if "readout" in memory.proved:
+        return
+    place = ("resid_post", model.cfg.n_layers - 1)
+    with torch.no_grad(), model.hooks(fwd_hooks=[(hook_name(*place), keeper(kept, place))]):
+        whole = logits(model, short_row(model))[0]
+        require_readout(model, kept[place][0], whole)
+    memory.proved.add("readout")
+
+
+def short_row(model: Model) -> Int[Tensor, "1 pos"]:
+    """Tokens to look at a model on where a call brings none: a few ids from all over the vocabulary."""
+    n, size = min(8, model.cfg.n_ctx), model.W_E.shape[0]
+    return (torch.arange(1, n + 1, device=model.W_E.device) * size // (n + 1))[None]
+
+
 def _mode(model: Model) -> str | None:
     """What about the model's present state no forward pass of ours follows."""
     if torch.is_autocast_enabled(model.W_E.device.type):
         return "autocast is on, in which the model computes in several dtypes"
-    inside = next((name for name, module in model.named_modules() if module.training), None)
-    return None if inside is None else f"{inside or 'the model'} is in train mode"
+    return part_in_training(model)
 
 
 def _ends(tokens: Tensor, lengths: Tensor | None, reach: int) -> Iterator[Tensor]:
@@ -161,10 +235,23 @@ def _ends(tokens: Tensor, lengths: Tensor | None, reach: int) -> Iterator[Tensor
 class _Memory:
     """What is known of a model in one state."""
 
-    state: int  # `models.computation_fingerprint`
-    passed: dict[str, int] = field(default_factory=dict)  # by site, "" for logits: the longest prompt
+    state: int | None  # `models.computation_fingerprint`
+    values: bytes = b""  # `_values` at the last verdict
+    passed: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # by site, "" for logits: lengths from, to
     failed: dict[str, tuple[int, str]] = field(default_factory=dict)  # by site: at which length, and why
     proved: set[str] = field(default_factory=set)  # sites whose hook points are in the path
+
+    def covers(self, site: str, shortest: int, longest: int) -> bool:
+        """Whether prompts of these lengths lie between those that passed."""
+        low, high = self.passed.get(site, (1, 0))
+        return low <= shortest and longest <= high
+
+    def take(self, site: str, shortest: int, longest: int) -> None:
+        """Prompts of these lengths have passed."""
+        low, high = self.passed.get(site, (shortest, longest))
+        self.passed[site] = min(low, shortest), max(high, longest)
 
 
 _known: WeakKeyDictionary[Model, _Memory] = WeakKeyDictionary()
@@ -173,144 +260,67 @@ _known: WeakKeyDictionary[Model, _Memory] = WeakKeyDictionary()
 def _memory(model: Model) -> _Memory:
     """What is remembered of the model as it is now."""
     state = computation_fingerprint(model)
-    if model not in _known or _known[model].state != state:
+    if model not in _known or state is None or _known[model].state != state:
         _known[model] = _Memory(state)
     return _known[model]
 
 
 def _verdict(model: Model, parts: Weights, prompts: list[Tensor], sites: frozenset[str]) -> str | None:
-    memory, longest = _memory(model), prompts[0].shape[1]
-    for site in ("", *sorted(sites)):
+    memory, shortest, longest = _memory(model), prompts[-1].shape[1], prompts[0].shape[1]
+    if (values := _values(model, parts)) != memory.values:
+        memory.values, memory.passed, memory.failed = values, {}, {}
+    wanted = ("", *sorted(sites))
+    for site in wanted:
         length, reason = memory.failed.get(site, (longest + 1, ""))
         if length <= longest:
             return reason
-    if all(memory.passed.get(site, 0) >= longest for site in ("", *sites)):
+    if all(memory.covers(site, shortest, longest) for site in wanted):
         return None
     for prompt in prompts:
-        difference = _difference(model, parts, prompt, tuple(sites))
-        if difference is not None:
-            memory.failed[difference[0]] = (longest, difference[1])
-            return difference[1]
-    memory.passed |= {site: max(longest, memory.passed.get(site, 0)) for site in ("", *sites)}
+        found = difference(model, parts, prompt, tuple(sites))
+        if found is not None:
+            memory.failed[found[0]] = (longest, found[1])
+            return found[1]
+    for site in wanted:
+        memory.take(site, shortest, longest)
     return None
 
 
-def _difference(
-    model: Model, parts: Weights, prompt: Tensor, sites: tuple[str, ...]
-) -> tuple[str, str] | None:
-    """The first site ("" for the logits) at which our pass is not the model's, and how; None if it is."""
-    theirs: dict[tuple[str, int], Tensor] = {}
-    places = [(site, layer) for site in sites for layer in range(len(parts.blocks))]
-    hooks = [(hook_name(*place), _keeper(theirs, place)) for place in places]
-    hooks = [*finite_hooks(len(parts.blocks)), *(hook for hook in hooks if hook[0] in model.hook_dict)]
-    with model.hooks(fwd_hooks=hooks):
-        whole = logits(model, prompt)[0]
-    try:
-        ours: dict[tuple[str, int], Tensor] = {}
-        own = _own_logits(parts, prompt, ours, places)
-        margin = _margin(model, parts, prompt, own)
-    except _LAYOUT as error:
-        return "", f"its parts are not laid out as expected ({type(error).__name__}: {error})"
-    if not torch.isfinite(whole).all():
-        return "", "its logits are not finite"
-    if own.shape != whole.shape:
-        return "", f"its weights give {own.shape[-1]} logits, the model {whole.shape[-1]}"
-    if not (gap := departure(own, whole)) <= margin:
-        return "", f"its weights do not give its logits (they differ by {gap:.2g} of the logits' spread)"
-    for place in places:
-        site_reason = _site_differs(place, ours.get(place), theirs.get(place), margin)
-        if site_reason is not None:
-            return place[0], site_reason
-    return None
+def _values(model: Model, parts: Weights) -> bytes:
+    """Sums of what is in the model's tensors: an edit through `.data` leaves no trace in a tensor's version.
+
+    Of tensors that our pass reads a sample stands for all: both passes see the edit. Those that it does not
+    read are summed whole: what was 0 when the logits were compared (an adapter, a bias) may count later.
+    """
+    read = {tensor.untyped_storage().data_ptr() for tensor in _tensors(parts)}
+    every = {id(each): each.detach() for each in (*model.parameters(), *model.buffers())}.values()
+    sums = [
+        total
+        for each in every
+        if each.numel()
+        for total in _sums(_sample(each) if each.untyped_storage().data_ptr() in read else each)
+    ]
+    return torch.stack(sums).cpu().numpy().tobytes()
 
 
-def _keeper(kept: dict[tuple[str, int], Tensor], place: tuple[str, int]) -> Callable[..., Tensor]:
-    def keep(tensor: Tensor, hook: Any = None) -> Tensor:
-        kept[place] = tensor.detach()
-        return tensor
-
-    return keep
+def _sample(tensor: Tensor) -> Tensor:
+    flat = tensor.reshape(-1)
+    return flat[:: -(-len(flat) // 64)]
 
 
-def _own_logits(
-    parts: Weights, prompt: Tensor, kept: dict[tuple[str, int], Tensor], places: list[tuple[str, int]]
-) -> Float[Tensor, "pos vocab"]:
-    """Logits by the weights, and the activations at some places [pos, ...] (patterns [1, head, dst, src])."""
-
-    def tap(site: str, layer: int, tensor: Tensor, group: B.Group | None = None) -> Tensor:
-        if (site, layer) in places:
-            kept[site, layer] = tensor.clone()
-        return tensor
-
-    x = parts.embed(prompt)
-    final = through_blocks(parts, x.flatten(0, 1), whole_runs((1, x.shape[1]), x.device), tap)
-    return unembed(parts, final)
+def _sums(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Two sums that an edit of the values changes, in float64."""
+    if tensor.dtype == torch.bool:
+        return tensor.sum().double(), tensor[..., ::2].sum().double()
+    wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+    return wide.sum().double(), wide.square().sum().double()
 
 
-def _site_differs(
-    place: tuple[str, int], ours: Tensor | None, theirs: Tensor | None, margin: float
-) -> str | None:
-    name = f"L{place[1]}.{place[0]}"
-    if ours is None or theirs is None:
-        return f"the forward pass does not go by {name}"
-    ours = ours if place[0] == "pattern" else ours[None]
-    if ours.shape != theirs.shape:
-        return f"{name} has shape {list(theirs.shape)}, expected {list(ours.shape)}"
-    gap = (ours.double() - theirs.double()).abs().max()
-    scale = theirs.double().abs().max()
-    if not gap <= 10 * max(margin, 1e-12) * scale:
-        return (
-            f"{name} of its weights is not that of its hook point (they differ by {float(gap / scale):.2g})"
-        )
-    return None
-
-
-def departure(own: Float[Tensor, "pos vocab"], whole: Float[Tensor, "pos vocab"]) -> float:
-    """How far logits are from others, as a share of the spread of those; rounding of large ones left out."""
-    gap = (own.double() - whole.double()).abs() - margin_of_rounding(own, whole)
-    return float((gap.clamp(min=0) / spread(whole)[:, None].clamp(min=torch.finfo(torch.float64).tiny)).max())
-
-
-def spread(logits: Float[Tensor, "pos vocab"]) -> Float[Tensor, "pos"]:
-    """Distance of the quartiles of the logits over the vocabulary, at each position; float64."""
-    columns = logits[:, :: max(1, logits.shape[1] // _SAMPLE)].double().sort(-1).values
-    n = columns.shape[1]
-    quartiles = columns[:, (3 * (n - 1)) // 4] - columns[:, (n - 1) // 4]
-    return torch.where(quartiles > 0, quartiles, columns[:, -1] - columns[:, 0])
-
-
-def margin_of_rounding(own: Tensor, whole: Tensor) -> float:
-    """What rounding of the largest logit may come to, where that is far above the spread."""
-    dtype = own.dtype if torch.finfo(own.dtype).eps > torch.finfo(whole.dtype).eps else whole.dtype
-    return 32 * torch.finfo(dtype).eps * float(whole.double().abs().max()) if dtype.itemsize >= 4 else 0.0
-
-
-def _margin(model: Model, parts: Weights, prompt: Tensor, own: Tensor) -> float:
-    """Shares of the spread by which logits may differ, in the dtype at hand."""
-    computed = getattr(model.cfg, "dtype", own.dtype)
-    dtype = min((own.dtype, computed), key=lambda each: each.itemsize)
-    if dtype.itemsize < 4:
-        exact = _exact_logits(parts, prompt)
-        return max(5 * departure(own, exact), 8 * torch.finfo(dtype).eps)
-    # Norms and softmax of transformers inside a bridge compute in float32, whatever the dtype.
-    return 1e-4 if dtype == torch.float64 and is_bridge(model) else TOLERANCE[dtype]
-
-
-def _exact_logits(parts: Weights, prompt: Tensor) -> Float[Tensor, "pos vocab"]:
-    """Logits by the weights in float32, block by block, so that one block has a copy at a time."""
-    ends = _wide(replace(parts, blocks=()))
-    x = ends.embed(prompt).flatten(0, 1)
-    attend = whole_runs((1, len(x)), x.device)
-    for block in parts.blocks:
-        alone = replace(ends, blocks=(_wide(block),))
-        x = through_blocks(alone, x, attend, lambda site, layer, tensor, group=None: tensor)
-    return unembed(ends, x)
-
-
-def _wide(part: Any) -> Any:
-    """A dataclass of weights with its tensors in float32."""
+def _tensors(part: Any) -> Iterator[Tensor]:
+    """Every tensor of a dataclass of weights."""
     if isinstance(part, Tensor):
-        return part.float() if part.is_floating_point() else part
-    if not is_dataclass(part) or isinstance(part, type):
-        return part
-    return replace(part, **{each.name: _wide(getattr(part, each.name)) for each in fields(part)})
+        yield part
+    elif isinstance(part, tuple):
+        yield from (tensor for each in part for tensor in _tensors(each))
+    elif is_dataclass(part) and not isinstance(part, type):
+        yield from (tensor for each in fields(part) for tensor in _tensors(getattr(part, each.name)))

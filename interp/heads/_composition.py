@@ -20,7 +20,8 @@ from torch import Tensor
 
 from interp import results
 from interp._verbs import verb
-from interp.models import Model, anatomy, unsupported, weights
+from interp.engine.trust import require_weights, short_row
+from interp.models import Model, anatomy
 from interp.models.parts import Attention, Weights
 
 MODES = ("Q", "K", "V")
@@ -33,7 +34,8 @@ def composition(model: Model) -> xr.Dataset:
     0 where the second head is not in a later layer; NaN for a head whose weights are 0. `excess`: value less
     the attribute `baseline`, what heads of the same spectra that have nothing to do with one another give;
     NaN where the second is not later. The same numbers as TransformerLens's `all_composition_scores`.
-    Cost: no forward pass. Raises ValueError for a model whose weights cannot be read.
+    Cost: once a model two forwards of a short row, which prove that the weights are the model's; then none.
+    Raises ValueError for a model whose weights do not give its logits.
 
     Example:
         >>> scores = interp.heads.composition(interp.load("induction"))
@@ -84,10 +86,8 @@ class Heads:
 
 
 def readable_weights(model: Model) -> Weights:
-    """The model's weights; ValueError where they cannot be read."""
-    if reason := unsupported(model):
-        raise ValueError(f"the weights of {anatomy(model).name} cannot be read: {reason}.")
-    return weights(model)
+    """The model's weights; ValueError where they do not give its logits on a short row."""
+    return require_weights(model, short_row(model), what="scores of heads' weights")
 
 
 def head_weights(model: Model) -> list[Heads]:

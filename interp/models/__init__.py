@@ -15,11 +15,14 @@ from interp.models._bundled import available as available
 if TYPE_CHECKING:
     from interp.models._anatomy import Anatomy as Anatomy
     from interp.models._anatomy import Model as Model
+    from interp.models._anatomy import activation_shape as activation_shape
     from interp.models._anatomy import anatomy as anatomy
     from interp.models._anatomy import computation_fingerprint as computation_fingerprint
     from interp.models._anatomy import has_hooks as has_hooks
     from interp.models._anatomy import logits as logits
     from interp.models._anatomy import model_fingerprint as model_fingerprint
+    from interp.models._anatomy import part_in_training as part_in_training
+    from interp.models._experts import expert_points as expert_points
     from interp.models._fetch import get as get
     from interp.models._load import ModelNotReachable as ModelNotReachable
     from interp.models._load import load as load
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 _ANATOMY = (
     *("Anatomy", "Model", "anatomy", "computation_fingerprint", "has_hooks", "logits", "model_fingerprint"),
+    *("activation_shape", "part_in_training"),
 )
 _NORMS = ("attn_out_norm", "final_norm", "stream_norms")
 _WEIGHTS = ("ACTIVATIONS", "attentions", "unsupported", "weights", *_NORMS)
@@ -45,6 +49,7 @@ __getattr__, __dir__ = lazy(
     {
         "interp.models._anatomy": _ANATOMY,
         "interp.models._bundled": ("Card", "available"),
+        "interp.models._experts": ("expert_points",),
         "interp.models._fetch": ("get",),
         "interp.models._load": ("ModelNotReachable", "load"),
         "interp.models._own": ("require_free", "save"),

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from interp.models._architecture import Model as Model
 from interp.models._architecture import architecture, is_mixture
-from interp.places import AXES
+from interp.models._experts import n_experts
+from interp.places import AXES, EXPERT_SITES, HEAD_SITES, SCALAR_SITES
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Anatomy:
     rotary_switch: int | None  # prompts longer than this have other rotary angles (longrope); None: all alike
     windows: tuple[int | None, ...]  # keys that each layer's queries see, themselves included; None: all
     experts: tuple[bool, ...]  # layers whose MLP is a mixture of experts
+    n_experts: int  # of such a layer; 0 where they are in no known form
     latent: bool  # queries, keys and values come out of a compressed stream (MLA)
     embed_scale: float  # of the token embedding before it enters the stream
     whole_qk_norm: bool  # queries and keys of all heads are normed together (OLMo)
@@ -64,6 +66,12 @@ class Anatomy:
             return f"{self.name} is parallel (attention and MLP read the same stream)"
         if site == "post" and any(self.experts):
             return f"{whole} mixes experts, each with neurons of its own; patch mlp_out, the whole mixture"
+        if site in EXPERT_SITES and not any(self.experts):
+            return f"{whole} has no experts"
+        if site in EXPERT_SITES and not self.n_experts:
+            return (
+                f"the experts of {whole} are in no form that is known here; patch mlp_out, the whole mixture"
+            )
         if self.latent and site in ("q", "k", "v", "z"):
             return f"{whole} has latent attention (MLA), whose {site} has no [prompt, pos, head, d_head]"
         return None
@@ -81,13 +89,31 @@ class Anatomy:
             "longest row. Give prompts of one length, or those of either side by themselves."
         )
 
+    def width(self, site: str) -> int:
+        """Length of the vectors at a site; 1 where it has numbers alone."""
+        if site in SCALAR_SITES:
+            return 1
+        return self.d_head if site in HEAD_SITES else self.d_model
+
+    def layers(self, site: str) -> tuple[int, ...]:
+        """The layers that have a site: those with experts for what lies in these, else all."""
+        everywhere = site not in EXPERT_SITES
+        return tuple(layer for layer in range(self.n_layers) if everywhere or self.experts[layer])
+
     def heads(self, site: str) -> int:
         """Heads at a site: key-value heads for `k` and `v` under grouped-query attention."""
         return self.n_key_value_heads if site in ("k", "v") else self.n_heads
 
     def size(self, site: str, axis: str, n_pos: int) -> int:
         """Length of one axis of a site, for prompts of `n_pos` tokens."""
-        return {"head": self.heads(site), "neuron": self.d_mlp}.get(axis, n_pos)
+        sizes = {"head": self.heads(site), "neuron": self.d_mlp, "expert": self.n_experts}
+        return sizes.get(axis, n_pos)
+
+
+def activation_shape(facts: Anatomy, site: str, n_pos: int) -> tuple[int, ...]:
+    """Shape of one prompt's activation at a site: its axes, and the length of its vectors if it has any."""
+    axes = tuple(facts.size(site, axis, n_pos) for axis in AXES[site])
+    return axes if site in SCALAR_SITES else (*axes, facts.width(site))
 
 
 def anatomy(model: Model) -> Anatomy:
@@ -120,6 +146,7 @@ def anatomy(model: Model) -> Anatomy:
         rotary_switch=known.rotary_switch,
         windows=known.windows,
         experts=known.experts,
+        n_experts=n_experts(model) if any(known.experts) else 0,
         latent=known.latent,
         embed_scale=known.embed_scale,
         whole_qk_norm=known.whole_qk_norm,
@@ -188,12 +215,22 @@ def has_hooks(model: Model) -> bool:
             not _is_theirs(getattr(each, "user_hook", None)) for each in (*point.fwd_hooks, *point.bwd_hooks)
         ):
             return True
-    return any(not _is_theirs(hook) for module in model.modules() for hook in _torch_hooks(module))
+    every = (hook for module in model.modules() for hook in _torch_hooks(module))
+    return any(not _is_theirs(hook) for hook in (*_global_hooks(), *every))
+
+
+def _global_hooks() -> tuple[Any, ...]:
+    """Hooks on all modules of this process (`torch.nn.modules.module.register_module_forward_hook`)."""
+    at = torch.nn.modules.module
+    tables = (at._global_forward_hooks, at._global_forward_pre_hooks)
+    return tuple(hook for table in tables for hook in table.values())
 
 
 def _is_theirs(hook: Any) -> bool:
-    """Whether TransformerLens or transformers wrote the hook."""
+    """Whether TransformerLens or transformers wrote the hook, or it makes hook points (`_experts`)."""
     hook = getattr(hook, "func", hook)  # of a partial
+    if getattr(hook, "makes_points", False):
+        return True
     return str(getattr(hook, "__module__", "")).split(".")[0] in ("transformer_lens", "transformers")
 
 
@@ -209,31 +246,70 @@ def _hook_tables(module: torch.nn.Module) -> tuple[dict[int, Any], ...]:
     return (module._forward_hooks, module._forward_pre_hooks, *backward)
 
 
-def computation_fingerprint(model: Model) -> int:
+def computation_fingerprint(model: Model) -> int | None:
     """A number that changes with anything that may change what the model computes; within one process only.
 
-    It covers every module's type, `forward`, mode, plain settings and functions (an activation), hooks of
-    torch and of TransformerLens, the dtype, place and version of every parameter and buffer, `cfg`, and
-    autocast. It reads no values: some milliseconds for a model of a dozen layers.
+    It covers every module's type, `forward`, mode, plain settings, functions (an activation) and configs,
+    hooks of torch and of TransformerLens, the dtype, place and version of every tensor, `cfg`, and autocast.
+    It reads no values: some milliseconds for a model of a dozen layers. None where that cannot be known: a
+    module or a function in the model that is neither torch's, transformers' nor TransformerLens's may keep
+    state anywhere.
     """
-    cfg = tuple((name, str(value)) for name, value in vars(model.cfg).items() if _is_setting(value))
+    modules = list(model.modules())
+    if any(_is_foreign(module) for module in modules):
+        return None
     autocast = (*map(torch.is_autocast_enabled, ("cpu", "cuda")), torch.get_default_dtype())
-    return hash((id(model), cfg, autocast, tuple(_state(module) for module in model.modules())))
+    configs = {id(each): each for module in modules for each in vars(module).values() if _is_config(each)}
+    settings = tuple(_settings(config) for config in configs.values())
+    hooks = tuple(map(id, _global_hooks()))
+    return hash((id(model), settings, autocast, hooks, tuple(_state(module) for module in modules)))
+
+
+def _is_foreign(module: torch.nn.Module) -> bool:
+    """Whether the module, or a function put into it, is code of the user's or of another package."""
+    functions = (value for name, value in vars(module).items() if callable(value) and name != "tokenizer")
+    return not _is_known(type(module)) or not all(map(_is_known, functions))
+
+
+def _is_known(value: Any) -> bool:
+    """Whether a class or a function is of a package whose modules keep their state in their fields."""
+    value = getattr(value, "func", value)  # of a partial
+    module = getattr(value, "__module__", None) or type(value).__module__
+    return module.split(".")[0] in ("torch", "transformers", "transformer_lens", "builtins", "functools")
+
+
+def _is_config(value: Any) -> bool:
+    """Whether it is a config: an object with settings that a forward pass may look up."""
+    return type(value).__name__.endswith("Config") and hasattr(value, "__dict__")
+
+
+def _settings(config: Any) -> tuple[Any, ...]:
+    """What a config says, configs within it as well."""
+    inside = (_settings(value) for value in vars(config).values() if _is_config(value))
+    return (*((name, repr(value)) for name, value in vars(config).items() if _is_plain(value)), *inside)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a setting, or a list or table of such."""
+    if isinstance(value, dict):
+        return all(_is_plain(each) for each in value.values())
+    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else _is_setting(value)
 
 
 def _state(module: torch.nn.Module) -> tuple[Any, ...]:
-    """What a module's computation depends on, beside its children."""
-    settings = [
-        (name, value) for name, value in vars(module).items() if name[0] != "_" and _is_setting(value)
-    ]
-    functions = [(name, id(value)) for name, value in vars(module).items() if callable(value)]
-    tensors = (*module._parameters.values(), *module._buffers.values())
+    """What a module's computation depends on, beside its children and its config."""
+    fields = vars(module)
+    settings = [(name, value) for name, value in fields.items() if _is_setting(value)]
+    functions = [(name, id(value)) for name, value in fields.items() if callable(value)]
+    loose = (value for value in fields.values() if isinstance(value, Tensor))
+    tensors = (*module._parameters.values(), *module._buffers.values(), *loose)
     hooks = tuple(
         number for kind in _hook_tables(module) for number, hook in kind.items() if not _is_theirs(hook)
     )
     attached = tuple(getattr(module, "fwd_hooks", ())) + tuple(getattr(module, "bwd_hooks", ()))
     return (
         id(type(module)),
+        id(type(module).forward),
         tuple(settings),
         tuple(functions),
         hooks,
@@ -251,6 +327,14 @@ def _version(tensor: Tensor | None) -> tuple[Any, ...] | None:
         return None
     version = -1 if tensor.is_inference() else tensor._version
     return (id(tensor), tensor.data_ptr(), version, tensor.dtype, tensor.device, tensor.shape)
+
+
+def part_in_training(model: Model) -> str | None:
+    """What is in train mode, where dropout may act, in words; None where nothing is."""
+    inside = next((name for name, module in model.named_modules() if module.training), None)
+    if inside is None:
+        return None
+    return f"its part {inside!r} is in train mode" if inside else "the model is in train mode"
 
 
 def model_fingerprint(model: Model) -> str:

@@ -21,12 +21,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.models._anatomy import Anatomy, Model, anatomy, logits
+from interp.models._anatomy import Anatomy, Model, activation_shape, anatomy, logits
 from interp.models._architecture import is_mixture
-from interp.places import AXES, hook_name
+from interp.models._experts import expert_points
+from interp.places import hook_name
 
 Hook = tuple[str, Callable[..., Tensor]]
 Where = tuple[int | slice | Tensor, ...]
+SCORES = "attn_scores"
 
 
 def patch_hooks(model: Model, site: str, layer: int, where: Where, source: Tensor) -> list[Hook]:
@@ -50,8 +52,10 @@ def slope_hook(model: Model, site: str, layer: int) -> str:
     """The hook point at which the slope in a site is read.
 
     On a bridge `hook_resid_mid` lies on the MLP's branch alone; the slope in the stream is that in what
-    attention adds to it.
+    attention adds to it. `SCORES`, where attention is edited before its softmax, is no site, and has a point.
     """
+    if site == SCORES:
+        return f"blocks.{layer}.attn.hook_{SCORES}"
     return hook_name("attn_out" if site == "resid_mid" and is_bridge(model) else site, layer)
 
 
@@ -68,10 +72,14 @@ def unreached(model: Model, site: str, tokens: Int[Tensor, "prompt pos"]) -> str
     facts = anatomy(model)
     if reason := facts.lacks(site):
         return reason
-    names = [slope_hook(model, site, layer) for layer in range(facts.n_layers)]
+    with expert_points(model, (site,)):
+        return _unreached(model, facts, site, tokens[:1])
+
+
+def _unreached(model: Model, facts: Anatomy, site: str, tokens: Tensor) -> str | None:
+    names = [slope_hook(model, site, layer) for layer in facts.layers(site)]
     if missing := [name for name in names if name not in model.hook_dict]:
         return f"{facts.name} has no hook point {missing[0]}"
-    tokens = tokens[:1]
     with warnings.catch_warnings():  # a bridge warns of edits that it throws away
         warnings.filterwarnings("ignore", message="A hook on .* returned a modified tensor")
         return _cut_off(model, facts, site, names, tokens)
@@ -121,12 +129,8 @@ def _changes(model: Model, name: str, tokens: Tensor) -> bool:
 
 
 def _shape(facts: Anatomy, site: str, n_pos: int) -> tuple[int, ...]:
-    """Of one prompt's activation at a site."""
-    axes = tuple(facts.size(site, axis, n_pos) for axis in AXES[site])
-    width = {"post": (), "pattern": ()}.get(
-        site, (facts.d_head,) if site in ("q", "k", "v", "z") else (facts.d_model,)
-    )
-    return (1, *axes, *width)
+    """Of one prompt's activation at a site, with the dim of prompts."""
+    return (1, *activation_shape(facts, "pattern" if site == SCORES else site, n_pos))
 
 
 def kept_in_path(model: Model, names: Iterable[str]) -> list[Hook]:

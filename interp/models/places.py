@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from interp._verbs import verb
 from interp.models import Anatomy
-from interp.places import HEAD_SITES, Place, hint, parse
+from interp.places import EXPERT_SITES, Place, hint, parse
 
 Layers = int | Iterable[int] | None
 
@@ -25,6 +25,11 @@ def place(name: str | Place, facts: Anatomy) -> Place:
         raise ValueError(
             f"{str(found)!r}: this model has no site {found.site!r}{hint(found.site, facts.sites())} "
             f"It has {', '.join(facts.sites())}."
+        )
+    if found.site in EXPERT_SITES:
+        raise ValueError(
+            f"{str(found)!r}: routers and experts can be patched and attributed (interp.patch, "
+            "interp.attribute), and are neither read nor steered. Use mlp_out, the whole mixture."
         )
     if found.pos is not None or found.dst is not None or found.src is not None:
         raise ValueError(
@@ -51,7 +56,7 @@ def width(where: Place, facts: Anatomy) -> int:
     """Length of the vectors at a place."""
     if where.site == "post":
         return 1 if where.neuron is not None else facts.d_mlp
-    return facts.d_head if where.site in HEAD_SITES else facts.d_model
+    return facts.d_head if where.site == "pattern" else facts.width(where.site)
 
 
 def whole(where: Place) -> Place:

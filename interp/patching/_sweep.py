@@ -32,7 +32,7 @@ from interp.engine.trust import choose
 from interp.engine.wavefront import Prepared
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
 from interp.grid import Grid, Sheet, make_grid
-from interp.models import Model, unsupported, weights
+from interp.models import Model, expert_points, unsupported, weights
 from interp.tasks import Task
 from interp.tasks.check import warn_unsolved
 
@@ -64,12 +64,13 @@ def patch(
     model: a TransformerLens model in eval mode; left as found.
     task: clean and corrupt prompts, answers, metric.
     site: `resid_pre resid_mid resid_post attn_out mlp_out` (default dims layer, pos), `z q k v pattern`
-        (layer, head), `post` (layer, neuron: MLP activations), or several sites with the same dims.
-    by: the dims of the grid: "layer" and any axes of the site (pos; pos, head; head, dst, src; pos, neuron).
-        Along an axis left out, a cell covers everything. "span" in the place of "pos": the task's named
-        positions (`task.spans`), all of a name together; NaN for prompts without one.
-    cells: instead of a grid, a list of cells by name ("L9H6", "L9H6.q@3", "L3.resid_pre@verb", "L2N17"); a
-        list within the list is patched together.
+        (layer, head), `post` (layer, neuron: MLP activations), in mixtures of experts `router expert_out`
+        (layer, expert), or several sites with the same dims.
+    by: the dims of the grid: "layer" and any axes of the site (pos; pos, head; head, dst, src; pos, neuron;
+        pos, expert). Along an axis left out, a cell covers everything. "span" in the place of "pos": the
+        task's named positions (`task.spans`), all of a name together; NaN for prompts without one.
+    cells: instead of a grid, a list of cells by name ("L9H6", "L9H6.q@3", "L3.resid_pre@verb", "L2N17",
+        "L2E3"); a list within the list is patched together.
     window: patch the site at this many layers at once, from `layer` on.
     neurons: which neurons, for dims with "neuron".
     source: another model of the same shape (a checkpoint, a tuned copy, an adapter merged or not): the other
@@ -110,7 +111,8 @@ def patch(
             memory=memory, store=store, engine=engine, progress=progress, source=source,
         )  # fmt: skip
         sweep = _Sweep.of(experiment, site, by, cells, window, neurons)
-        result = sweep.run()
+        with expert_points(model, sweep.grid.all_sites):
+            result = sweep.run()
     warn_unsolved(float(result["clean_right"].mean()), metric=(task.metric, *experiment.metric))
     return result
 

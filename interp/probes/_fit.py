@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from interp._activations import engine_for
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
@@ -34,7 +35,7 @@ from interp.probes._train import train
 from interp.probes.aggregate import KINDS, scores
 from interp.probes.selectors import auroc
 from interp.probes.splits import Groups
-from interp.prompts import Prompts, read
+from interp.prompts import Mask, Prompts, read, read_classes
 from interp.results import provenance
 
 
@@ -54,8 +55,10 @@ def fit(
     groups: Groups | None = None,
     draws: int = 20,
     l2: float | int = 1e-3,
+    mask: Mask = None,
     seed: int = 0,
     batch_size: int | None = None,
+    engine: str = "auto",
     progress: bool = True,
 ) -> tuple[xr.Dataset, Probes]:
     """Probes that tell `positive` from `negative` prompts (strings, token ids or a Task each).
@@ -66,7 +69,8 @@ def fit(
     multimax, rolling (see `aggregate`); query_heads: of the last three. held_out: a share, or (positive,
     negative) prompts of their own. groups: (positive, negative) labels of prompts that belong together, such
     as the person that they name; equal prompts do anyway. draws: shuffles of the labels. l2: penalty on the
-    weights.
+    weights. mask: 1 where a token is real, of padded ids: a pair (positive, negative), or one for both.
+    engine: as in `interp.activations`; the attribute `engine` names it.
 
     Returns the result, dims (layer) or (layer, head): `accuracy`, `auroc`, `ece_raw` and `ece` (expected
     calibration error before and after scaling; nan where one class has a single held-out unit), `control`
@@ -92,8 +96,9 @@ def fit(
     if site == "resid_pre" and layer is None:
         wanted = (*wanted, Place("resid_post", facts.n_layers - 1))
     chosen = _heads(heads, site, facts.heads(site) if by_head(site) else 0)
-    sides = split(model, positive, negative, held_out, seed, groups)
+    sides = split(model, positive, negative, held_out, seed, groups, mask)
     options: dict[str, Any] = {"pos": where_read, "batch_size": batch_size or BATCH}
+    options["engine"] = engine_for(model, sides.prompts, wanted, engine)
     read = [readings(model, side, wanted, **options) for side in sides.prompts]
     labels = labellings(sides, draws, seed, facts.device)
     names = [where for where in read[0] if chosen is None or where.head in chosen]
@@ -113,6 +118,7 @@ def fit(
         seed=seed,
         n_prompts=sum(sides.sizes),
         reads=said,
+        engine=options["engine"],
         **sizes,
     )
     return _dataset(fitted, about), Probes(weights, kind, where_read, facts.name, platt)
@@ -226,9 +232,10 @@ def split(
     held_out: float | tuple[Any, Any],
     seed: int,
     groups: Groups | None = None,
+    mask: Mask = None,
 ) -> Sides:
     """A share of each class held out, drawn by `seed`, units whole; or held-out prompts as they are given."""
-    up, down = read(model, positive, what="positive"), read(model, negative, what="negative")
+    up, down = read_classes(model, positive, negative, mask)
     unit = splits.units(up, down, groups)
     if isinstance(held_out, tuple):
         return _given(model, (up, down), held_out, unit)

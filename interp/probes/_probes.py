@@ -16,13 +16,13 @@ import xarray as xr
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp._activations import activations
+from interp._activations import activations, engine_for
 from interp.files import read_tensors, write_tensors
 from interp.models import Model, anatomy
 from interp.places import AXES, Place, parse
 from interp.positions import AnyPositions
 from interp.probes.aggregate import Weights, scores
-from interp.prompts import read, written
+from interp.prompts import Prompts, read, written
 from interp.results import versions
 
 if TYPE_CHECKING:
@@ -61,18 +61,29 @@ class Probes:
         kept = {where: self.weights[where] for where in places}
         return replace(self, weights=kept, platt={where: self.platt[where] for where in places})
 
-    def score(self, model: Model, prompts: Any, *, batch_size: int | None = None) -> xr.Dataset:
+    def score(
+        self,
+        model: Model,
+        prompts: Any,
+        *,
+        mask: Tensor | None = None,
+        batch_size: int | None = None,
+        engine: str = "auto",
+    ) -> xr.Dataset:
         """`logit` and `probability` (place, prompt) of the positive class, the latter calibrated.
 
-        prompts: strings, token ids or a Task. Cost: one forward pass as far as the last place. Raises
-        ValueError for another model. The model is left as found.
+        prompts: strings, token ids (with `mask` 1 where a token is real) or a Task. engine: as in
+        `interp.activations`. Cost: one forward pass as far as the last place. Raises ValueError for another
+        model. The model is left as found.
         """
         self.check(model)
         wanted = tuple(dict.fromkeys(replace(where, head=None) for where in self.places))
-        read = readings(model, prompts, wanted, self.pos, batch_size=batch_size or BATCH)
+        data = read(model, prompts, mask)
+        chosen = engine_for(model, [data], wanted, engine)
+        found = readings(model, data, wanted, self.pos, batch_size=batch_size or BATCH, engine=chosen)
         logits, probabilities = [], []
         for where, weights in self.weights.items():
-            seen = read[where]
+            seen = found[where]
             logit = scores(self.agg, seen.tokens.double(), seen.real, weights)[0]
             slope, intercept = self.platt.get(where, (1.0, 0.0))
             logits.append(logit.cpu().numpy())
@@ -82,7 +93,7 @@ class Probes:
         return xr.Dataset(
             {"logit": (dims, np.stack(logits)), "probability": (dims, np.stack(probabilities))},
             coords={"place": names, "prompt": np.arange(len(logits[0]))},
-            attrs={"method": "probe scores", "model": self.model, "agg": self.agg},
+            attrs={"method": "probe scores", "model": self.model, "agg": self.agg, "engine": chosen},
         )
 
     def check(self, model: Model) -> Probes:
@@ -185,15 +196,15 @@ def by_head(site: str) -> bool:
 
 def readings(
     model: Model,
-    data: Any,
+    prompts: Prompts,
     places: tuple[Place, ...],
     pos: AnyPositions,
-    what: str = "prompts",
+    *,
     batch_size: int = BATCH,
+    engine: str = "auto",
 ) -> dict[Place, Reading]:
     """One reading for every place; for sites with heads, one for every head. pos="all": every token."""
-    prompts = read(model, data, what=what)
-    rows = activations(model, prompts, places, pos, batch_size=batch_size)
+    rows = activations(model, prompts, places, pos, batch_size=batch_size, engine=engine)
     real = prompts.real if pos == "all" else torch.ones_like(prompts.real[:, :1])
     found = {}
     for where in places:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from interp._verbs import verb
+from interp._verbs import verb, warn
 from interp.stats._means import far_baseline, metric_facts
 
 _SAME_RUN = ("direction", "metric", "model", "task_fingerprint", "window")
@@ -104,11 +103,10 @@ def _largest(exact: xr.Dataset, metric: Any) -> float:
     share = largest / gap if gap > noise else float("nan")
     if largest <= max(noise, _NEARLY_NONE * gap):
         facts = metric_facts(here)[0]
-        warnings.warn(
+        warn(
             f"the largest exact effect on {facts.name} is {largest:.2g} {facts.unit}, where clean - {far} is "
             f"{gap:.3g}: nearly nothing. Agreement over such effects compares rounding, and means nothing.",
             NearlyNoEffect,
-            stacklevel=3,
         )
     return share
 

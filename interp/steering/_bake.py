@@ -22,14 +22,15 @@ import torch
 from torch import Tensor
 
 from interp._verbs import verb
-from interp.engine.trust import departure
+from interp.engine.compare import departure
+from interp.engine.trust import short_row
 from interp.models import Model, anatomy, logits
 from interp.models.places import width
 from interp.steering._edit_types import Ablate, Add, Affine, Clamp, Edit, ScaleUnits, SetUnits
 from interp.steering._intervention import Intervention, flat, steer
 
-_PROBE = 8  # tokens of the row on which the baked model is compared with the steered one
-_WITHIN = {torch.float64: 1e-5, torch.float32: 1e-2}  # of the spread of the logits: weights round too
+_WITHIN = {torch.float64: 1e-6, torch.float32: 1e-4}  # of the spread of the logits: weights round too
+_OF_EFFECT = 1e-3  # and of what the edits change: norms of transformers compute in float32
 _SYMMETRIC = (Add, Ablate, Affine, Clamp, ScaleUnits, SetUnits)  # linear parts that are their own transpose
 
 
@@ -71,7 +72,7 @@ def bake(model: Model, *interventions: Any) -> Baked:
     This is the one function that changes a model. Raises ValueError, before any change, for an edit that
     depends on position, row or gate, that is not affine, or whose place no weight writes; and, with the
     weights put back, where the model does not then run as it does under `steer`. Cost: the edits, on the rows
-    of the weights once, and two forwards of a short row; afterwards none.
+    of the weights once, and three forwards of a short row; afterwards none.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -85,16 +86,18 @@ def bake(model: Model, *interventions: Any) -> Baked:
     """
     checked = [each.check(model) for each in flat(interventions)]
     plans = [_plan(model, each) for each in checked]
-    row = torch.arange(min(_PROBE, anatomy(model).n_ctx), device=model.W_E.device)[None] % model.W_E.shape[0]
-    with torch.no_grad(), steer(model, *checked):
-        steered = logits(model, row)[0]
+    row = short_row(model)
+    with torch.no_grad():
+        plain = logits(model, row)[0]
+        with steer(model, *checked):
+            steered = logits(model, row)[0]
     baked = Baked()
     try:
         for plan, each in zip(plans, checked):
             _apply(baked, plan, each, _zero(model, each))
         with torch.no_grad():
-            gap = departure(logits(model, row)[0], steered)
-        if not gap <= _WITHIN.get(steered.dtype, 0.3):
+            gap, effect = departure(logits(model, row)[0], steered), departure(plain, steered)
+        if not gap <= _WITHIN.get(steered.dtype, 0.3) + _OF_EFFECT * effect:
             raise ValueError(
                 f"baked into the weights of {anatomy(model).name} the edits do not do what they do under "
                 f"hooks (logits differ by {gap:.2g} of their spread). Use steer."

@@ -10,7 +10,6 @@ real token. HookedTransformer.generate does not do that without a tokenizer.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp._verbs import warn
 from interp.engine import block as B
 from interp.engine.forward import forward, unembed
 from interp.models import Model, cache_holds, is_bridge
@@ -67,12 +67,11 @@ class Decoder:
         logits, self.cache = self.model(new, attention_mask=self.mask, **options)
         if not past and not cache_holds(self.cache, self.tokens.shape[1]):
             self.use_cache, self.cache = False, None
-            warnings.warn(
+            warn(
                 "decoding runs without a cache, so every token costs a pass over the whole text: after the "
                 "prompt the model's key-value cache does not hold the prompt. The installed releases of "
                 "transformers and transformer-lens hand it on under different names; transformers<5.24 "
-                "and transformer-lens agree.",
-                stacklevel=2,
+                "and transformer-lens agree."
             )
         return logits
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._verbs import verb
+from interp.engine.trust import prove_readout
 from interp.models import Model, anatomy, final_norm
 from interp.models.places import place, width
 from interp.places import Place, parse
@@ -335,6 +336,7 @@ def _lens(model: Model, vector: Float[Tensor, "d_model"]) -> Float[Tensor, "voca
 
     Linear in the vector: neither the norm's scale, its bias nor the unembedding's is applied.
     """
+    prove_readout(model)
     W_U = model.W_U.detach()
     if len(vector) != W_U.shape[0]:
         raise ValueError(

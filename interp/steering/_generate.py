@@ -22,7 +22,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp._verbs import verb, warn
-from interp.engine.trust import ENGINES
 from interp.models import Model, anatomy
 from interp.places import hook_name
 from interp.prompts import Prompts, read, turn_end
@@ -39,7 +38,7 @@ def generate(
     *interventions: Any,
     max_new_tokens: int = 20,
     use_cache: bool = True,
-    mask: Bool[Tensor, "prompt pos"] | None = None,
+    mask: Tensor | None = None,
     temperature: float | int = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -50,14 +49,14 @@ def generate(
 ) -> Int[Tensor, "prompt total"]:
     """Prompt and continuation of each row, as token ids.
 
-    prompts: strings, chat messages, or ids [prompt, pos] with `mask` True where a token is real. Each row is
+    prompts: strings, chat messages, or ids [prompt, pos] with `mask` 1 where a token is real. Each row is
     its prompt, what is generated, then padding; rows padded on the left stay so. temperature 0 takes the most
     likely token; above, tokens are drawn, by `seed`, from the `top_k` most likely ones, and of those from the
     fewest that have `top_p` of the probability. stop: token ids, or strings of one token, after which a row
     ends; None: at the end of the text and, for messages, of the turn; () for never. pad: the id that fills
     rows (default: the tokenizer's, or 0). engine: "fast" runs the model's weights, "reference" the model
-    under hooks; they give the same. "auto" takes the first where it can: not with hooks of yours, edits of
-    attention scores, or an architecture whose logits it does not reproduce.
+    under hooks; they give the same. "auto" takes the first where it can, and else warns why: not with hooks
+    of yours, edits of attention scores, or an architecture whose logits it does not reproduce.
 
     With and without a cache the tokens are the same, and each row is that of its prompt alone, drawn ones too
     (equal prompts of a batch draw differently). Cost: with a cache a pass over the prompt, then one token a
@@ -85,8 +84,13 @@ def generate(
         whole = _decode(decoder, max_new_tokens, draws.chooser(rows), ends, fill)
     if whole is None:
         raise ValueError(_broken(model, checked, decoder.tokens, decoder.mask, rows))
-    on_left = mask is not None and not bool(mask.reshape(len(rows), -1)[:, 0].all())
-    return whole if on_left else _right_padded(whole, real, fill)
+    marks = None if mask is None else torch.as_tensor(mask).reshape(len(rows), -1)
+    if marks is None or bool(marks[:, 0].all()):
+        return _right_padded(whole, real, fill)
+    more = (
+        marks.shape[1] - real.shape[1]
+    )  # columns of padding that no row needs: new tokens stay behind the ids
+    return torch.nn.functional.pad(whole, (more, 0), value=fill)
 
 
 @contextmanager
@@ -100,21 +104,20 @@ def decoding(
     reach: int = 0,
     rows: Prompts | None = None,
 ) -> Iterator[Decoder | FastDecoder]:
-    """By the weights, or of the model under hooks.
+    """By the weights, or of the model under hooks, which "auto" warns of.
 
     reach: tokens that the longest row will have; rows: the prompts.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}.")
-    if engine != "reference":
-        on_left = _right_padded(tokens, real, 0), real.sum(1)
-        weights = own_weights(model, made, *on_left, min(reach, vocabulary.context(model) or reach))
-        if not isinstance(weights, str):
-            yield FastDecoder(weights, tokens, real, made, use_cache=use_cache, prompts=rows)
-            return
-        if engine == "fast":
-            raise ValueError(f"the fast engine cannot run this: {weights}. Use engine='reference'.")
-    given = real.sum(1) if rows is None else rows
+    lengths = real.sum(1)
+    weights = own_weights(
+        model, made, _right_padded(tokens, real, 0), lengths, engine=engine,
+        reach=min(reach, vocabulary.context(model) or reach),
+        instead=f"a pass of {len(tokens):,} rows through the model and its hooks for every token",
+    )  # fmt: skip
+    if weights is not None:
+        yield FastDecoder(weights, tokens, real, made, use_cache=use_cache, prompts=rows)
+        return
+    given = lengths if rows is None else rows
     if use_cache and anatomy(model).straddled(tokens.shape[1], reach - 1):
         use_cache = False
         warn(

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from interp._verbs import verb
+from interp.engine import trust
 from interp.engine.block import SITES as PASSED
 from interp.engine.forward import Taps
-from interp.engine.trust import weights_of
-from interp.models import Anatomy, Model, anatomy, is_bridge
+from interp.models import Anatomy, Model, anatomy, has_hooks, is_bridge
 from interp.models.parts import Weights
 from interp.models.places import place, width
-from interp.places import AXES, SITES, Place, hook_name, parse
+from interp.places import AXES, SITES, STREAM_SITES, Place, hook_name, parse
 from interp.positions import AnyPositions, everywhere
 from interp.positions import parse as parse_positions
 from interp.prompts import Prompts
@@ -320,7 +320,8 @@ def steer(model: Model, *interventions: Any, prompt_length: Given = None) -> Ite
 
     Contexts nest. Hooks of yours stay. The model is left as found, also after an exception. Raises
     ValueError, before any pass, for interventions that the model cannot take; at the end of the block for one
-    whose positions no pass has reached. Cost: the edits.
+    whose positions no pass has reached. Cost: the edits, and once a model a pass of a short row, to prove the
+    hook points inside attention and MLP.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -332,6 +333,7 @@ def steer(model: Model, *interventions: Any, prompt_length: Given = None) -> Ite
         8
     """
     checked = [each.check(model) for each in flat(interventions)]
+    prove(model, checked, trust.short_row(model))
     clock = Clock(prompt_length)
     with steered(model, checked, clock):
         yield model
@@ -378,13 +380,44 @@ def _in_turn(acts: list[Act], tensor: Tensor) -> Tensor:
 
 
 def own_weights(
-    model: Model, interventions: Sequence[Intervention], tokens: Tensor, lengths: Tensor, reach: int = 0
-) -> Weights | str:
-    """The model's weights where a pass by them makes the interventions as hooks would; else why not.
+    model: Model,
+    interventions: Sequence[Intervention],
+    tokens: Tensor,
+    lengths: Tensor,
+    *,
+    reach: int = 0,
+    engine: str,
+    instead: str,
+) -> Weights | None:
+    """The model's weights where a pass by them makes the interventions as hooks would; None for hooks.
 
-    tokens, lengths, reach: as in `trust.weights_of`.
+    The other arguments are those of `trust.own_weights`. Hook points that are used instead are proved.
     """
     places = [where for each in interventions for where in each.places]
-    if any(where.site not in PASSED for where in places):
-        return "an intervention acts on attention scores"
-    return weights_of(model, tokens, lengths, sites=tuple({where.site for where in places}), reach=reach)
+    scores = any(where.site not in PASSED for where in places)
+    parts = trust.own_weights(
+        model,
+        tokens,
+        lengths,
+        sites=tuple({where.site for where in places if where.site in PASSED}),
+        reach=reach,
+        engine=engine,
+        instead=instead,
+        unable="an intervention acts on attention scores" if scores else None,
+    )
+    if parts is None:
+        prove(model, interventions, tokens, lengths)
+    return parts
+
+
+def prove(
+    model: Model, interventions: Sequence[Intervention], tokens: Tensor, lengths: Tensor | None = None
+) -> None:
+    """ValueError for an intervention whose hook point the model goes on without (`trust.prove_sites`).
+
+    Those of the stream are in the path of every model. Under other hooks, which may want the caller's own
+    rows, no pass is made for a proof.
+    """
+    sites = {getattr(each.edit, "point", None) or each.place.site for each in interventions}
+    if (inside := sorted(sites - {*STREAM_SITES})) and not has_hooks(model):
+        trust.prove_sites(model, tokens, inside, lengths)

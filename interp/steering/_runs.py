@@ -100,6 +100,8 @@ def score(reads: Reads, logits: Tensor, clean: Tensor, prompt: Int[Tensor, "row"
 class Whole:
     """Steered runs by the model itself, under hooks."""
 
+    engine = "reference"
+
     def __init__(self, model: Model, question: Question) -> None:
         self.model, self.rows, self.reads = model, question.rows, question.reads
 
@@ -125,6 +127,8 @@ class Whole:
 
 class Suffix:
     """Steered runs from the steered layer on, by the model's weights."""
+
+    engine = "fast"
 
     def __init__(self, weights: Weights, question: Question, layers: set[int]) -> None:
         self.weights, self.rows, self.reads = weights, question.rows, question.reads
@@ -158,13 +162,18 @@ class Suffix:
             )
 
 
-def runner(model: Model, question: Question, made: Sequence[Sequence[Intervention]]) -> Suffix | Whole:
-    """`Suffix` where the model's weights give its logits, else `Whole`.
+def runner(
+    model: Model, question: Question, made: Sequence[Sequence[Intervention]], engine: str, n_runs: int
+) -> Suffix | Whole:
+    """`Suffix` where the model's weights give its logits, else `Whole`, which engine="auto" warns of.
 
-    made: the interventions of each run that is to come, for the layers at which they start.
+    made: the interventions of each run that is to come, for the layers at which they start; n_runs: how many
+    runs of a prompt are to come.
     """
     runs = question.reads.runs
-    weights = own_weights(model, [each for run in made for each in run], runs.base, runs.lengths)
-    if isinstance(weights, str):
+    every = [each for run in made for each in run]
+    instead = f"{n_runs:,} whole passes of {len(runs):,} prompts through the model and its hooks"
+    weights = own_weights(model, every, runs.base, runs.lengths, engine=engine, instead=instead)
+    if weights is None:
         return Whole(model, question)
     return Suffix(weights, question, {min(each.first_layer for each in run) for run in made if run})

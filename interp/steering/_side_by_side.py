@@ -20,10 +20,11 @@ from torch import Tensor
 from interp import results
 from interp._verbs import verb
 from interp.models import Model, anatomy, logits
-from interp.positions import AnyPositions, Positions, everywhere, parse
+from interp.positions import AnyPositions, everywhere, parse
 from interp.prompts import Prompts, read
 from interp.steering._direction import Direction, controls
 from interp.steering._generate import end_ids, generate
+from interp.steering._intervention import flat, own_weights
 from interp.steering._sweep import sweep
 from interp.steering.edits import add
 from interp.steering.measures import calibrate, repetition
@@ -47,6 +48,7 @@ def side_by_side(
     stop: Any = None,
     mask: Tensor | None = None,
     seed: int = 0,
+    engine: str = "auto",
 ) -> xr.Dataset:
     """Continuations by run ("base", "steered", "random", "shuffled") and prompt.
 
@@ -56,7 +58,8 @@ def side_by_side(
     direction, and of what is drawn at a temperature. Coordinate `prompt_text`. "shuffled" is there where the
     direction has it.
 
-    Raises ValueError before any pass. `report.write` shows the result as a page.
+    engine: as in `generate`; the attribute `engine` names it. Raises ValueError before any pass.
+    `report.write` shows the result as a page.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -72,18 +75,35 @@ def side_by_side(
         raise ValueError("give coefficient= or target_kl=, one of them.")
     rows = read(model, prompts, mask)
     stops = end_ids(model, rows, stop)
-    runs = _runs(model, direction.check(model), rows, coefficient, target_kl, when, seed)
+    direction = direction.check(model)
+    chosen = _engine(model, direction, rows, when, max_new_tokens, engine)
+    runs = _runs(model, direction, rows, coefficient, target_kl, when, seed, chosen)
     drawn: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    drawn |= {"max_new_tokens": max_new_tokens, "stop": stop, "engine": chosen}
     ids, kl = [], []
     for vector, step in runs.values():
         edits = () if step == 0 else add(vector, step, when=when)
-        whole = generate(model, rows, edits, max_new_tokens=max_new_tokens, stop=stop, **drawn)
+        whole = generate(model, rows, edits, **drawn)
         column = rows.lengths[:, None] + torch.arange(whole.shape[1], device=whole.device)
         ids.append(_continuations(whole, column, max_new_tokens))
-        one = sweep(model, vector, rows, [step], metric=KL(), when=when, with_controls=False, progress=False)
+        quiet: dict[str, Any] = {"with_controls": False, "engine": chosen, "progress": False}
+        one = sweep(model, vector, rows, [step], metric=KL(), when=when, **quiet)
         kl.append(one["raw"].isel(layer=0, coefficient=0).values)
     ends = [_lengths(new, stops) for new in ids]
-    return _dataset(model, direction, rows, runs, ids, ends, np.stack(kl), (when, seed, temperature))
+    return _dataset(model, direction, rows, runs, ids, ends, np.stack(kl), (when, seed, temperature, chosen))
+
+
+def _engine(
+    model: Model, direction: Direction, rows: Prompts, when: AnyPositions, n_new: int, engine: str
+) -> str:
+    """ "fast" or "reference", for all that follows."""
+    made = [each.check(model) for each in flat(add(direction, 0.0, when=when))]
+    limit, reach = vocabulary.context(model), int(rows.lengths.max()) + n_new
+    weights = own_weights(
+        model, made, rows.tokens, rows.lengths, reach=min(reach, limit or reach), engine=engine,
+        instead=f"a pass of {len(rows):,} rows through the model and its hooks for every token",
+    )  # fmt: skip
+    return "reference" if weights is None else "fast"
 
 
 def _runs(
@@ -94,6 +114,7 @@ def _runs(
     target_kl: float | int | None,
     when: AnyPositions,
     seed: int,
+    engine: str,
 ) -> dict[str, tuple[Direction, float]]:
     """The direction and the coefficient of each run."""
     if len(direction.places) != 1:
@@ -107,7 +128,7 @@ def _runs(
     for name, vector in found.items():
         step = coefficient
         if step is None:
-            step = calibrate(model, vector, rows, target_kl or 0.0, when=when).coefficient
+            step = calibrate(model, vector, rows, target_kl or 0.0, when=when, engine=engine).coefficient
         out[name] = (vector, float(step))
     return out
 
@@ -134,13 +155,13 @@ def _dataset(
     ids: list[Tensor],
     ends: list[Tensor],
     kl: np.ndarray,
-    how: tuple[Positions, int, float | int],
+    how: tuple[AnyPositions, int, float | int, str],
 ) -> xr.Dataset:
     texts = [_texts(model, new, end) for new, end in zip(ids, ends)]
     losses = [_loss(model, rows, new, end) for new, end in zip(ids, ends)]
     repeats = [_repeats(new, end) for new, end in zip(ids, ends)]
     two = ("prompt", "run")
-    when, seed, temperature = how
+    when, seed, temperature, engine = how
     texts_of_prompts = np.array(_prompt_texts(model, rows), dtype=object)
     variables = {
         "text": (two, np.array(texts, dtype=object).T),
@@ -160,6 +181,7 @@ def _dataset(
         direction_method=direction.method,
         when=repr(parse(when)),
         temperature=float(temperature),
+        engine=engine,
     )
     return results.dataset(variables, coords, attrs)
 

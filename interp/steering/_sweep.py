@@ -64,6 +64,7 @@ def sweep(
     with_controls: bool = True,
     metric: Metrics | None = None,
     seed: int = 0,
+    engine: str = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
     """Effects of steering: `value` (prompt, layer, coefficient[, metric]), positive is better by the metric.
@@ -79,8 +80,10 @@ def sweep(
     `raw` is the metric of the steered run, `clean` (prompt[, metric]) that of the unsteered one. `random` and
     `shuffled` are the effects of a random direction and that of shuffled labels, of equal norm; NaN where an
     extracted direction has no such control. Coordinate `in_norms` (layer, coefficient) is the length of what
-    is added, in median norms of the stream there. Cost: a pass of each prompt, then one for each coefficient
-    and direction from the steered layer on. Raises ValueError before any pass. The model is left as found.
+    is added, in median norms of the stream there. engine: "fast" runs the model's weights, "reference" the
+    model under hooks; "auto" takes the first where the weights give the model's logits, and else warns why;
+    the attribute `engine` names it. Cost: a pass of each prompt, then one for each coefficient and direction
+    from the steered layer on. Raises ValueError before any pass. The model is left as found.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -100,7 +103,7 @@ def sweep(
     total = len(parts) * len(steps) * len(question.reads.runs) * len(sets)
     measured: dict[str, np.ndarray] = {}
     with tqdm(total=total, disable=not progress, desc="sweep", unit="run") as bar:
-        run = job.runner(question)
+        run = job.runner(question, engine, len(sets))
         for name, members in sets.items():
             measured[name] = job.measure(run, question.reads, members, bar.update)
     every = torch.arange(len(question.rows), device=question.rows.tokens.device)
@@ -111,14 +114,20 @@ def sweep(
     }
     if neutral is not None:
         texts = question_of(model, neutral, None, None, None, Loss())
-        loss = job.measure(job.runner(texts), texts.reads, list(parts), lambda n: None)
+        again = job.runner(texts, _settled(engine, run), 1)
+        loss = job.measure(again, texts.reads, list(parts), lambda n: None)
         variables["neutral_loss"] = (("layer", "coefficient", "neutral_prompt"), loss[..., 0])
     for name, judge in (judges or {}).items():
         variables[name] = (
             ("prompt", "layer", "coefficient"),
-            job.judged(question.rows, judge, max_new_tokens),
+            job.judged(question.rows, judge, max_new_tokens, _settled(engine, run)),
         )
-    return _dataset(job, question, variables, seed)
+    return _dataset(job, question, variables, seed, run.engine)
+
+
+def _settled(engine: str, run: Suffix | Whole) -> str:
+    """The engine of what follows a run: a fall-back is told of once."""
+    return run.engine if run.engine == "reference" else engine
 
 
 def _effects(reads: Reads, measured: Mapping[str, np.ndarray], clean: np.ndarray) -> dict[str, Any]:
@@ -171,8 +180,10 @@ class _Job:
         for each in (each for part in self.parts for each in self.made(part, 0.0)):
             each.when.check(int(rows.lengths.min()), int(rows.lengths.max()), rows.spans)
 
-    def runner(self, question: Question) -> Suffix | Whole:
-        return runner(self.model, question, [self.made(part, 0.0) for part in self.parts])
+    def runner(self, question: Question, engine: str, n_sets: int) -> Suffix | Whole:
+        """What runs the prompts. n_sets: of directions, each of which runs at every place and step."""
+        made = [self.made(part, 0.0) for part in self.parts]
+        return runner(self.model, question, made, engine, n_sets * len(self.parts) * len(self.steps))
 
     def measure(
         self,
@@ -199,12 +210,13 @@ class _Job:
                 done(len(rows))
         return out
 
-    def judged(self, rows: Prompts, judge: Judge, n_new: int) -> np.ndarray:
+    def judged(self, rows: Prompts, judge: Judge, n_new: int, engine: str) -> np.ndarray:
         """A judge's numbers [prompt, layer, coefficient] on what is generated."""
         out = np.full((len(rows), len(self.parts), len(self.steps)), np.nan)
         for layer, part in enumerate(self.parts):
             for i, step in enumerate(self.steps):
-                whole = generate(self.model, rows, self.made(part, step), max_new_tokens=n_new)
+                made = self.made(part, step)
+                whole = generate(self.model, rows, made, max_new_tokens=n_new, engine=engine)
                 value = judge(_continued(self.model, whole, rows, n_new))
                 if not isinstance(value, Tensor) or value.shape != (len(rows),):
                     got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -234,7 +246,7 @@ def _by_layer(
     return sorted(parts, key=lambda part: part.layer or 0)
 
 
-def _dataset(job: _Job, question: Question, variables: dict[str, Any], seed: int) -> xr.Dataset:
+def _dataset(job: _Job, question: Question, variables: dict[str, Any], seed: int, engine: str) -> xr.Dataset:
     parts, steps, task = job.parts, np.array(job.steps, dtype=float), question.task
     norms = np.array([part.norms.get(part.place, float("nan")) for part in parts])
     lengths = np.array([part.vector.double().norm().item() for part in parts])
@@ -261,5 +273,6 @@ def _dataset(job: _Job, question: Question, variables: dict[str, Any], seed: int
         seed=seed,
         direction_method=", ".join(dict.fromkeys(part.method for part in parts)),
         when=repr(job.when),
+        engine=engine,
     )
     return results.dataset(variables, coords, attrs, task)

@@ -15,9 +15,10 @@ All extractors take the same options:
 | site, head | where activations are read; a head for sites with heads                                |
 | pos        | which positions of each prompt are averaged (see `interp.positions`)                   |
 | paired     | row i of both classes belong together, as many of each; decides how labels are shuffled |
-| mask       | True where a token is real, for padded ids: a pair (positive, negative)                |
+| mask       | 1 where a token is real, for padded ids: a pair (positive, negative)                   |
 | seed       | of the shuffled labels                                                                 |
 | batch_size | prompts at once, None: 32                                                              |
+| engine     | as in `interp.activations`: "auto", "fast" or "reference"                              |
 
 They raise ValueError, before any pass, for an empty class, unpaired lists of different length, a place that
 the model does not have, a position outside a prompt, padding without a mask; and where the classes do not
@@ -40,7 +41,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp._activations import activations
+from interp._activations import activations, engine_for
 from interp._verbs import verb, warn
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
@@ -79,14 +80,18 @@ class Extraction:
     mask: Mask = None
     seed: int = 0
     batch_size: int | None = None
+    engine: str = "auto"
 
     def places(self, model: Model) -> tuple[Place, ...]:
         """Where activations are read."""
         return places(anatomy(model), self.layer, self.site, self.head)
 
-    def rows(self, model: Model, prompts: Prompts) -> dict[Place, Tensor]:
-        """Activations [row, ...] of prompts at every place."""
-        return activations(model, prompts, self.places(model), self.pos, batch_size=self.batch_size)
+    def rows(self, model: Model, *sides: Prompts) -> list[dict[Place, Tensor]]:
+        """Activations [row, ...] of several sets of prompts at every place."""
+        wanted = self.places(model)
+        options: dict[str, Any] = {"batch_size": self.batch_size}
+        options["engine"] = engine_for(model, sides, wanted, self.engine)
+        return [activations(model, prompts, wanted, self.pos, **options) for prompts in sides]
 
     def shuffler(self, estimator: Estimator, n: int, m: int) -> Callable[[Tensor, Tensor], Any] | None:
         """What gives both classes shuffled labels; None where prompts are too few to have any."""
@@ -112,6 +117,7 @@ def mean_difference(
     mask: Mask = None,
     seed: int = 0,
     batch_size: int | None = None,
+    engine: str = "auto",
 ) -> Direction:
     """Mean activation of the positive prompts minus that of the negative (CAA, 2312.06681).
 
@@ -125,7 +131,7 @@ def mean_difference(
         >>> str(d.place), tuple(d.vector.shape)
         ('L1.resid_pre', (64,))
     """
-    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size)
+    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size, engine)
     return between_classes(model, positive, negative, estimators.mean_difference, "mean_difference", how)
 
 
@@ -143,6 +149,7 @@ def pca(
     mask: Mask = None,
     seed: int = 0,
     batch_size: int | None = None,
+    engine: str = "auto",
 ) -> Direction:
     """First principal direction of the differences of pairs, not centred (RepE, 2310.01405).
 
@@ -156,7 +163,7 @@ def pca(
         >>> interp.steering.pca(model, task.clean[:4], task.clean[4:], layer=2).method
         'pca'
     """
-    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size)
+    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size, engine)
     return between_classes(model, positive, negative, estimators.pca, "pca", how, pairs=True)
 
 
@@ -175,6 +182,7 @@ def lda(
     mask: Mask = None,
     seed: int = 0,
     batch_size: int | None = None,
+    engine: str = "auto",
 ) -> Direction:
     """Fisher's discriminant; `ridge` as in `estimators.lda`, the other options as in `steering.extract`.
 
@@ -189,7 +197,7 @@ def lda(
     def fit(up: Tensor, down: Tensor) -> Tensor:
         return estimators.lda(up, down, ridge)
 
-    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size)
+    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size, engine)
     return between_classes(model, positive, negative, fit, "lda", how)
 
 
@@ -208,6 +216,7 @@ def logistic(
     mask: Mask = None,
     seed: int = 0,
     batch_size: int | None = None,
+    engine: str = "auto",
 ) -> Direction:
     """Normal of a logistic probe; `l2` as in `estimators.logistic`, other options as in `steering.extract`.
 
@@ -222,7 +231,7 @@ def logistic(
     def fit(up: Tensor, down: Tensor) -> Tensor:
         return estimators.logistic(up, down, l2)
 
-    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size)
+    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size, engine)
     return between_classes(model, positive, negative, fit, "logistic", how)
 
 
@@ -242,6 +251,7 @@ def weighted_mean(
     mask: Mask = None,
     seed: int = 0,
     batch_size: int | None = None,
+    engine: str = "auto",
 ) -> Direction:
     """Difference of weighted means, with a weight on each prompt; options as in `steering.extract`.
 
@@ -261,7 +271,7 @@ def weighted_mean(
     def fit(up: Tensor, down: Tensor) -> Tensor:
         return estimators.weighted_mean(up, down, positive_weights, negative_weights)
 
-    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size)
+    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size, engine)
     return between_classes(
         model, positive, negative, fit, "weighted_mean", how, null=estimators.mean_difference
     )
@@ -282,6 +292,7 @@ def extract(
     mask: Mask = None,
     seed: int = 0,
     batch_size: int | None = None,
+    engine: str = "auto",
 ) -> Direction:
     """A direction by an estimator of yours, ([n, d], [m, d]) -> [d]; options as in `steering.extract`.
 
@@ -293,7 +304,7 @@ def extract(
         >>> tuple(d.vector.shape)
         (64,)
     """
-    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size)
+    how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size, engine)
     return between_classes(
         model, positive, negative, estimator, getattr(estimator, "__name__", "custom"), how
     )
@@ -318,7 +329,7 @@ def between_classes(
     for prompts in (up, down):
         weights(how.pos, prompts)
     above, below = (
-        {where: rows.flatten(1) for where, rows in how.rows(model, prompts).items()} for prompts in (up, down)
+        {where: rows.flatten(1) for where, rows in found.items()} for found in how.rows(model, up, down)
     )
     true = {
         where: at_gap(estimator(above[where], below[where]), above[where], below[where]) for where in wanted

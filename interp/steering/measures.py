@@ -189,12 +189,14 @@ def calibrate(
     when: AnyPositions = everywhere,
     mask: Tensor | None = None,
     tolerance: float = 0.002,
+    engine: str = "auto",
 ) -> Calibration:
     """The smallest coefficient found whose mean KL(unsteered ‖ steered) is `target_kl` nats.
 
     KL is that of the next token after each prompt (at the answer position of a Task). sign: 1 or -1, which
-    way to steer. tolerance: relative. The direction has one place. Cost: about 40 steered passes of each
-    prompt from the steered layer on. Raises ValueError for a target that no coefficient reaches.
+    way to steer. tolerance: relative. The direction has one place. engine: as in `sweep`. Cost: about 40
+    steered passes of each prompt from the steered layer on. Raises ValueError for a target that no
+    coefficient reaches.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -222,7 +224,7 @@ def calibrate(
     question = question_of(model, prompts, mask, None, None, KL())
     first = _Job(model, parts, [0.0], None, when)
     first.check(question.rows)
-    run = first.runner(question)
+    run = first.runner(question, engine, _DOUBLINGS)
 
     def kl(steps: list[float]) -> Tensor:
         job = _Job(model, parts, [sign * step for step in steps], None, when)

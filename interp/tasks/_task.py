@@ -256,11 +256,11 @@ class Task:
         """A task from token ids: tensors, or lists of lists whose rows may differ in length.
 
         positions: the token whose logits predict the answer, by default the last; (prompt, read) for several,
-        with `answer` and `wrong` of each. answer, wrong: needed where the metric reads them. mask: true where
-        a token is real, for ids that are padded on the left or on the right; positions count in the ids as
-        given. Without a mask, ids that begin or end in several `pad` and have no `lengths` are refused.
-        spans: named positions, by name one entry a prompt: an index, a list of them, (start, stop), or None;
-        or a bool tensor (prompt, pos).
+        with `answer` and `wrong` of each. answer, wrong: needed where the metric reads them. mask: 1 where
+        a token is real, 0 where it is padding, for ids that are padded on the left or on the right; positions
+        and labels count in the ids as given. Without a mask, ids that begin or end in several `pad` and have
+        no `lengths` are refused. spans: named positions, by name one entry a prompt: an index, a list of
+        them, (start, stop), or None; or a bool tensor (prompt, pos).
 
         Example:
         >>> task = interp.Task.from_tokens(
@@ -271,7 +271,10 @@ class Task:
         """
         named = _from_rows(clean, mask, lengths, spans)
         if mask is not None:
-            clean, corrupt, lengths, positions = _tokens.unpad(clean, corrupt, mask, positions, pad)
+            if lengths is not None:
+                raise ValueError("both mask= and lengths= say which tokens are real. Give one of the two.")
+            clean, corrupt, lengths, positions, first = _tokens.unpad(clean, corrupt, mask, positions, pad)
+            labels = _tokens.unpad_labels(labels, first, lengths)
         elif lengths is None:
             _tokens.require_unpadded(clean, corrupt, pad)
         rows = _tokens.pad_pairs(clean, corrupt, lengths, pad)

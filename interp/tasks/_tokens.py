@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.tasks import _spans
@@ -117,35 +117,66 @@ def pad_ids(values: Tensor | Sequence[Any], device: torch.device | None = None) 
     return torch.tensor(whole, device=device)
 
 
-def unpad(
-    clean: Any, corrupt: Any, mask: Any, positions: Any, pad: int
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    """Clean and corrupt, real tokens first; lengths; positions counted from the first of them."""
-    marks = as_tensor(mask).bool()
-    sides = [None if side is None else pad_rows(side, pad, marks.device) for side in (clean, corrupt)]
-    if any(side is not None and side.shape != marks.shape for side in sides):
-        shapes = [tuple(side.shape) for side in sides if side is not None]
+def real_tokens(mask: Any, shape: tuple[int, ...], what: str = "") -> Bool[Tensor, "prompt pos"]:
+    """A user's mask of padded ids as marks: True where a token is real. On the mask's device.
+
+    ValueError for another shape, anything but 0 and 1, a prompt without a token, and a gap inside of one.
+    """
+    marks = mask if isinstance(mask, Tensor) else torch.as_tensor(mask)
+    if tuple(marks.shape) != tuple(shape):
         raise ValueError(
-            f"mask has shape {tuple(marks.shape)}, the prompts {shapes[0]}. Give one mark for each token; "
-            "clean and corrupt share the mask."
+            f"{what}mask has shape {tuple(marks.shape)}, the prompts {tuple(shape)}. Give one mark for each "
+            "token."
+        )
+    if not bool(((marks == 0) | (marks == 1)).all()):
+        seen = ", ".join(f"{value:g}" for value in marks.unique()[:4].tolist())
+        raise ValueError(
+            f"{what}mask holds {seen}; give 1 where a token is real and 0 where it is padding. (Where 0 "
+            "stands for a token, as in masks that are added to scores, give mask == 0.)"
         )
     real = marks.long()
-    first, lengths = real.argmax(1), real.sum(1)
-    last = marks.shape[1] - real.flip(1).argmax(1)
-    bad = ((last - first != lengths) | (lengths == 0)).nonzero().flatten().tolist()
+    span = marks.shape[1] - real.flip(1).argmax(1) - real.argmax(1)
+    bad = ((span != real.sum(1)) | (real.sum(1) == 0)).nonzero().flatten().tolist()
     if bad:
+        fault = "a gap inside" if bool(real[bad[0]].any()) else "no real token"
         raise ValueError(
-            f"prompt {bad[0]}: its mask has {'a gap inside' if lengths[bad[0]] else 'no real token'}. "
-            "Pad on the left or on the right only."
+            f"{what}prompt {bad[0]}: its mask has {fault}. Pad on the left or on the right only."
         )
+    return marks.bool()
+
+
+def unpad(
+    clean: Any, corrupt: Any, mask: Any, positions: Any, pad: int
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor]:
+    """Clean and corrupt, real tokens first; lengths; positions from the first of them on; which that is."""
+    rows = pad_rows(clean, pad)
+    marks = real_tokens(mask, tuple(rows.shape)).to(rows.device)
+    others = None if corrupt is None else pad_rows(corrupt, pad, rows.device)
+    if others is not None:
+        real_tokens(mask, tuple(others.shape))
+    first, lengths = marks.long().argmax(1), marks.sum(1)
     order = (~marks).long().argsort(dim=1, stable=True)
     kept = torch.arange(marks.shape[1], device=marks.device) < lengths[:, None]
-    moved = [None if side is None else torch.where(kept, side.gather(1, order), pad) for side in sides]
-    if positions is None:
-        return moved[0], moved[1], lengths, None  # type: ignore[return-value]
-    where = pad_ids(positions, marks.device)
-    shift = first if where.ndim == 1 else first[:, None]
-    return moved[0], moved[1], lengths, torch.where(where < 0, where, where - shift)  # type: ignore[return-value]
+    moved = [
+        None if side is None else torch.where(kept, side.gather(1, order), pad) for side in (rows, others)
+    ]
+    where = None if positions is None else _shifted(pad_ids(positions, marks.device), first, lengths)
+    return moved[0], moved[1], lengths, where, first  # type: ignore[return-value]
+
+
+def _shifted(positions: Tensor, first: Tensor, lengths: Tensor) -> Tensor:
+    """Read-out positions of padded ids, from the first real token on. ValueError for one in the padding."""
+    several = positions.ndim == 2
+    start, stop = (each[:, None] if several else each for each in (first, first + lengths))
+    hidden = (positions >= 0) & ((positions < start) | (positions >= stop))
+    if bool(hidden.any()):
+        row = int((hidden.any(1) if several else hidden).nonzero()[0])
+        at = positions[row][hidden[row]] if several else positions[row]
+        raise ValueError(
+            f"prompt {row}: the mask hides position {int(at.flatten()[0])}, at which the metric reads; its "
+            f"tokens stand at {int(first[row])} to {int(first[row] + lengths[row]) - 1}."
+        )
+    return torch.where(positions < 0, positions, positions - start)
 
 
 def unpad_spans(mask: Any, spans: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -198,6 +229,16 @@ def require_unpadded(clean: Any, corrupt: Any, pad: int) -> None:
 def pad_labels(labels: Sequence[Sequence[str]], width: int) -> tuple[tuple[str, ...], ...]:
     """Token strings by prompt and position, padded with ""."""
     return tuple((*row, *[""] * (width - len(row))) for row in labels)
+
+
+def unpad_labels(
+    labels: Sequence[Sequence[str]] | None, first: Tensor, lengths: Tensor
+) -> Sequence[Sequence[str]] | None:
+    """Labels of padded ids, those of real tokens alone."""
+    if labels is None:
+        return None
+    stops = (first + lengths).tolist()
+    return [row[start:stop] for row, start, stop in zip(labels, first.tolist(), stops)]
 
 
 def relabel(

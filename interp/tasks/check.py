@@ -8,7 +8,6 @@ A method that explains a behaviour says when there is none: `warn_unsolved` of t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp._verbs import warn
 from interp.tasks._tokens import shift_warnings, telling_run
 from interp.tasks._validate import require
 from interp.tasks.metrics import Metric
@@ -68,22 +68,19 @@ def check(task: Any, model: Any, *, floor: float = FLOOR, batch_size: int = 32) 
     problems = tuple(task.problems(model))
     notes = shift_warnings(task.clean, task.corrupt, telling_run(task.clean)) + task.same_pairs()
     for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=3)
+        warn(note)
     if problems:
         return TaskReport(problems, tuple(notes))
     clean_right = solved(model, task.clean, task, batch_size)
     corrupt_wrong = ~solved(model, task.corrupt, task, batch_size) if task.has_corrupt else None
-    if note := warn_unsolved(clean_right.double().mean().item(), floor, stacklevel=4, metric=(task.metric,)):
+    if note := warn_unsolved(clean_right.double().mean().item(), floor, metric=(task.metric,)):
         notes.append(note)
     return TaskReport(problems, tuple(notes), clean_right, corrupt_wrong)
 
 
-def warn_unsolved(
-    accuracy: float, floor: float = FLOOR, *, stacklevel: int = 3, metric: Sequence[Metric] = ()
-) -> str | None:
+def warn_unsolved(accuracy: float, floor: float = FLOOR, *, metric: Sequence[Metric] = ()) -> str | None:
     """Warn, with the accuracy, when it is below the floor; the warning's text, or None.
 
-    stacklevel: by default the warning is shown at the line that called the function that calls this one.
     metric: the task's own and those measured; where none reads an answer, the answers are dummies.
     """
     if not accuracy < floor or (metric and not any(each.reads_answer for each in metric)):
@@ -92,7 +89,7 @@ def warn_unsolved(
         f"the model is right in {100 * accuracy:.3g}% of the clean prompts, below the floor of "
         f"{100 * floor:.3g}%: there may be no behaviour to explain. Task.keep_solved keeps the solved pairs."
     )
-    warnings.warn(note, UnsolvedTask, stacklevel=stacklevel)
+    warn(note, UnsolvedTask)
     return note
 
 
@@ -106,11 +103,7 @@ def keep_solved(task: Any, model: Any, *, corrupt: bool = True, batch_size: int 
     if not len(rows):
         raise ValueError(f"none of the {len(task)} pairs is solved by this model; there is nothing to keep.")
     if len(rows) < len(task):
-        warnings.warn(
-            f"{len(task) - len(rows)} of {len(task)} pairs dropped: not solved by this model.",
-            UserWarning,
-            stacklevel=3,
-        )
+        warn(f"{len(task) - len(rows)} of {len(task)} pairs dropped: not solved by this model.")
     return task[rows]
 
 
@@ -118,9 +111,10 @@ def solved(
     model: Any, tokens: Int[Tensor, "prompt pos"], task: Any, batch_size: int
 ) -> Bool[Tensor, "prompt"]:
     """Whether each row's run gives the answers more probability than the wrong answers."""
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise ValueError(
-            "the model is in train mode, so dropout would change its answers. Call model.eval() first."
+            "the model is in train mode, or a part of it, so dropout would change its answers. Call "
+            "model.eval() first."
         )
     positions = task.positions if task.reads is None else task.positions.clamp(min=0)
     logits = answer_logits(model, tokens, positions, batch_size)

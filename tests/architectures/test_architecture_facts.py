@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 import pytest
@@ -167,3 +168,20 @@ def test_rules_know_the_activation_that_a_bridges_cfg_does_not(name: str) -> Non
     assert verbs.relative(found.value.transpose("prompt", "layer", "head"), torch.stack(right, 1)) < 1e-5
     plain = interp.attribute(one.model, one.task, "z", progress=False)
     assert float(abs(found.value - plain.value).max()) > 0.01
+
+
+@pytest.mark.parametrize("name", ["Gemma 2"])
+def test_a_config_inside_a_bridge_is_seen(name: str) -> None:
+    """Transformers reads the cap of the logits from its config at every pass."""
+    model = interp.load(zoo.folder(name), dtype=torch.float64)
+    if not models.is_bridge(model):
+        pytest.skip("a HookedTransformer has no config of transformers")
+    before = models.computation_fingerprint(model)
+    model.original_model.config.final_logit_softcapping = 1.0
+    assert models.computation_fingerprint(model) != before
+    task = interp.Task.from_tokens(clean=TOKENS, answer=[5, 6, 7], wrong=[8, 9, 10])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options: dict[str, Any] = {"ablation": "zero", "progress": False}
+        auto, slow = (interp.patch(model, task, "z", engine=e, **options) for e in ("auto", "reference"))
+    assert abs(auto["value"] - slow["value"]).max() <= 1e-6

@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 
 import architectures
+import numpy as np
 import pytest
 import torch
 
 import interp
-from interp import steering
+from interp import circuits, steering
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,56 @@ def test_extraction_does_not_depend_on_the_batch(model):
         together = steering.activations(model, rows, "L2.resid_pre", "last")
         alone = [steering.activations(model, [row], "L2.resid_pre", "last") for row in rows]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["atp", "ig", "relp"])
+def test_screening_knows_no_cell_to_be_nothing(model, method):
+    """Every cell can matter, those of the last layer too; what is measured is what a patch gives."""
+    given = task([[1, 2, 3, 4], [2, 2, 3, 5]], 1)
+    options = {"engine": "reference", "progress": False}
+    exact = interp.patch(model, given, "resid_pre", **options)["value"]
+    screened = interp.attribution.screen(model, given, "resid_pre", 6, method=method, sample=0.5, **options)
+    assert 3 not in screened["group"].values
+    measured = screened["value"].notnull()
+    assert int(measured.any("prompt").sum()) == 6
+    assert float(abs(screened["value"] - exact).max()) <= 1e-12
+    assert float(abs(screened["value"]).max()) > 1e-3
+
+
+def test_estimates_reach_every_position(model):
+    """The slope at a site times its change, by finite differences of the model itself."""
+    given = task([[1, 2, 3, 4], [2, 2, 3, 5]], 1)
+    found = interp.attribute(model, given, "resid_pre", direction="denoise", progress=False)["value"]
+    exact = interp.patch(model, given, "resid_pre", engine="reference", progress=False)["value"]
+    assert float(abs(found.sel(layer=2, pos=3)).min()) > 1e-4  # after the position that is read
+    assert np.corrcoef(found.values.ravel(), exact.values.ravel())[0, 1] > 0.9
+
+
+REFUSED = {
+    "secant": lambda m, t: interp.attribute(m, t, "z", method="secant", progress=False),
+    "score_edges": lambda m, t: circuits.score_edges(m, t, progress=False),
+    "score_edges, secant": lambda m, t: circuits.score_edges(m, t, method="secant", progress=False),
+    "score_edges, exact": lambda m, t: circuits.score_edges(m, t, method="exact", progress=False),
+    "score_nodes": lambda m, t: circuits.score_nodes(m, t, progress=False),
+    "acdc": lambda m, t: circuits.acdc(m, t, threshold=0.01, progress=False),
+    "train_mask": lambda m, t: circuits.train_mask(m, t, progress=False),
+    "run": lambda m, t: circuits.run(m, t, circuits.Graph.of(m).allowed[None], progress=False),
+    "random_baseline": lambda m, t: circuits.random_baseline(m, t, [3], draws=1, progress=False),
+    "composition": lambda m, t: interp.heads.composition(m),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_needs_the_weights_says_that_it_cannot(model, name):
+    with pytest.raises(ValueError, match="its attention is not causal"):
+        REFUSED[name](model, task([[1, 2, 3, 4], [2, 2, 3, 5]], 1))
+
+
+def test_text_goes_on_by_the_model_itself(model):
+    """Decoding with both engines; nothing is cached that a later token would change."""
+    with pytest.warns(UserWarning, match="using the reference engine, .* its attention is not causal"):
+        rows = steering.generate(model, torch.tensor([[1, 2, 3]]), max_new_tokens=3, stop=())
+    tokens = torch.tensor([[1, 2, 3]])
+    for _ in range(3):
+        tokens = torch.cat((tokens, model(tokens)[:, -1:].argmax(-1)), 1)
+    assert torch.equal(rows, tokens)

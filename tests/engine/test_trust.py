@@ -12,6 +12,7 @@ import torch
 from sides import PLAIN, all_cells, make_runs
 
 import interp
+from interp import steering
 from interp.engine import trust
 from interp.models import weights
 from interp.models.parts import Weights
@@ -37,8 +38,8 @@ def wrong_scale(model):
 
 def test_fast_is_chosen_and_checked_once(model, monkeypatch):
     calls = []
-    check = trust._difference
-    monkeypatch.setattr(trust, "_difference", lambda *a: (calls.append(1), check(*a))[1])
+    check = trust.difference
+    monkeypatch.setattr(trust, "difference", lambda *a: (calls.append(1), check(*a))[1])
     assert [pick(model) for _ in range(3)] == ["fast"] * 3
     assert len(calls) == 1
     assert pick(model, site="q") == "fast"
@@ -78,7 +79,7 @@ def test_architectures_left_to_the_reference(change, reason):
 
 
 def test_reference_needs_no_check(model, monkeypatch):
-    monkeypatch.setattr(trust, "_difference", None)
+    monkeypatch.setattr(trust, "difference", None)
     assert pick(model, "reference") == "reference"
 
 
@@ -146,6 +147,141 @@ def test_a_verdict_does_not_outlive_the_model_that_it_was_taken_on(model, change
     assert after.attrs["engine"] == "reference"
     assert abs(after["value"] - slow["value"]).max() <= 1e-9
     assert abs(after["value"] - before["value"]).max() > 1e-3
+
+
+def buffer_through_data(model):
+    """What hides a later token hides nothing any more."""
+    model.blocks[1].attn.IGNORE.data.fill_(0.0)
+
+
+def field_that_is_a_tensor(model):
+    norm = model.blocks[1].ln2
+    norm.scale_of_mine = torch.tensor(1.0, dtype=torch.float64)
+    norm.forward = lambda x, forward=norm.forward: norm.scale_of_mine * forward(x)
+    patched(model, task(model))
+    norm.scale_of_mine.data.mul_(2)
+
+
+def state_outside(model):
+    """A function whose numbers change without a trace in the model."""
+    mlp, factor = model.blocks[1].mlp, [1.0]
+    mlp.forward = lambda x, forward=mlp.forward: factor[0] * forward(x)
+    patched(model, task(model))
+    factor[0] = 2.0
+
+
+class Adapter(torch.nn.Module):
+    """An MLP with something beside it that starts at 0, as LoRA does."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.B = inner, torch.nn.Parameter(torch.zeros(24, 24, dtype=torch.float64))
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    def forward(self, x):
+        return self.inner(x) + x @ self.B
+
+
+def adapter_that_grows(model):
+    model.blocks[1].mlp = adapter = Adapter(model.blocks[1].mlp).eval()
+    assert patched(model, task(model)).attrs["engine"] == "fast"
+    adapter.B.data.copy_(0.2 * torch.eye(24))
+
+
+def pre_hook(model):
+    model.blocks[1].mlp.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+
+
+def on_all_modules(model):
+    mlp = model.blocks[1].mlp
+
+    def hook(module, args, output):
+        return output * 0 if module is mlp else None
+
+    every.append(torch.nn.modules.module.register_module_forward_hook(hook))
+
+
+every = []
+
+
+@pytest.fixture
+def no_hooks_left():
+    yield
+    while every:
+        every.pop().remove()
+
+
+def class_of_the_mlp(model):
+    class Other(type(model.blocks[1].mlp)):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model.blocks[1].mlp.__class__ = Other
+
+
+def parametrized(model):
+    class Half(torch.nn.Module):
+        def forward(self, W):
+            return W / 2
+
+    torch.nn.utils.parametrize.register_parametrization(model.blocks[1].mlp, "W_in", Half())
+    model.eval()
+
+
+def flag_of_the_config(model):
+    model.cfg.output_logits_soft_cap = 1.0
+
+
+def weights_in_place(model):
+    model.blocks[1].mlp.W_in.data.mul_(2)
+
+
+CHANGES = (
+    buffer_through_data, field_that_is_a_tensor, state_outside, adapter_that_grows, pre_hook, on_all_modules,
+    class_of_the_mlp, parametrized, flag_of_the_config, weights_in_place,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_change_of_a_model_is_missed(model, change, no_hooks_left):
+    """Patches, activations and text are those of the model under hooks, whatever was done to it since."""
+    given = task(model)
+    before = patched(model, given)
+    assert before.attrs["engine"] == "fast"
+    change(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        after, slow = (patched(model, given, engine=engine) for engine in ("auto", "reference"))
+        rows = [
+            interp.activations(model, given.clean, "L2.resid_post", engine=engine)
+            for engine in ("auto", "reference")
+        ]
+        texts = [
+            steering.generate(model, given.clean, max_new_tokens=4, stop=(), engine=engine)
+            for engine in ("auto", "reference")
+        ]
+    assert abs(after["value"] - slow["value"]).max() <= 1e-9
+    assert abs(after["value"] - before["value"]).max() > 1e-3
+    torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=1e-9)
+    assert torch.equal(*texts)
+
+
+def test_a_shorter_prompt_is_checked_too(model, monkeypatch):
+    """What depends on the whole prompt's length shows in shorter ones alone."""
+    good = trust.difference
+
+    def differs(model, parts, prompt, sites):
+        return ("", "it is short") if prompt.shape[1] < 5 else good(model, parts, prompt, sites)
+
+    monkeypatch.setattr(trust, "difference", differs)
+    assert isinstance(trust.weights_of(model, task(model, 9).clean), Weights)
+    assert isinstance(trust.weights_of(model, task(model, 7).clean), Weights)
+    assert trust.weights_of(model, task(model, 3).clean) == "it is short"
 
 
 def test_a_hook_of_torch_on_a_bridge_is_seen_for_as_long_as_it_is_there():

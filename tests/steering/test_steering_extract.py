@@ -38,7 +38,8 @@ def test_activations_are_those_of_the_cache(toy, ids, within, name, monkeypatch)
     """By the weights to rounding (a Llama of transformers norms in float32), under hooks to the bit."""
     got = steering.activations(toy, ids, name, "last")
     monkeypatch.setattr("interp.engine.trust.unsupported", lambda model: "a test says so")
-    hooked = steering.activations(toy, ids, name, "last")
+    with pytest.warns(UserWarning, match="a test says so"):
+        hooked = steering.activations(toy, ids, name, "last")
     with torch.no_grad():
         _, cache = toy.run_with_cache(ids)
     from interp.places import parse
@@ -85,7 +86,8 @@ def test_a_pass_stops_at_the_last_place_and_its_tensors_enter_a_graph(model, ids
     model.add_hook("blocks.2.hook_resid_pre", lambda tensor, hook: seen.append(1))
     try:
         with torch.inference_mode():
-            rows = steering.activations(model, ids, ["L0.resid_pre", "L1.resid_pre"])
+            places = ["L0.resid_pre", "L1.resid_pre"]
+            rows = steering.activations(model, ids, places, engine="reference")
     finally:
         model.reset_hooks()
     assert not seen

@@ -127,15 +127,18 @@ def test_which_engine_runs(model, ids, draw, monkeypatch):
     biased = steering.edits.score_bias(1, positions.at(1), 5.0)
     assert steps(made("L1.resid_pre", positions.generated, draw)) == 3
     assert steps(engine="reference") == 0
-    assert steps(biased) == 0
+    with pytest.warns(UserWarning, match="acts on attention scores"):
+        assert steps(biased) == 0
     with pytest.raises(ValueError, match="acts on attention scores"):
         steps(biased, engine="fast")
     with pytest.raises(ValueError, match="not one of"):
         steps(engine="slow")
-    with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda tensor, hook: tensor)]):
+    hook = ("blocks.0.hook_resid_pre", lambda tensor, hook: tensor)
+    with model.hooks(fwd_hooks=[hook]), pytest.warns(UserWarning, match="hooks are attached"):
         assert steps() == 0
     monkeypatch.setattr("interp.engine.trust.unsupported", lambda model: "a test says so")
-    assert steps() == 0
+    with pytest.warns(UserWarning, match="a test says so"):
+        assert steps() == 0
     with pytest.raises(ValueError, match="a test says so"):
         steps(engine="fast")
 

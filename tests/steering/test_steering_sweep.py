@@ -88,8 +88,11 @@ def test_models_that_the_engine_cannot_run_are_swept_under_hooks(model, ids, mon
     d = steering.mean_difference(model, ids[:2], ids[2:], layer=[1, 2])
     fast = steering.sweep(model, d, ids, STEPS)
     monkeypatch.setattr("interp.engine.trust.unsupported", lambda model: "a test says so")
-    assert isinstance(runner(model, question_of(model, ids, None, None, None, KL()), []), Whole)
-    slow = steering.sweep(model, d, ids, STEPS)
+    question = question_of(model, ids, None, None, None, KL())
+    assert isinstance(runner(model, question, [], "reference", 1), Whole)
+    with pytest.warns(UserWarning, match="a test says so"):
+        slow = steering.sweep(model, d, ids, STEPS)
+    assert (fast.attrs["engine"], slow.attrs["engine"]) == ("fast", "reference")
     np.testing.assert_allclose(fast["value"], slow["value"], rtol=0, atol=1e-9)
     assert float(abs(fast["value"]).max()) > 0.01
 

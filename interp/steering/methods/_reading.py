@@ -145,7 +145,7 @@ def _reading(model: Model, positive: Any, how: Extraction) -> Direction:
         raise ValueError("pos is 'all'; a reading vector has one row a prompt. Use 'last' or 'mean'.")
     mask = how.mask if how.mask is None or isinstance(how.mask, Tensor) else how.mask[0]
     data = read(model, positive, mask, what="positive")
-    rows = {where: each.flatten(1).double() for where, each in how.rows(model, data).items()}
+    rows = {where: each.flatten(1).double() for where, each in how.rows(model, data)[0].items()}
     return Direction(
         vectors={where: each.mean(0).to(anatomy(model).dtype) for where, each in rows.items()},
         method="reading",

@@ -66,12 +66,14 @@ def test_a_factor_of_one_is_the_model_to_the_bit_and_heads_and_layers_are_chosen
 
 def test_generation_boosts_the_same_positions_with_and_without_a_cache_and_under_padding(toy, ids):
     made = methods.boost_attention(toy, SPAN, 30.0)
-    whole = steering.generate(toy, ids, made, max_new_tokens=6)
-    assert torch.equal(whole, steering.generate(toy, ids, made, max_new_tokens=6, use_cache=False))
+    with pytest.warns(UserWarning, match="an intervention acts on attention scores"):
+        whole = steering.generate(toy, ids, made, max_new_tokens=6)
+    options = {"max_new_tokens": 6, "engine": "reference"}
+    assert torch.equal(whole, steering.generate(toy, ids, made, use_cache=False, **options))
     assert not torch.equal(whole, steering.generate(toy, ids, max_new_tokens=6))
     rows = [ids[0, :5].tolist(), ids[1].tolist()]
-    together = steering.generate(toy, rows, made, max_new_tokens=6)
-    alone = steering.generate(toy, ids[:1, :5], made, max_new_tokens=6)
+    together = steering.generate(toy, rows, made, **options)
+    alone = steering.generate(toy, ids[:1, :5], made, **options)
     assert torch.equal(together[0, :11], alone[0])
 
 
