@@ -111,7 +111,8 @@ def patch(
             memory=memory, store=store, engine=engine, progress=progress, source=source,
         )  # fmt: skip
         sweep = _Sweep.of(experiment, site, by, cells, window, neurons)
-        with expert_points(model, sweep.grid.all_sites):
+        sites, other = sweep.grid.all_sites, model if source is None else source
+        with expert_points(model, sites), expert_points(other, sites):
             result = sweep.run()
     warn_unsolved(float(result["clean_right"].mean()), metric=(task.metric, *experiment.metric))
     return result
