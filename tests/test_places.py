@@ -11,7 +11,7 @@ import pytest
 from interp import places
 from interp.places import AXES, SITES, STYLES, Place
 
-INDICES = {"head": (None, 0, 11), "neuron": (None, 0, 3071), "pos": (None, 0, 12, -1)}
+INDICES = {"head": (None, 0, 11), "expert": (None, 0, 7), "neuron": (None, 0, 3071), "pos": (None, 0, 12, -1)}
 INDICES |= {"dst": INDICES["pos"], "src": INDICES["pos"]}
 
 
