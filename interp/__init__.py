@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from interp import report as report
     from interp import stats as stats
     from interp import steering as steering
+    from interp import subspaces as subspaces
     from interp import tasks as tasks
     from interp._activations import activations as activations
     from interp.attribution import attribute as attribute
@@ -52,6 +53,7 @@ _SUBMODULES = (
     "report",
     "stats",
     "steering",
+    "subspaces",
     "tasks",
 )
 
@@ -79,6 +81,7 @@ __all__ = [
     "report",
     "stats",
     "steering",
+    "subspaces",
     "tasks",
 ]
 

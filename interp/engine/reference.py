@@ -49,7 +49,8 @@ class Reference:
         other = model if source is None else source
         after_source = self._forward(runs.source, check + keep, source_noise, other)
         self.noise = base_noise
-        base = self._forward(runs.base, check, base_noise)
+        mixed = [] if runs.mix is None else [(hook_name(*p), partial(self._mix, p)) for p in places]
+        base = self._forward(runs.base, check + mixed, base_noise)
         self.clean = base if runs.clean_is_base else after_source
         self.base, self.source = self._score(base), self._score(after_source)
 
@@ -57,6 +58,11 @@ class Reference:
         value = tensor.clone()
         fill = self.runs.fill
         self.source_activations[place] = value if fill is None else fill(*place, value)
+        return tensor
+
+    def _mix(self, place: tuple[str, int], tensor: Tensor, hook: Any) -> Tensor:
+        source = self.source_activations[place]
+        self.source_activations[place] = self.runs.patched_in(*place, tensor.clone(), source)
         return tensor
 
     def _forward(

@@ -23,6 +23,7 @@ from interp.engine.forward import through_blocks, whole_runs
 from interp.models.parts import Weights
 
 Fill = Callable[[str, int, Tensor], Tensor]  # site, layer, activation of the source run -> what to patch in
+Mix = Callable[[str, int, Tensor, Tensor], Tensor]  # site, layer, activations of base and source -> the same
 _PARTS = ("base", "source", "answer", "wrong", "positions", "lengths", "noise", "reads", "spans")
 _ALSO = {"q": ("k", "v", "z"), "k": ("q", "v", "z"), "v": ("pattern", "z"), "pattern": ("z",)}
 
@@ -40,6 +41,7 @@ class Runs:
     lengths: Int[Tensor, "prompt"]
     noise: Float[Tensor, "prompt pos d_model"] | None = None  # added to the corrupt run's embeddings
     fill: Fill | None = None
+    mix: Mix | None = None  # where base and source agree it gives that; of cells of one place
     reads: Int[Tensor, "prompt read"] | None = None  # of tasks that read several positions; -1 is none
     spans: Bool[Tensor, "prompt span pos"] | None = None  # of tasks with named positions, in their order
     two_models: bool = False  # the source run is another model's, and differs from the first token on
@@ -67,6 +69,12 @@ class Runs:
         if self.noise is not None:
             differ = differ | (self.noise != 0).any(-1)
         return torch.where(differ.any(1), differ.int().argmax(1), self.n_pos)
+
+    def patched_in(self, site: str, layer: int, base: Tensor, source: Tensor) -> Tensor:
+        """What a patch puts in, from the activations of both runs."""
+        if self.mix is not None:
+            return self.mix(site, layer, base, source)
+        return source if self.fill is None else self.fill(site, layer, source)
 
     def outside_inference(self) -> Runs:
         """The same runs in tensors that a graph can hold, also where the task was made in inference mode."""
@@ -145,7 +153,7 @@ def _saver(saved: Capture, runs: Runs, sites: set[str]) -> B.Tap:
                 (saved.pre if site == "resid_pre" else saved.mid).append(base)
             if site in sites:
                 saved.base[site, layer] = base
-                saved.source[site, layer] = source if runs.fill is None else runs.fill(site, layer, source)
+                saved.source[site, layer] = runs.patched_in(site, layer, base, source)
         return tensor
 
     return tap

@@ -110,7 +110,7 @@ def patch(
             model, task, ablation=ablation, direction=direction, metric=metric, batch_size=batch_size,
             memory=memory, store=store, engine=engine, progress=progress, source=source,
         )  # fmt: skip
-        sweep = _Sweep.of(experiment, site, by, cells, window, neurons)
+        sweep = Sweep.of(experiment, site, by, cells, window, neurons)
         sites, other = sweep.grid.all_sites, model if source is None else source
         with expert_points(model, sites), expert_points(other, sites):
             result = sweep.run()
@@ -151,7 +151,7 @@ def plan(
             model, task, ablation=ablation, direction=direction, metric=metric, batch_size=batch_size,
             memory=memory, engine=engine, source=source,
         )  # fmt: skip
-        sweep = _Sweep.of(experiment, site, by, cells, window, neurons, dry=True)
+        sweep = Sweep.of(experiment, site, by, cells, window, neurons, dry=True)
         reason = unsupported(model) or (source is not None and unsupported(source))
         chosen = "reference" if engine == "reference" or reason else "fast"
         gated = bool(getattr(model.cfg, "gated_mlp", False))
@@ -172,7 +172,7 @@ class _Unit:
 
 
 @dataclass(frozen=True, eq=False)
-class _Sweep:
+class Sweep:
     """A grid of an experiment; `runs` holds each prompt's draws side by side."""
 
     experiment: Experiment
@@ -189,7 +189,7 @@ class _Sweep:
         window: int,
         neurons: Sequence[int] | None,
         dry: bool = False,
-    ) -> _Sweep:
+    ) -> Sweep:
         """The arguments of `patch`, checked; no forward pass, but for the means of a mean ablation."""
         if isinstance(experiment.contrast.ablation, Constants):
             raise ValueError(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from interp.tasks._induction import induction as induction
     from interp.tasks._ioi import ioi as ioi
     from interp.tasks._task import Task as Task
+    from interp.tasks._variables import Variable as Variable
     from interp.tasks.check import TaskReport as TaskReport
     from interp.tasks.check import UnsolvedTask as UnsolvedTask
     from interp.tasks.handmade import and_gate as and_gate
@@ -74,6 +75,7 @@ __all__ = [
     "Task",
     "TaskReport",
     "UnsolvedTask",
+    "Variable",
     "agreement",
     "and_gate",
     "coloured_objects",
@@ -105,6 +107,7 @@ _EXPORTS = {
     "interp.tasks._induction": ("induction",),
     "interp.tasks._ioi": ("ioi",),
     "interp.tasks._task": ("Task",),
+    "interp.tasks._variables": ("Variable",),
     "interp.tasks.check": ("TaskReport", "UnsolvedTask"),
     "interp.tasks.handmade": ("and_gate", "linear", "or_gate", "reverse", "xproportion"),
     "interp.tasks.metrics": (

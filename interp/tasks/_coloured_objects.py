@@ -7,6 +7,9 @@ answer. The three places in the list take turns.
 Prompts 2i and 2i + 1 are mirrored: the corrupt prompt of one is the clean prompt of the other. The cluster
 of a prompt is its template, or its mirrored pair where all prompts have one template.
 
+Variable: `pointer`, which of the three is asked for: with another prompt's, a prompt answers with the colour that
+stands there in its own list.
+
 Spans: `object` that is asked for, `listed` the same object in the list, `colour` its colour there (the
 answer), `end` the last token.
 """
@@ -21,6 +24,7 @@ from interp._verbs import verb
 from interp.tasks import wordlists
 from interp.tasks._pairs import Row, Side, cluster_name, distinct_pairs, make, mirrored, written
 from interp.tasks._task import Task
+from interp.tasks._variables import Variable
 from interp.tasks.metrics import Metric
 from interp.tasks.wordlists import Form
 
@@ -56,6 +60,7 @@ def coloured_objects(
     scenes = _draw(usable, list(colours), list(objects), n // 2, random.Random(seed))
 
     made: list[Row] = []
+    pointer: list[tuple[int, list[int]]] = []
     for i, (number, paints, things, others) in enumerate(scenes):
         sides = []
         for asked in ASKED[i // len(usable) % len(ASKED)]:
@@ -63,9 +68,11 @@ def coloured_objects(
             names = {"object": "O", "listed": f"O{asked + 1}", "colour": f"C{asked + 1}"}
             ids, spans = written(model, usable[number].text, slots, names, prepend_bos)
             sides.append(Side(ids, [colours[paints[asked]]], spans))
+            pointer.append((asked, [colours[paint] for paint in paints]))
         cluster = cluster_name("coloured_objects", number, i, len(usable) == 1)
         made += mirrored(sides[0], sides[1], cluster)
-    return make(model, made, name="coloured_objects", seed=seed, metric=metric)
+    task = make(model, made, name="coloured_objects", seed=seed, metric=metric)
+    return task.with_variables(pointer=Variable(*zip(*pointer)))
 
 
 def _slots(

@@ -9,6 +9,9 @@ of them name the indirect object first (order ABB) and half the subject first (o
 that a model likes better counts for and against equally often. The cluster of a prompt is its template, or
 its mirrored pair where all prompts have one template.
 
+Variables: `position`, whether the indirect object is the first or the second name, and `token`, which name it
+is: a prompt given another's position answers with its own other name, one given its token with that token.
+
 Spans: `io` the indirect object, `s1` and `s2` the two mentions of the subject, `s1+1` the token after the
 first, `end` the last token.
 """
@@ -22,6 +25,7 @@ from interp._verbs import verb
 from interp.tasks import vocabulary, wordlists
 from interp.tasks._pairs import Marks, Row, Side, cluster_name, distinct_pairs, make, mirrored, written
 from interp.tasks._task import Task
+from interp.tasks._variables import Variable
 from interp.tasks.metrics import Metric
 
 _NAMES = (  # by whether the subject is the first name
@@ -68,7 +72,23 @@ def ioi(
             sides.append(Side(ids, [names[other]], _followed(spans)))
         cluster = cluster_name("ioi", number, i, len(templates) == 1)
         made += mirrored(sides[0], sides[1], cluster)
-    return make(model, made, name="ioi", seed=seed, metric=metric)
+    task = make(model, made, name="ioi", seed=seed, metric=metric)
+    pairs = [(names[first], names[second]) for _, first, second, _, _ in choices]
+    return task.with_variables(
+        position=_position(pairs), token=_token(pairs, {v: k for k, v in names.items()})
+    )
+
+
+def _position(pairs: list[tuple[int, int]]) -> Variable:
+    """Whether the answer is the first or the second name, of mirrored prompts two by two."""
+    return Variable([0, 1] * len(pairs), [pair for pair in pairs for _ in range(2)], ["first", "second"])
+
+
+def _token(pairs: list[tuple[int, int]], names: dict[int, str]) -> Variable:
+    """Which name is the answer, of all names that occur."""
+    tokens = sorted({token for pair in pairs for token in pair})
+    values = [tokens.index(token) for pair in pairs for token in pair]
+    return Variable(values, [tokens] * len(values), [names[token] for token in tokens])
 
 
 def _followed(spans: Marks) -> Marks:

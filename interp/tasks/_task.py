@@ -9,6 +9,7 @@ out for a metric that reads none (`wrong` for LogProb, both for KL), and are −
 `corrupt is clean` (the same tensor; `corrupt=None` in the constructors) means that the task has no corrupt
 prompts (`has_corrupt` is False): for ablations that need none, such as "zero", or noise on the embeddings.
 `spans` are named positions, such as the subject's: masks (prompt, pos) by name (`interp.tasks._spans`).
+`variables` are causal variables of the behaviour, by name (`Variable`), for `interp.subspaces`.
 
 Several read-out positions: `positions` (prompt, read), and `answer` and `wrong` (prompt, read), or (prompt,
 read, k); −1 pads rows with fewer reads. The metric of a prompt is then the mean over its reads (for
@@ -32,7 +33,8 @@ from torch import Tensor
 
 from interp.results import prompt_coords
 from interp.stats._units import units_of
-from interp.tasks import _files, _prompts, _spans, _tokens, _validate, chat, check
+from interp.tasks import _files, _prompts, _spans, _tokens, _validate, _variables, chat, check
+from interp.tasks._variables import Variable
 from interp.tasks.metrics import LogitDiff, Metric, as_metric
 
 Tokens = Tensor | Sequence[Any]
@@ -55,6 +57,7 @@ class Task:
     template: tuple[str, ...] = ()
     spans: Mapping[str, Bool[Tensor, "prompt pos"]] = field(default_factory=dict)
     part: str = ""  # "discovery" or "verification", of a task that was split
+    variables: Mapping[str, Variable] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", as_metric(self.metric))
@@ -71,7 +74,9 @@ class Task:
         _spans.require(self.spans, (self.clean.shape[0], self.clean.shape[1]))
         spans = {name: mask.to(self.clean.device, copy=True) for name, mask in self.spans.items()}
         object.__setattr__(self, "spans", spans)
+        object.__setattr__(self, "variables", dict(self.variables))
         _validate.require(_validate.row_problems(self))
+        _variables.require(self.variables, self.answers)
 
     @property
     def answers(self) -> Int[Tensor, "prompt k"]:
@@ -141,6 +146,7 @@ class Task:
             labels=None if self.labels is None else tuple(self.labels[i] for i in picked),
             template=tuple(self.template[i] for i in picked),
             spans=_spans.take(self.spans, rows),
+            variables=_variables.take(self.variables, rows),
         )
 
     def __add__(self, other: Task) -> Task:
@@ -178,7 +184,8 @@ class Task:
     def swap(self) -> Task:
         """Clean and corrupt exchanged, and answers with wrong answers. ValueError without wrong answers.
 
-        The spans of a mirrored prompt become those of its mirror, so that the names stay true.
+        The spans of a mirrored prompt become those of its mirror, so that the names stay true. Variables are
+        those of the clean prompts, and go.
         """
         if bool((self.wrong < 0).all()):
             raise ValueError("the task has no wrong answers, which would be the answers when exchanged.")
@@ -188,12 +195,24 @@ class Task:
         spans = _spans.swapped(self.spans, self.clean, self.corrupt)
         return replace(
             self, clean=self.corrupt, corrupt=self.clean, answer=self.wrong, wrong=self.answer, labels=labels,
-            spans=spans,
+            spans=spans, variables={},
         )  # fmt: skip
 
     def without_corrupt(self) -> Task:
         """The clean prompts alone: for zero or mean ablation, and for two models on the same prompts."""
         return replace(self, corrupt=self.clean)
+    def with_variables(self, **variables: Variable) -> Task:
+        """The task with causal variables, beside those that it has: values and outcomes by name.
+
+        Example:
+        >>> task = interp.Task.from_tokens(
+        ...     clean=[[1, 2], [2, 1]], corrupt=[[2, 1], [1, 2]], answer=[5, 6], wrong=[6, 5]
+        ... )
+        >>> first = interp.tasks.Variable(values=[0, 1], outcomes=[[5, 6], [5, 6]])
+        >>> list(task.with_variables(first=first).variables)
+        ['first']
+        """
+        return replace(self, variables={**self.variables, **variables})
 
     def fingerprint(self) -> str:
         """sha256 of the tokens, answers, positions, lengths and metric; the same on every device."""
@@ -424,7 +443,7 @@ class Task:
         """Write the prompts as JSONL or CSV (by the suffix), so that `from_file` gives the same tokens.
 
         tokens: write token ids and not texts (JSONL only); by default for a model without a tokenizer, for
-        which `model` may be None. The file is written whole. The metric is not in it.
+        which `model` may be None. The file is written whole. The metric and the variables are not in it.
         """
         return _files.write(self, Path(path), model, tokens=tokens, prepend_bos=prepend_bos)
 
@@ -484,6 +503,8 @@ def joined(tasks: Sequence[Task]) -> Task:
         else _tokens.pad_labels([row for rows in labels for row in rows or ()], width),
         template=tuple(name for task in tasks for name in task.template),
         spans=_spans.join([(task.spans, task.clean) for task in tasks]),
+        spans=_spans.join([(task.spans, tuple(task.clean.shape)) for task in tasks], clean.device),
+        variables=_variables.join([task.variables for task in tasks]),
     )
 
 
