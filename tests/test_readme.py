@@ -21,6 +21,7 @@ PAGES = (
     "docs/statistics.md",
     "docs/analyses.md",
     "docs/heads.md",
+    "docs/subspaces.md",
 )
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 TEXT = TEXTS["README.md"]
@@ -32,6 +33,7 @@ WRITTEN = {
     "docs/sites.md": {"heads.nc", "bars.html", "report.html", "agreement.html", "run.zarr"},
     "docs/analyses.md": {"paths.html", "trace.html", "circuit.html", "curve.html"},
     "docs/heads.md": {"scores.html", "sinks.html"},
+    "docs/subspaces.md": set(),
 }
 
 

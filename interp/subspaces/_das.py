@@ -50,8 +50,8 @@ _FLOW_LAYERS = 2
 class Found:
     """What a search found: the subspace, its figures beside the controls', and the loss as it fell.
 
-    table: `accuracy` on the test pairs over "none", "whole", "subspace" and the controls. losses: mean nats on
-    the pairs held out for stopping, an epoch each. dropped: prompts that the model answers wrongly.
+    table: `accuracy` on the test pairs over "none", "whole", "subspace" and the controls. losses: mean nats
+    on the pairs held out for stopping, an epoch each. dropped: prompts that the model answers wrongly.
     """
 
     subspace: Subspace
@@ -78,8 +78,8 @@ class Found:
         means = self.table["raw"].mean("pair")
         parts = [f"{name} {float(means.sel(exchange=name)):.2f}" for name in self.table["exchange"].values]
         return (
-            f"{self.table.attrs['variable']} at {self.subspace.place}, rank {self.subspace.rank}: interchange "
-            f"accuracy on {self.table.sizes['pair']} held-out pairs: {', '.join(map(str, parts))}"
+            f"{self.table.attrs['variable']} at {self.subspace.place}, rank {self.subspace.rank}: "
+            f"interchange accuracy on {self.table.sizes['pair']} held-out pairs: {', '.join(map(str, parts))}"
         )
 
 
@@ -103,16 +103,16 @@ def das(
 ) -> Found:
     """The subspace of some rank at a place that best carries a causal variable of the task.
 
-    variable: one of `task.variables`. place: "L3.resid_pre", "L3H2", "L3.post", ...; pos: one position, or the
-    name of a span. rank: directions; featuriser: "linear", or "flow" (two invertible coupling layers first; it
-    fits much, so look at its controls). controls: which of random, norm_matched, shuffled, pca,
+    variable: one of `task.variables`. place: "L3.resid_pre", "L3H2", "L3.post", ...; pos: one position, or
+    the name of a span. rank: directions; featuriser: "linear", or "flow" (two invertible coupling layers
+    first; it fits much, so look at its controls). controls: which of random, norm_matched, shuffled, pca,
     mean_difference. n_pairs: to learn from; half as many to stop by and to measure on. steps: at most; by
     default 20 epochs or 200 steps, whichever is more, and less where the held-out loss stops falling.
 
-    Returns `Found`: subspace, table, losses. The same seed gives the same. Cost: a forward of the prompts, then
-    for each step a forward and backward of the layers above the place on 128 pairs; twice with "shuffled".
-    Raises ValueError for unknown variables, controls and featurisers, a rank that does not fit, prompts that
-    do not make pairs; before the first step.
+    Returns `Found`: subspace, table, losses. The same seed gives the same. Cost: a forward of the prompts,
+    then for each step a forward and backward of the layers above the place on 128 pairs; twice with
+    "shuffled". Raises ValueError for unknown variables, controls and featurisers, a rank that does not fit,
+    prompts that do not make pairs; before the first step.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -389,7 +389,7 @@ def _grid(found: list[list[Found]], layers: list[int], positions: list[str]) -> 
     first = found[0][0].table.attrs
     attrs = first | {
         "method": "das",
-        "convention": "value = interchange accuracy - that of the best control; positive: the variable is there",
+        "convention": "value = interchange accuracy - of the best null; positive: the variable is there",
         "site": found[0][0].subspace.place.site,
     }
     return results.dataset(

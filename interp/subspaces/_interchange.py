@@ -6,8 +6,8 @@
 Illusion (Makelov, Lange & Nanda 2311.17030): a patch along v may act through a part of v that what comes
 after does not read off v itself: v has a part in the row space of the readers' weights and a part in their
 null space, and the source differs from the base along both. The null part cannot act; but a patch along
-v = row + null moves the row part by what the *null* part differs by. So patch along v, along its row part alone
-and along its null part alone. A genuine direction keeps its effect in the row part.
+v = row + null moves the row part by what the *null* part differs by. So patch along v, along its row part
+alone and along its null part alone. A genuine direction keeps its effect in the row part.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def interchange(
     model: Model,
     task: Task,
     subspace: Subspace,
-    pos: int | str | Sequence[int | str] | None = None,
+    pos: int | str | Sequence[int | str] = "last",
     *,
     ablation: str | Ablation = "resample",
     direction: str | None = None,
@@ -54,12 +54,12 @@ def interchange(
 ) -> xr.Dataset:
     """Exact effect of exchanging a subspace between the two runs, of all the rest, and of the whole site.
 
-    subspace: directions and their place. pos: a position, the name of a span, or several of them, each a
-    cell; by default all positions together. Other arguments as in `interp.patch`.
+    subspace: directions and their place. pos: a position, the name of a span, or several of them, each
+    a cell; "all" is all positions together. Other arguments as in `interp.patch`.
 
-    Returns a Dataset: `value` with dims prompt, part (subspace, rest, whole), cell, (metric): effects in units
-    of the metric, positive where the exchange helps. Were the model linear above the place, subspace and rest
-    would add up to the whole.
+    Returns a Dataset: `value` with dims prompt, part (subspace, rest, whole), cell, (metric): effects in
+    units of the metric, positive where the exchange helps. Were the model linear above the place, subspace
+    and rest would add up to the whole.
 
     Cost: three times `interp.patch` of these cells. Raises ValueError for a place that the model has not, a
     basis of another width, a position outside the prompts; before the first forward pass.
@@ -90,7 +90,7 @@ def illusion(
     model: Model,
     task: Task,
     subspace: Subspace,
-    pos: int | str | None = None,
+    pos: int | str = "last",
     *,
     reads: Float[Tensor, "reader width"] | None = None,
     ablation: str | Ablation = "resample",
@@ -105,17 +105,17 @@ def illusion(
 ) -> xr.Dataset:
     """Whether a subspace acts by itself, or through a part that nothing reads off it.
 
-    reads: the weights that read the site, a row each (`readers` by default: what reads it first). Give the rows
-    apart, never their sum: with one row alone every part that it sees moves all of the output.
+    reads: the weights that read the site, a row each (`readers` by default: what reads it first). Give the
+    rows apart, never their sum: with one row alone every part that it sees moves all of the output.
 
-    Returns a Dataset: `value` with dims prompt, part (subspace, row, null, whole), cell, (metric), the effects
-    in units of the metric of patching the subspace, its part in the readers' row space and in their null space
-    (each made orthonormal) and the whole site. attrs: `verdict` ("illusion", "genuine" or "undecided", which
-    is all that can be said of one prompt), `verdict_reason`, `row_share` (of the basis' square length in the row
-    space), `row_rank`, `lost` (directions of the basis that have no part there).
+    Returns a Dataset: `value` with dims prompt, part (subspace, row, null, whole), cell, (metric), the
+    effects in units of the metric of patching the subspace, its part in the readers' row space and in their
+    null space (each made orthonormal) and the whole site. attrs: `verdict` ("illusion", "genuine" or
+    "undecided", which is all that can be said of one prompt), `verdict_reason`, `row_share` (of the
+    basis' square length in the row space), `row_rank`, `lost` (directions of the basis without a part there).
 
-    Verdict: illusion where the effect of the subspace exceeds that of its row part, the whole interval above 0,
-    and the row part has less than half of it. The whole site is shown and not judged: it can have the same
+    Verdict: illusion where the effect of the subspace exceeds that of its row part, the whole interval above
+    0, and the row part has less than half of it. The whole site is shown and not judged: it can have the same
     effect, and the direction be an illusion.
 
     Cost: four times `interp.patch` of the cell. Raises ValueError as `interchange` does, and for readers of
@@ -149,9 +149,9 @@ def readers(model: Model, where: str | Place) -> Float[Tensor, "reader width"]:
     """The weights that first read a site, a row each: what a direction there must lie in to act.
 
     Of a head's z its W_O, of neurons ("L3.post") W_out: they are the only readers, and the null part of a
-    direction does exactly nothing. Of the stream and of what is written to it: the queries', keys' and values'
-    weights of the blocks above and the MLPs', with the norms' gains, and the unembedding; together they nearly
-    always read every direction, so name those of the path that you mean.
+    direction does exactly nothing. Of the stream and of what is written to it: the queries', keys' and
+    values' weights of the blocks above and the MLPs', with the norms' gains, and the unembedding; together
+    they nearly always read every direction, so name those of the path that you mean.
 
     No forward pass. Raises ValueError for sites without readers of this kind.
 
@@ -240,8 +240,8 @@ def _verdict(out: xr.Dataset, level: float, seed: int) -> dict[str, Any]:
     low, high = float(ends["low"]), float(ends["high"])
     is_one = low > 0 and row < whole / 2
     reason = (
-        f"effect {whole:.3g}, of its row part {row:.3g}; the difference lies between {low:.3g} and {high:.3g} "
-        f"at the {level:.0%} level"
+        f"effect {whole:.3g}, of its row part {row:.3g}; the difference lies between {low:.3g} and "
+        f"{high:.3g} at the {level:.0%} level"
     )
     return {"verdict": "illusion" if is_one else "genuine", "verdict_reason": reason, "level": level}
 
@@ -269,7 +269,7 @@ def _fitting(subspace: Subspace, experiment: Experiment) -> Place:
 
 def _cells(where: Place, pos: Any, task: Task) -> list[str]:
     """The cells' names: the place at each position, or whole."""
-    if pos is None:
+    if isinstance(pos, str) and pos == "all":
         return [str(where)]
     listed = [pos] if isinstance(pos, (int, str)) else list(pos)
     n = task.clean.shape[1]

@@ -3,9 +3,11 @@
 1. Prompts that the model answers wrongly are left out.
 2. Prompts are split by content (equal texts and mirrored pairs stay together): 50 % to learn from, 25 % to
    stop by, 25 % for the figures. Both prompts of a pair come from one part.
-3. A pair (own, source) has another value of the variable in each. Where every other variable could differ too,
+3. A pair (own, source) has another value of the variable in each. Where every other variable could differ
+too,
    it may: a subspace learnt where only one differs need not be that of the variable.
-4. Figures are of informative pairs: the expected answer is neither prompt's own, so that neither doing nothing
+4. Figures are of informative pairs: the expected answer is neither prompt's own, so that neither doing
+nothing
    nor exchanging everything can be right. Of a variable that is the answer itself there are none: then it is
    another than the prompt's own, and the table says so.
 """
@@ -30,7 +32,7 @@ _SHARES = (0.5, 0.25, 0.25)
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """own, source: rows of the task's clean prompts; expected: token ids [pair]; choices: the answers compared.
+    """own, source: rows of a task's clean prompts; expected: token ids [pair]; choices: answers compared.
 
     informative: whether the expected answer is neither prompt's own.
     """
@@ -110,8 +112,8 @@ def split(task: Task, name: str, solved: Tensor, n: int, seed: int) -> dict[str,
             drawn = drawn.take(drawn.informative if bool(drawn.informative.any()) else drawn.other_than_own)
         if not len(drawn):
             raise ValueError(
-                f"{len(rows)} prompts are left for {part!r}, and no two of them make a pair for {name!r}: the "
-                "values must differ, and the expected answer not be the prompt's own. Give more prompts."
+                f"{len(rows)} prompts are left for {part!r}, and no two of them make a pair for {name!r}: "
+                "the values must differ, and the expected answer not be the prompt's own. Give more prompts."
             )
         out[part] = drawn.take(torch.randperm(len(drawn), generator=generator)[:size])
     return out

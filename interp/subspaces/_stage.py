@@ -1,7 +1,7 @@
 """The model above a place, run again and again with other values there; what lies below is computed once.
 
-`accuracy` measures interchange accuracy: the share of pairs (own, source) in which the model, with the source's
-part of a subspace in the place of its own, gives the answer that exchanging the variable would give.
+`accuracy` measures interchange accuracy: the share of pairs (own, source) in which the model, with the
+source's part of a subspace in the place of its own, gives the answer that exchanging the variable would give.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class Stage:
         counts = marks.sum(1)
         if int(counts.min()) == 0 or int(counts.max()) != int(counts[0]):
             raise ValueError(
-                f"{pos!r} marks {int(counts.min())} to {int(counts.max())} positions of a prompt; prompts exchange "
-                "position by position, so give one that all have with the same length."
+                f"{pos!r} marks {int(counts.min())} to {int(counts.max())} positions of a prompt; prompts "
+                "exchange position by position, so give one that all have with the same length."
             )
         columns = marks.nonzero()[:, 1].view(len(task), -1).to(facts.device)
         return cls(model, task, spot, columns, engine)
@@ -127,7 +127,7 @@ class Stage:
 
     @cached_property
     def _below(self) -> _Below:
-        """What the clean prompts' own runs give, once: the stream before the place's block, keys and values."""
+        """Of the clean prompts' own runs, made once: the stream before the place's block, keys, values."""
         parts, layer, causal = cast(Weights, self.weights), self.where.layer or 0, anatomy(self.model).causal
         start = int(self.positions.min()) if causal else 0
         stop = int(self.task.last_position.max()) + 1 if causal else self.task.clean.shape[1]
@@ -266,7 +266,7 @@ def table(stage: Stage, pairs: Pairs, exchanges: Mapping[str, Exchange], **more:
     task, dims = stage.task, ("pair", "exchange")
     attrs = results.provenance(
         method="interchange accuracy",
-        convention="value = accuracy - accuracy without an exchange; positive: the exchange brings the answer",
+        convention="value = accuracy - accuracy without an exchange; positive: the exchange helps",
         site=str(stage.where), model=anatomy(stage.model).name, task=task.name,
         task_fingerprint=task.fingerprint(), n_prompts=len(task),
         seed=-1 if task.seed is None else task.seed,

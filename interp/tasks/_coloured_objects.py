@@ -7,8 +7,8 @@ answer. The three places in the list take turns.
 Prompts 2i and 2i + 1 are mirrored: the corrupt prompt of one is the clean prompt of the other. The cluster
 of a prompt is its template, or its mirrored pair where all prompts have one template.
 
-Variable: `pointer`, which of the three is asked for: with another prompt's, a prompt answers with the colour that
-stands there in its own list.
+Variable: `pointer`, which of the three is asked for: with another prompt's, a prompt answers with the colour
+that stands there in its own list.
 
 Spans: `object` that is asked for, `listed` the same object in the list, `colour` its colour there (the
 answer), `end` the last token.

@@ -201,6 +201,7 @@ class Task:
     def without_corrupt(self) -> Task:
         """The clean prompts alone: for zero or mean ablation, and for two models on the same prompts."""
         return replace(self, corrupt=self.clean)
+
     def with_variables(self, **variables: Variable) -> Task:
         """The task with causal variables, beside those that it has: values and outcomes by name.
 
@@ -503,7 +504,6 @@ def joined(tasks: Sequence[Task]) -> Task:
         else _tokens.pad_labels([row for rows in labels for row in rows or ()], width),
         template=tuple(name for task in tasks for name in task.template),
         spans=_spans.join([(task.spans, task.clean) for task in tasks]),
-        spans=_spans.join([(task.spans, tuple(task.clean.shape)) for task in tasks], clean.device),
         variables=_variables.join([task.variables for task in tasks]),
     )
 

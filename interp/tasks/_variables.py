@@ -50,8 +50,8 @@ class Variable:
             raise ValueError(f"a variable has {len(self.values)} values and outcomes for {n} prompts.")
         if n and not (int(self.values.min()) >= 0 and int(self.values.max()) < n_values):
             raise ValueError(
-                f"the values of a variable run from {int(self.values.min())} to {int(self.values.max())}; with "
-                f"{n_values} columns of outcomes they must lie between 0 and {n_values - 1}."
+                f"the values of a variable run from {int(self.values.min())} to {int(self.values.max())}; "
+                f"with {n_values} columns of outcomes they must lie between 0 and {n_values - 1}."
             )
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ def require(variables: Variables, answers: Int[Tensor, "prompt k"]) -> None:
     for name, variable in variables.items():
         if not isinstance(variable, Variable):
             raise ValueError(
-                f"variable {name!r} is {type(variable).__name__}; give interp.tasks.Variable(values, outcomes)."
+                f"variable {name!r} is {type(variable).__name__}; give a tasks.Variable(values, outcomes)."
             )
         if len(variable) != len(answers):
             raise ValueError(f"variable {name!r} is of {len(variable)} prompts, the task has {len(answers)}.")
@@ -84,9 +84,9 @@ def require(variables: Variables, answers: Int[Tensor, "prompt k"]) -> None:
         if len(wrong):
             i = int(wrong[0])
             raise ValueError(
-                f"prompt {i}: variable {name!r} has the value {int(variable.values[i])}, whose outcome is token "
-                f"{int(own[i])}, but the prompt's answer is {answers[i].tolist()}. The outcome at a prompt's "
-                "own value is its answer."
+                f"prompt {i}: variable {name!r} has the value {int(variable.values[i])}, whose outcome is "
+                f"token {int(own[i])}, but the prompt's answer is {answers[i].tolist()}. The outcome at a "
+                "prompt's own value is its answer."
             )
 
 
@@ -95,7 +95,7 @@ def variable(variables: Variables, name: str) -> Variable:
     if not variables:
         raise ValueError(
             f"the task has no causal variables, so none is called {name!r}. Families such as "
-            "interp.tasks.ioi have some; give your own with task.with_variables(name=Variable(values, outcomes))."
+            "interp.tasks.ioi have some; give yours: task.with_variables(name=Variable(values, outcomes))."
         )
     if name not in variables:
         raise ValueError(

@@ -19,6 +19,7 @@ PACKAGES = (
     "report",
     "stats",
     "steering",
+    "subspaces",
     "tasks",
 )
 

@@ -1,4 +1,4 @@
-"""Learnt subspaces: a planted variable is found and an absent one is not; pairs, controls, what is left alone."""
+"""Learnt subspaces: a planted variable is found, an absent one is not; pairs, controls, refusals."""
 
 from __future__ import annotations
 
@@ -71,15 +71,19 @@ def test_a_planted_variable_is_found_where_it_is(planted):
     task, state = letters(), torch.get_rng_state()
     found = subspaces.das(planted, task, "first", "L1.resid_pre", rank=4, n_pairs=256, **QUIET)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not planted.training and all(p.grad is None for p in planted.parameters())
+    assert not planted.training
+    assert all(p.grad is None for p in planted.parameters())
     means = found.table["raw"].mean("pair")
-    assert found.accuracy >= 0.95 and found.selectivity >= 0.5
-    assert float(means.sel(exchange="none")) == 0 and float(means.sel(exchange="whole")) == 0
+    assert found.accuracy >= 0.95
+    assert found.selectivity >= 0.5
+    assert float(means.sel(exchange="none")) == 0
+    assert float(means.sel(exchange="whole")) == 0
     B = found.subspace.basis.double()
     assert torch.allclose(B.T @ B, torch.eye(4, dtype=torch.float64), atol=1e-6)
     again = subspaces.das(planted, task, "first", "L1.resid_pre", rank=4, n_pairs=256, **QUIET)
     assert torch.equal(again.subspace.basis, found.subspace.basis)
-    assert found.dropped == 0 and "first at L1.resid_pre, rank 4" in str(found)
+    assert found.dropped == 0
+    assert "first at L1.resid_pre, rank 4" in str(found)
 
 
 def test_it_is_not_found_where_it_is_not(planted):
@@ -111,7 +115,9 @@ def test_the_stage_is_the_model(engine):
         new[:2] = stage.values[source[:2]]
         seen = stage.logits(own, new)
         kept = {}
-        with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", lambda x, hook: kept.update(z=x.clone()))]):
+        with model.hooks(
+            fwd_hooks=[("blocks.1.attn.hook_z", lambda x, hook, kept=kept: kept.update(z=x.clone()))]
+        ):
             model(task.clean)
 
         def put(x, hook, kept=kept, new=new):
@@ -139,7 +145,8 @@ def test_all_directions_are_the_whole_site_and_a_flow_starts_as_its_rotation(pla
     draw = lambda *s: torch.randn(*s, dtype=torch.float64, generator=torch.Generator().manual_seed(3))  # noqa: E731
     layers = ((draw(24, 96), draw(96), draw(96, 24)), (draw(24, 96), draw(96), draw(96, 24)))
     flow, h = Flow(Q, layers), draw(6, 48)
-    assert float((flow.inverse(flow(h)) - h).abs().max()) <= 1e-9 and float((flow(h) - h @ Q).abs().max()) > 1
+    assert float((flow.inverse(flow(h)) - h).abs().max()) <= 1e-9
+    assert float((flow(h) - h @ Q).abs().max()) > 1
     still = Flow(Q, tuple((a, torch.zeros(96, dtype=torch.float64), c * 0) for a, _, c in layers))
     bent, straight = Subspace(Q[:, :3], "L1.resid_pre", flow=still), Subspace(Q[:, :3], "L1.resid_pre")
     other = draw(6, 48).flip(0)
@@ -158,9 +165,11 @@ def test_pairs_keep_content_apart():
         name: {tuple(task.clean[i].tolist()) for i in torch.cat((p.own, p.source)).tolist()}
         for name, p in parts.items()
     }
-    assert not seen["train"] & seen["test"] and not seen["train"] & seen["stop"]
+    assert not seen["train"] & seen["test"]
+    assert not seen["train"] & seen["stop"]
     test = parts["test"]
-    assert bool(test.informative.all()) and "neither" in test.judged
+    assert bool(test.informative.all())
+    assert "neither" in test.judged
     assert (task.variables["first"].intervene(test.own, test.source) == test.expected).all()
     several = task.variables["second"].values
     assert bool((several[test.own] != several[test.source]).any())
@@ -187,7 +196,8 @@ def test_one_step_has_the_gradient_of_the_formula(planted):
         logits = planted(task.clean[train.own])[:, -1][:, train.choices]
     theirs = torch.nn.functional.cross_entropy(logits, train.target)
     (expected,) = torch.autograd.grad(theirs, matrix)
-    assert float((loss - theirs).detach().abs()) <= 1e-10 and float((slope - expected).abs().max()) <= 1e-10
+    assert float((loss - theirs).detach().abs()) <= 1e-10
+    assert float((slope - expected).abs().max()) <= 1e-10
     assert float(expected.abs().max()) > 1e-4
 
 

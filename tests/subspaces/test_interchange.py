@@ -1,4 +1,4 @@
-"""Exchanging a subspace: against plain hooks, against patching, and the illusion test on planted directions."""
+"""Exchanging a subspace, against plain hooks and patching; the illusion test on planted directions."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_it_is_the_exchange_under_plain_hooks(name, direction):
     places += [] if name == "attn-only" else [("L0.post", "blocks.0.mlp.hook_post", None, 40)]
     for spot, hook, head, width in places:
         B = basis(width, 2)
-        cells = {None: torch.ones(4, 7, dtype=torch.bool), 4: torch.arange(7)[None] == 4 + torch.zeros(4, 1)}
+        cells = {"all": torch.ones(4, 7, dtype=torch.bool), 4: torch.arange(7)[None] == 4 + torch.zeros(4, 1)}
         cells["subject"] = task.spans["subject"]
         for pos, marks in cells.items():
             result = interchange(model, task, Subspace(B, spot), pos, direction=direction, **QUIET)
@@ -156,7 +156,7 @@ def test_an_illusion_is_told_from_a_genuine_direction(ready):
     ],
 )
 def test_the_papers_toy(own, source, rows, row_value):
-    """h = (x, 0, x), y = 2 h₁ + h₂ read by two rows: a patch along (1, 1, 0)/√2 acts by what nothing reads."""
+    """h = (x, 0, x), y = 2 h₁ + h₂ by two rows: a patch along (1, 1, 0)/√2 acts by what nothing reads."""
     from interp.subspaces._interchange import _split
 
     line = Subspace(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64) / 2**0.5, "L0.post")
@@ -169,7 +169,8 @@ def test_the_papers_toy(own, source, rows, row_value):
     if row_value is not None:  # its row part alone does nothing: an illusion
         assert row == pytest.approx(1.0)
     else:  # read by one row alone, any row part moves all of the output: never sum the readers
-        assert row != pytest.approx(1.0) and facts["row_rank"] == 1
+        assert row != pytest.approx(1.0)
+        assert facts["row_rank"] == 1
 
 
 def test_what_is_wrong_is_said(ready):
