@@ -9,7 +9,7 @@ VENV_LOCK := .venv-lock
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_TL4 := $(VENV_TL4)/installed
-TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits tests/steering tests/probes \
+TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits tests/steering tests/subspaces tests/probes \
 	tests/heads tests/architectures tests/real tests/test_readme.py
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile
 

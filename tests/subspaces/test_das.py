@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import architectures
 import numpy as np
 import pytest
+import small
 import torch
 from two_sides import refused
 
@@ -24,6 +26,8 @@ def planted():
     One layer of attention without anything else would do; here a model of no layer's worth: the first letter
     stands in a random four-dimensional subspace of what position 0 writes to the end, by hand.
     """
+    if not architectures.has_hooked_transformer():
+        pytest.skip("this TransformerLens has no HookedTransformer")
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     torch.manual_seed(0)
@@ -100,8 +104,6 @@ def test_it_is_not_found_where_it_is_not(planted):
 @pytest.mark.parametrize("engine", ["fast", "reference"])
 def test_the_stage_is_the_model(engine):
     """Logits with other values at a place equal those of the model under a plain hook."""
-    import architectures
-
     for name in ("LN-gelu_new-plain-serial-mha-learned", "RMS-silu-gated-parallel-gqa-rotary"):
         model = architectures.build(dict(architectures.grid())[name])
         ids = torch.randint(0, 30, (5, 7), generator=torch.Generator().manual_seed(1))
@@ -228,3 +230,21 @@ def test_what_is_wrong_is_said(planted):
             (lambda: task.with_variables(x=Variable([0] * 64, [[1, 2]] * 64)), "is its answer"),
         ],
     )
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_bridge_is_run_as_it_is(family):
+    model = small.bridge(family)
+    ids = torch.randint(1, 30, (12, 6), generator=torch.Generator().manual_seed(3))
+    answer = model(ids)[:, -1].argmax(-1).detach()  # what it says, so that every prompt is solved
+    other = (answer + 1 + torch.arange(12) % 2) % 30
+    values, outcomes = torch.arange(12) % 2, torch.stack((answer, other), 1)
+    outcomes[values == 1] = outcomes[values == 1].flip(1)
+    task = interp.Task.from_tokens(clean=ids, answer=answer, wrong=other)
+    task = task.with_variables(x=Variable(values, outcomes))
+    test = subspaces.pairs(task, "x", n=24)["train"]
+    basis = orthonormal(torch.randn(24, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5)))
+    some = {"three": Subspace(basis, "L1.resid_mid")}
+    fast, slow = (subspaces.accuracy(model, test, some, 2, engine=each) for each in ("fast", "reference"))
+    assert float(abs(fast["probability"] - slow["probability"]).max()) <= 1e-6
+    assert float(abs(slow["probability"] - slow["probability"].sel(exchange="none")).max()) > 1e-6
