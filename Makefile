@@ -12,6 +12,8 @@ INSTALLED_TL4 := $(VENV_TL4)/installed
 TL4_TESTS := tests/engine tests/tasks tests/patching tests/models tests/attribution tests/circuits tests/steering tests/subspaces tests/probes \
 	tests/heads tests/architectures tests/real tests/test_readme.py
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile
+# Every annotated call checked for types and shapes: twice the time, so on one of the two releases.
+TYPED := --jaxtyping-packages=interp,beartype.beartype
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -37,7 +39,7 @@ bench: $(INSTALLED)
 
 # The engine on TransformerLens 4, which has only TransformerBridge.
 test-tl4: $(INSTALLED_TL4)
-	$(VENV_TL4)/bin/python -m pytest $(TWO_AT_ONCE) $(TL4_TESTS)
+	$(VENV_TL4)/bin/python -m pytest $(TWO_AT_ONCE) $(TYPED) $(TL4_TESTS)
 
 # docs/models.md: every verb on every architecture, on both releases (some minutes).
 matrix: $(INSTALLED) $(INSTALLED_TL4)
