@@ -35,7 +35,7 @@ def test_every_cell_of_every_grid(name, direction):
     model = model_of(name)
     for site in anatomy(model).sites():
         for by in grids(site)[:2]:
-            cells = sample(all_cells(model, site, by), 200, 0)
+            cells = sample(all_cells(model, site, by), 60, 0)
             fast, slow = both(model, make_runs(direction, first=1), cells)
             assert gap(fast, slow) <= 1e-12, (site, by)
             assert effect(slow, cells, site) > 1e-6
