@@ -164,7 +164,7 @@ def check_metric(metric: Metrics | None, default: Metric) -> tuple[Metric, ...]:
     """The metrics to measure, the default one for None. Raises ValueError for what is none."""
     if metric is None:
         return (default,)
-    given = [metric] if isinstance(metric, (Metric, str, type)) or callable(metric) else list(metric)
+    given = list(metric) if isinstance(metric, (list, tuple)) else [metric]
     if not given:
         raise ValueError("metric is empty. Give at least one, or leave it out for the task's own.")
     metrics = tuple(as_metric(each) for each in given)

@@ -134,8 +134,11 @@ def test_angles_that_change_with_the_length() -> None:
     model = load("Phi 3, longrope")
     assert models.anatomy(model).rotary_switch == 16
     long = torch.cat((TOKENS, TOKENS.flip(1)), 1)  # 24 tokens
-    found = steering.generate(model, TOKENS, max_new_tokens=6, stop=())
-    assert torch.equal(found, steering.generate(model, TOKENS, max_new_tokens=6, stop=(), use_cache=False))
+    found, uncached = (
+        steering.generate(model, TOKENS, max_new_tokens=6, stop=(), use_cache=use, engine="reference")
+        for use in (True, False)
+    )
+    assert torch.equal(found, uncached)
     clean, corrupt = ([long[i].tolist(), TOKENS[i + 1].tolist()] for i in (0, 1))
     task = interp.Task.from_tokens(clean=clean, corrupt=corrupt, answer=[5, 6], wrong=[7, 8])
     with pytest.raises(ValueError, match=r"runs of 12 to 24 tokens lie on both sides of the 16 at which"):
@@ -143,9 +146,9 @@ def test_angles_that_change_with_the_length() -> None:
     rows, real = torch.zeros(2, 24, dtype=torch.long), torch.ones(2, 24, dtype=torch.bool)
     rows[0], rows[1, :12], real[1, 12:] = long[0], TOKENS[1], False
     with pytest.raises(ValueError, match=r"runs of 12 to 25 tokens lie on both sides"):
-        steering.generate(model, rows, mask=real, max_new_tokens=2)
-    apart = steering.activations(model, TOKENS[1:2], "L2.resid_pre")
-    together = steering.activations(model, rows, "L2.resid_pre", mask=real)
+        steering.generate(model, rows, mask=real, max_new_tokens=2, engine="reference")
+    apart = steering.activations(model, TOKENS[1:2], "L2.resid_pre", engine="reference")
+    together = steering.activations(model, rows, "L2.resid_pre", mask=real, engine="reference")
     torch.testing.assert_close(together[1:], apart, atol=1e-9, rtol=0)
 
 

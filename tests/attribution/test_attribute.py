@@ -16,10 +16,10 @@ import interp
 from interp.attribution import attribute, gradients
 from interp.methods import IG
 from interp.models import anatomy
-from interp.places import AXES
+from interp.places import AXES, EXPERT_SITES
 from interp.tasks import KL, Custom, LogitDiff, LogProb, Loss
 
-SITES = tuple(AXES)
+SITES = tuple(site for site in AXES if site not in EXPERT_SITES)
 METHODS = ("atp", "ig", "atp*", "relp", "attnlrp", "gim", "secant")
 
 

@@ -142,7 +142,7 @@ def _under(
     model: Model, fitted: LinearAct, start: Prompts, where: Place, pos: AnyPositions, batch_size: int | None
 ) -> Tensor:
     with steer(model, *fitted.steer()):
-        return activations(model, start, where, pos, batch_size=batch_size)
+        return activations(model, start, where, pos, batch_size=batch_size, engine="reference")
 
 
 def _ordered(model: Model, sites: list[Any]) -> list[Place]:
