@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import architectures
 import pytest
 import small
 import torch
@@ -128,6 +129,8 @@ class Discarding(torch.nn.Module):
 @pytest.mark.parametrize("site", ["attn_scores", "z"])
 def test_an_edit_that_would_be_thrown_away_is_refused(site: str) -> None:
     """At such a point every edit gave the unsteered text."""
+    if site == "z" and not architectures.has_hooked_transformer():
+        pytest.skip("a bridge's z is an alias of its output's input, and cannot be cut off this way")
     model = interp.load("tiny-ioi")
     attn = model.blocks[1].attn
     setattr(attn, f"hook_{site}", Discarding(getattr(attn, f"hook_{site}")).eval())
