@@ -220,10 +220,14 @@ def has_hooks(model: Model) -> bool:
 
 
 def _global_hooks() -> tuple[Any, ...]:
-    """Hooks on all modules of this process (`torch.nn.modules.module.register_module_forward_hook`)."""
+    """Hooks on all modules of this process (`torch.nn.modules.module.register_module_forward_hook`).
+
+    Those of torch's own module tracker, which counts FLOPs, look on and change nothing.
+    """
     at = torch.nn.modules.module
     tables = (at._global_forward_hooks, at._global_forward_pre_hooks)
-    return tuple(hook for table in tables for hook in table.values())
+    every = (hook for table in tables for hook in table.values())
+    return tuple(hook for hook in every if getattr(hook, "__module__", "") != "torch.utils.module_tracker")
 
 
 def _is_theirs(hook: Any) -> bool:

@@ -26,7 +26,7 @@ from interp.models._architecture import is_mixture
 from interp.models._experts import expert_points
 from interp.places import hook_name
 
-Hook = tuple[str, Callable[..., Tensor]]
+Hook = tuple[str, Callable[..., Tensor | None]]
 Where = tuple[int | slice | Tensor, ...]
 SCORES = "attn_scores"
 
