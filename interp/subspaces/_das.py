@@ -127,7 +127,7 @@ def das(
     stage = Stage.of(model, task, place, pos, engine)
     search.check(stage, variable)
     with tqdm(total=search.passes, disable=not progress, desc="das", unit="step") as bar:
-        return search.run(stage, variable, n_pairs, bar.update)
+        return search.run(stage, search.pairs(stage, variable, n_pairs), bar.update)
 
 
 @verb
@@ -180,8 +180,17 @@ def scan(
             search.check(stage, variable)
     total = search.passes * len(spots) * len(where)
     with tqdm(total=total, disable=not progress, desc="das", unit="step") as bar:
-        found = [[search.run(stage, variable, n_pairs, bar.update) for stage in row] for row in stages]
+        drawn = search.pairs(stages[0][0], variable, n_pairs)  # the same for every place
+        found = [[search.run(stage, drawn, bar.update) for stage in row] for row in stages]
     return _grid(found, [spot.layer or 0 for spot in spots], [str(each) for each in where])
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """Pairs of prompts by part, and how many prompts were left out."""
+
+    parts: dict[str, Pairs]
+    dropped: int
 
 
 @dataclass(frozen=True)
@@ -219,15 +228,19 @@ class _Search:
                 f"rank is {self.rank}, and the activation at {stage.where} has {size} dimensions."
             )
 
-    def run(self, stage: Stage, variable: str, n_pairs: int, tick: Callable[[int], object]) -> Found:
+    def pairs(self, stage: Stage, name: str, n_pairs: int) -> _Drawn:
+        """Pairs of the prompts that the model answers, whatever the place. Cost: a forward of the prompts."""
         solved = stage.solved()
-        parts = split(stage.task, variable, solved, n_pairs, self.seed)
+        return _Drawn(split(stage.task, name, solved, n_pairs, self.seed), int((~solved).sum()))
+
+    def run(self, stage: Stage, drawn: _Drawn, tick: Callable[[int], object]) -> Found:
+        parts = drawn.parts
         subspace, losses = self.fit(stage, parts["train"], parts["stop"], tick)
         exchanges: dict[str, Exchange] = {"subspace": subspace.exchange}
         for name in self.controls:
             exchanges[name] = self._control(name, stage, parts, subspace, tick)
         seen = table(stage, parts["test"], exchanges, rank=self.rank, featuriser=self.featuriser)
-        return Found(subspace, seen, losses, int((~solved).sum()))
+        return Found(subspace, seen, losses, drawn.dropped)
 
     def fit(
         self, stage: Stage, train: Pairs, stop: Pairs, tick: Callable[[int], object]

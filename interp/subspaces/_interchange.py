@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -24,12 +25,13 @@ from torch import Tensor
 from interp import results
 from interp._verbs import verb
 from interp.ablation import Ablation
+from interp.engine.trust import require_weights, short_row
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
-from interp.models import Model, weights
+from interp.models import Model, anatomy
 from interp.models.places import place, width
 from interp.patching._sweep import Sweep
 from interp.places import HEAD_SITES, Place
-from interp.subspaces._subspace import Subspace
+from interp.subspaces._subspace import Subspace, spot
 from interp.tasks import Task
 
 Exchange = Callable[[Tensor, Tensor], Tensor]  # activations of the base and of the source -> what is put in
@@ -153,27 +155,26 @@ def readers(model: Model, where: str | Place) -> Float[Tensor, "reader width"]:
     values' weights of the blocks above and the MLPs', with the norms' gains, and the unembedding; together
     they nearly always read every direction, so name those of the path that you mean.
 
-    No forward pass. Raises ValueError for sites without readers of this kind.
+    Cost: none where the model's weights are proved already, else that of the trust check. Raises ValueError
+    for sites without readers of this kind, and where the weights do not give the model's logits.
 
     Example:
         >>> model = interp.load("tiny-ioi")
         >>> tuple(interp.subspaces.readers(model, "L0H0").shape)
         (64, 16)
     """
-    from interp.models import anatomy
-
-    spot = place(where, anatomy(model))
-    parts, layer = weights(model), spot.layer or 0
+    found = place(where, anatomy(model))
+    parts, layer = require_weights(model, short_row(model), what="readers of a site"), found.layer or 0
     block = parts.blocks[layer]
-    if spot.site == "z" and spot.head is not None:
-        return block.attn.W_O[spot.head].T
-    if spot.site == "post" and block.mlp is not None:
+    if found.site == "z" and found.head is not None:
+        return block.attn.W_O[found.head].T
+    if found.site == "post" and block.mlp is not None:
         return block.mlp.W_out.T
-    if spot.site in HEAD_SITES or spot.site == "post":
-        raise ValueError(f"{spot}: its readers are no fixed weights. Give reads= [reader, width].")
+    if found.site in HEAD_SITES or found.site == "post":
+        raise ValueError(f"{found}: its readers are no fixed weights. Give reads= [reader, width].")
     rows = [parts.W_U.T] if parts.final_norm is None else [parts.W_U.T * _gain(parts.final_norm)]
-    first = layer if spot.site == "resid_pre" else layer + 1
-    if spot.site in ("attn_out", "resid_mid") and block.mlp is not None and not block.parallel:
+    first = layer if found.site == "resid_pre" else layer + 1
+    if found.site in ("attn_out", "resid_mid") and block.mlp is not None and not block.parallel:
         rows += _mlp_rows(block)
     for above in parts.blocks[first:]:
         attn, gain = above.attn, _gain(above.attn_norm)
@@ -228,15 +229,14 @@ def _part(columns: Float[Tensor, "width rank"], subspace: Subspace) -> Subspace 
 def _verdict(out: xr.Dataset, level: float, seed: int) -> dict[str, Any]:
     from interp import stats
 
-    value = out["value"].isel(cell=0)
-    value = value.isel(metric=0) if "metric" in value.dims else value
-    whole, row = (float(value.sel(part=part).mean()) for part in ("subspace", "row"))
-    if value.sizes["prompt"] < 2:
-        return {"verdict": "undecided", "verdict_reason": "one prompt gives no interval", "level": level}
-    gap = out[["value"]].isel(cell=0).sel(part="subspace", drop=True)
-    gap = gap - out[["value"]].isel(cell=0).sel(part="row", drop=True)
-    gap = gap if "metric" not in gap.dims else gap.isel(metric=0)
-    ends = stats.bootstrap(gap.assign_attrs(out.attrs), level=level, seed=seed)
+    effects = out[["value"]].isel(cell=0)
+    effects = effects.isel(metric=0) if "metric" in effects.dims else effects
+    along, in_rows = (effects.sel(part=part, drop=True) for part in ("subspace", "row"))
+    whole, row = float(along["value"].mean()), float(in_rows["value"].mean())
+    if len(np.unique(out["unit"])) < 2:
+        reason = "prompts that share a text are one draw, and one gives no interval"
+        return {"verdict": "undecided", "verdict_reason": reason, "level": level}
+    ends = stats.bootstrap((along - in_rows).assign_attrs(out.attrs), level=level, seed=seed)
     low, high = float(ends["low"]), float(ends["high"])
     is_one = low > 0 and row < whole / 2
     reason = (
@@ -252,13 +252,7 @@ def _fitting(subspace: Subspace, experiment: Experiment) -> Place:
         raise ValueError(
             f"subspace is {type(subspace).__name__}; give interp.subspaces.Subspace(basis, place)."
         )
-    where = place(subspace.place, experiment.facts)
-    if (
-        where.site == "pattern"
-        or where.neuron is not None
-        or (where.site in HEAD_SITES and where.head is None)
-    ):
-        raise ValueError(f"{where}: a subspace lies in the stream, in one head (L3H2, L3H2.q) or in L3.post.")
+    where = spot(subspace.place, experiment.facts)
     size = width(where, experiment.facts)
     if subspace.basis.shape[0] != size:
         raise ValueError(

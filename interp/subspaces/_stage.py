@@ -19,20 +19,19 @@ from torch import Tensor
 
 from interp import results
 from interp._activations import activations
-from interp._verbs import verb, warn
+from interp._verbs import verb
 from interp.engine import block as B
 from interp.engine.forward import forward, unembed, whole_runs
 from interp.engine.readout import widened
-from interp.engine.trust import weights_of
+from interp.engine.trust import own_weights
 from interp.experiment import check_model, check_task
 from interp.models import Model, anatomy, logits
 from interp.models.hook_points import patch_hooks
 from interp.models.parts import Block, Weights
-from interp.models.places import place
-from interp.places import HEAD_SITES, Place
+from interp.places import Place
 from interp.positions import AnyPositions, marked
 from interp.subspaces._pairs import Pairs
-from interp.subspaces._subspace import Subspace
+from interp.subspaces._subspace import Subspace, spot
 from interp.tasks import Task
 
 Exchange = Callable[[Tensor, Tensor], Tensor]
@@ -84,15 +83,7 @@ class Stage:
         facts = anatomy(model)
         check_model(model, facts)
         check_task(task, facts, model)
-        spot = place(where, facts)
-        if (
-            spot.site == "pattern"
-            or spot.neuron is not None
-            or (spot.site in HEAD_SITES and spot.head is None)
-        ):
-            raise ValueError(
-                f"{spot}: a subspace lies in the stream, in one head (L3H2, L3H2.q) or in L3.post."
-            )
+        found = spot(where, facts)
         marks = marked(pos, task)
         counts = marks.sum(1)
         if int(counts.min()) == 0 or int(counts.max()) != int(counts[0]):
@@ -101,21 +92,16 @@ class Stage:
                 "exchange position by position, so give one that all have with the same length."
             )
         columns = marks.nonzero()[:, 1].view(len(task), -1).to(facts.device)
-        return cls(model, task, spot, columns, engine)
+        return cls(model, task, found, columns, engine)
 
     @cached_property
     def weights(self) -> Weights | None:
         """Those of our own forward pass; None for the model itself under hooks, a whole forward a pair."""
-        if self.engine == "reference":
-            return None
-        task = self.task
-        own = weights_of(self.model, task.clean, task.lengths, sites=(self.where.site,))
-        if not isinstance(own, str):
-            return own
-        if self.engine == "fast":
-            raise ValueError(f"engine='fast' cannot run this model: {own}.")
-        warn(f"subspaces run the model under hooks, from its first layer at every step: {own}.")
-        return None
+        task, instead = self.task, "a whole forward for every pair of every step"
+        sites = (self.where.site,)
+        return own_weights(
+            self.model, task.clean, task.lengths, sites=sites, engine=self.engine, instead=instead
+        )
 
     @cached_property
     def values(self) -> Float[Tensor, "prompt m width"]:
@@ -129,8 +115,9 @@ class Stage:
     def _below(self) -> _Below:
         """Of the clean prompts' own runs, made once: the stream before the place's block, keys, values."""
         parts, layer, causal = cast(Weights, self.weights), self.where.layer or 0, anatomy(self.model).causal
-        start = int(self.positions.min()) if causal else 0
-        stop = int(self.task.last_position.max()) + 1 if causal else self.task.clean.shape[1]
+        reads, n_pos = self.task.last_position.to(self.positions.device), self.task.clean.shape[1]
+        wanted = torch.cat((self.positions.flatten(), reads))  # what changes, and what is read
+        start, stop = (int(wanted.min()), int(wanted.max()) + 1) if causal else (0, n_pos)
         streams, past = [], [([], []) for _ in parts.blocks]
         with torch.no_grad():
             for tokens in self.task.clean.to(self.positions.device).split(_AT_ONCE):
@@ -141,7 +128,7 @@ class Stage:
                 forward(parts, parts.embed(tokens), 0, taps, attend)
                 streams.append(kept[0][:, start:stop])
         joined = tuple(B.Past(torch.cat(k), torch.cat(v)) for k, v in past)
-        return _Below(start, max(stop, start + 1), torch.cat(streams), joined)
+        return _Below(start, stop, torch.cat(streams), joined)
 
     def logits(
         self, own: Int[Tensor, "pair"], new: Float[Tensor, "pair m width"], columns: Tensor | None = None

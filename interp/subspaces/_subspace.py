@@ -17,9 +17,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._verbs import verb
-from interp.places import Place
+from interp.models import Anatomy
+from interp.models.places import place
+from interp.places import HEAD_SITES, Place, parse
 
 TOLERANCE = 1e-5  # of BᵀB against 1
+
+
+def spot(where: str | Place, facts: Anatomy) -> Place:
+    """A place of this model whose activation is one vector. ValueError for any other."""
+    found = place(where, facts)
+    if (
+        found.site == "pattern"
+        or found.neuron is not None
+        or (found.site in HEAD_SITES and found.head is None)
+    ):
+        raise ValueError(f"{found}: a subspace lies in the stream, in one head (L3H2, L3H2.q) or in L3.post.")
+    return found
 
 
 @verb
@@ -113,8 +127,6 @@ class Subspace:
         seed: int = -1,
         flow: Flow | None = None,
     ) -> None:
-        from interp.places import parse
-
         if not isinstance(basis, Tensor) or basis.ndim not in (1, 2) or not basis.is_floating_point():
             raise ValueError("a basis is a tensor of floats [width, rank], or [width] for one direction.")
         basis = basis[:, None] if basis.ndim == 1 else basis

@@ -137,6 +137,25 @@ def test_the_stage_is_the_model(engine):
         )
 
 
+@pytest.mark.parametrize("pos", [1, 5])
+def test_what_is_read_before_the_place_does_not_change(pos):
+    """The answer is read at position 3, of some prompts before the exchanged position and of some after."""
+    model = small.model()
+    model.requires_grad_(False)
+    ids = torch.randint(0, 30, (6, 7), generator=torch.Generator().manual_seed(2))
+    reads = torch.tensor([3, 3, 6, 3, 2, 4])
+    task = interp.Task.from_tokens(clean=ids, answer=[1] * 6, wrong=[2] * 6, positions=reads)
+    own, source = torch.arange(6), torch.tensor([1, 2, 3, 4, 5, 0])
+    seen = {}
+    for engine in ("fast", "reference"):
+        stage = Stage.of(model, task, "L1.resid_pre", pos, engine)
+        seen[engine] = stage.logits(own, stage.values[source])
+    assert float((seen["fast"] - seen["reference"]).abs().max()) <= 1e-9
+    plain = model(ids)[torch.arange(6), reads]
+    changed = (seen["fast"] - plain).abs().amax(1) > 1e-3
+    assert torch.equal(changed, reads >= pos)
+
+
 def test_all_directions_are_the_whole_site_and_a_flow_starts_as_its_rotation(planted):
     task = letters()
     test = subspaces.pairs(task, "first", n=64)["test"]

@@ -173,6 +173,13 @@ def test_the_papers_toy(own, source, rows, row_value):
         assert facts["row_rank"] == 1
 
 
+def test_one_draw_gives_no_verdict(ready):
+    model, task = ready
+    line = Subspace(basis(40, 1), "L2.post")
+    assert illusion(model, task[:1], line, 6, **QUIET).attrs["verdict"] == "undecided"
+    assert illusion(model, task[[0, 0]], line, 6, **QUIET).attrs["verdict"] == "undecided"
+
+
 def test_what_is_wrong_is_said(ready):
     model, task = ready
     skewed = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
