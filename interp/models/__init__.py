@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from interp.models._anatomy import logits as logits
     from interp.models._anatomy import model_fingerprint as model_fingerprint
     from interp.models._anatomy import part_in_training as part_in_training
+    from interp.models._anatomy import remade as remade
     from interp.models._experts import expert_points as expert_points
     from interp.models._fetch import get as get
     from interp.models._load import ModelNotReachable as ModelNotReachable
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 _ANATOMY = (
     *("Anatomy", "Model", "anatomy", "computation_fingerprint", "has_hooks", "logits", "model_fingerprint"),
-    *("activation_shape", "part_in_training"),
+    *("activation_shape", "part_in_training", "remade"),
 )
 _NORMS = ("attn_out_norm", "final_norm", "stream_norms")
 _WEIGHTS = ("ACTIVATIONS", "attentions", "unsupported", "weights", *_NORMS)

@@ -255,9 +255,10 @@ def computation_fingerprint(model: Model) -> int | None:
 
     It covers every module's type, `forward`, mode, plain settings, functions (an activation) and configs,
     hooks of torch and of TransformerLens, the dtype, place and version of every tensor, `cfg`, and autocast.
-    It reads no values: some milliseconds for a model of a dozen layers. None where that cannot be known: a
-    module or a function in the model that is neither torch's, transformers' nor TransformerLens's may keep
-    state anywhere.
+    It reads no values: some milliseconds for a model of a dozen layers. Tensors that a forward pass makes
+    anew before it reads them (`remade`) are left out, or no two calls would have one number. None where that
+    cannot be known: a module or a function in the model that is neither torch's, transformers' nor
+    TransformerLens's may keep state anywhere.
     """
     modules = list(model.modules())
     if any(_is_foreign(module) for module in modules):
@@ -302,11 +303,13 @@ def _is_plain(value: Any) -> bool:
 
 def _state(module: torch.nn.Module) -> tuple[Any, ...]:
     """What a module's computation depends on, beside its children and its config."""
-    fields = vars(module)
+    anew = remade(module)
+    fields = {name: value for name, value in vars(module).items() if name not in anew}
     settings = [(name, value) for name, value in fields.items() if _is_setting(value)]
     functions = [(name, id(value)) for name, value in fields.items() if callable(value)]
-    loose = (value for value in fields.values() if isinstance(value, Tensor))
-    tensors = (*module._parameters.values(), *module._buffers.values(), *loose)
+    loose = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+    named = {**module._parameters, **module._buffers, **loose}
+    tensors = [value for name, value in named.items() if name not in anew]
     hooks = tuple(
         number for kind in _hook_tables(module) for number, hook in kind.items() if not _is_theirs(hook)
     )
@@ -320,6 +323,19 @@ def _state(module: torch.nn.Module) -> tuple[Any, ...]:
         tuple(map(id, attached)),
         tuple(map(_version, tensors)),
     )
+
+
+def remade(module: torch.nn.Module) -> frozenset[str]:
+    """Names of a module's tensors that each forward pass makes anew before anything reads them.
+
+    A bridge's attention keeps its last pattern as a record; longrope takes the frequencies of a pass from two
+    tensors that last. What is written into one of these between two passes changes no logit.
+    """
+    names = {"_pattern"} if type(module).__module__.startswith("transformer_lens.") else set()
+    kinds = getattr(module, "rope_type", None)
+    kinds = kinds if isinstance(kinds, dict) else {"": kinds}
+    names |= {f"{layer}_inv_freq".lstrip("_") for layer, kind in kinds.items() if kind == "longrope"}
+    return frozenset(names)
 
 
 def _is_setting(value: Any) -> bool:

@@ -100,12 +100,10 @@ def test_hooks_that_transformer_lens_attaches_are_not_the_users() -> None:
     assert not models.has_hooks(model)
 
 
-@pytest.mark.parametrize("name", ["GPT-2", "Gemma 3"])
+@pytest.mark.parametrize("name", ["GPT-2", "Gemma 3", "Phi 3, longrope", "Falcon"])
 def test_the_fingerprint_of_the_computation(name: str) -> None:
     """It stays while nothing changes, and follows hooks, modes, weights and functions."""
     model = interp.load(zoo.folder(name))
-    if name == "GPT-2" and models.is_bridge(model):
-        pytest.skip("a bridge's GPT-2 makes its causal mask anew at every pass: every call is checked")
     mlp = model.blocks[1].mlp
     before = models.computation_fingerprint(model)
     model(TOKENS)
@@ -123,6 +121,19 @@ def test_the_fingerprint_of_the_computation(name: str) -> None:
     assert later != before
     mlp.forward = lambda x: x
     assert models.computation_fingerprint(model) != later
+
+
+def test_frequencies_of_a_longrope_are_followed_where_they_last() -> None:
+    """`inv_freq` is made anew at each pass from two tensors, an edit of which is an edit of the model."""
+    model = interp.load(zoo.folder("Phi 3, longrope"))
+    rotary = next(each for each in model.modules() if getattr(each, "rope_type", None) == "longrope")
+    whole, before = model(TOKENS), models.computation_fingerprint(model)
+    rotary.inv_freq.mul_(3)
+    assert models.computation_fingerprint(model) == before
+    assert torch.equal(model(TOKENS), whole)
+    rotary.original_inv_freq.mul_(3)
+    assert models.computation_fingerprint(model) != before
+    assert (model(TOKENS) - whole).abs().max() > 1e-3
 
 
 def test_rotary_that_depends_on_the_length_is_said() -> None:

@@ -297,6 +297,39 @@ def test_a_hook_of_torch_on_a_bridge_is_seen_for_as_long_as_it_is_there():
     assert abs(patched(model, given)["value"] - before["value"]).max() == 0
 
 
+def forwards_of(model, monkeypatch):
+    """The forward passes of the model itself from here on, counted as they come."""
+    passes, kind = [], type(model)
+    forward = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda *args, **more: (passes.append(1), forward(*args, **more))[1])
+    return passes
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_bridge_is_compared_once_and_what_it_records_of_a_pass_is_no_change(family, monkeypatch):
+    """A bridge's attention keeps its last pattern: another tensor after every pass, which nothing reads."""
+    model = small.bridge(family)
+    passes, given = forwards_of(model, monkeypatch), task(model)
+    model(given.clean)  # the first of all passes makes its hook points
+    passes.clear()
+    before = patched(model, given)
+    assert (before.attrs["engine"], len(passes)) == ("fast", 1)
+    model(given.clean)
+    model(given.clean[:1, :4])
+    assert abs(patched(model, given)["value"] - before["value"]).max() == 0
+    assert len(passes) == 3, "the two of this test and no more"
+    for block in model.blocks:
+        block.attn._pattern = torch.rand(1, 4, 9, 9, dtype=torch.float64)
+    assert patched(model, given).attrs["engine"] == "fast"
+    assert len(passes) == 3
+    with torch.no_grad():
+        model.unembed.W_U.mul_(0.5)
+    after, slow = patched(model, given), patched(model, given, engine="reference")
+    assert len(passes) > 3
+    assert abs(after["value"] - slow["value"]).max() <= 1e-5
+    assert abs(after["value"] - before["value"]).max() > 1e-3
+
+
 def test_a_metric_of_small_numbers_does_not_fool_it(model, monkeypatch):
     """Probabilities below 3e-4 differ by less than any absolute tolerance."""
     monkeypatch.setattr(trust, "weights", wrong_scale)
