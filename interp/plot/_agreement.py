@@ -11,12 +11,13 @@ import xarray as xr
 
 from interp import stats
 from interp._verbs import verb
-from interp.plot import _theme as theme
+from interp.plot import _theme as look
 from interp.plot import _words as words
 from interp.plot._cells import Cells, Index, cell_names, cells_of, hover, require_dataset
+from interp.plot._frame import frame
 from interp.plot._theme import escape, number
 
-_HEIGHT, _RIGHT = 560, 32
+_HEIGHT, _RIGHT = 410, 32  # pixels
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ def agreement(
     worst: int = 5,
     metric: str | None = None,
     title: str | None = None,
+    *,
+    theme: str = "auto",
 ) -> go.Figure:
     """A point for each live cell (not 0 in both): exact effect across, estimate up; on the line they agree.
 
@@ -67,8 +70,14 @@ def agreement(
     fig = go.Figure([_line(points), _dots(points)])
     _name_worst(fig, points, worst)
     names = [words.method(estimate) or "estimate", words.method(exact) or "exact"]
-    _dress(fig, points, names, _figures(estimate, exact, metric), title or f"{names[0]} against {names[1]}")
-    return fig
+    return _dress(
+        fig,
+        points,
+        names,
+        _figures(estimate, exact, metric),
+        title or f"{names[0]} against {names[1]}",
+        theme,
+    )
 
 
 def _points(estimate: xr.Dataset, exact: xr.Dataset, metric: str | None) -> _Points:
@@ -101,7 +110,7 @@ def _line(points: _Points) -> go.Scatter:
     """Where the estimate is exact."""
     both = np.concatenate([points.exact, points.estimate, [0.0]])
     ends = [float(both.min()), float(both.max())]
-    line = {"color": theme.MUTED, "width": 1, "dash": "dot"}
+    line = {"color": look.MUTED, "width": 1, "dash": "dot"}
     return go.Scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False)
 
 
@@ -111,7 +120,7 @@ def _dots(points: _Points) -> go.Scatter:
         f"{text}<br>estimate {number(float(value))}"
         for text, value in zip(hover(points.cells, points.indices), points.estimate)
     ]
-    colours = [theme.POSITIVE if agrees else theme.NEGATIVE for agrees in same]
+    colours = [look.POSITIVE if agrees else look.NEGATIVE for agrees in same]
     return go.Scatter(
         x=points.exact,
         y=points.estimate,
@@ -140,16 +149,13 @@ def _name_worst(fig: go.Figure, points: _Points, count: int) -> None:
         )
 
 
-def _dress(fig: go.Figure, points: _Points, names: list[str], figures: str, title: str) -> None:
-    about = points.cells.subtitle.removeprefix(f"{names[1]} · ")
-    heading, above = theme.titles(title, f"{figures} · {about}")
-    fig.update_layout(
-        template=theme.template(),
-        title=heading,
-        height=above + _HEIGHT - 90,
-        margin={"l": 76, "r": _RIGHT, "t": above, "b": 62},
-    )
+def _dress(
+    fig: go.Figure, points: _Points, names: list[str], figures: str, title: str, theme: str
+) -> go.Figure:
     grid = {"showgrid": True, "zeroline": True}
     unit = escape(points.cells.unit)
     fig.update_xaxes(title_text=f"{escape(names[1])} ({unit})", **grid)
     fig.update_yaxes(title_text=f"{escape(names[0])} ({unit})", **grid)
+    about = points.cells.subtitle.removeprefix(f"{names[1]} · ")
+    margins = {"left": 76, "right": _RIGHT, "below": 62}
+    return frame(fig, title, f"{figures} · {about}", theme=theme, height=_HEIGHT, **margins)

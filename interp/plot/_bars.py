@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
 from interp._verbs import verb
-from interp.plot import _theme as theme
+from interp.plot import _theme as look
 from interp.plot import _words as words
 from interp.plot._cells import Cells, Index, at, hover, is_significant, labels, require_dataset, top_cells
+from interp.plot._frame import frame
 from interp.plot._theme import escape
 
 _BAR, _RIGHT = 24, 32  # pixels: of a bar, of the margin
@@ -27,6 +26,8 @@ def bars(
     interval: float | xr.Dataset | None = 0.95,
     metric: str | None = None,
     title: str | None = None,
+    *,
+    theme: str = "auto",
 ) -> go.Figure:
     """The `top` cells by |effect|, the largest above; the error bars are intervals over prompts.
 
@@ -51,7 +52,7 @@ def bars(
         y=np.arange(len(indices)),
         orientation="h",
         marker={
-            "color": [theme.POSITIVE if v > 0 else theme.NEGATIVE for v in value],
+            "color": [look.POSITIVE if v > 0 else look.NEGATIVE for v in value],
             "opacity": [_PALE if is_significant(cells, index) is False else 1.0 for index in indices],
             "line": {"width": 0},
         },
@@ -65,14 +66,17 @@ def bars(
     kind = words.noun(result.attrs)
     heading = words.heading(result, f"{kind}s: the {len(indices)} largest")
     note = f" · pale: not significant with all {cells.family} cells allowed for" if pale else ""
-    _dress(
+    _label(fig, names, f"{kind} ({escape(cells.unit)})")
+    return frame(
         fig,
-        replace(cells, subtitle=cells.subtitle + note),
-        names,
         title or heading,
-        f"{kind} ({escape(cells.unit)})",
+        cells.subtitle + note,
+        theme=theme,
+        height=max(90, _BAR * len(names)),
+        left=28 + 7.2 * max(map(len, names), default=4),
+        right=_RIGHT,
+        below=62,
     )
-    return fig
 
 
 def _short(name: str) -> str:
@@ -83,25 +87,17 @@ def _errors(cells: Cells, indices: list[Index]) -> dict | None:
     if cells.low is None or cells.high is None:
         return None
     value, low, high = (at(part, indices) for part in (cells.value, cells.low, cells.high))
-    style = {"color": theme.MUTED, "thickness": 1.4, "width": 4}
+    style = {"color": look.MUTED, "thickness": 1.4, "width": 4}
     return {"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low, **style}
 
 
-def _dress(fig: go.Figure, cells: Cells, names: list[str], title: str, axis: str) -> None:
-    left = 28 + int(7.2 * max(map(len, names), default=4))
-    heading, above = theme.titles(title, cells.subtitle)
-    fig.update_layout(
-        template=theme.template(),
-        title=heading,
-        bargap=0.3,
-        height=above + 62 + max(90, _BAR * len(names)),
-        margin={"l": left, "r": _RIGHT, "t": above, "b": 62},
-    )
+def _label(fig: go.Figure, names: list[str], axis: str) -> None:
     fig.update_yaxes(
         tickmode="array",
         tickvals=list(range(len(names))),
         ticktext=[escape(name) for name in names],
         autorange="reversed",
     )
-    grid = {"showgrid": True, "zeroline": True, "zerolinecolor": theme.MUTED}
+    grid = {"showgrid": True, "zeroline": True, "zerolinecolor": look.MUTED}
     fig.update_xaxes(title_text=axis, zerolinewidth=1, **grid)
+    fig.update_layout(bargap=0.3)

@@ -105,6 +105,8 @@ def cells_of(
     `interval` is a level such as 0.95, or a Dataset of `stats.bootstrap`.
     """
     chosen, facts = words.one_metric(result, metric)
+    if isinstance(interval, float) and "prompt" in chosen.dims and not is_tested(chosen):
+        interval = None  # one unit has none; of very many cells they take long
     n_prompts = chosen.sizes.get("prompt")
     summary = _summary(chosen, normalise, interval, metric)
     normalised = summary.attrs.get("normalisation", "none") != "none"
@@ -173,7 +175,7 @@ def _subtitle(
     if n_prompts is None and "prompt" not in about.coords and "n_prompts" not in about.attrs:
         about = about.assign_attrs({k: v for k, v in summary.attrs.items() if k == "n_prompts"})
     text = words.subtitle(about, facts, normalised, interval)
-    notes = ["grey ×: no value"] if np.isnan(value.values).any() else []
+    notes = ["hatched: no value"] if np.isnan(value.values).any() else []
     tokens = value["token"].values.ravel() if "token" in value.coords else ()
     varying = any(str(token).endswith(VARIES) for token in tokens)
     notes += [f"{VARIES}: another token in other prompts"] if varying else []

@@ -19,18 +19,19 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp._verbs import verb
-from interp.plot import _theme as theme
+from interp.plot import _theme as look
 from interp.plot import _words as words
+from interp.plot._frame import frame
 from interp.plot._theme import escape, number
 
 _PARTS = {
-    "q": ("query", theme.QUERY),
-    "k": ("key", theme.KEY),
-    "v": ("value", theme.VALUE),
-    "": ("MLP, logits", theme.PLAIN),
-    "*": ("edges, together", theme.PLAIN),
+    "q": ("query", look.QUERY),
+    "k": ("key", look.KEY),
+    "v": ("value", look.VALUE),
+    "": ("MLP, logits", look.PLAIN),
+    "*": ("edges, together", look.PLAIN),
 }
-_SIGNS = {1: ("helps", theme.POSITIVE), -1: ("hurts", theme.NEGATIVE)}
+_SIGNS = {1: ("helps", look.POSITIVE), -1: ("hurts", look.NEGATIVE)}
 _WIDTHS = (1.0, 1.8, 2.8, 4.2)
 _ROW, _LOWEST = 74, 44  # pixels: a row, and a row at least
 _UNITS = 10.0  # across a figure at least, so that lines meet their boxes also where it is wide
@@ -58,7 +59,12 @@ class Drawable(Protocol):
 
 @verb
 def circuit(
-    circuit: Drawable, title: str | None = None, *, colour: str = "part", most: int = 200
+    circuit: Drawable,
+    title: str | None = None,
+    *,
+    colour: str = "part",
+    most: int = 200,
+    theme: str = "auto",
 ) -> go.Figure:
     """The edges of a circuit, with their scores under the pointer.
 
@@ -87,8 +93,7 @@ def circuit(
     scored = any(np.isfinite(edge.score) for edge in every)
     notes += ["width: |score|"] if scored else ["width: number of edges"] if together else []
     notes += ["dotted: negative"] if colour == "part" and any(edge.score < 0 for edge in drawn) else []
-    _dress(fig, drawn, at, title or f"Circuit {circuit.name}", " · ".join(filter(None, notes)))
-    return fig
+    return _dress(fig, drawn, at, title or f"Circuit {circuit.name}", " · ".join(filter(None, notes)), theme)
 
 
 def _check(circuit: Any, colour: str) -> None:
@@ -233,28 +238,25 @@ def _boxes(fig: go.Figure, at: dict[str, tuple[float, float]]) -> None:
     """A box for each node, over the lines that pass it."""
     for node, (x, y) in at.items():
         fig.add_annotation(
-            x=x, y=y, text=escape(label(node)), showarrow=False, bgcolor=theme.SURFACE,
-            bordercolor=theme.MUTED, borderwidth=1, borderpad=3, font={"size": 11},
+            x=x, y=y, text=escape(label(node)), showarrow=False, bgcolor=look.SURFACE,
+            bordercolor=look.MUTED, borderwidth=1, borderpad=3, font={"size": 11},
         )  # fmt: skip
 
 
 def _dress(
-    fig: go.Figure, edges: list[Edge], at: dict[str, tuple[float, float]], title: str, notes: str
-) -> None:
+    fig: go.Figure, edges: list[Edge], at: dict[str, tuple[float, float]], title: str, notes: str, theme: str
+) -> go.Figure:
     x = np.concatenate([_way(edge, at)[0] for edge in edges] + [[place[0] for place in at.values()]])
     rows = max(y for _, y in at.values()) + 1
-    heading, above = theme.titles(title, notes)
     _boxes(fig, at)
     fig.update_layout(
-        template=theme.template(),
-        title=heading,
-        height=int(above + 70 + max(_LOWEST, _ROW - rows) * rows),
-        margin={"l": 30, "r": 30, "t": above, "b": 50},
         legend={"orientation": "h", "y": 0, "yanchor": "top", "x": 0.5, "xanchor": "center"},
     )
     middle, half = (x.min() + x.max()) / 2, max(_UNITS, x.max() - x.min() + 1.2) / 2
     fig.update_xaxes(visible=False, range=[middle - half, middle + half])
     fig.update_yaxes(visible=False, range=[-0.5, rows - 0.5])
+    margins = {"left": 30, "right": 30, "below": 50}
+    return frame(fig, title, notes, theme=theme, height=20 + max(_LOWEST, _ROW - rows) * rows, **margins)
 
 
 _SWEEPS = 8

@@ -10,12 +10,13 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp._verbs import verb
-from interp.plot import _theme as theme
+from interp.plot import _theme as look
 from interp.plot import _words as words
+from interp.plot._frame import frame
 from interp.plot._theme import escape
 
-_COLOURS = (theme.POSITIVE, theme.NEGATIVE, *theme.CATEGORIES, theme.MUTED, "#0b8a9e", "#a8611a")
-_HEIGHT = 440
+_COLOURS = (look.POSITIVE, look.NEGATIVE, *look.CATEGORIES, look.MUTED, "#0b8a9e", "#a8611a")
+_HEIGHT = 340  # pixels
 _TICKS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]  # % of edges
 _NEEDED = ("faithfulness", "low", "high", "edges")
 
@@ -28,6 +29,7 @@ def curve(
     random: xr.Dataset | None = None,
     metric: str | None = None,
     title: str | None = None,
+    theme: str = "auto",
 ) -> go.Figure:
     """Faithfulness (up) of circuits by the share of edges that they keep (across, on a log scale).
 
@@ -57,8 +59,11 @@ def curve(
         fig.add_trace(_line(name, result.sel(ranking=ranking), _COLOURS[i % len(_COLOURS)]))
     notes = [words.subtitle(first, words.one_metric(first, metric)[1], None, _interval(first))]
     notes += [f"{_ablation(first)} ablation", f"ranked by {ranking} score"]
-    _dress(fig, title or "Faithfulness by size", " · ".join(notes), len(named) + (random is not None))
-    return fig
+    more = 18 * ((len(named) + (random is not None) - 1) // 3)  # lines of the legend
+    _label(fig)
+    margins = {"left": 70, "right": 30, "below": 100 + more}
+    heading = title or "Faithfulness by size"
+    return frame(fig, heading, " · ".join(notes), theme=theme, height=_HEIGHT, **margins)
 
 
 def _name(result: xr.Dataset) -> str:
@@ -124,25 +129,19 @@ def _band(random: xr.Dataset, n_edges: int) -> go.Scatter:
         y=np.concatenate([high[order], low[order][::-1]]),
         fill="toself",
         mode="lines",
-        line={"width": 0.5, "color": theme.MUTED},
-        fillcolor=theme.BAND,
+        line={"width": 0.5, "color": look.MUTED},
+        fillcolor=look.BAND,
         name=f"random circuits ({escape(str(random.attrs['kind']))}), {ends[0]} to {ends[1]}",
         hoverinfo="skip",
     )
 
 
-def _dress(fig: go.Figure, title: str, notes: str, entries: int) -> None:
-    heading, above = theme.titles(title, notes)
-    more = 18 * ((entries - 1) // 3)  # lines of the legend
+def _label(fig: go.Figure) -> None:
     fig.update_layout(
-        template=theme.template(),
-        title=heading,
-        height=above + _HEIGHT + more,
-        margin={"l": 70, "r": 30, "t": above, "b": 100 + more},
         legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0.5, "xanchor": "center"},
         showlegend=True,
     )
     across = "edges kept (% of all, log scale)"
     fig.update_xaxes(type="log", title_text=across, tickvals=_TICKS, showgrid=True)
     fig.update_yaxes(title_text="faithfulness", zeroline=True, showgrid=True)
-    fig.add_hline(y=1, line={"color": theme.MUTED, "width": 1, "dash": "dot"})
+    fig.add_hline(y=1, line={"color": look.MUTED, "width": 1, "dash": "dot"})

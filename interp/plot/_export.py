@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import plotly.graph_objects as go
 
 from interp._verbs import verb
 from interp.files import write_text
-from interp.plot._theme import WIDTH, themed
+from interp.plot._theme import WIDTH, follow, ground, own, themed
 
 INSTALL = (
     "PNG export needs kaleido 1.x and a Chromium or Chrome browser: pip install 'kaleido>=1.0', and install "
@@ -23,11 +24,12 @@ _PAGES = (".html", ".htm")
 
 
 @verb
-def save_html(fig: go.Figure, path: str | Path, cdn: bool = False, *, theme: str = "light") -> Path:
+def save_html(fig: go.Figure, path: str | Path, cdn: bool = False, *, theme: str = "auto") -> Path:
     """Write one page with the figure, and return its path.
 
     cdn: False puts plotly.js into the page (4.8 MB), which then needs no network; True loads it from plotly's
-    network when the page is opened, and the page is about 10 kB. theme: "light" or "dark".
+    network when the page is opened, and the page is about 10 kB. theme: "light", "dark", or "auto": as the
+    reader's system says, unless the figure was made for one.
 
     Raises ValueError for a path that does not end in .html.
 
@@ -40,9 +42,22 @@ def save_html(fig: go.Figure, path: str | Path, cdn: bool = False, *, theme: str
         'heads.html'
     """
     require_page(path)
-    return write_text(
-        Path(path), themed(fig, theme).to_html(include_plotlyjs="cdn" if cdn else True, config=CONFIG)
+    figure = themed(fig, theme)
+    drawing = figure.to_html(full_html=False, include_plotlyjs="cdn" if cdn else True, config=CONFIG)
+    of_page = figure.layout.meta["theme"] if own(figure) else "light"
+    page = (
+        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
+        f"<title>{html.escape(title_of(fig))}</title>\n<style>{ground(of_page)}</style>\n</head>\n<body>\n"
+        f"{drawing}\n{follow() if of_page == 'auto' else ''}\n</body>\n</html>\n"
     )
+    return write_text(Path(path), page)
+
+
+def title_of(fig: go.Figure) -> str:
+    """A figure's title as plain text."""
+    text = (fig.layout.title.text or "").replace("<b>", "").replace("</b>", "").replace("<br>", " ")
+    return html.unescape(text)
 
 
 def require_page(path: str | Path) -> None:
@@ -59,13 +74,13 @@ def save_png(
     height: int | None = None,
     scale: float = 2.0,
     *,
-    theme: str = "light",
+    theme: str = "auto",
 ) -> list[Path]:
     """Write each figure as an image, in one browser session.
 
     width, height: in pixels, by default the figure's own, else 800 wide. scale: pixels of the image for each.
-    theme: "light" or "dark". Raises ValueError where figures and paths do not match, RuntimeError where no
-    browser can be used.
+    theme: "light", "dark", or "auto": the figure's own, else light. Raises ValueError where figures and paths
+    do not match, RuntimeError where no browser can be used.
 
     Example:
         >>> interp.plot.save_png([], [])

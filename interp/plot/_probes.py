@@ -8,8 +8,9 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from interp._verbs import verb
-from interp.plot import _theme as theme
+from interp.plot import _theme as look
 from interp.plot import _words as words
+from interp.plot._frame import frame
 from interp.plot._theme import escape
 
 _LEFT, _RIGHT, _GAP, _BELOW = 64, 100, 28, 58
@@ -18,7 +19,7 @@ _NEEDED = ("accuracy", "control")
 
 
 @verb
-def probes(result: xr.Dataset, title: str | None = None) -> go.Figure:
+def probes(result: xr.Dataset, title: str | None = None, *, theme: str = "auto") -> go.Figure:
     """Held-out accuracy of each probe, and of probes on shuffled labels.
 
     result: of `probes.fit`. By layer: a line, and the control's mean with a band from its 5th to its 95th
@@ -42,10 +43,10 @@ def probes(result: xr.Dataset, title: str | None = None) -> go.Figure:
         )
     by_head = "head" in result["accuracy"].dims
     heading = title or f"Probe of each {'head' if by_head else 'layer'} ({result.attrs.get('site', '')})"
-    return _heads(result, heading) if by_head else _layers(result, heading)
+    return _heads(result, heading, theme) if by_head else _layers(result, heading, theme)
 
 
-def _layers(result: xr.Dataset, title: str) -> go.Figure:
+def _layers(result: xr.Dataset, title: str, theme: str) -> go.Figure:
     x, accuracy = result["layer"].values, result["accuracy"].values
     low, high = (result["control"].quantile(end, "draw").values for end in _ENDS)
     middle = result["control"].mean("draw").values
@@ -54,19 +55,14 @@ def _layers(result: xr.Dataset, title: str) -> go.Figure:
         y=np.concatenate([high, low[::-1]]),
         fill="toself",
         mode="lines",
-        line={"width": 0, "color": theme.MUTED},
-        fillcolor=theme.BAND,
+        line={"width": 0, "color": look.MUTED},
+        fillcolor=look.BAND,
         name=f"shuffled labels, {100 * _ENDS[0]:.0f} % to {100 * _ENDS[1]:.0f} %",
         hoverinfo="skip",
     )
-    control = _line(x, middle, "shuffled labels, mean", theme.MUTED, "dash")
-    fig = go.Figure([band, control, _line(x, accuracy, "probe", theme.POSITIVE, "solid")])
-    heading, above = theme.titles(title, _subtitle(result))
+    control = _line(x, middle, "shuffled labels, mean", look.MUTED, "dash")
+    fig = go.Figure([band, control, _line(x, accuracy, "probe", look.POSITIVE, "solid")])
     fig.update_layout(
-        template=theme.template(),
-        title=heading,
-        height=above + 420,
-        margin={"l": _LEFT, "r": 30, "t": above, "b": 96},
         legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0.5, "xanchor": "center"},
         showlegend=True,
     )
@@ -74,8 +70,9 @@ def _layers(result: xr.Dataset, title: str) -> go.Figure:
     fig.update_xaxes(title_text="layer", dtick=max(1, len(x) // 16), **grid)
     least = min(0.4, float(np.nanmin([accuracy.min(), low.min()])) - 0.03)
     fig.update_yaxes(title_text="accuracy on held-out prompts", range=[least, 1.03], **grid)
-    fig.add_hline(y=0.5, line={"color": theme.MUTED, "width": 1, "dash": "dot"})
-    return fig
+    fig.add_hline(y=0.5, line={"color": look.MUTED, "width": 1, "dash": "dot"})
+    margins = {"left": _LEFT, "right": 30, "below": 96}
+    return frame(fig, title, _subtitle(result), theme=theme, height=324, **margins)
 
 
 def _line(x: np.ndarray, y: np.ndarray, name: str, colour: str, dash: str) -> go.Scatter:
@@ -86,13 +83,13 @@ def _line(x: np.ndarray, y: np.ndarray, name: str, colour: str, dash: str) -> go
     )  # fmt: skip
 
 
-def _heads(result: xr.Dataset, title: str) -> go.Figure:
+def _heads(result: xr.Dataset, title: str, theme: str) -> go.Figure:
     high = result["control"].quantile(_ENDS[1], "draw", keep_attrs=True)
     n_layers, n_heads = result.sizes["layer"], result.sizes["head"]
     height = min(max(30 * n_layers, 150), max(16 * n_layers, 480))
     names = ["probe", f"shuffled labels, {100 * _ENDS[1]:.0f} %"]
     fig = make_subplots(
-        1, 2, subplot_titles=[f"<b>{name}</b>" for name in names], horizontal_spacing=_GAP / theme.WIDTH
+        1, 2, subplot_titles=[f"<b>{name}</b>" for name in names], horizontal_spacing=_GAP / look.WIDTH
     )
     for column, values in enumerate((result["accuracy"], high), 1):
         fig.add_trace(_map(values.transpose("layer", "head"), result, names[column - 1]), 1, column)
@@ -103,7 +100,6 @@ def _heads(result: xr.Dataset, title: str) -> go.Figure:
             ticks="outside" if first else "",
             dtick=max(1, n_layers // 16), row=1, col=column,
         )  # fmt: skip
-    heading, above = theme.titles(title, _subtitle(result))
     fig.update_annotations(font_size=13, yshift=2)
     bar = {
         "title": {"text": "accuracy<br> ", "font": {"size": 12}}, "thickness": 14, "outlinewidth": 0,
@@ -111,13 +107,10 @@ def _heads(result: xr.Dataset, title: str) -> go.Figure:
         "xpad": 16,
     }  # fmt: skip
     fig.update_layout(
-        template=theme.template(),
-        title=heading,
-        coloraxis={"colorscale": theme.scale(theme.SEQUENTIAL), "cmin": 0.5, "cmax": 1.0, "colorbar": bar},
-        height=above + 18 + height + _BELOW,
-        margin={"l": _LEFT, "r": _RIGHT, "t": above + 18, "b": _BELOW},
+        coloraxis={"colorscale": look.scale(look.SEQUENTIAL), "cmin": 0.5, "cmax": 1.0, "colorbar": bar}
     )
-    return fig
+    margins = {"left": _LEFT, "right": _RIGHT, "below": _BELOW, "above": 18}
+    return frame(fig, title, _subtitle(result), theme=theme, height=height, **margins)
 
 
 def _map(values: xr.DataArray, result: xr.Dataset, name: str) -> go.Heatmap:

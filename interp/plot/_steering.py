@@ -16,9 +16,10 @@ from plotly.subplots import make_subplots
 
 from interp._verbs import verb
 from interp.places import hint
-from interp.plot import _theme as theme
+from interp.plot import _theme as look
 from interp.plot import _words as words
 from interp.plot._cells import require_dataset
+from interp.plot._frame import frame
 from interp.plot._theme import escape, number
 from interp.stats._means import MetricFacts, metric_facts
 
@@ -26,7 +27,9 @@ _LEFT, _RIGHT, _GAP, _BELOW = 64, 28, 72, 118
 
 
 @verb
-def steering(result: xr.Dataset, metric: str | None = None, title: str | None = None) -> go.Figure:
+def steering(
+    result: xr.Dataset, metric: str | None = None, title: str | None = None, *, theme: str = "auto"
+) -> go.Figure:
     """Effect on a metric, KL and perplexity of neutral text, by layer and coefficient, side by side.
 
     result: of `steering.sweep`. metric: which effect to draw (default: the first that is not the KL),
@@ -49,7 +52,7 @@ def steering(result: xr.Dataset, metric: str | None = None, title: str | None = 
     result = result.sortby("coefficient") if "coefficient" in result.dims else result
     drawn = quantities(result, metric)
     by_layer = result.sizes["layer"] > 1
-    gap = (36 if by_layer else _GAP) / (theme.WIDTH - _LEFT - _RIGHT)
+    gap = (36 if by_layer else _GAP) / (look.WIDTH - _LEFT - _RIGHT)
     titles = [f"<b>{escape(each.name)}</b>" for each in drawn]
     fig = make_subplots(1, len(drawn), subplot_titles=titles, horizontal_spacing=gap)
     for column, quantity in enumerate(drawn, 1):
@@ -57,8 +60,7 @@ def steering(result: xr.Dataset, metric: str | None = None, title: str | None = 
             _map(fig, quantity, result, column)
         else:
             _lines(fig, quantity, column)
-    _dress(fig, result, title, by_layer)
-    return fig
+    return _dress(fig, result, title, by_layer, theme)
 
 
 def _map(fig: go.Figure, quantity: Quantity, result: xr.Dataset, column: int) -> None:
@@ -117,13 +119,13 @@ def _colours(fig: go.Figure, quantity: Quantity, values: np.ndarray, column: int
         "title": {"text": escape(quantity.axis), "side": "bottom", "font": {"size": 12}},
     }  # fmt: skip
     if quantity.is_effect:
-        end = theme.symmetric(values)
-        ends = {"colorscale": theme.scale(theme.DIVERGING), "cmin": -end, "cmax": end, "cmid": 0}
+        end = look.symmetric(values)
+        ends = {"colorscale": look.scale(look.DIVERGING), "cmin": -end, "cmax": end, "cmid": 0}
     else:
         finite = values[np.isfinite(values)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
         low = 0.0 if quantity.name == "KL" else low
-        ends = {"colorscale": theme.scale(theme.SEQUENTIAL), "cmin": low, "cmax": max(high, low + 1e-6)}
+        ends = {"colorscale": look.scale(look.SEQUENTIAL), "cmin": low, "cmax": max(high, low + 1e-6)}
     return {**ends, "colorbar": bar}
 
 
@@ -132,25 +134,24 @@ def _lines(fig: go.Figure, quantity: Quantity, column: int) -> None:
         fig.add_trace(trace, 1, column)
     grid = {"showgrid": True}
     fig.update_xaxes(title_text="coefficient", **grid, row=1, col=column)
-    zero = {"zeroline": quantity.is_effect, "zerolinecolor": theme.MUTED, "zerolinewidth": 1}
+    zero = {"zeroline": quantity.is_effect, "zerolinecolor": look.MUTED, "zerolinewidth": 1}
     fig.update_yaxes(title_text=escape(quantity.unit), title_standoff=4, **grid, **zero, row=1, col=column)
 
 
-def _dress(fig: go.Figure, result: xr.Dataset, title: str | None, by_layer: bool) -> None:
+def _dress(fig: go.Figure, result: xr.Dataset, title: str | None, by_layer: bool, theme: str) -> go.Figure:
     fig.update_annotations(font_size=13, yshift=2)
     height = min(max(30 * result.sizes["layer"], 160), 520) if by_layer else 300
     place = "" if by_layer or "place" not in result.coords else f" at {result['place'].values[0]}"
-    heading, above = theme.titles(title or f"Steering{place}", _subtitle(result, by_layer))
     fig.update_layout(
-        template=theme.template(),
-        title=heading,
-        height=above + 18 + height + _BELOW,
-        margin={"l": _LEFT, "r": _RIGHT, "t": above + 18, "b": _BELOW, "autoexpand": False},
         legend={"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yanchor": "top"},
         showlegend=not by_layer,
     )
     if not by_layer:
         fig.update_layout(legend_y=-64 / height)
+    heading, notes = title or f"Steering{place}", _subtitle(result, by_layer)
+    margins = {"left": _LEFT, "right": _RIGHT, "below": _BELOW, "above": 18}
+    figure = frame(fig, heading, notes, theme=theme, height=height, **margins)
+    return figure.update_layout(margin_autoexpand=False)
 
 
 def _subtitle(result: xr.Dataset, by_layer: bool) -> str:
@@ -163,9 +164,9 @@ def _subtitle(result: xr.Dataset, by_layer: bool) -> str:
 
 
 _STYLES = {
-    "steered": {"color": theme.POSITIVE, "width": 2.5},
-    "random": {"color": theme.MUTED, "width": 1.6, "dash": "dash"},
-    "shuffled": {"color": theme.KEY, "width": 1.6, "dash": "dot"},
+    "steered": {"color": look.POSITIVE, "width": 2.5},
+    "random": {"color": look.MUTED, "width": 1.6, "dash": "dash"},
+    "shuffled": {"color": look.KEY, "width": 1.6, "dash": "dot"},
 }
 _NAMES = {"steered": "steered", "random": "random direction", "shuffled": "shuffled labels"}
 
@@ -204,8 +205,8 @@ def _band(quantity: Quantity, first: bool) -> go.Scatter:
         y=np.concatenate([high.values, low.values[::-1]]),
         fill="toself",
         mode="lines",
-        line={"width": 0, "color": theme.POSITIVE},
-        fillcolor=theme.POSITIVE_BAND,
+        line={"width": 0, "color": look.POSITIVE},
+        fillcolor=look.POSITIVE_BAND,
         name="spread over prompts",
         legendgroup="spread",
         showlegend=first,

@@ -1,12 +1,13 @@
-"""Colours, fonts and titles, given to each figure, and text that plotly and HTML show as it is.
+"""Colours and fonts, given to each figure, and text that plotly and HTML show as it is.
 
-A figure is drawn in the light palette; `themed` exchanges it for the dark one, colour by colour. Figures have
-a height and no width, so that they fill their container. plotly's global default template is never touched.
+A figure is drawn in the light palette; `themed` exchanges it for the dark one, colour by colour, and on pages
+`follow` does so where the reader's system is dark. plotly's global default template is never touched.
 """
 
 from __future__ import annotations
 
 import html
+import json
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -45,32 +46,104 @@ _DARK_SCALES = {  # the middle of a scale is the ground that it lies on
     ),
 }  # fmt: skip
 WIDTH = 800  # pixels: of the container for which ticks, titles and gaps are set
-_LETTERS = 138  # in a line of a subtitle
+_HUGE, _FEW, _MANY = 3.0, 0.01, 8  # of the largest values that do not set a scale
 _COLUMN = 11  # pixels that a tick's label needs
 
-SEPARATOR = " · "  # of the parts of a subtitle
+THEMES = ("auto", "light", "dark")
 SPACE = "·"
 _VISIBLE = {" ": SPACE, "\n": "\\n", "\t": "\\t", "\r": "\\r", "Ġ": SPACE, "▁": SPACE, "Ċ": "\\n"}
 _LONGEST = 18
 
 
 def themed(fig: go.Figure, theme: str) -> go.Figure:
-    """A copy of a figure in the "light" or the "dark" palette. Raises ValueError for another theme."""
-    if theme not in ("light", "dark"):
-        raise ValueError(f"theme is {theme!r}; it must be 'light' or 'dark'.")
-    return go.Figure(fig) if theme == "light" else go.Figure(_exchange(fig.to_dict()))
+    """A copy of a figure in a theme. "auto": as it is, and on a page as the reader's system says.
+
+    Raises ValueError for another theme.
+    """
+    check(theme)
+    if theme == "auto" or not own(fig):
+        return go.Figure(fig)
+    figure = go.Figure(_exchange(fig.to_dict(), theme == "dark"))
+    return figure.update_layout(meta={"theme": theme})
 
 
-def _exchange(node: Any) -> Any:
-    """The same tree with every colour of the light palette exchanged for its dark one."""
+def check(theme: str) -> None:
+    """Raise ValueError for a theme that is not there."""
+    if theme not in THEMES:
+        raise ValueError(f"theme is {theme!r}; it must be 'auto', 'light' or 'dark'.")
+
+
+def own(fig: go.Figure) -> bool:
+    """Whether a figure is drawn in the palette of this module."""
+    return isinstance(fig.layout.meta, dict) and fig.layout.meta.get("theme") in THEMES
+
+
+def _exchange(node: Any, dark: bool) -> Any:
+    """The same tree with every colour of the one palette exchanged for that of the other."""
+    scales, colours = (_DARK_SCALES, _DARK) if dark else (_LIGHT_SCALES, _LIGHT)
     if isinstance(node, dict):
-        return {key: _exchange(value) for key, value in node.items()}
+        return {key: _exchange(value, dark) for key, value in node.items()}
     if isinstance(node, list | tuple):
         steps = tuple(part[1] for part in node if isinstance(part, list | tuple) and len(part) == 2)
-        if len(steps) == len(node) and steps in _DARK_SCALES:
-            return scale(_DARK_SCALES[steps])
-        return [_exchange(value) for value in node]
-    return _DARK.get(node, node) if isinstance(node, str) else node
+        if len(steps) == len(node) and steps in scales:
+            return scale(scales[steps])
+        return [_exchange(value, dark) for value in node]
+    return colours.get(node, node) if isinstance(node, str) else node
+
+
+def in_dark(colours: Any) -> Any:
+    """A colour of the palette, or a scale, in the dark theme."""
+    return _DARK[colours] if isinstance(colours, str) else _DARK_SCALES[colours]
+
+
+_LIGHT = {dark: light for light, dark in _DARK.items()}
+_LIGHT_SCALES = {dark: light for light, dark in _DARK_SCALES.items()}
+_FOLLOW = """(() => {
+  const colours = COLOURS, scales = SCALES, dark = matchMedia("(prefers-color-scheme: dark)");
+  const turned = node => {
+    if (typeof node === "string") return colours[node] ?? node;
+    if (Array.isArray(node)) {
+      const pairs = node.length > 2 && node.every(part => Array.isArray(part) && part.length === 2);
+      const scale = pairs && scales[node.map(part => part[1])];
+      return scale ? scale.map((colour, i) => [i / (scale.length - 1), colour]) : node.map(turned);
+    }
+    if (!node || Object.getPrototypeOf(node) !== Object.prototype) return node;
+    return Object.fromEntries(Object.entries(node).map(([key, value]) => [key, turned(value)]));
+  };
+  for (const plot of document.querySelectorAll(".js-plotly-plot")) {
+    if (plot.layout?.meta?.theme !== "auto") continue;
+    const light = structuredClone({data: plot.data, layout: plot.layout});
+    const draw = () => {
+      const {data, layout} = structuredClone(dark.matches ? turned(light) : light);
+      Plotly.react(plot, data, layout);
+    };
+    if (dark.matches) draw();
+    dark.addEventListener("change", draw);
+  }
+})();"""
+
+
+def follow() -> str:
+    """A script for the end of a page: figures of the theme "auto" turn dark with the reader's system."""
+    scales = {",".join(light): dark for light, dark in _DARK_SCALES.items()}
+    script = _FOLLOW.replace("COLOURS", json.dumps(_DARK)).replace("SCALES", json.dumps(scales))
+    return f"<script>{script}</script>"
+
+
+def ground(theme: str) -> str:
+    """CSS of a page: its ground and ink in a theme."""
+    check(theme)
+    light, dark = f":root{{--ink:{INK};--surface:{SURFACE};--muted:{MUTED};--lines:{LINES}}}", ""
+    for name, colour in (("ink", INK), ("surface", SURFACE), ("muted", MUTED), ("lines", LINES)):
+        dark += f"--{name}:{_DARK[colour]};"
+    dark = f":root{{{dark}}}"
+    asked = f"@media screen and (prefers-color-scheme:dark){{{dark}}}"
+    rules = {
+        "auto": f":root{{color-scheme:light dark}}{light}{asked}",
+        "light": f":root{{color-scheme:light}}{light}",
+        "dark": f":root{{color-scheme:dark}}{dark}",
+    }
+    return f"{rules[theme]}body{{background:var(--surface);color:var(--ink)}}"
 
 
 def scale(colours: tuple[str, ...]) -> list[list]:
@@ -104,46 +177,31 @@ def symmetric(values: np.ndarray) -> float:
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
 
-def effect_axis(values: np.ndarray, unit: str, pixels: int, zmax: float | None = None) -> dict:
-    """A colour axis for effects: red, white at 0, blue. zmax: its end, in place of the largest |value|."""
-    if zmax is not None and not zmax > 0:
-        raise ValueError(f"zmax is {zmax}; the end of the colour scale must be above 0.")
-    end = symmetric(values) if zmax is None else float(zmax)
+def robust(values: np.ndarray) -> float:
+    """The end of a scale centred on 0 that a few huge values do not flatten.
+
+    The largest |value|; but where that is more than `_HUGE` times the largest that the top `_FEW` of the
+    cells (one at least) leaves, then this one, and what lies beyond has the colour of the end.
+    """
+    finite = np.sort(np.abs(values[np.isfinite(values)]).ravel())
+    few = max(1, int(_FEW * finite.size))
+    rest = float(finite[-1 - few]) if finite.size > few + _MANY else 0.0
+    return rest if rest > 0 and finite[-1] > _HUGE * rest else symmetric(values)
+
+
+def effect_axis(unit: str, pixels: int, end: float, beyond: bool = False) -> dict:
+    """A colour axis for effects from -end to end: red, white at 0, blue. beyond: some lie beyond it."""
     words = "<br>".join([*map(escape, textwrap.wrap(unit, 15)), " "])
     bar = {
         "title": {"text": words, "side": "top", "font": {"size": 12}},
         "thickness": 14, "lenmode": "pixels", "len": max(150.0, min(320.0, pixels)), "outlinewidth": 0,
         "tickfont": {"size": 11}, "x": 1.0, "xpad": 16, "y": 1.0, "yanchor": "top", "ypad": 0,
     }  # fmt: skip
+    if beyond:
+        shown = [-end, -end / 2, 0.0, end / 2, end]
+        words = [f"{step:.2g}".replace("-", "−") for step in shown]
+        bar |= {"tickvals": shown, "ticktext": [f"≤ {words[0]}", *words[1:-1], f"≥ {words[-1]}"]}
     return {"colorscale": scale(DIVERGING), "cmin": -end, "cmax": end, "cmid": 0, "colorbar": bar}
-
-
-def titles(title: str, subtitle: str) -> tuple[dict, int]:
-    """layout.title with its subtitle in lines for a page of `WIDTH`, and the pixels that both need."""
-    lines = _lines(subtitle)
-    layout = {
-        "text": f"<b>{escape(title)}</b>",
-        "x": 0,
-        "xref": "container",
-        "pad": {"l": 20, "t": 14},
-        "yref": "container",
-        "y": 1,
-        "yanchor": "top",
-        "subtitle": {"text": "<br>".join(escape(line) for line in lines)},
-    }
-    return layout, 60 + 16 * len(lines)
-
-
-def _lines(subtitle: str) -> list[str]:
-    """A subtitle in lines that break between its parts, or between words where a part is too long."""
-    lines = [""]
-    for part in subtitle.split(SEPARATOR):
-        longer = f"{lines[-1]}{SEPARATOR}{part}" if lines[-1] else part
-        if len(longer) <= _LETTERS:
-            lines[-1] = longer
-        else:
-            lines += textwrap.wrap(part, _LETTERS) or [""]
-    return lines if lines[0] else lines[1:]
 
 
 def escape(text: str) -> str:

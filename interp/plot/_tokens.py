@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from interp._verbs import verb
-from interp.plot import _theme as theme
+from interp.plot import _theme as look
 from interp.plot._theme import number, visible
 
 _BREAK = "<wbr>"  # where a browser may break the line: between tokens, never within one
@@ -18,39 +18,49 @@ _BREAK = "<wbr>"  # where a browser may break the line: between tokens, never wi
 
 @dataclass(frozen=True)
 class TokenStrip:
-    """A row of tokens on coloured grounds. Jupyter shows it; `html()` is the same text.
+    """Tokens on coloured grounds, in lines. Jupyter shows it; `html()` is the same text.
 
-    The strip brings its own ground and ink, so that it reads the same in a light and in a dark notebook.
+    The strip brings its own ground and ink, so that it can be read wherever it is shown; with the theme
+    "auto" they are light or dark as the reader's system says.
     """
 
     labels: tuple[str, ...]
     values: tuple[float, ...]
     title: str = ""
     unit: str = ""
+    theme: str = "auto"
 
     def html(self) -> str:
         """The strip as an HTML fragment, escaped, with its styles inline."""
-        end = theme.symmetric(np.array(self.values))
+        end = look.symmetric(np.array(self.values))
         cells = _BREAK.join(self._cell(label, value, end) for label, value in zip(self.labels, self.values))
         unit = f" {self.unit}" if self.unit else ""
         key = f"{number(-end)} (red) to {number(end)} (blue){unit}"
         heading = f"<div style='font-weight:600'>{html.escape(self.title)}</div>" if self.title else ""
         style = (
-            f"font-family:{theme.FONT};font-size:14px;line-height:2;color:{theme.INK};"
-            f"background:{theme.SURFACE};padding:8px 12px;border-radius:4px;overflow-wrap:anywhere"
+            f"font-family:{look.FONT};font-size:14px;line-height:2;{self._paint(look.SURFACE, look.INK)};"
+            "padding:8px 12px;border-radius:4px;overflow-wrap:anywhere"
         ).replace("'", '"')
-        note = f"<div style='font-size:12px;color:{theme.MUTED}'>{html.escape(key)}</div>"
+        note = f"<div style='font-size:12px;{self._paint(look.SURFACE, look.MUTED)}'>{html.escape(key)}</div>"
         return f"<div class='token-strip' style='{style}'>{heading}<div>{cells}</div>{note}</div>"
 
     def _cell(self, label: str, value: float, end: float) -> str:
-        ground, ink = colours(value, end)
         text = number(value) if np.isfinite(value) else "no value"
         tip = html.escape(f"{visible(label)}: {text} {self.unit}".strip(), quote=True)
-        style = (
-            f"background:{ground};color:{ink};padding:3px 2px;margin:0 1px;border-radius:3px;white-space:pre"
-        )
+        style = f"{self._on_scale(value, end)};padding:3px 2px;margin:0 1px;border-radius:3px;white-space:pre"
         line_break = "<br>" if label.endswith("\n") else ""
         return f"<span style='{style}' title='{tip}'>{html.escape(visible(label))}</span>{line_break}"
+
+    def _on_scale(self, value: float, end: float) -> str:
+        """Ground and ink of a token."""
+        if not np.isfinite(value):
+            return self._paint(look.NOTHING, look.INK)
+        light, dark = (colours(value, end, scale) for scale in (look.DIVERGING, look.in_dark(look.DIVERGING)))
+        return _css(self.theme, light, dark)
+
+    def _paint(self, ground: str, ink: str) -> str:
+        """Ground and ink of the palette."""
+        return _css(self.theme, (ground, ink), (look.in_dark(ground), look.in_dark(ink)))
 
     def _repr_html_(self) -> str:
         return self.html()
@@ -62,11 +72,15 @@ def tokens(
     values: Sequence[float] | np.ndarray | xr.DataArray,
     title: str = "",
     unit: str = "",
+    *,
+    theme: str = "auto",
 ) -> TokenStrip:
     """Tokens coloured by their values: blue positive, red negative, white at 0, NaN grey.
 
-    labels: the tokens. values: one a token. title, unit: said above and below. Raises ValueError where there
-    is not one value for each token.
+    labels: the tokens. values: one a token. title, unit: said above and below. theme: "light", "dark", or
+    "auto": as the reader's system says. Lines break between tokens, and after a token that ends in a newline.
+
+    Raises ValueError where there is not one value for each token, and for another theme.
 
     Example:
         >>> import interp
@@ -79,14 +93,23 @@ def tokens(
         raise ValueError(
             f"values have shape {flat.shape}, but there are {len(labels)} tokens. Give one value a token."
         )
-    return TokenStrip(tuple(str(label) for label in labels), tuple(flat.tolist()), title, unit)
+    look.check(theme)
+    return TokenStrip(tuple(str(label) for label in labels), tuple(flat.tolist()), title, unit, theme)
 
 
-def colours(value: float, end: float) -> tuple[str, str]:
+def _css(theme: str, light: tuple[str, str], dark: tuple[str, str]) -> str:
+    """Ground and ink; with "auto" both palettes, and the light one for browsers older than light-dark()."""
+    if theme != "auto":
+        ground, ink = dark if theme == "dark" else light
+        return f"background:{ground};color:{ink}"
+    grounds, inks = zip(light, dark)
+    follows = f"background:light-dark({','.join(grounds)});color:light-dark({','.join(inks)})"
+    return f"background:{light[0]};color:{light[1]};color-scheme:light dark;{follows}"
+
+
+def colours(value: float, end: float, scale: Sequence[str]) -> tuple[str, str]:
     """Ground and ink of a value on the scale from -end to end: the ink that has more contrast on it."""
-    if not np.isfinite(value):
-        return theme.NOTHING, theme.INK
-    steps = np.array([_rgb(colour) for colour in theme.DIVERGING])
+    steps = np.array([_rgb(colour) for colour in scale])
     at = (value / end + 1) / 2 * (len(steps) - 1)
     ground = [round(float(np.interp(at, np.arange(len(steps)), steps[:, i]))) for i in range(3)]
     ink = max(("#ffffff", "#000000"), key=lambda colour: contrast(ground, _rgb(colour)))

@@ -38,7 +38,9 @@ def facts_table(result: xr.Dataset) -> str:
     known = {name: str(attrs[name]) for name in _FACTS if str(attrs.get(name, "none")) != "none"}
     known |= {"method": words.method(result), "prompts": words.prompts(result).partition(" prompt")[0]}
     rows = "".join(
-        f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in known.items() if value
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
+        for name, value in known.items()
+        if value
     )
     return f"<dl>{rows}</dl>"
 

@@ -7,33 +7,40 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from interp.plot._export import CONFIG
+from interp.plot._export import CONFIG, title_of
 from interp.plot._tokens import TokenStrip
 
 CSS = """
-:root { color-scheme: light; }
-body { margin: 0; background: #fff; color: #1f2933;
-  font: 16px/1.6 Inter, "Segoe UI", "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 32px 24px 64px; }
+body { margin: 0; font: 16px/1.6 Inter, "Segoe UI", "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
+main { max-width: 1720px; margin: 0 auto; padding: 32px 24px 64px; display: grid; column-gap: 40px;
+  grid-template-columns: minmax(0, 1fr); align-items: start; }
+main > * { grid-column: 1 / -1; }
+@media (min-width: 1280px) {
+  main { grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); }
+  main > figure:has(+ section.result) { grid-column: 1; }
+  main > figure + section.result { grid-column: 2; }
+}
 h1 { font-size: 28px; line-height: 1.25; margin: 0 0 24px; }
 h2 { font-size: 20px; margin: 40px 0 8px; }
 p { max-width: 46em; margin: 8px 0 16px; }
 .wide { overflow-x: auto; }
 figure { margin: 24px 0 32px; }
-figcaption { color: #5f6b7a; font-size: 14px; margin-top: 4px; max-width: 60em; }
+figcaption { color: var(--muted); font-size: 14px; margin-top: 4px; max-width: 60em; }
 section.result { margin: 24px 0 32px; }
 dl { display: flex; flex-wrap: wrap; gap: 4px 28px; margin: 0 0 12px; font-size: 14px; }
-dl dt { color: #5f6b7a; margin-right: -22px; }
+dl div { display: flex; gap: 6px; }
+dl dt { color: var(--muted); }
 dl dd { margin: 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 8px 0; }
-th, td { padding: 4px 20px 4px 0; border-bottom: 1px solid #e4e7eb; text-align: right; white-space: pre; }
+th, td { padding: 4px 20px 4px 0; border-bottom: 1px solid var(--lines); text-align: right;
+  white-space: pre; }
 th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; }
 table.texts td, table.texts th { text-align: left; vertical-align: top; white-space: normal;
   min-width: 10em; max-width: 24em; }
-.note { color: #5f6b7a; font-size: 14px; margin-top: 4px; }
-footer { margin-top: 56px; border-top: 1px solid #d5dae1; color: #5f6b7a; font-size: 13px; }
-footer h2 { font-size: 15px; color: #1f2933; margin: 16px 0 4px; }
+.note { color: var(--muted); font-size: 14px; margin-top: 4px; }
+footer { margin-top: 56px; border-top: 1px solid var(--lines); color: var(--muted); font-size: 13px; }
+footer h2 { font-size: 15px; color: var(--ink); margin: 16px 0 4px; }
 footer ul { margin: 0; padding-left: 18px; }
 footer li { overflow-wrap: anywhere; }
 @media print { main { max-width: none; padding: 0; } }
@@ -76,14 +83,9 @@ def figure(fig: go.Figure, caption: str | None, number: int, library: bool | str
         div_id=f"figure-{number}",
         config=CONFIG,
     )
-    words = caption if caption is not None else _title(fig)
+    title = title_of(fig)
+    words = caption if caption is not None else f"{title}." if title else ""
     return (
         f"<figure><div class='wide'>{drawing}</div>"
         f"<figcaption><b>Figure {number}.</b> {html.escape(words)}</figcaption></figure>"
     )
-
-
-def _title(fig: go.Figure) -> str:
-    """The figure's title as plain text."""
-    text = (fig.layout.title.text or "").replace("<b>", "").replace("</b>", "").replace("<br>", " ")
-    return f"{html.unescape(text)}." if text else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import xarray as xr
 from interp._verbs import verb
 from interp.files import write_text
 from interp.plot._export import require_page
+from interp.plot._theme import follow, ground, themed
 from interp.plot._tokens import TokenStrip
 from interp.report._circuits import circuit_tables, curve_tables
 from interp.report._effects import Comparison, comparison_tables, facts_table, result_table
@@ -34,12 +36,21 @@ _FACTS = (
 
 
 @verb
-def write(items: Sequence[Any], path: str | Path, title: str = "Report", cdn: bool = False) -> Path:
+def write(
+    items: Sequence[Any],
+    path: str | Path,
+    title: str = "Report",
+    cdn: bool = False,
+    *,
+    theme: str = "auto",
+) -> Path:
     """Write the page and return its path. It needs no network, unless `cdn` is set.
 
     items: plotly Figures, or (Figure, "caption"); results of every kind (Datasets) and Comparisons, shown
     as tables; strings, shown as paragraphs; ("heading", "text"); TokenStrips. Text is shown as it is: no
     HTML, no Markdown. cdn: load plotly.js from its network, for a page of some kB and not 4.8 MB.
+    theme: "light", "dark", or "auto": as the reader's system says. From 1280 pixels on, the table of a result
+    stands beside the figure before it.
 
     Raises ValueError for other items and for a path that does not end in .html, before anything is written.
 
@@ -50,16 +61,33 @@ def write(items: Sequence[Any], path: str | Path, title: str = "Report", cdn: bo
         True
     """
     require_page(path)
+    items = [_themed(item, theme) for item in items]
     blocks = [_block(item, number, cdn, items) for number, item in enumerate(items)]
     results = [item for item in items if isinstance(item, xr.Dataset)]
     body = "\n".join(blocks)
     page = (
         "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        f"<title>{html.escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{html.escape(title)}</h1>\n{body}\n{footer(results)}\n</main>\n</body>\n</html>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{ground(theme)}{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{html.escape(title)}</h1>\n{body}\n{footer(results)}\n</main>\n"
+        f"{_following(items, theme)}</body>\n</html>\n"
     )
     return write_text(Path(path), page)
+
+
+def _themed(item: Any, theme: str) -> Any:
+    """An item with its figure or strip in the theme of the page."""
+    if isinstance(item, tuple):
+        return tuple(_themed(part, theme) for part in item)
+    if theme != "auto" and isinstance(item, TokenStrip):
+        return replace(item, theme=theme)
+    return themed(item, theme) if isinstance(item, go.Figure) else item
+
+
+def _following(items: Sequence[Any], theme: str) -> str:
+    """The script by which figures follow the reader's system, where there are any."""
+    drawn = any(isinstance(_first(item), go.Figure) for item in items)
+    return f"{follow()}\n" if drawn and theme == "auto" else ""
 
 
 def _block(item: Any, number: int, cdn: bool, items: Sequence[Any]) -> str:

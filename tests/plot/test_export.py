@@ -9,9 +9,11 @@ import sys
 import zlib
 from pathlib import Path
 
+import plotly.graph_objects as go
 import pytest
 
 from interp import plot
+from interp.plot._theme import themed
 
 
 def pixels(path: Path) -> tuple[int, int, int]:
@@ -56,9 +58,36 @@ def test_the_dark_theme_changes_colours_and_nothing_else(result, tmp_path: Path)
     for colour in ("#ffffff", "#1f2933", "#f7f7f7"):
         assert colour in light
         assert colour not in dark
-    assert re.sub("#[0-9a-f]{6}|rgba\\([^)]*\\)", "", light)[:-400] != ""
-    with pytest.raises(ValueError, match="theme is 'auto'"):
-        plot.save_html(fig, tmp_path / "x.html", theme="auto")
+    with pytest.raises(ValueError, match="theme is 'night'"):
+        plot.save_html(fig, tmp_path / "x.html", theme="night")
+
+
+def test_every_figure_takes_a_theme_and_turns_back(result) -> None:
+    light, dark = (plot.heads(result(), theme=theme) for theme in ("light", "dark"))
+    assert light.layout.template.layout.paper_bgcolor == "#ffffff"
+    assert dark.layout.template.layout.paper_bgcolor == "#14181d"
+    assert dark.layout.coloraxis.colorscale[5][1] == "#20252b"
+    assert themed(dark, "light") == light
+    assert themed(light, "dark") == dark
+    assert themed(dark, "auto") == dark
+    other = go.Figure(go.Bar(x=[1], marker_color="#ffffff"))
+    assert themed(other, "dark") == other  # of another hand
+    with pytest.raises(ValueError, match="theme is 'night'"):
+        plot.bars(result(), theme="night")
+
+
+def test_a_page_follows_the_readers_system_unless_told(result, tmp_path: Path) -> None:
+    fig = plot.heads(result())
+    auto, light = (
+        plot.save_html(fig, tmp_path / "page.html", cdn=True, theme=theme).read_text()
+        for theme in ("auto", "light")
+    )
+    assert "prefers-color-scheme" in auto
+    assert "Plotly.react" in auto
+    assert "prefers-color-scheme" not in light
+    made = plot.save_html(plot.heads(result(), theme="dark"), tmp_path / "page.html", cdn=True).read_text()
+    assert "prefers-color-scheme" not in made
+    assert "#14181d" in made
 
 
 def test_png_arguments_are_checked(result, tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ def test_heads_draws_the_prompt_means_by_layer_and_head(result) -> None:
     data = result()
     fig = plot.heads(data)
     (trace,) = fig.data
-    np.testing.assert_allclose(trace.z, data["value"].mean("prompt"), rtol=1e-6)
+    np.testing.assert_allclose(trace.z, data["value"].mean("prompt"), rtol=1e-5)
     assert trace.z.dtype == np.float32
-    assert layer_axis(fig).autorange == "reversed"
-    assert layer_axis(fig).dtick == fig.layout.xaxis.dtick == 1
+    assert layer_axis(fig).range == (3.5, -0.5)  # layer 0 is on top
+    assert layer_axis(fig).ticktext == ("0", "1", "2", "3")
+    assert fig.layout.xaxis.ticktext == ("0", "1", "2", "3", "4", "5")
     assert trace.hovertext[2][4].startswith("<b>L2H4</b>")
 
 
@@ -108,23 +109,24 @@ def test_cells_that_do_not_exist_are_left_blank(result) -> None:
     fig = plot.heads(data)
     assert np.isnan(fig.data[1].z[:, 2:]).all()
     assert np.isfinite(fig.layout.coloraxis.cmax)
-    assert fig.data[1].hoverongaps is False
 
 
-def test_a_cell_without_a_value_is_grey_with_a_cross_and_says_so(result) -> None:
+def test_a_cell_without_a_value_is_hatched_and_says_so(result) -> None:
     data = result()
-    data["value"][:, 1, 2] = np.nan
+    data["value"][:, 1, 2:4] = np.nan
+    data["value"][:, 3, 5] = np.nan
     data["value"][:, 0, 0] = 0.0
     fig = plot.heads(data)
-    effects, crosses = fig.data
-    assert np.isnan(effects.z[1, 2])
-    assert np.argwhere(np.isfinite(crosses.z)).tolist() == [[1, 2]]
-    assert crosses.text[1, 2] == "×"
-    grey = crosses.colorscale[0][1]
-    assert grey not in {colour for _, colour in fig.layout.coloraxis.colorscale}
-    assert "no value (NaN)" in crosses.hovertext[1][2]
-    assert "grey ×: no value" in fig.layout.title.subtitle.text
-    assert "grey" not in plot.heads(result()).layout.title.subtitle.text
+    effects, hatched = fig.data
+    assert np.isnan(effects.z[1, 2:4]).all()
+    assert hatched.fillpattern.shape == "/"
+    corners = [(x, y) for x, y in zip(hatched.x, hatched.y) if x is not None]
+    assert set(corners[:5]) == {(1.5, 0.5), (3.5, 0.5), (3.5, 1.5), (1.5, 1.5)}
+    assert set(corners[5:]) == {(4.5, 2.5), (5.5, 2.5), (5.5, 3.5), (4.5, 3.5)}
+    assert "no value (NaN)" in effects.hovertext[1][2]
+    assert effects.text[1, 2] == ""
+    assert "hatched: no value" in fig.layout.title.subtitle.text
+    assert "hatched" not in plot.heads(result()).layout.title.subtitle.text
 
 
 def test_long_tokens_on_few_layers(result) -> None:
@@ -144,6 +146,33 @@ def test_the_end_of_the_scale_can_be_given(result) -> None:
         plot.heads(result(), zmax=-1.0)
 
 
+def test_one_huge_cell_does_not_flatten_the_rest(result) -> None:
+    data = result(sizes={"layer": 12, "head": 12})
+    rest = float(np.sort(np.abs(data["value"].mean("prompt").values).ravel())[-3])
+    data["value"][:, 5, 7] = -40.0
+    fig = plot.heads(data)
+    assert rest <= fig.layout.coloraxis.cmax < 4
+    assert fig.layout.coloraxis.colorbar.ticktext[-1].startswith("≥")
+    assert "beyond the colours: L5H7 −40" in fig.layout.title.subtitle.text.replace("<br>", " ")
+    assert fig.data[0].text[5, 7] == "−40.00"
+    assert "beyond" not in plot.heads(data, zmax=40.0).layout.title.subtitle.text
+    data["value"][:, :, :7] = 30.0  # many large cells are the result, and no outliers
+    assert plot.heads(data).layout.coloraxis.cmax == 40.0
+
+
+def test_hovers_have_the_interval_unless_it_is_not_wanted(result) -> None:
+    assert "95 % interval" in plot.heads(result()).data[0].hovertext[0][0]
+    assert "interval" not in plot.heads(result(), interval=None).data[0].hovertext[0][0]
+    assert "interval" not in plot.heads(result(n_prompts=1)).data[0].hovertext[0][0]
+    assert "% of clean − corrupt" in plot.heads(result()).data[0].hovertext[0][0]
+
+
+def test_a_choice_of_heads_keeps_their_numbers(result) -> None:
+    fig = plot.heads(result().isel(head=[0, 5]))
+    assert fig.layout.xaxis.ticktext == ("0", "5")
+    assert fig.layout.xaxis.range == (-0.5, 1.5)
+
+
 def test_a_window_is_named_by_its_layers(result) -> None:
     fig = plot.positions(result(by=("layer", "pos"), site="resid_pre", window=3))
     assert fig.data[0].hovertext[0][1].startswith("<b>L0.resid_pre@1 to L2</b>")
@@ -155,7 +184,7 @@ def test_positions_have_a_column_for_every_token(result) -> None:
     (trace,) = fig.data
     np.testing.assert_allclose(trace.z, data["value"].mean("prompt"), rtol=1e-5)
     axis = fig.layout.xaxis
-    assert list(axis.tickvals) == list(trace.x) == list(range(12))
+    assert list(axis.tickvals) == list(range(trace.z.shape[1])) == list(range(12))
     assert axis.ticktext[:8] == (
         "&lt;s&gt;",
         "·When",
@@ -179,7 +208,11 @@ def test_positions_without_tokens_are_numbered(result) -> None:
 def test_positions_of_three_sites(result) -> None:
     sites = ("resid_pre", "attn_out", "mlp_out")
     fig = plot.positions(result(by=("layer", "pos"), sites=sites), normalise=True)
-    assert [a.text for a in fig.layout.annotations] == [f"<b>{site}</b>" for site in sites]
+    assert [a.text for a in fig.layout.annotations] == [
+        "<b>residual stream (resid_pre)</b>",
+        "<b>attention (attn_out)</b>",
+        "<b>MLP (mlp_out)</b>",
+    ]
     assert fig.data[2].hovertext[3][5].startswith("<b>MLP3@5</b>")
 
 
@@ -220,8 +253,8 @@ def test_what_is_no_result(result) -> None:
 
 def test_means_draw_like_the_result(result) -> None:
     data = result()
-    assert plot.heads(stats.mean(data)) == plot.heads(data)
-    assert plot.heads(stats.normalise(data)) == plot.heads(data, normalise=True)
+    assert plot.heads(stats.mean(data)) == plot.heads(data, interval=None)
+    assert plot.heads(stats.normalise(data)) == plot.heads(data, normalise=True, interval=None)
 
 
 def test_the_template_is_the_figures_own(result) -> None:
@@ -246,6 +279,6 @@ def test_long_titles_are_wrapped_and_escaped(result) -> None:
     fig = plot.heads(result(model="word " * 60), title="a <b> title")
     lines = fig.layout.title.subtitle.text.split("<br>")
     assert len(lines) > 3
-    assert max(map(len, lines)) <= 138
+    assert max(map(len, lines)) <= 118
     assert fig.layout.margin.t > plot.heads(result()).layout.margin.t
     assert fig.layout.title.text == "<b>a &lt;b&gt; title</b>"

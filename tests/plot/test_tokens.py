@@ -78,6 +78,13 @@ def test_colours_go_from_red_over_white_to_blue() -> None:
     assert "d: no value" in plot.tokens(list("abcd"), [1.0, -1.0, 0.0, np.nan]).html()
 
 
+def grounds_and_inks_in_dark(strip: plot.TokenStrip) -> list[tuple[str, str]]:
+    """The dark part of light-dark(light, dark), of tokens and of the words around."""
+    two = r"light-dark\((rgb\([^)]*\)|#\w+),(rgb\([^)]*\)|#\w+)\)"
+    pairs = re.findall(f"background:{two};color:{two}", strip.html())
+    return [(ground, ink) for _, ground, _, ink in pairs]
+
+
 def luminance(colour: str) -> float:
     """As WCAG 2 defines it."""
     if colour.startswith("#"):
@@ -92,12 +99,12 @@ def test_every_token_is_readable_whatever_the_notebook() -> None:
     """Ground and ink come together, at a contrast of 4.5 or more; so do those of the words around."""
     values = np.linspace(-1, 1, 201)
     strip = plot.tokens(["x"] * 201, values, title="title")
-    outer = re.search(r"color:(#\w+);background:(#\w+)", strip.html())
-    note = re.search(r"font-size:12px;color:(#\w+)", strip.html())
-    assert outer is not None
-    assert note is not None
-    pairs = [*grounds_and_inks(strip), (outer[2], outer[1]), (outer[2], note[1])]
-    assert len(pairs) == 203
+    words = re.findall(r"px;(?:line-height:2;)?background:(#\w+);color:(#\w+)", strip.html())
+    assert len(words) == 2
+    dark = grounds_and_inks_in_dark(strip)
+    assert len({ground for ground, _ in dark}) > 100
+    pairs = [*grounds_and_inks(strip), *words, *dark]
+    assert len(pairs) == 2 * 203
     for ground, ink in pairs:
         low, high = sorted((luminance(ground), luminance(ink)))
         assert (high + 0.05) / (low + 0.05) >= 4.5

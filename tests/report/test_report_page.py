@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -42,6 +44,28 @@ class Page(HTMLParser):
 
 def written(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
+
+
+def test_in_a_browser_it_fits_and_turns_dark(result, tmp_path: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: the page is not opened")
+    wide = result(by=("layer", "pos"), sites=("resid_pre", "attn_out"), sizes={"pos": 50})
+    items = [plot.positions(wide), wide, plot.tokens([" word"] * 80, np.linspace(-1, 1, 80))]
+    path = report.write(items, tmp_path / "page.html")
+    script = "document.title = `${innerWidth} ${document.documentElement.scrollWidth}`"
+    page, end, rest = path.read_text().rpartition("</body>")
+    path.write_text(f"{page}<script>{script}</script>{end}{rest}")
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += [
+        "--window-size=800,1000",
+        "--blink-settings=preferredColorScheme=0",
+        "--dump-dom",
+        path.as_uri(),
+    ]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "<title>800 800</title>" in dom
+    assert re.search(r'<svg class="main-svg"[^>]*background: rgb\(20, 24, 29\)', dom)
 
 
 def test_every_kind_of_item_in_order(result, tmp_path: Path) -> None:

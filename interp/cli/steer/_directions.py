@@ -98,14 +98,12 @@ def _by_place(rows: list[Row], column: str, axis: str, title: str, subtitle: str
     """One number a place, as bars."""
     import plotly.graph_objects as go
 
-    from interp.plot import _theme as theme
+    from interp.plot._frame import frame
+    from interp.plot._theme import POSITIVE
 
-    heading, above = theme.titles(title, subtitle)
-    bars = go.Bar(
-        x=[row["place"] for row in rows], y=[row[column] for row in rows], marker={"color": theme.POSITIVE}
-    )
-    layout = {"template": theme.template(), "title": heading, "height": above + 320, "margin": {"t": above}}
-    return go.Figure(bars, layout).update_yaxes(title_text=axis, showgrid=True, zeroline=True)
+    bars = go.Bar(x=[row["place"] for row in rows], y=[row[column] for row in rows], marker_color=POSITIVE)
+    fig = go.Figure(bars).update_yaxes(title_text=axis, showgrid=True, zeroline=True)
+    return frame(fig, title, subtitle, theme="auto", height=260, left=72, right=32, below=80)
 
 
 def _folder(args: argparse.Namespace) -> Path:
