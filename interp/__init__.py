@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from interp import attribution as attribution
     from interp import circuits as circuits
     from interp import heads as heads
+    from interp import live as live
     from interp import methods as methods
     from interp import models as models
     from interp import patching as patching
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from interp import tasks as tasks
     from interp._activations import activations as activations
     from interp.attribution import attribute as attribute
+    from interp.live import explore as explore
     from interp.models import load as load
     from interp.patching import patch as patch
     from interp.patching import plan as plan
@@ -42,6 +44,7 @@ _SUBMODULES = (
     "attribution",
     "circuits",
     "heads",
+    "live",
     "methods",
     "models",
     "patching",
@@ -65,7 +68,9 @@ __all__ = [
     "attribute",
     "attribution",
     "circuits",
+    "explore",
     "heads",
+    "live",
     "load",
     "methods",
     "models",
@@ -91,6 +96,7 @@ __getattr__, _ = lazy(
     {
         "interp._activations": ("activations",),
         "interp.attribution": ("attribute",),
+        "interp.live": ("explore",),
         "interp.models": ("load",),
         "interp.patching": ("patch", "plan"),
         "interp.paths": ("path_patch",),

@@ -137,7 +137,7 @@ def shares_of(model: Model, facts: Anatomy, task: Task, run: str, heads: bool, c
     if missing := [hook_name(*place) for place in places if place not in kept]:
         raise ValueError(f"{facts.name} does not pass its hook point {missing[0]}. Use interp.attribute.")
     toward, bias = _toward(model, task)
-    read = _Frozen(final_norm(model), kept["resid_post", last])
+    read = FrozenNorm(final_norm(model), kept["resid_post", last])
     attns = attentions(model) if heads else ()
     columns = [read(kept["resid_pre", 0])[:, None]]
     for layer in range(last + 1):
@@ -194,13 +194,13 @@ def _by_head(model: Model, layer: int, attn: Attention, z: Float[Tensor, "prompt
     writes = torch.cat((writes, bias.expand(len(z), 1, -1)), 1)
     if norm is None:
         return writes
-    out = _Frozen(norm, writes.sum(1))(writes)
+    out = FrozenNorm(norm, writes.sum(1))(writes)
     if norm.bias is not None:
         out[:, -1] += norm.bias
     return out
 
 
-class _Frozen:
+class FrozenNorm:
     """A norm with its scale held at the value it has for one stream [prompt, d_model]; without its bias."""
 
     def __init__(self, norm: Norm | None, stream: Tensor) -> None:

@@ -1,5 +1,5 @@
 """The command line: `interp demo | models | tasks | heads | patch | path | attribute | circuit |
-steer | report`.
+steer | report | explore`.
 
 Results go to standard output, progress and errors to standard error; `--json` gives one object on standard
 output. Exit status: 0, 2 for a user's mistake (one line says which), 130 when interrupted.
@@ -24,6 +24,7 @@ _VERBS = {  # where the function of each verb is
     "_files": ("report",),
     "_heads": ("heads",),
     "_lists": ("models", "tasks"),
+    "_live": ("explore",),
     "steer._directions": ("fit", "calibrate", "bake"),
     "steer._effects": ("sweep", "generate"),
 }

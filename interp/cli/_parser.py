@@ -41,6 +41,11 @@ examples:
   interp circuit tiny-ioi --task ioi --method acdc --threshold 0.01
   interp circuit gpt2 --task ioi --method acdc --threshold 0.05 --n 10 --metric kl,logit_diff
 """
+_EXPLORE_EXAMPLES = """\
+examples:
+  interp explore tiny-ioi --task ioi
+  interp explore tiny-ioi out/heads/result.nc --task ioi --out page.html
+"""
 _MODEL = "bundled model, TransformerLens name (gpt2), folder, or GGUF file"
 
 
@@ -71,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_circuit(commands)
     add_steer(commands, add_output)
     _add_report(commands)
+    _add_explore(commands)
     return parser
 
 
@@ -287,7 +293,9 @@ def _add_prompts(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seed", type=int, default=0, help="of the prompts that are drawn (default 0)")
 
 
-def _add_how(group: argparse._ArgumentGroup) -> None:
+def _add_how(
+    group: argparse._ArgumentGroup, out: str = "folder to write (default: below out, by model, task and site)"
+) -> None:
     group.add_argument("--batch-size", type=int, metavar="RUNS", help="runs at once (default: what fits)")
     group.add_argument(
         "--memory", type=float, default=2.0, metavar="GIB", help="GiB above the model's own (default 2)"
@@ -296,9 +304,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         "--level", type=float, default=0.95, help="of the intervals that are shown (default 0.95)"
     )
     group.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
-    group.add_argument(
-        "--out", type=nonempty, help="folder to write (default: below out, by model, task and site)"
-    )
+    group.add_argument("--out", type=nonempty, help=out)
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
@@ -318,6 +324,26 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     )
     report.add_argument("--title", help="of the page (default: Results)")
     add_output(report)
+
+
+def _add_explore(commands: argparse._SubParsersAction) -> None:
+    text = "one HTML page that answers clicks: from a head to its attention, its positions, its tokens"
+    explore = _add_verb(commands, "explore", text, _EXPLORE_EXAMPLES)
+    what, how = explore.add_argument_group("what to show"), explore.add_argument_group("how to run")
+    what.add_argument(
+        "results",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="results (.nc) that interp patch, attribute or heads wrote; none: heads and stream are patched",
+    )
+    what.add_argument("--title", help="of the page (default: model and task)")
+    what.add_argument("--prompts", type=int, metavar="N", help="with their attention (default: what fits)")
+    _add_task(what)
+    _add_contrast(what)
+    _add_prompts(what)
+    _add_how(how, "page to write (default: below out, by model and task)")
+    add_output(explore)
 
 
 def _names(text: str) -> list[str]:

@@ -12,6 +12,7 @@ PACKAGES = (
     "attribution",
     "circuits",
     "heads",
+    "live",
     "patching",
     "paths",
     "plot",
@@ -59,7 +60,7 @@ GONE = (
 
 def verbs() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Every public function, by its dotted name."""
-    for name in ("patch", "plan", "path_patch", "attribute", "load"):
+    for name in ("patch", "plan", "path_patch", "attribute", "explore", "load"):
         yield f"interp.{name}", getattr(interp, name)
     for package in PACKAGES:
         yield from functions_of(f"interp.{package}", getattr(interp, package))

@@ -1,0 +1,54 @@
+"""`interp explore`: the live page of some results as one file; without results it patches exactly first."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.cli._inputs import check_run, clean_name, load, make_task, run_options, say_task
+from interp.cli._output import Output, require_file
+from interp.plot._export import require_page
+
+if TYPE_CHECKING:
+    from interp.live import Page
+
+_STREAM = ["resid_pre", "attn_out", "mlp_out"]
+
+
+def explore(args: argparse.Namespace, out: Output) -> None:
+    """The page; its path last."""
+    path = (
+        args.out
+        or Path("out") / f"{clean_name(Path(args.model).name)}-{clean_name(Path(args.task).stem)}.html"
+    )
+    require_page(path)
+    require_file(path)
+    page = _page(args, out, path)
+    out.wrote("page", page.save(path))
+
+
+def _page(args: argparse.Namespace, out: Output, path: Path) -> Page:
+    """The page of the files that were given, or of the exact effects of heads and of the stream."""
+    import interp
+    from interp.cli._files import read
+
+    check_run(args, path.parent)
+    results = [read(file) for file in args.results]
+    if args.n is None and results:
+        args.n = results[0].sizes.get("prompt")
+    model = load(args)
+    task = make_task(model, args)
+    say_task(task, out)
+    items: list[Any] = results
+    if not items:
+        options = run_options(args)
+        items = [interp.patch(model, task, site, **options) for site in ("z", _STREAM) if _has(model, site)]
+    return interp.explore(items, model, task, title=args.title, prompts=args.prompts, level=args.level)
+
+
+def _has(model: Any, site: str | list[str]) -> bool:
+    from interp.models import anatomy
+
+    wanted = [site] if isinstance(site, str) else site
+    return set(wanted) <= set(anatomy(model).sites())

@@ -1,0 +1,166 @@
+// Pure functions: from numbers and words to elements. Text is always a text node, never markup.
+
+/** An element: h("td", {class: "plus", "data-at": "1,2"}, "text", child). */
+function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("--")) element.style.setProperty(name, value);
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat(3).filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** A number with three digits that count, a true minus sign, and a plus where the sign matters. */
+function number(value, signed = true) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "no value";
+  const size = Math.abs(value);
+  const text = size === 0 ? "0" : size >= 1000 || size < 0.0005 ? size.toExponential(1) : String(Number(size.toPrecision(3)));
+  return (value < 0 ? "−" : signed && value > 0 ? "+" : "") + text;
+}
+
+/** A number as short as a cell: two decimals, without the zero before the point. */
+function short(value) {
+  const text = Math.abs(value).toFixed(Math.abs(value) >= 10 ? 1 : 2).replace(/^0\./, ".");
+  return (value < 0 && Number(text) !== 0 ? "−" : "") + text;
+}
+
+/** "95 % interval 0.2 to 0.4", or nothing. */
+function interval(low, high, level) {
+  const known = [low, high].every((end) => typeof end === "number" && !Number.isNaN(end));
+  return known ? `${+(100 * level).toPrecision(4)} % interval ${number(low)} to ${number(high)}` : "";
+}
+
+/** The largest |value|, or 1 where there is none. */
+function largest(values) {
+  return values.reduce((most, value) => (Number.isNaN(value) ? most : Math.max(most, Math.abs(value))), 0) || 1;
+}
+
+/** Where a colour scale ends: at the largest |value|, or, where few cells dwarf the rest, a half above the rest. */
+function endOf(values) {
+  const sizes = values.filter((value) => !Number.isNaN(value)).map(Math.abs).sort((a, b) => a - b);
+  const usual = sizes[Math.floor(0.95 * (sizes.length - 1))], most = largest(values);
+  return usual > 0 && most > 3 * usual ? { end: 1.5 * usual, beyond: true } : { end: most, beyond: false };
+}
+
+/** Class and strength of a cell's colour. */
+function colour(value, end) {
+  if (Number.isNaN(value)) return { class: "none" };
+  const share = Math.min(100, Math.round((100 * Math.abs(value)) / end));
+  return { class: `${value < 0 ? "minus" : "plus"}${share > 55 ? " strong" : ""}`, "--t": share };
+}
+
+/**
+ * A map whose cells can be walked with the arrows: rows, columns, value(r, c), say(r, c) → sentence.
+ * chosen: [r, c] or null. open(r, c, byKey): a click or Enter. back(): Escape. numbers: write them in.
+ * beyond(r, c): no such cell. marks: row numbers to stress.
+ */
+function map({ name, rows, columns, value, say, end, chosen, open, back, numbers, size, beyond = () => false, marks = [], corner = "" }) {
+  const line = h("p", { class: "line", "aria-hidden": "true" });
+  const tall = columns.some((column) => column.length > (numbers ? 7 : 3));
+  const first = chosen ?? [0, 0];
+  const cell = (r, c) => {
+    if (beyond(r, c)) return h("td", { class: "beyond" });
+    const here = value(r, c);
+    const { class: kind, ...strength } = colour(here, end);
+    const is = chosen !== null && chosen !== undefined && chosen[0] === r && chosen[1] === c;
+    return h("td", {
+      class: kind, ...strength, role: "gridcell", "data-at": `${r},${c}`, "data-value": here, "aria-label": say(r, c),
+      tabindex: r === first[0] && c === first[1] ? 0 : -1, "aria-selected": open ? String(is) : null,
+    }, numbers && !Number.isNaN(here) ? short(here) : "");
+  };
+  const table = h("table", { class: `map ${numbers ? "full" : ""} ${columns.length > 6 ? "many" : ""}`, role: "grid", "aria-label": name,
+    "--size": size, "--height": numbers ? "26px" : size, "--across": columns.length },
+    h("thead", {}, h("tr", {}, h("th", {}, corner), columns.map((column) => h("th", { scope: "col", class: tall ? "tall" : null }, column)))),
+    h("tbody", {}, rows.map((row, r) =>
+      h("tr", {}, h("th", { scope: "row", class: marks.includes(r) ? "mark" : null }, row), columns.map((_, c) => cell(r, c))))));
+  const at = (target) => target.closest?.("td[data-at]")?.dataset.at.split(",").map(Number);
+  const show = (event) => { const where = at(event.target); if (where) line.textContent = say(...where); };
+  table.addEventListener("mouseover", show);
+  table.addEventListener("focusin", show);
+  table.addEventListener("click", (event) => { const where = at(event.target); if (where && open) open(...where, false); });
+  table.addEventListener("keydown", (event) => walk(event, table, at(event.target), rows.length, columns.length, open, back));
+  return h("div", {}, h("div", { class: "wide" }, table), line);
+}
+
+const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
+/** Arrows, Home and End move the focus over the cells there are; Enter opens, Escape goes back. */
+function walk(event, table, from, nRows, nColumns, open, back) {
+  if (event.key === "Escape" && back) { event.preventDefault(); back(); return; }
+  if (!from) return;
+  if ((event.key === "Enter" || event.key === " ") && open) { event.preventDefault(); open(...from, true); return; }
+  const ends = { Home: [from[0], 0], End: [from[0], nColumns - 1] };
+  const step = STEPS[event.key];
+  let to = ends[event.key] ?? (step ? [from[0] + step[0], from[1] + step[1]] : null);
+  if (!to) return;
+  event.preventDefault();
+  const find = (r, c) => table.querySelector(`td[data-at="${r},${c}"]`);
+  while (event.key === "End" && to[1] > 0 && !find(...to)) to = [to[0], to[1] - 1];
+  const next = find(...to);
+  if (!next) return;
+  table.querySelectorAll('td[tabindex="0"]').forEach((cell) => { cell.tabIndex = -1; });
+  next.tabIndex = 0;
+  next.focus();
+}
+
+/** What the colours of a map mean. */
+function scale(end, unit, two, beyond = false) {
+  const more = beyond ? ", the strongest colour also beyond" : "";
+  return h("div", { class: "scale" }, h("span", {}, two ? number(-end) : "0"), h("i", { class: two ? "two" : "one" }),
+    h("span", {}, `${number(end, two)} ${unit}${more}`));
+}
+
+/** A bar around 0 on a track that ends at ±end, with its interval. */
+function bar(value, end, low, high) {
+  const place = (x) => 50 + (50 * Math.max(-end, Math.min(end, x))) / end;
+  const known = typeof low === "number" && typeof high === "number" && !Number.isNaN(low + high);
+  return h("span", { class: "track" },
+    Number.isNaN(value) ? null : h("b", { class: value < 0 ? "minus" : null,
+      "--from": `${Math.min(50, place(value))}%`, "--width": `${Math.abs(place(value) - 50)}%` }),
+    known ? h("u", { "--low": `${place(low)}%`, "--span": `${place(high) - place(low)}%` }) : null);
+}
+
+/** Named bars, one below the other. */
+function bars(rows, end) {
+  return h("ul", { class: "bars" }, rows.map(({ name, value, low, high, title }) =>
+    h("li", { title, "data-value": value },
+      h("span", { class: "name" }, name), bar(value, end, low, high), h("span", { class: "number" }, number(value)))));
+}
+
+/** A table of words and numbers. */
+function plainTable(header, rows, name) {
+  return h("div", { class: "wide" }, h("table", { class: "plain", "aria-label": name },
+    h("thead", {}, h("tr", {}, header.map((text) => h("th", { scope: "col" }, text)))),
+    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((part) =>
+      part instanceof Node ? h("td", {}, part) : h("td", { class: typeof part === "number" ? "number" : null },
+        typeof part === "number" ? number(part) : part)))))));
+}
+
+/** A choice: options are [value, label]. */
+function select(label, options, value, choose, key) {
+  const element = h("select", { "data-key": key, onchange: (event) => choose(event.target.value) },
+    options.map(([option, text]) => h("option", { value: option, selected: String(option) === String(value) }, text)));
+  return h("label", {}, label, element);
+}
+
+/** Buttons of which one is pressed. */
+function toggles(label, options, value, choose) {
+  return h("div", { role: "group", "aria-label": label, class: "controls" }, options.map(([option, text, why]) =>
+    h("button", { type: "button", "aria-pressed": String(option === value), disabled: why ? true : null, title: why,
+      "data-key": `${label}:${option}`, onclick: () => choose(option) }, text)));
+}
+
+/** A prompt's tokens; the one where the answer is read is stressed. */
+function tokens(prompt) {
+  return h("p", { class: "prompt" }, prompt.tokens.map((token, i) =>
+    h("span", { class: i === prompt.at ? "token at" : "token", title: `position ${i}` }, token)),
+    prompt.answer ? ` → ${prompt.answer}` : "", prompt.wrong ? h("span", { class: "small" }, ` (wrong: ${prompt.wrong})`) : null);
+}
+
+/** A sentence where there is no picture. */
+function sentence(text, kind = "small") {
+  return h("p", { class: kind }, text);
+}

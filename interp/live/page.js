@@ -1,0 +1,318 @@
+// The live page: one state, questions by kind and arguments, and panels that are drawn from the answers.
+
+/** Arguments as the key of a stored answer: JSON with sorted names. */
+function key(args) {
+  const sorted = (value) => (value && typeof value === "object" && !Array.isArray(value)
+    ? Object.fromEntries(Object.keys(value).sort().map((name) => [name, sorted(value[name])])) : value);
+  return JSON.stringify(sorted(args));
+}
+
+/** ask(kind, args) of a file: its stored answers; one about all prompts is cut to the prompt asked for. */
+function storedAsk(stored) {
+  return async (kind, args = {}) => {
+    const { prompt, ...rest } = args;
+    const exact = stored[kind]?.[key(args)];
+    if (exact) return exact;
+    const whole = stored[kind]?.[key(rest)];
+    if (!whole) return { error: "This file does not hold the answer. `interp serve` asks the model." };
+    return prompt === undefined ? whole : atPrompt(whole, prompt);
+  };
+}
+
+/** ask(kind, args) of a server at the page's own address. A newer question takes the place of an older one. */
+function servedAsk(address) {
+  return async (kind, args = {}) => {
+    try {
+      const reply = await fetch(`${address}/ask`, { method: "POST", body: JSON.stringify({ kind, args }),
+        headers: { "Content-Type": "application/json" } });
+      return await reply.json();
+    } catch {
+      return { error: "The server does not answer. Is `interp serve` still running?" };
+    }
+  };
+}
+
+/** An answer about all prompts, for one of them. */
+function atPrompt(answer, prompt) {
+  if (Array.isArray(answer)) return answer.map((part) => atPrompt(part, prompt));
+  if (answer === null || typeof answer !== "object") return answer;
+  if (answer.by === "prompt") {
+    if (answer.list) return answer.list[prompt];
+    const bytes = bytesOf(answer), size = bytes.length / answer.shape[0];
+    const { by, data, ...rest } = answer;
+    return { ...rest, shape: answer.shape.slice(1), bytes: bytes.subarray(prompt * size, (prompt + 1) * size) };
+  }
+  return Object.fromEntries(Object.entries(answer).map(([name, part]) => [name, atPrompt(part, prompt)]));
+}
+
+function bytesOf(packed) {
+  return packed.bytes ?? Uint8Array.from(atob(packed.data), (letter) => letter.charCodeAt(0));
+}
+
+/** The numbers of a packed array, in one row (see interp/live/_arrays.py). 0 above a lower triangle. */
+function unpack(packed) {
+  const bytes = bytesOf(packed), view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const read = {
+    u1: (i) => (bytes[i] === 255 ? NaN : bytes[i]), f2: (i) => half(view.getUint16(2 * i, true)), f4: (i) => view.getFloat32(4 * i, true),
+  }[packed.packed];
+  const count = bytes.length / Number(packed.packed[1]);
+  const values = Array.from({ length: count }, (_, i) => packed.offset + packed.scale * read(i));
+  if (!packed.lower) return values;
+  const n = packed.shape.at(-1), square = new Array((count / ((n * (n + 1)) / 2)) * n * n).fill(0);
+  let next = 0;
+  for (let start = 0; start < square.length; start += n * n)
+    for (let r = 0; r < n; r++) for (let c = 0; c <= r; c++) square[start + r * n + c] = values[next++];
+  return square;
+}
+
+/** A float16 as a number. */
+function half(bits) {
+  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, rest = bits & 1023;
+  if (exponent === 31) return rest ? NaN : sign * Infinity;
+  return sign * (exponent ? 2 ** (exponent - 15) * (1 + rest / 1024) : 2 ** -14 * (rest / 1024));
+}
+
+/** Put the page into an element. */
+async function mount(root, ask) {
+  const meta = await ask("meta", {});
+  root.classList.add("interp");
+  if (meta.error) { root.replaceChildren(sentence(meta.error, "error")); return; }
+  const first = meta.results[0];
+  const state = { result: first?.id, metric: first?.metrics[0].name, at: {}, mean: true, prompt: 0, cell: null, weighting: "plain" };
+  const page = { root, ask, meta, state, answers: new Map(), panels: [] };
+  page.set = (change, focus) => update(page, change, focus);
+  choose(page, {});
+  const slot = (panel) => { const element = h("section", { "aria-label": panel.name }); page.panels.push({ ...panel, element, serial: 0 }); return element; };
+  root.replaceChildren(h("main", {},
+    h("h1", {}, document.title || `${meta.model} on ${meta.task}`),
+    ...(first ? [slot(CHOICES), h("div", { class: "columns" }, slot(MAP), slot(CELL))] : []),
+    ...SECTIONS.filter((section) => section.there(meta)).map(slot)));
+  root.dataset.ready = "";
+  await update(page, {});
+  root.dataset.ready = "true";
+}
+
+const SECTIONS = [];
+
+/** Change the state, ask what the panels need, and draw those whose answers are the newest. */
+async function update(page, change, focus) {
+  choose(page, change);
+  await Promise.all(page.panels.map(async (panel) => {
+    const serial = ++panel.serial;
+    const answers = await Promise.all(panel.questions(page).map(([kind, args]) => known(page, kind, args)));
+    if (serial !== panel.serial) return;
+    const kept = focus ? null : place(document.activeElement, panel.element);
+    panel.element.replaceChildren(...[panel.draw(page, ...answers)].flat().filter(Boolean));
+    if (kept) panel.element.querySelector(kept)?.focus();
+  }));
+  if (focus) {
+    const target = page.root.querySelector(focus);
+    target?.focus();
+    target?.scrollIntoView({ block: "nearest" });
+  }
+}
+
+/** The answer to a question, asked once while the page is open; errors are asked again. */
+async function known(page, kind, args) {
+  const name = `${kind} ${key(args)}`;
+  if (!page.answers.has(name)) page.answers.set(name, page.ask(kind, args));
+  const answer = await page.answers.get(name);
+  if (answer.error) page.answers.delete(name);
+  return answer;
+}
+
+/** Where the focus is, as a selector inside a panel that is about to be drawn anew. */
+function place(element, within) {
+  if (!element || !within.contains(element)) return null;
+  const name = ["data-at", "data-key"].find((attribute) => element.hasAttribute(attribute));
+  return name ? `${element.tagName.toLowerCase()}[${name}="${CSS.escape(element.getAttribute(name))}"]` : null;
+}
+
+/** The state after a change: a choice that the new result does not have falls back on its first. */
+function choose({ meta, state }, change) {
+  Object.assign(state, change);
+  const result = resultOf(meta, state);
+  if (!result) return;
+  if (!result.metrics.some((metric) => metric.name === state.metric)) state.metric = result.metrics[0].name;
+  state.at = Object.fromEntries(result.choices.map(({ dim, labels }) => [dim, Math.min(state.at[dim] ?? 0, labels.length - 1)]));
+  if (!result.by_prompt) state.mean = true;
+}
+
+const resultOf = (meta, state) => meta.results.find((result) => result.id === state.result);
+const unitOf = (meta, state) => resultOf(meta, state).metrics.find((metric) => metric.name === state.metric).unit;
+const gridQuestion = ({ state }) => ["grid", { result: state.result, metric: state.metric, at: state.at }];
+
+const CHOICES = {
+  name: "What is shown",
+  questions: () => [],
+  draw({ meta, state, set }) {
+    const result = resultOf(meta, state), n = meta.prompts.length;
+    const text = (prompt, i) => `${i}: ${prompt.tokens.join(" ").slice(0, 60)}`;
+    return [
+      h("div", { class: "controls" },
+        meta.results.length > 1 ? select("Result", meta.results.map(({ id, label }) => [id, label]), state.result, (id) => set({ result: id, cell: null }), "result") : null,
+        result.metrics.length > 1 ? select("Metric", result.metrics.map(({ name, unit }) => [name, `${name} (${unit})`]), state.metric, (metric) => set({ metric }), "metric") : null,
+        result.choices.map(({ dim, labels }) => select(dim === "pos" ? "Position" : dim, labels.map((label, i) => [i, label]), state.at[dim],
+          (index) => set({ at: { ...state.at, [dim]: Number(index) } }), `at ${dim}`)),
+        n ? select("Prompt", meta.prompts.map((prompt, i) => [i, text(prompt, i)]), state.prompt, (prompt) => set({ prompt: Number(prompt) }), "prompt") : null,
+        n && result.by_prompt ? toggles("The map shows", [[true, "Mean over prompts"], [false, "This prompt"]], state.mean, (mean) => set({ mean })) : null),
+      n ? tokens(meta.prompts[state.prompt]) : null,
+    ];
+  },
+};
+
+/** The numbers of the map as it is shown, and what it says of a cell. */
+function shown({ meta, state }, grid) {
+  const values = state.mean || !grid.value ? unpack(grid.mean) : unpack(atPrompt(grid.value, state.prompt));
+  const [low, high, p] = ["low", "high", "p"].map((name) => (grid[name] ? unpack(grid[name]) : null));
+  const width = grid.columns.length, unit = unitOf(meta, state);
+  const say = (r, c) => {
+    const i = r * width + c, parts = [`${nameOf(meta, state, grid, r, c)}: ${number(values[i])} ${unit}`];
+    if (!state.mean) parts.push(`on prompt ${state.prompt}`);
+    else if (low) parts.push(interval(low[i], high[i], grid.level));
+    if (state.mean && p && !Number.isNaN(p[i])) parts.push(`p ${+p[i].toPrecision(2)} with all ${grid.family} cells allowed for`);
+    return parts.filter(Boolean).join(", ");
+  };
+  return { values, width, unit, say, low, high };
+}
+
+/** L9H6, or L3.resid_pre@5 ·Mary. */
+function nameOf(meta, state, grid, r, c) {
+  const result = resultOf(meta, state), layer = `L${grid.layers[r]}`;
+  if (result.across === "head") return `${layer}${grid.columns[c]}`;
+  return result.across ? `${layer}.${result.site}@${grid.columns[c]}` : `${layer}.${result.site}`;
+}
+
+const MAP = {
+  name: "Map of effects",
+  questions: (page) => [gridQuestion(page)],
+  draw(page, grid) {
+    const { meta, state, set } = page;
+    if (grid.error) return sentence(grid.error, "error");
+    const result = resultOf(meta, state), { values, width, unit, say } = shown(page, grid);
+    const { end, beyond } = endOf(state.mean || !grid.value ? values : unpack(grid.value));
+    const open = (r, c, byKey) => set({ cell: [r, c] }, byKey ? "[data-panel=cell] h2" : undefined);
+    return [
+      h("h2", {}, result.name),
+      sentence(result.words),
+      result.why ? sentence(`No values by prompt: ${result.why}.`) : null,
+      map({ name: `${result.name}: rows are layers. Arrows move, Enter opens.`, rows: grid.rows, columns: grid.columns,
+        value: (r, c) => values[r * width + c], say, end, chosen: state.cell, open,
+        back: () => set({ cell: null }), numbers: width <= 16, size: width <= 16 ? "34px" : width <= 40 ? "20px" : "12px" }),
+      scale(end, unit, true, beyond),
+      sentence(result.convention),
+    ];
+  },
+};
+
+const headOf = ({ meta, state }, grid) =>
+  (state.cell && resultOf(meta, state).across === "head" && grid ? { layer: grid.layers[state.cell[0]], head: state.cell[1] } : null);
+
+const CELL = {
+  name: "The chosen cell",
+  questions(page) {
+    const { meta, state } = page, layers = resultOf(meta, state).layers;
+    if (!state.cell) return [];
+    const asked = [gridQuestion(page)];
+    if (resultOf(meta, state).across !== "head") return asked;
+    const head = { layer: layers[state.cell[0]], head: state.cell[1] };
+    asked.push(["head", meta.prompts.length ? { ...head, prompt: state.prompt } : head]);
+    if (meta.prompts[state.prompt]?.shown) asked.push(["attention", { ...head, weighting: state.weighting, prompt: state.prompt }]);
+    return asked;
+  },
+  draw(page, grid, head, attention) {
+    const { meta, state } = page;
+    if (!state.cell) return sentence("Choose a cell of the map: click it, or move with the arrows and press Enter.");
+    if (grid.error) return sentence(grid.error, "error");
+    const view = shown(page, grid), [r, c] = state.cell;
+    return h("div", { "data-panel": "cell", onkeydown: (event) => { if (event.key === "Escape") { event.stopPropagation(); back(page); } } },
+      h("h2", { tabindex: -1 }, nameOf(meta, state, grid, r, c)),
+      sentence(`${view.say(r, c)}.`, "fact"),
+      head ? attentionPart(page, grid, attention) : null,
+      h("div", { class: "pair" },
+        head ? h("div", {}, positionsPart(page, head)) : null,
+        grid.value ? h("div", {}, promptsPart(page, grid, r * view.width + c)) : null,
+        head ? h("div", {}, tokensPart(page, head)) : null,
+        head ? h("div", {}, elsewherePart(page, head)) : null));
+  },
+};
+
+/** From the chosen cell back to it on the map. */
+function back(page) {
+  page.root.querySelector(`table[role=grid] td[data-at="${page.state.cell.join(",")}"]`)?.focus();
+}
+
+const WEIGHTINGS = { plain: "Attention", value: "Weighted by what is written", difference: "Clean − corrupt" };
+
+function attentionPart(page, grid, attention) {
+  const { meta, state, set } = page, prompt = meta.prompts[state.prompt];
+  if (!prompt) return sentence("Attention needs the model and the task: give model= and task= to interp.explore.");
+  if (!prompt.shown) return sentence(`The attention of prompt ${state.prompt} is not on this page.`);
+  const choice = toggles("Attention as", Object.entries(meta.weightings).map(([name, why]) => [name, WEIGHTINGS[name], why]), state.weighting, (weighting) => set({ weighting }));
+  if (attention.error) return [choice, sentence(attention.error, "error")];
+  const n = prompt.tokens.length, width = attention.matrix.shape[1], values = unpack(attention.matrix);
+  const value = (r, c) => values[r * width + c];
+  const say = (r, c) => `from ${r} ${prompt.tokens[r]} to ${c} ${prompt.tokens[c]}: ${number(value(r, c), state.weighting === "difference")}`;
+  const cells = Array.from({ length: n * n }, (_, i) => value(Math.floor(i / n), i % n));
+  const end = state.weighting === "plain" ? 1 : largest(cells);
+  return [
+    h("h3", {}, `${WEIGHTINGS[state.weighting]} on prompt ${state.prompt}`), choice,
+    map({ name: "Attention: rows attend, columns are attended to", rows: prompt.tokens, columns: prompt.tokens, value, say, end,
+      beyond: (r, c) => meta.causal && c > r, back: () => back(page), numbers: false, marks: [prompt.at],
+      size: n <= 16 ? "24px" : n <= 28 ? "18px" : n <= 48 ? "13px" : "9px" }),
+    scale(end, state.weighting === "value" ? "attention × ‖v W_O‖" : "attention", state.weighting === "difference"),
+    sentence(`Rows attend to columns; the answer is read in the row in bold. Kept to ±${attention.matrix.error.toPrecision(1)}.`),
+  ];
+}
+
+function positionsPart(page, head) {
+  const { meta, state } = page, title = h("h3", {}, "Effect by position");
+  if (!head.positions) return head.no_positions ? [title, sentence(head.no_positions)] : null;
+  const row = head.positions.find(({ metric }) => metric === state.metric) ?? head.positions[0];
+  const values = unpack(row.value), prompt = meta.prompts[state.prompt];
+  const rows = prompt.tokens.map((token, i) => ({ name: `${i} ${token}`, value: values[i] ?? NaN, title: `${number(values[i])} ${row.unit}` }));
+  return [title, sentence(`${row.source}, ${row.metric} (${row.unit}), prompt ${state.prompt}`), bars(rows, largest(values))];
+}
+
+const MOST = 6;
+
+function promptsPart(page, grid, cell) {
+  const { meta, state, set } = page, size = grid.value.shape[1] * grid.value.shape[2];
+  const all = unpack(grid.value), values = meta.prompts.map((_, i) => all[i * size + cell]);
+  const order = values.map((_, i) => i).filter((i) => !Number.isNaN(values[i])).sort((a, b) => values[b] - values[a]);
+  const ends = order.length > 2 * MOST ? [...order.slice(0, MOST), null, ...order.slice(-MOST)] : order;
+  const end = largest(values);
+  return [
+    h("h3", {}, "Prompts, by effect"),
+    h("ul", { class: "bars choices" }, ends.map((i) => (i === null
+      ? h("li", { class: "small" }, `… ${order.length - 2 * MOST} between …`)
+      : h("li", { "data-prompt": i, "data-value": values[i] },
+        h("button", { type: "button", "aria-pressed": String(i === state.prompt), "data-key": `prompt ${i}`, title: meta.prompts[i].tokens.join(" "),
+          onclick: () => set({ prompt: i }) }, `${i} ${meta.prompts[i].tokens.join(" ")}`),
+        bar(values[i], end), h("span", { class: "number" }, number(values[i])))))),
+  ];
+}
+
+function tokensPart({ state }, head) {
+  if (!head.tokens) return head.no_tokens ? [h("h3", {}, "Top tokens"), sentence(head.no_tokens)] : null;
+  const rows = head.tokens.up.map((pair, i) => [...pair, ...head.tokens.down[i]]);
+  return [h("h3", {}, "Top tokens"), sentence(`Written straight to the logits on prompt ${state.prompt}, where the answer is read`),
+    plainTable(["raises", "logits", "lowers", "logits"], rows, "Top tokens")];
+}
+
+function elsewherePart({ meta, state }, head) {
+  const label = (id) => meta.results.find((result) => result.id === id).label;
+  const others = head.elsewhere.filter(({ result, metric }) => result !== state.result || metric !== state.metric);
+  const rows = others.map(({ result, metric, unit, mean, low, high }) => [label(result), mean, `${metric === unit ? "" : metric} (${unit})`, interval(low, high, meta.level)]);
+  const scores = head.scores.map(({ name, mean, low, high }) => [name, mean, interval(low, high, meta.level)]);
+  return [
+    rows.length ? [h("h3", {}, "The same head elsewhere"), plainTable(["result", "mean", "", ""], rows, "Other results of this head")] : null,
+    scores.length ? [h("h3", {}, "Scores"), plainTable(["score", "mean", ""], scores, "Scores of this head")] : null,
+  ].flat();
+}
+
+const start = document.getElementById("data");
+if (start) {
+  const { stored } = JSON.parse(start.textContent);
+  mount(document.getElementById("interp"), stored ? storedAsk(stored) : servedAsk(location.pathname.replace(/\/$/, "")));
+}
