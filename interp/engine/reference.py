@@ -6,6 +6,7 @@ model computes everything, and every metric reads the full logits.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from interp.engine.cells import SITES, SPAN, Cells
 from interp.engine.readout import Outcome, Reads, Scores
-from interp.engine.runs import Runs
+from interp.engine.runs import Mix, Runs
 from interp.models import Model, anatomy, logits
 from interp.models.hook_points import patch_hooks
 from interp.places import AXES, hook_name
@@ -28,7 +29,7 @@ Hooks = list[tuple[str, Callable[..., Any]]]
 class Reference:
     """Base and source runs of some prompts through the model itself, ready for any cells of the sites.
 
-    source: another model, that the source run is of.
+    source: another model, that the source run is of. both: keep the base run's activations too, to be mixed.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Reference:
         sites: tuple[str, ...],
         metrics: tuple[Metric, ...],
         source: Model | None = None,
+        both: bool = False,
     ) -> None:
         self.model, self.runs, self.scores = model, runs, Scores(Reads(runs, metrics))
         base_noise, source_noise = runs.noises()
@@ -45,25 +47,29 @@ class Reference:
         places = [(site, layer) for site in sites for layer in facts.layers(site)]
         check = finite_hooks(facts.n_layers)
         self.source_activations: dict[tuple[str, int], Tensor] = {}
+        self.base_activations: dict[tuple[str, int], Tensor] = {}
         keep = [(hook_name(*place), partial(self._keep, place)) for place in places]
         other = model if source is None else source
         after_source = self._forward(runs.source, check + keep, source_noise, other)
         self.noise = base_noise
-        mixed = [] if runs.mix is None else [(hook_name(*p), partial(self._mix, p)) for p in places]
-        base = self._forward(runs.base, check + mixed, base_noise)
+        own = [(hook_name(*place), partial(self._keep_own, place)) for place in places if both]
+        base = self._forward(runs.base, check + own, base_noise)
         self.clean = base if runs.clean_is_base else after_source
         self.base, self.source = self._score(base), self._score(after_source)
 
     def _keep(self, place: tuple[str, int], tensor: Tensor, hook: Any) -> Tensor:
-        value = tensor.clone()
-        fill = self.runs.fill
-        self.source_activations[place] = value if fill is None else fill(*place, value)
+        self.source_activations[place] = self.runs.patched_in(*place, tensor.clone())
         return tensor
 
-    def _mix(self, place: tuple[str, int], tensor: Tensor, hook: Any) -> Tensor:
-        source = self.source_activations[place]
-        self.source_activations[place] = self.runs.patched_in(*place, tensor.clone(), source)
+    def _keep_own(self, place: tuple[str, int], tensor: Tensor, hook: Any) -> Tensor:
+        self.base_activations[place] = tensor.clone()
         return tensor
+
+    def mixed(self, mix: Mix) -> Reference:
+        """The same runs, of which a mixture is patched in; made with `both`. No pass."""
+        other, theirs = copy.copy(self), self.source_activations
+        other.source_activations = {p: mix(*p, self.base_activations[p], theirs[p]) for p in theirs}
+        return other
 
     def _forward(
         self, tokens: Tensor, hooks: Hooks, noise: Tensor | None, model: Model | None = None

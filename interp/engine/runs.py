@@ -23,7 +23,7 @@ from interp.engine.forward import through_blocks, whole_runs
 from interp.models.parts import Weights
 
 Fill = Callable[[str, int, Tensor], Tensor]  # site, layer, activation of the source run -> what to patch in
-Mix = Callable[[str, int, Tensor, Tensor], Tensor]  # site, layer, activations of base and source -> the same
+Mix = Callable[[str, int, Tensor, Tensor], Tensor]  # site, layer, what base has and would get -> what it gets
 _PARTS = ("base", "source", "answer", "wrong", "positions", "lengths", "noise", "reads", "spans")
 _ALSO = {"q": ("k", "v", "z"), "k": ("q", "v", "z"), "v": ("pattern", "z"), "pattern": ("z",)}
 
@@ -41,7 +41,6 @@ class Runs:
     lengths: Int[Tensor, "prompt"]
     noise: Float[Tensor, "prompt pos d_model"] | None = None  # added to the corrupt run's embeddings
     fill: Fill | None = None
-    mix: Mix | None = None  # where base and source agree it gives that; of cells of one place
     reads: Int[Tensor, "prompt read"] | None = None  # of tasks that read several positions; -1 is none
     spans: Bool[Tensor, "prompt span pos"] | None = None  # of tasks with named positions, in their order
     two_models: bool = False  # the source run is another model's, and differs from the first token on
@@ -70,10 +69,8 @@ class Runs:
             differ = differ | (self.noise != 0).any(-1)
         return torch.where(differ.any(1), differ.int().argmax(1), self.n_pos)
 
-    def patched_in(self, site: str, layer: int, base: Tensor, source: Tensor) -> Tensor:
-        """What a patch puts in, from the activations of both runs."""
-        if self.mix is not None:
-            return self.mix(site, layer, base, source)
+    def patched_in(self, site: str, layer: int, source: Tensor) -> Tensor:
+        """What a patch puts in, from the activation of the source run."""
         return source if self.fill is None else self.fill(site, layer, source)
 
     def outside_inference(self) -> Runs:
@@ -104,6 +101,10 @@ class Capture:
 
     def difference(self, site: str, layer: int) -> Tensor:
         return self.source[site, layer] - self.base[site, layer]
+
+    def mixed(self, mix: Mix) -> Capture:
+        """The same runs, with a mixture of base and source to patch in; where they agree it gives that."""
+        return replace(self, source={key: mix(*key, self.base[key], put) for key, put in self.source.items()})
 
 
 def needed(sites: tuple[str, ...]) -> set[str]:
@@ -153,7 +154,7 @@ def _saver(saved: Capture, runs: Runs, sites: set[str]) -> B.Tap:
                 (saved.pre if site == "resid_pre" else saved.mid).append(base)
             if site in sites:
                 saved.base[site, layer] = base
-                saved.source[site, layer] = runs.patched_in(site, layer, base, source)
+                saved.source[site, layer] = runs.patched_in(site, layer, source)
         return tensor
 
     return tap

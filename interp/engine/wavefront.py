@@ -15,6 +15,7 @@ The values are those of a full forward pass for each item; nothing is approximat
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -29,7 +30,7 @@ from interp.engine.items import Items, live_items
 from interp.engine.layout import Layout
 from interp.engine.memory import Budget
 from interp.engine.readout import Outcome, Readout, Reads, clean_right
-from interp.engine.runs import Capture, Runs, capture
+from interp.engine.runs import Capture, Mix, Runs, capture
 from interp.models.parts import Block, Weights
 from interp.tasks.metrics import Metric
 
@@ -64,6 +65,12 @@ class Prepared:
         score = self.readout.score
         self.base = score(self.base_logits, self.clean_logits, every).cpu().numpy()
         self.source = score(source_logits, self.clean_logits, every).cpu().numpy()
+
+    def mixed(self, mix: Mix) -> Prepared:
+        """The same runs, of which a mixture is patched in. No pass."""
+        other = copy.copy(self)
+        other.saved = self.saved.mixed(mix)
+        return other
 
     def clean_right(self) -> np.ndarray:
         """1.0 where the clean run prefers the answers, else 0.0: [prompt]."""

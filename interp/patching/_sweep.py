@@ -24,10 +24,11 @@ from tqdm import tqdm
 from interp import results, stores
 from interp._verbs import verb
 from interp.ablation import Ablation, Constants
+from interp.engine.cells import Cells
 from interp.engine.plan import Plan, make_plan
-from interp.engine.readout import Outcome, Reads
+from interp.engine.readout import Reads
 from interp.engine.reference import Reference
-from interp.engine.runs import Runs
+from interp.engine.runs import Mix, Runs
 from interp.engine.trust import choose
 from interp.engine.wavefront import Prepared
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
@@ -205,23 +206,43 @@ class Sweep:
 
     def run(self) -> xr.Dataset:
         """Unit by unit: run, average the draws, write, go on."""
-        experiment, budget = self.experiment, self.experiment.budget
-        table = self.grid.table
-        source = experiment.contrast.source
-        engine = choose(experiment.model, self.runs, table.sites, len(table), budget.engine, source)
-        attrs = results.attrs(experiment, method="patch", site=", ".join(self.grid.all_sites))
-        attrs |= {"window": self.grid.window, "engine": engine, "draws": experiment.draws}
-        sheet = Sheet(experiment, self.grid, attrs)
-        units = list(self._units(engine))
+        engine = self._engine()
+        sheet, units = self._sheet(engine), list(self._units(engine))
         with self._opened(sheet, units) as opened:
             todo = units if opened is None else [unit for unit in units if not opened.done[unit.number]]
-            total = sum((u.prompts.stop - u.prompts.start) * experiment.draws * len(u.cells) for u in todo)
-            with tqdm(total=total, disable=not budget.progress, desc="patch", unit="run") as bar:
-                for unit, outcome, right in self._outcomes(engine, todo, bar):
+            with self._bar(todo) as bar:
+                for unit, cells, ready, right in self._prepared(engine, todo):
+                    outcome = ready.run(cells, bar.update)
                     parts = sheet.fill(unit.prompts, unit.site, unit.first, outcome, right)
                     if opened is not None:
                         opened.write(unit.number, parts)
             return sheet.dataset() if opened is None else opened.load()
+
+    def run_mixed(self, mixes: Sequence[Mix]) -> list[xr.Dataset]:
+        """A result for every mixture of base and source that is patched in; both are run once. No store."""
+        engine = self._engine()
+        sheets, units = [self._sheet(engine) for _ in mixes], list(self._units(engine))
+        with self._bar(units * len(mixes)) as bar:
+            for unit, cells, ready, right in self._prepared(engine, units, both=True):
+                for sheet, mix in zip(sheets, mixes):
+                    outcome = ready.mixed(mix).run(cells, bar.update)
+                    sheet.fill(unit.prompts, unit.site, unit.first, outcome, right)
+        return [sheet.dataset() for sheet in sheets]
+
+    def _engine(self) -> str:
+        experiment, table = self.experiment, self.grid.table
+        asked, source = experiment.budget.engine, experiment.contrast.source
+        return choose(experiment.model, self.runs, table.sites, len(table), asked, source)
+
+    def _sheet(self, engine: str) -> Sheet:
+        attrs = results.attrs(self.experiment, method="patch", site=", ".join(self.grid.all_sites))
+        attrs |= {"window": self.grid.window, "engine": engine, "draws": self.experiment.draws}
+        return Sheet(self.experiment, self.grid, attrs)
+
+    def _bar(self, units: list[_Unit]) -> tqdm:
+        draws, shown = self.experiment.draws, self.experiment.budget.progress
+        total = sum((u.prompts.stop - u.prompts.start) * draws * len(u.cells) for u in units)
+        return tqdm(total=total, disable=not shown, desc="patch", unit="run")
 
     def _units(self, engine: str) -> Iterator[_Unit]:
         """The work in order; with a store a layer (or 64 listed cells) at a time, else all together."""
@@ -252,21 +273,21 @@ class Sweep:
             block = max(1, min(block, budget.batch_size // draws))
         return block
 
-    def _outcomes(
-        self, engine: str, units: list[_Unit], bar: tqdm
-    ) -> Iterator[tuple[_Unit, Outcome, np.ndarray]]:
-        """Run units in order; base and source runs are made once for each block of prompts."""
+    def _prepared(
+        self, engine: str, units: list[_Unit], both: bool = False
+    ) -> Iterator[tuple[_Unit, Cells, Prepared | Reference, np.ndarray]]:
+        """Units in order, ready to be run; base and source runs are made once for each block of prompts."""
         start, ready, right = -1, None, np.empty(0)
         for unit in units:
             cells = self.grid.cells[unit.site]
             if ready is None or start != unit.prompts.start:
                 start, ready = unit.prompts.start, None  # the old one is freed before the new one is made
-                ready = self._ready(engine, unit.prompts)
+                ready = self._ready(engine, unit.prompts, both)
                 right = ready.clean_right()[:: self.experiment.draws]  # the clean run is that of every draw
             some = cells if len(unit.cells) == len(cells) else cells.take(unit.cells)
-            yield unit, ready.run(some, bar.update), right
+            yield unit, some, ready, right
 
-    def _ready(self, engine: str, prompts: slice) -> Prepared | Reference:
+    def _ready(self, engine: str, prompts: slice, both: bool) -> Prepared | Reference:
         experiment, draws = self.experiment, self.experiment.draws
         some = self.runs.take(slice(prompts.start * draws, prompts.stop * draws))
         source, sites = experiment.contrast.source, self.grid.all_sites
@@ -274,7 +295,7 @@ class Sweep:
             blocks = weights(experiment.model)
             theirs = None if source is None or source is experiment.model else weights(source)
             return Prepared(blocks, some, sites, experiment.metric, experiment.room, theirs)
-        return Reference(experiment.model, some, sites, experiment.metric, source)
+        return Reference(experiment.model, some, sites, experiment.metric, source, both)
 
     def _opened(self, sheet: Sheet, units: list[_Unit]):
         identity = self.experiment.identity() | {

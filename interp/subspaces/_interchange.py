@@ -13,7 +13,6 @@ alone and along its null part alone. A genuine direction keeps its effect in the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,8 +62,8 @@ def interchange(
     units of the metric, positive where the exchange helps. Were the model linear above the place, subspace
     and rest would add up to the whole.
 
-    Cost: three times `interp.patch` of these cells. Raises ValueError for a place that the model has not, a
-    basis of another width, a position outside the prompts; before the first forward pass.
+    Cost: `interp.patch` of three times these cells; both runs are made once. Raises ValueError for a place
+    that the model has not, a basis of another width, a position outside the prompts; before the first pass.
 
     Example:
         >>> import torch
@@ -120,8 +119,8 @@ def illusion(
     0, and the row part has less than half of it. The whole site is shown and not judged: it can have the same
     effect, and the direction be an illusion.
 
-    Cost: four times `interp.patch` of the cell. Raises ValueError as `interchange` does, and for readers of
-    another width. Paper: 2311.17030.
+    Cost: `interp.patch` of four cells; both runs are made once. Raises ValueError as `interchange` does, and
+    for readers of another width. Paper: 2311.17030.
 
     Example:
         >>> import torch
@@ -288,13 +287,10 @@ def _effects(
 ) -> xr.Dataset:
     """Effects with dims prompt, part, cell, (metric)."""
     sweep = Sweep.of(experiment, None, None, cells, 1, None)
-    made = [
-        replace(sweep, runs=replace(sweep.runs, mix=_mixing(where, each))).run()
-        for each in exchanges.values()
-    ]
-    parts = xr.concat([each[["value"]] for each in made], xr.IndexVariable("part", list(exchanges)))
-    out = made[0].drop_vars("value").merge(parts)
-    dims = ("prompt", "part", *(dim for dim in made[0]["value"].dims if dim != "prompt"))
+    effects = sweep.run_mixed([_mixing(where, each) for each in exchanges.values()])
+    parts = xr.concat([each[["value"]] for each in effects], xr.IndexVariable("part", list(exchanges)))
+    out = effects[0].drop_vars("value").merge(parts)
+    dims = ("prompt", "part", *(dim for dim in effects[0]["value"].dims if dim != "prompt"))
     out["value"] = out["value"].transpose(*dims)
     results.check(out)
     return out

@@ -86,7 +86,7 @@ def pairs(task: Task, variable: str, *, n: int = 256, seed: int = 0) -> dict[str
 
     Example:
         >>> model = interp.load("tiny-ioi")
-        >>> parts = interp.subspaces.pairs(interp.tasks.ioi(model, n=32), "position", n=64)
+        >>> parts = interp.subspaces.pairs(interp.tasks.ioi(model, n=32), "output_position", n=64)
         >>> len(parts["train"]), bool(parts["test"].informative.all())
         (64, True)
     """

@@ -227,7 +227,7 @@ def accuracy(
     Example:
         >>> import torch
         >>> model = interp.load("tiny-ioi")
-        >>> test = interp.subspaces.pairs(interp.tasks.ioi(model, n=32), "position", n=32)["test"]
+        >>> test = interp.subspaces.pairs(interp.tasks.ioi(model, n=32), "output_position", n=32)["test"]
         >>> whole = interp.subspaces.Subspace(torch.eye(64), "L1.resid_pre")
         >>> result = interp.subspaces.accuracy(model, test, whole)
         >>> result["raw"].dims, [str(each) for each in result["exchange"].values]
@@ -241,11 +241,20 @@ def accuracy(
     return table(stage, pairs, {name: each.exchange for name, each in by_name.items()})
 
 
-def table(stage: Stage, pairs: Pairs, exchanges: Mapping[str, Exchange], **more: Any) -> xr.Dataset:
-    """`accuracy` of any exchanges, of which "none" and "whole" are always the first."""
+def table(
+    stage: Stage,
+    pairs: Pairs,
+    exchanges: Mapping[str, Exchange],
+    others: Mapping[str, dict[str, Tensor]] | None = None,
+    **more: Any,
+) -> xr.Dataset:
+    """`accuracy` of any exchanges, of which "none" and "whole" are always the first.
+
+    others: what `Stage.right` gave on another model, by name.
+    """
     width = stage.values.shape[-1]
     every = {"none": lambda own, source: own, "whole": lambda own, source: source, **exchanges}
-    seen = {name: stage.right(pairs, each) for name, each in every.items()}
+    seen = {name: stage.right(pairs, each) for name, each in every.items()} | dict(others or {})
     stacked = {
         part: np.stack([each[part].numpy() for each in seen.values()], 1)
         for part in ("choices", "vocabulary", "probability")
@@ -269,7 +278,7 @@ def table(stage: Stage, pairs: Pairs, exchanges: Mapping[str, Exchange], **more:
             "probability": (dims, stacked["probability"]),
         },
         {
-            "exchange": list(every),
+            "exchange": list(seen),
             "own": ("pair", pairs.own.numpy()),
             "source": ("pair", pairs.source.numpy()),
         },

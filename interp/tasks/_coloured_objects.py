@@ -7,8 +7,8 @@ answer. The three places in the list take turns.
 Prompts 2i and 2i + 1 are mirrored: the corrupt prompt of one is the clean prompt of the other. The cluster
 of a prompt is its template, or its mirrored pair where all prompts have one template.
 
-Variable: `pointer`, which of the three is asked for: with another prompt's, a prompt answers with the colour
-that stands there in its own list.
+Variables: `answer_pointer`, which of the three is asked for, and `object`, which object that is: with another
+prompt's, a prompt answers with the colour that stands there in its own list, or that the object has in it.
 
 Spans: `object` that is asked for, `listed` the same object in the list, `colour` its colour there (the
 answer), `end` the last token.
@@ -60,7 +60,7 @@ def coloured_objects(
     scenes = _draw(usable, list(colours), list(objects), n // 2, random.Random(seed))
 
     made: list[Row] = []
-    pointer: list[tuple[int, list[int]]] = []
+    asked_for: list[tuple[int, list[int], tuple[str, ...]]] = []
     for i, (number, paints, things, others) in enumerate(scenes):
         sides = []
         for asked in ASKED[i // len(usable) % len(ASKED)]:
@@ -68,11 +68,25 @@ def coloured_objects(
             names = {"object": "O", "listed": f"O{asked + 1}", "colour": f"C{asked + 1}"}
             ids, spans = written(model, usable[number].text, slots, names, prepend_bos)
             sides.append(Side(ids, [colours[paints[asked]]], spans))
-            pointer.append((asked, [colours[paint] for paint in paints]))
+            asked_for.append((asked, [colours[paint] for paint in paints], things))
         cluster = cluster_name("coloured_objects", number, i, len(usable) == 1)
         made += mirrored(sides[0], sides[1], cluster)
     task = make(model, made, name="coloured_objects", seed=seed, metric=metric)
-    return task.with_variables(pointer=Variable(*zip(*pointer)))
+    return task.with_variables(
+        answer_pointer=Variable(*zip(*((asked, paints) for asked, paints, _ in asked_for))),
+        object=_object(asked_for),
+    )
+
+
+def _object(asked_for: list[tuple[int, list[int], tuple[str, ...]]]) -> Variable:
+    """Which object is asked for, of all that occur; -1 for those that a prompt does not list."""
+    known = sorted({thing for _, _, things in asked_for for thing in things})
+    values = [known.index(things[asked]) for asked, _, things in asked_for]
+    outcomes = [
+        [paints[things.index(thing)] if thing in things else -1 for thing in known]
+        for _, paints, things in asked_for
+    ]
+    return Variable(values, outcomes, known)
 
 
 def _slots(

@@ -9,8 +9,9 @@ of them name the indirect object first (order ABB) and half the subject first (o
 that a model likes better counts for and against equally often. The cluster of a prompt is its template, or
 its mirrored pair where all prompts have one template.
 
-Variables: `position`, whether the indirect object is the first or the second name, and `token`, which name it
-is: a prompt given another's position answers with its own other name, one given its token with that token.
+Variables: `subject`, which name the last clause repeats: given another prompt's, a prompt that has this name
+answers with its own other name. `output_position`, whether the answer is the first or the second name: given
+another prompt's, a prompt answers with its own other name. `output_token`, which name it is: with that name.
 
 Spans: `io` the indirect object, `s1` and `s2` the two mentions of the subject, `s1+1` the token after the
 first, `end` the last token.
@@ -74,17 +75,31 @@ def ioi(
         made += mirrored(sides[0], sides[1], cluster)
     task = make(model, made, name="ioi", seed=seed, metric=metric)
     pairs = [(names[first], names[second]) for _, first, second, _, _ in choices]
+    words_of = {token: name for name, token in names.items()}
     return task.with_variables(
-        position=_position(pairs), token=_token(pairs, {v: k for k, v in names.items()})
+        subject=_subject(pairs, words_of),
+        output_position=_output_position(pairs),
+        output_token=_output_token(pairs, words_of),
     )
 
 
-def _position(pairs: list[tuple[int, int]]) -> Variable:
+def _subject(pairs: list[tuple[int, int]], names: dict[int, str]) -> Variable:
+    """Which name is repeated, of all names that occur: of mirrored prompts, first the second name."""
+    tokens = sorted({token for pair in pairs for token in pair})
+    values, outcomes = [], []
+    for first, second in pairs:
+        answers = [{first: second, second: first}.get(token, -1) for token in tokens]
+        values += [tokens.index(second), tokens.index(first)]
+        outcomes += [answers, answers]
+    return Variable(values, outcomes, [names[token] for token in tokens])
+
+
+def _output_position(pairs: list[tuple[int, int]]) -> Variable:
     """Whether the answer is the first or the second name, of mirrored prompts two by two."""
     return Variable([0, 1] * len(pairs), [pair for pair in pairs for _ in range(2)], ["first", "second"])
 
 
-def _token(pairs: list[tuple[int, int]], names: dict[int, str]) -> Variable:
+def _output_token(pairs: list[tuple[int, int]], names: dict[int, str]) -> Variable:
     """Which name is the answer, of all names that occur."""
     tokens = sorted({token for pair in pairs for token in pair})
     values = [tokens.index(token) for pair in pairs for token in pair]

@@ -12,7 +12,8 @@ from two_sides import refused
 import interp
 from interp import subspaces
 from interp.subspaces import Flow, Subspace, orthonormal
-from interp.subspaces._das import _Search
+from interp.subspaces._controls import weights_drawn_anew
+from interp.subspaces._search import featuriser
 from interp.subspaces._stage import Stage
 from interp.tasks import Variable
 
@@ -73,7 +74,10 @@ def letters(n: int = 64, seed: int = 0) -> interp.Task:
 
 def test_a_planted_variable_is_found_where_it_is(planted):
     task, state = letters(), torch.get_rng_state()
-    found = subspaces.das(planted, task, "first", "L1.resid_pre", rank=4, n_pairs=256, **QUIET)
+    controls = ("random", "norm_matched", "shuffled", "pca", "mean_difference")
+    found = subspaces.das(
+        planted, task, "first", "L1.resid_pre", rank=4, n_pairs=256, controls=controls, **QUIET
+    )
     assert torch.equal(torch.get_rng_state(), state)
     assert not planted.training
     assert all(p.grad is None for p in planted.parameters())
@@ -84,7 +88,7 @@ def test_a_planted_variable_is_found_where_it_is(planted):
     assert float(means.sel(exchange="whole")) == 0
     B = found.subspace.basis.double()
     assert torch.allclose(B.T @ B, torch.eye(4, dtype=torch.float64), atol=1e-6)
-    again = subspaces.das(planted, task, "first", "L1.resid_pre", rank=4, n_pairs=256, **QUIET)
+    again = subspaces.das(planted, task, "first", "L1.resid_pre", rank=4, n_pairs=256, controls=(), **QUIET)
     assert torch.equal(again.subspace.basis, found.subspace.basis)
     assert found.dropped == 0
     assert "first at L1.resid_pre, rank 4" in str(found)
@@ -179,6 +183,74 @@ def test_all_directions_are_the_whole_site_and_a_flow_starts_as_its_rotation(pla
     assert curved.losses[-1] < curved.losses[0]
 
 
+def test_a_model_that_has_learnt_nothing_is_a_null(planted):
+    """The same search in a copy with weights drawn anew finds less; the model itself is left as it was."""
+    before = {name: value.clone() for name, value in planted.state_dict().items()}
+    found = subspaces.das(
+        planted, letters(), "first", "L1.resid_pre", rank=4, n_pairs=256,
+        controls=("random_model",), **QUIET,
+    )  # fmt: skip
+    assert all(torch.equal(value, before[name]) for name, value in planted.state_dict().items())
+    null = float(found.table["raw"].sel(exchange="random_model").mean())
+    assert found.accuracy >= 0.9
+    assert null <= 0.5
+    assert found.selectivity == pytest.approx(found.accuracy - null)
+
+
+def test_weights_are_drawn_anew_and_come_back():
+    model = small.model()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    def look() -> None:
+        with weights_drawn_anew(model, 0):
+            for name, value in model.named_parameters():
+                spread = float(before[name].std(correction=0))
+                assert torch.equal(value, before[name]) == (spread == 0), name
+                if value.numel() > 500:
+                    assert float(value.detach().std()) == pytest.approx(spread, rel=0.2)
+            raise RuntimeError("on the way")
+
+    with pytest.raises(RuntimeError, match="on the way"):
+        look()
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
+def test_masks_open_the_neurons_that_carry_the_variable():
+    """Neurons 3 and 7 of eight hold the value, one each way; the gates of the others stay closed."""
+    if not architectures.has_hooked_transformer():
+        pytest.skip("this TransformerLens has no HookedTransformer")
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    config = HookedTransformerConfig(
+        n_layers=1, d_model=12, d_head=4, n_heads=1, n_ctx=2, d_vocab=20, d_mlp=8, act_fn="relu",
+        normalization_type=None, seed=0,
+    )  # fmt: skip
+    model = HookedTransformer(config).double().eval()
+    state = {n: torch.zeros_like(v) if v.is_floating_point() else v for n, v in model.state_dict().items()}
+    state["blocks.0.attn.IGNORE"] = model.state_dict()["blocks.0.attn.IGNORE"]
+    state["embed.W_E"][torch.arange(4), torch.arange(4)] = 1.0  # the others are fillers that nothing reads
+    W_in, W_out = state["blocks.0.mlp.W_in"], state["blocks.0.mlp.W_out"]
+    for i in range(4):  # tokens 0 to 3 are (first bit, second bit); neurons 3, 7 the first, 1, 4 the second
+        W_in[i, 3 if i // 2 else 7], W_in[i, 1 if i % 2 else 4] = 2.0, 1.0
+    W_out[[3, 7, 1, 4], [6, 7, 8, 9]] = 1.0
+    for i in range(4):
+        state["unembed.W_U"][6 if i // 2 else 7, i] = 3.0
+        state["unembed.W_U"][8 if i % 2 else 9, i] = 3.0
+    model.load_state_dict(state)
+    tokens = torch.arange(64) % 4
+    clean = torch.stack((4 + torch.arange(64) // 4, tokens), 1)
+    task = interp.Task.from_tokens(clean=clean, answer=tokens, wrong=(tokens + 1) % 4)
+    bits = torch.arange(2)
+    task = task.with_variables(high=Variable(tokens // 2, 2 * bits[None] + (tokens % 2)[:, None]))
+    quick = {"n_pairs": 64, "steps": 120, **QUIET}
+    found = subspaces.das(model, task, "high", "L0.post", featuriser="dbm", controls=("random",), **quick)
+    assert set(found.subspace.basis.nonzero()[:, 0].tolist()) == {3, 7}
+    assert found.accuracy == 1
+    components = subspaces.das(model, task, "high", "L0.post", featuriser="dbm+pca", controls=(), **quick)
+    assert components.accuracy == 1
+    assert components.subspace.rank <= 3
+
+
 def test_pairs_keep_content_apart():
     task = letters(50)  # every prompt twice
     parts = subspaces.pairs(task, "first", n=128)
@@ -201,7 +273,7 @@ def test_one_step_has_the_gradient_of_the_formula(planted):
     task = letters()
     stage, parts = Stage.of(planted, task, "L1.resid_pre", "last"), subspaces.pairs(task, "first", n=16)
     train = parts["train"]
-    free = _Search(2, "linear", (), 1, 1e-2, 0)._start(stage, torch.Generator().manual_seed(5))
+    free = featuriser("das", stage, 2, 0.0, 0).start(torch.Generator().manual_seed(5))
     loss = stage.loss(train, Subspace(orthonormal(free[0]), "L1.resid_pre").exchange)
     (slope,) = torch.autograd.grad(loss, free)
     matrix = free[0].detach().clone().requires_grad_(True)
@@ -240,9 +312,11 @@ def test_what_is_wrong_is_said(planted):
             (lambda: das(planted, still, "first", "L1.resid_pre"), "does not vary"),
             (lambda: das(planted, task, "first", "L1.resid_pre", rank=49), "rank is 49"),
             (lambda: das(planted, task, "first", "L1.resid_pre", rank=0), "rank is 0"),
+            (lambda: das(planted, task, "first", "L1H0", rank=2, featuriser="dbm"), "leave rank out"),
+            (lambda: das(planted, task, "first", "L1H0", featuriser="dbm", l1=-1), "l1 is -1"),
             (lambda: das(planted, task, "first", "L1.resid_pre", 7), "outside"),
             (lambda: das(planted, task, "first", "L1.z"), "one head"),
-            (lambda: das(planted, task, "first", "L1H0", featuriser="tree"), "not one of linear, flow"),
+            (lambda: das(planted, task, "first", "L1H0", featuriser="tree"), "not one of das, dbm"),
             (lambda: das(planted, task, "first", "L1H0", controls=["none"]), "not one of"),
             (lambda: subspaces.scan(planted, task, "first", ["L0H0", "L1.resid_pre"]), "one of them"),
             (lambda: Variable([0, 5], [[1, 2], [3, 4]]), "between 0 and 1"),
@@ -267,3 +341,7 @@ def test_a_bridge_is_run_as_it_is(family):
     fast, slow = (subspaces.accuracy(model, test, some, 2, engine=each) for each in ("fast", "reference"))
     assert float(abs(fast["probability"] - slow["probability"]).max()) <= 1e-6
     assert float(abs(slow["probability"] - slow["probability"].sel(exchange="none")).max()) > 1e-6
+    with weights_drawn_anew(model, 0):
+        fast, anew = (subspaces.accuracy(model, test, some, 2, engine=each) for each in ("fast", "reference"))
+    assert float(abs(fast["probability"] - anew["probability"]).max()) <= 1e-6
+    assert float(abs(slow["probability"] - anew["probability"]).max()) > 1e-2

@@ -173,6 +173,20 @@ def test_the_papers_toy(own, source, rows, row_value):
         assert facts["row_rank"] == 1
 
 
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_both_runs_are_made_once(ready, engine, monkeypatch):
+    """Three parts of a cell are three counterfactual runs; base and source are run once for all."""
+    from interp.engine import reference, wavefront
+
+    model, task = ready
+    line, calls = Subspace(basis(24, 3), "L2.resid_mid"), []
+    for module, name in ((wavefront, "capture"), (reference, "logits")):
+        counted = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, c=counted, n=name: calls.append(n) or c(*a))
+    interchange(model, task, line, [5, 6], engine=engine, **QUIET)
+    assert calls == (["capture"] if engine == "fast" else ["logits"] * (2 + 3 * 2))
+
+
 def test_one_draw_gives_no_verdict(ready):
     model, task = ready
     line = Subspace(basis(40, 1), "L2.post")
