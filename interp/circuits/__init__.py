@@ -4,7 +4,8 @@
 |--------------|------------------------------------------------------------------------------|------------|
 | cut edges    | `run`                                                                        | `_run/`    |
 | score edges  | `score_edges`, `score_nodes`, `exact`                                        | `_score/`  |
-| select       | `top`, `threshold`, `greedy`, `prune`                                        | `_select`  |
+| combine      | `ensemble`, `stability`                                                      | `_combine` |
+| select       | `top`, `threshold`, `greedy`, `connected`, `stable`, `prune`                 | `_select`  |
 | search       | `acdc`, `acdc_sweep`, `trace`, `train_mask`                                  | `_search/` |
 | judge        | `evaluate`, `curve`, `random_baseline`, `hypothesis_tests`, `compare`, `roc` | `_judge/`  |
 | things       | `Graph`, `Circuit`, `known`, `known_names`                                   | here       |
@@ -20,6 +21,10 @@ from interp._lazy import lazy
 
 if TYPE_CHECKING:
     from interp.circuits._circuit import Circuit as Circuit
+    from interp.circuits._combine import ensemble as ensemble
+    from interp.circuits._combine import stability as stability
+    from interp.circuits._combine import stable as stable
+    from interp.circuits._connected import connected as connected
     from interp.circuits._graph import Graph as Graph
     from interp.circuits._judge.curves import curve as curve
     from interp.circuits._judge.curves import random_baseline as random_baseline
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
 
 _EXPORTS = {
     "interp.circuits._circuit": ("Circuit",),
+    "interp.circuits._combine": ("ensemble", "stability", "stable"),
+    "interp.circuits._connected": ("connected",),
     "interp.circuits._graph": ("Graph",),
     "interp.circuits._judge.curves": ("curve", "random_baseline"),
     "interp.circuits._judge.evaluate": ("evaluate",),
@@ -65,7 +72,9 @@ __all__ = [
     "acdc",
     "acdc_sweep",
     "compare",
+    "connected",
     "curve",
+    "ensemble",
     "evaluate",
     "exact",
     "greedy",
@@ -78,6 +87,8 @@ __all__ = [
     "run",
     "score_edges",
     "score_nodes",
+    "stability",
+    "stable",
     "threshold",
     "top",
     "trace",

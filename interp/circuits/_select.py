@@ -5,6 +5,8 @@
 | `top`       | the n edges with the highest scores                                                        |
 | `threshold` | the edges whose score is at least x                                                        |
 | `greedy`    | n edges, best first, each into a node that is in the circuit already, from the logits back |
+| `connected` | n edges, the best circuit without loose ends (`_connected.py`)                             |
+| `stable`    | the edges among the n best however the prompts are drawn again (`_combine.py`)             |
 | `prune`     | what lies on a path from the input to the logits                                           |
 
 Scores are those of `score_edges` (their mean over prompts) or of a circuit. `absolute` (the default) ranks by
@@ -45,12 +47,12 @@ def top(scores: Scores, n: int, *, absolute: bool = True) -> Circuit:
         >>> interp.circuits.top(scores, 40).n_edges
         40
     """
-    graph, values, told = _read(scores)
-    ranked = _ranked(values, absolute)
-    _check_number(n, int((ranked > -math.inf).sum()))
+    graph, values, told = read(scores)
+    ranked = ranks(values, absolute)
+    require_number(n, int((ranked > -math.inf).sum()))
     mask = torch.zeros(values.numel(), dtype=torch.bool)
     mask[torch.argsort(ranked.flatten(), descending=True, stable=True)[:n]] = True
-    return _made(graph, mask.view(values.shape), values, told, "top", absolute, n=n)
+    return made(graph, mask.view(values.shape), values, told, "top", absolute, n=n)
 
 
 @verb
@@ -67,11 +69,11 @@ def threshold(scores: Scores, x: float | int, *, absolute: bool = True) -> Circu
     """
     if math.isnan(x):
         raise ValueError("the threshold is NaN. Give a number in units of the scores.")
-    graph, values, told = _read(scores)
-    ranked = _ranked(values, absolute)
+    graph, values, told = read(scores)
+    ranked = ranks(values, absolute)
     mask = (ranked >= x) & (ranked > -math.inf)
     shown = x if math.isfinite(x) else str(x)
-    return _made(graph, mask, values, told, "threshold", absolute, threshold=shown)
+    return made(graph, mask, values, told, "threshold", absolute, threshold=shown)
 
 
 @verb
@@ -87,14 +89,14 @@ def greedy(scores: Scores, n: int, *, absolute: bool = True) -> Circuit:
         >>> interp.circuits.greedy(scores, 40).n_edges
         40
     """
-    graph, values, told = _read(scores)
+    graph, values, told = read(scores)
     if values.ndim != 2:
         raise ValueError(
             f"greedy takes scores without positions, and these have {values.shape[0]}. Use top and prune, or "
             "sum over positions: scores.sum('pos', min_count=1)."
         )
-    ranked = _ranked(values, absolute)
-    _check_number(n, int((ranked > -math.inf).sum()))
+    ranked = ranks(values, absolute)
+    require_number(n, int((ranked > -math.inf).sum()))
     mask = torch.zeros_like(values, dtype=torch.bool)
     owners = graph.owners
     open_readers = owners[:, -1].clone()  # [reader]: inputs of nodes that are in the circuit
@@ -104,7 +106,7 @@ def greedy(scores: Scores, n: int, *, absolute: bool = True) -> Circuit:
         mask[writer, reader] = True
         ranked[writer, reader] = -math.inf
         open_readers |= owners[:, writer]
-    return _made(graph, mask, values, told, "greedy", absolute, n=n)
+    return made(graph, mask, values, told, "greedy", absolute, n=n)
 
 
 @verb
@@ -124,14 +126,14 @@ def prune(circuit: Circuit) -> Circuit:
     return Circuit(circuit.graph, mask, circuit.scores, told, circuit.name)
 
 
-def _read(scores: Scores) -> tuple[Graph, Float[Tensor, "*pos writer reader"], Provenance]:
+def read(scores: Scores) -> tuple[Graph, Float[Tensor, "*pos writer reader"], Provenance]:
     """The graph, a score for every edge (NaN where there is none), and where they come from."""
     if isinstance(scores, Circuit):
         if scores.scores is None:
             raise ValueError(
                 f"{scores.name!r} has no scores. Give one that was found by scores, or a result."
             )
-        return scores.graph, scores.scores.double().cpu(), scores.provenance
+        return scores.graph, _effects(scores.scores, scores.provenance), scores.provenance
     graph = graph_of(scores)
     value = scores["value"]
     mean = value.mean("prompt") if "prompt" in value.dims else value
@@ -140,17 +142,17 @@ def _read(scores: Scores) -> tuple[Graph, Float[Tensor, "*pos writer reader"], P
     return graph, values, {**told, "n_prompts": int(scores.sizes.get("prompt", 1))}
 
 
-def _ranked(values: Tensor, absolute: bool) -> Tensor:
+def ranks(values: Tensor, absolute: bool) -> Tensor:
     """Higher is better; -inf where there is no score."""
     return (values.abs() if absolute else values).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
 
 
-def _check_number(n: int, most: int) -> None:
+def require_number(n: int, most: int) -> None:
     if not 0 <= n <= most:
         raise ValueError(f"n is {n}; there are {most} edges with a score, so 0 to {most} fits.")
 
 
-def _made(
+def made(
     graph: Graph,
     mask: Bool[Tensor, "*pos writer reader"],
     values: Tensor,
@@ -193,6 +195,11 @@ def _parallel(scores: xr.Dataset) -> bool:
     return bool(np.isnan(scores["value"].sel(writer="a0.h0", reader="m0")).all())
 
 
+def name_of(scores: Scores) -> str:
+    """What scores are called: the method of a result, the name of a circuit."""
+    return str(scores.attrs.get("method", "")) if isinstance(scores, xr.Dataset) else scores.name
+
+
 def mean_scores(scores: Scores, graph: Graph) -> Float[np.ndarray, "writer reader"]:
     """One score for every edge, the mean over prompts; NaN where there is no edge or no score.
 
@@ -232,7 +239,13 @@ def _of_circuit(circuit: Circuit) -> np.ndarray:
         raise ValueError(f"{circuit.name!r} has no scores. Use a circuit of acdc or top, or a Dataset.")
     if circuit.scores.ndim != 2:
         raise ValueError(f"{circuit.name!r} has scores by position; give one score for each edge.")
-    return circuit.scores.detach().double().cpu().numpy()
+    return _effects(circuit.scores, circuit.provenance).numpy()
+
+
+def _effects(scores: Tensor, provenance: Provenance) -> Tensor:
+    """The scores of a circuit, positive where an edge helps: of a learned mask the share that is open."""
+    values = scores.detach().double().cpu()
+    return torch.sigmoid(values) if provenance.get("method") == "train_mask" else values
 
 
 def _of_dataset(scores: xr.Dataset, graph: Graph) -> np.ndarray:

@@ -154,9 +154,11 @@ def test_a_result_is_kept_by_netcdf(name: str, made: Callable[..., xr.Dataset], 
         assert {k: str(v) for k, v in again.attrs.items()} == {k: str(v) for k, v in result.attrs.items()}
 
 
-OF_HEADS: dict[str, Verb] = {
+OTHERS: dict[str, Verb] = {
     "attention": lambda m, t, c, d, **o: heads.attention(m, "When Mary and John went"),
     "backup": lambda m, t, c, d, **o: heads.backup(m, t, ["L1H1"], **o),
+    "ensemble": lambda m, t, c, d, **o: circuits.ensemble([circuits.score_edges(m, t, **o), c]),
+    "stability": lambda m, t, c, d, **o: circuits.stability(circuits.score_edges(m, t, **o), 9, draws=100),
     "copying": lambda m, t, c, d, **o: heads.copying(m),
     "composition": lambda m, t, c, d, **o: heads.composition(m),
     "knockouts": lambda m, t, c, d, **o: interp.patching.knockouts(m, [t], {"s": ["L0H0"]}, draws=2, **o),
@@ -168,11 +170,11 @@ OF_HEADS: dict[str, Verb] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(OF_HEADS))
-def test_what_is_said_of_heads_keeps_to_the_contract(
-    name: str, model: Any, task: interp.Task, tmp_path: Any
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_other_results_keep_to_the_contract(
+    name: str, model: Any, task: interp.Task, circuit: Any, tmp_path: Any
 ) -> None:
-    result = OF_HEADS[name](model, task, None, None, **QUIET)
+    result = OTHERS[name](model, task, circuit, None, **QUIET)
     results.check(result)
     assert result.attrs["model"] == "tiny-ioi"
     result.to_netcdf(tmp_path / "result.nc", engine="h5netcdf")

@@ -33,7 +33,7 @@ from interp.circuits._judge.overlap import SIZES
 from interp.circuits._paths import on_paths, random_paths
 from interp.circuits._run.batch import measure, metric_coord
 from interp.circuits._run.job import prepare, start
-from interp.circuits._select import RANKINGS, Scores, first, mean_scores, ranked
+from interp.circuits._select import RANKINGS, Scores, first, mean_scores, name_of, ranked
 from interp.experiment import MEMORY, Metrics
 from interp.models import Model
 from interp.tasks import Task
@@ -94,7 +94,7 @@ def curve(
     variables = measured.variables(experiment, dims, grid)
     variables |= {name: ((*dims, "metric"), ratio.reshape(*grid, -1)) for name, ratio in ratios.items()}
     variables["edges"] = (dims, edges)
-    attrs = recipe(experiment, "curve", level=level, n_edges=graph.n_edges, scores=_name(scores))
+    attrs = recipe(experiment, "curve", level=level, n_edges=graph.n_edges, scores=name_of(scores))
     for number, each in enumerate(experiment.metric):
         found = areas(ratios["faithfulness"][:, number].reshape(grid), shares, edges / graph.n_edges)
         attrs |= {f"{each.name}_{name}" if number else name: area for name, area in found.items()}
@@ -188,10 +188,6 @@ def _check_sizes(sizes: Sequence[float | int]) -> np.ndarray:
     ):
         raise ValueError(f"sizes are {sizes}; give growing shares of all edges, above 0 and at most 1.")
     return found
-
-
-def _name(scores: Scores) -> str:
-    return str(scores.attrs.get("method", "")) if isinstance(scores, xr.Dataset) else scores.name
 
 
 def random_mask(graph: Graph, n_edges: int, kind: str, rng: np.random.Generator) -> Tensor:

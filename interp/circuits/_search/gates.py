@@ -107,11 +107,14 @@ class State:
     losses: list[float] = field(default_factory=list)
 
     @classmethod
-    def new(cls, settings: Settings, graph: Graph, constants: Tensor | None) -> State:
-        """All gates nearly open, no penalty."""
+    def new(
+        cls, settings: Settings, graph: Graph, constants: Tensor | None, ahead: Tensor | None = None
+    ) -> State:
+        """All gates nearly open, no penalty. ahead: what is added to the gates' θ."""
         edges = settings.granularity == "edges"
         size = graph.n_edges if edges else len(graph.writers) - 1
-        theta = torch.full((size,), START[settings.gate])
+        theta = torch.full((size,), START[settings.gate], dtype=torch.float64)
+        theta = theta if ahead is None else theta + ahead
         learned = None if constants is None else _leaf(constants)
         return cls(_leaf(theta), _leaf(torch.zeros(2)), learned, edges)
 

@@ -15,11 +15,12 @@
 |                                                 | (Li & Janson 2024, 2409.09951)                         |
 
 With "learned" the constants that cut edges carry are trained beside the gates, from the means of the corrupt
-prompts on. The model's weights do not change.
+prompts on. With `start=` the gates begin from scores instead of alike. The model's weights do not change.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.stats import rankdata
 from torch import Tensor
 from tqdm import tqdm
 
@@ -41,6 +43,7 @@ from interp.circuits._run.job import Job, one_metric, prepare
 from interp.circuits._search import gates
 from interp.circuits._search.gates import Settings, State
 from interp.circuits._search.soft import Batches
+from interp.circuits._select import Scores, mean_scores, name_of
 from interp.experiment import Experiment, Metrics
 from interp.models import Model
 from interp.stores import StateStore, open_state
@@ -63,6 +66,7 @@ def train_mask(
     prompts: int = 8,
     learning_rate: float | int = 0.1,
     penalty_rate: float | int = 0.1,
+    start: Scores | None = None,
     ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
     metric: Metrics | None = None,
     seed: int = 0,
@@ -74,6 +78,8 @@ def train_mask(
     sparsity: share of all edges (or nodes) to cut, 0 to 1. granularity: "edges" or "nodes".
     gate: "hard-concrete" or "uniform" (uniform gradient sampling).
     steps, prompts (of each step), learning_rate (of the gates), penalty_rate (of λ): of the training.
+    start: scores of edges that the gates begin from: by the rank of its size an edge's gate begins more or
+        less open, up to 1 in θ on either side of the usual beginning. None: all begin alike.
     ablation: what a cut edge carries: "resample", "zero", "mean", constants [writer, d_model], or "learned".
     metric: what to keep, one, KL by default; any with a gradient. The clean prompts are run.
     store: a file that the state is saved to every 25 steps; the same call after a kill goes on from there and
@@ -104,22 +110,38 @@ def train_mask(
         raise ValueError(
             f"metric {measure.name!r} has no gradient (it counts). Use KL, LogitDiff or LogProb."
         )
-    with open_state(experiment.budget.store, "train_mask", _identity(experiment, settings, learned)) as kept:
+    ahead = None if start is None else _ahead(start, Graph.of(model), settings)
+    identity = _identity(experiment, settings, learned, ahead)
+    with open_state(experiment.budget.store, "train_mask", identity) as kept:
         with torch.inference_mode(False), torch.no_grad():
             job = Job.of(experiment)
             job = Job(experiment, job.weights, job.spans, job.runs.outside_inference())
             batches = Batches(job, settings.prompts, settings.seed)
         with autograd_on():
-            state = State.new(settings, job.graph, batches.mean_writes() if learned else None)
+            state = State.new(settings, job.graph, batches.mean_writes() if learned else None, ahead)
             if kept is not None and kept.tensors is not None:
                 state.take(kept.tensors)
             _train(job, settings, state, batches, kept)
-    return trained_circuit(job, settings, state, learned)
+    trained = trained_circuit(job, settings, state, learned)
+    if start is not None:
+        trained.provenance["start"] = name_of(start)
+    return trained
 
 
-def _identity(experiment: Experiment, settings: Settings, learned: bool) -> dict[str, Any]:
+def _ahead(start: Scores, graph: Graph, settings: Settings) -> Float[Tensor, "edge"]:
+    """By how much each edge's θ begins above or below the others': -1 to 1 by the rank of its size."""
+    if settings.granularity != "edges":
+        raise ValueError("start= has scores of edges, and the gates are of nodes. Use granularity='edges'.")
+    size = np.nan_to_num(np.abs(mean_scores(start, graph)[graph.allowed.numpy()]))
+    return torch.from_numpy(2 * (rankdata(size) - 0.5) / len(size) - 1)
+
+
+def _identity(
+    experiment: Experiment, settings: Settings, learned: bool, ahead: Tensor | None
+) -> dict[str, Any]:
     own = {setting.name: repr(getattr(settings, setting.name)) for setting in fields(settings)}
     own |= {"ablation": "learned"} if learned else {}
+    own |= {} if ahead is None else {"start": hashlib.sha256(ahead.numpy().tobytes()).hexdigest()[:12]}
     return {**experiment.identity(), **own}
 
 
