@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from interp.patching import patch as patch
     from interp.patching import plan as plan
     from interp.paths import path_patch as path_patch
+    from interp.report._run import open as open
     from interp.tasks import Task as Task
 
 _SUBMODULES = (
@@ -74,6 +75,7 @@ __all__ = [
     "load",
     "methods",
     "models",
+    "open",
     "patch",
     "patching",
     "path_patch",
@@ -100,6 +102,7 @@ __getattr__, _ = lazy(
         "interp.models": ("load",),
         "interp.patching": ("patch", "plan"),
         "interp.paths": ("path_patch",),
+        "interp.report._run": ("open",),
         "interp.tasks": ("Task",),
     },
     _SUBMODULES,

@@ -1,19 +1,25 @@
 """The command line: `interp demo | models | tasks | heads | patch | path | attribute | circuit |
-steer | report | explore`.
+steer | report | explore | show | compare | run`.
 
 Results go to standard output, progress and errors to standard error; `--json` gives one object on standard
-output. Exit status: 0, 2 for a user's mistake (one line says which), 130 when interrupted.
+output. Exit status: 0, 1 when a job of `interp run` failed, 2 for a user's mistake (one line says which),
+130 when interrupted. Every command that computes writes `summary.json` beside its files.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import shlex
+import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from interp.cli._output import Output, complain
+from interp.cli import _summary
+from interp.cli._output import Output
 from interp.cli._parser import make_parser
 
 __all__ = ["main"]
@@ -23,15 +29,18 @@ _VERBS = {  # where the function of each verb is
     "_circuit": ("circuit",),
     "_files": ("report",),
     "_heads": ("heads",),
+    "_jobs": ("run",),
     "_lists": ("models", "tasks"),
     "_live": ("explore",),
+    "_show": ("show", "compare"),
     "steer._directions": ("fit", "calibrate", "bake"),
     "steer._effects": ("sweep", "generate"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 2 for a mistake, 130 when interrupted.
+    """Run one command and return its exit status: 0, 1 for a job that failed, 2 for a mistake, 130 when
+    interrupted.
 
     arguments: those of the command line, by default the process's own.
 
@@ -40,13 +49,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["report", "missing.nc"])
         2
     """
-    args = make_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    return execute(make_parser().parse_args(words), words, {})
+
+
+def execute(args: argparse.Namespace, words: Sequence[str], loaded: dict[Any, Any]) -> int:
+    """Run a command that was parsed from words. loaded: the model of the command before, if any."""
     verb = getattr(args, "verb", args.command)
     module = next(module for module, verbs in _VERBS.items() if verb in verbs)
-    out = Output(args.command if verb == args.command else f"{args.command} {verb}", args.json)
+    args.loaded, args.run = loaded, _summary.identity(args)
+    out = Output(args.command if verb == args.command else f"{args.command} {verb}", args)
+    start = time.monotonic()
     try:
-        with _warnings_as_lines():
+        if args.log is not None:
+            out.log_to(args.log)
+        with _warnings_as_lines(out):
             getattr(importlib.import_module(f"interp.cli.{module}"), verb)(args, out)
+            _summary.write(args, out, shlex.join(["interp", *words]), time.monotonic() - start)
             out.finish()
     except (ValueError, OSError) as error:
         if args.traceback:
@@ -54,18 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out.fail(error)
         return 2
     except KeyboardInterrupt:
-        complain("stopped", "interrupted. What was stored, the same command resumes.")
+        out.complain("stopped", "interrupted. What was stored, the same command resumes.")
         return 130
-    return 0
+    return out.status
 
 
 @contextmanager
-def _warnings_as_lines() -> Iterator[None]:
+def _warnings_as_lines(out: Output) -> Iterator[None]:
     """Show a warning as one line, without the place in the code where it was raised."""
     shown = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        complain("warning", message)
+        out.complain("warning", message)
 
     warnings.showwarning = show
     try:

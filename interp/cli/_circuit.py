@@ -1,7 +1,8 @@
 """`interp circuit`: find a circuit, measure it on prompts that did not choose it, and draw it.
 
-Prompts of a task family: the search uses those of --seed, the evaluation as many of the next seed. A file of
-prompts is used for both, and the output says so.
+Prompts of a task family: the search uses those of --seed, the evaluation as many of the next seed. Of a file
+of prompts --split takes one part for each, and --eval names another file to measure on; without them it is
+used for both, and the output says so.
 """
 
 from __future__ import annotations
@@ -13,8 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from interp.cli._inputs import check_measure, default_folder, load, make_task, run_options, say_task
+from interp.cli._inputs import (
+    check_measure,
+    default_folder,
+    load,
+    make_task,
+    run_options,
+    say_task,
+    write_task,
+)
 from interp.cli._output import Output
+from interp.cli._summary import repeated
 
 if TYPE_CHECKING:
     from interp.circuits import Circuit
@@ -28,13 +38,15 @@ _SAME = "evaluated on the same prompts"
 def circuit(args: argparse.Namespace, out: Output) -> None:
     """The circuit, its evaluation, its picture and a page; their paths last."""
     from interp import circuits, plot, report
-    from interp.cli._files import save
+    from interp.report._run import save_result
 
     folder = args.out or default_folder(args, args.method)
     _check(args, folder)
+    if repeated(args, folder, out):
+        return
     model = load(args)
-    task = make_task(model, args)
-    fresh, evaluated = _fresh(model, task, args)
+    task, fresh, evaluated = _prompts(model, args)
+    write_task(task, folder, out)
     say_task(task, out, f"; {evaluated}")
     options = run_options(args)
     circuit, scores = _search(model, task, args, folder, options)
@@ -48,7 +60,7 @@ def circuit(args: argparse.Namespace, out: Output) -> None:
     out.wrote("circuit", circuit.save(folder / "circuit.json"))
     for name, more in (("evaluation", result), ("scores", scores), ("curve", curve)):
         if more is not None:
-            out.wrote(name, save(more, folder / f"{name}.nc"))
+            out.wrote(name, save_result(more, folder / f"{name}.nc"))
     figure = plot.circuit(circuit, title=f"{args.model}, {task.name}: {circuit.name}")
     out.wrote("picture", plot.save_html(figure, folder / "circuit.html"))
     items: list[Any] = [summary, figure, result]
@@ -68,6 +80,10 @@ def _check(args: argparse.Namespace, folder: Path) -> None:
             raise ValueError("--method acdc takes --threshold (in units of its metric), not --edges.")
     elif (args.threshold is None) == (args.edges is None):
         raise ValueError(f"--method {args.method} takes --edges or --threshold, one of them.")
+    if args.split is not None and not 0 < args.split < 1:
+        raise ValueError(f"--split is {args.split:g}; it is the share to search on, between 0 and 1.")
+    if args.eval is not None and not args.eval.is_file():
+        raise ValueError(f"--eval {args.eval} does not exist. Give a .jsonl or .csv file of prompts.")
     check_measure(args, folder)
 
 
@@ -97,8 +113,22 @@ def _search(
     return circuits.prune(circuits.threshold(scores, args.threshold, absolute=absolute)), scores
 
 
+def _prompts(model: Any, args: argparse.Namespace) -> tuple[Task, Task, str]:
+    """Prompts to search on, prompts to measure on, and what to say of these."""
+    from interp.tasks import Task
+
+    task = make_task(model, args)
+    if args.split is not None:
+        search, rest = task.split(args.split, args.seed)
+        return search, rest, f"evaluated on the other {len(rest)} of {len(task)} prompts"
+    if args.eval is not None:
+        other = Task.from_file(model, args.eval)
+        return task, other, f"evaluated on the {len(other)} prompts of {args.eval}"
+    return task, *_fresh(model, task, args)
+
+
 def _fresh(model: Any, task: Task, args: argparse.Namespace) -> tuple[Task, str]:
-    """Prompts to evaluate on, and what to say of them."""
+    """Prompts of the family's next seed; those of a file are used again."""
     from interp.tasks import families
 
     if args.task not in families():
@@ -147,6 +177,6 @@ def _summary(circuit: Circuit, result: xr.Dataset, random: xr.Dataset, evaluated
 def _curve_figures(curve: xr.Dataset) -> list[Any]:
     """A picture for each metric, then the table."""
     from interp import plot
-    from interp.cli._files import metric_names
+    from interp.report._figures import metric_names
 
     return [*(plot.curve(curve, metric=name) for name in metric_names(curve)), curve]

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.cli._inputs import GIB, check_run, clean_name, load, make_task
+from interp.cli._inputs import GIB, bars, check_run, clean_name, load, make_task
 from interp.cli._output import Output
+from interp.cli._summary import repeated
 from interp.places import hint
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 def heads(args: argparse.Namespace, out: Output) -> None:
     """The scores and the heads that have most of each; with --load-bearing the test; the paths last."""
     from interp import heads as of_heads
-    from interp.cli._files import about, save
+    from interp.cli._files import about
     from interp.heads._scores import SCORES
+    from interp.report._run import save_result
 
     folder = args.out or Path("out") / f"{clean_name(Path(args.model).name)}-heads"
     if args.top < 1:
@@ -31,8 +33,10 @@ def heads(args: argparse.Namespace, out: Output) -> None:
             f"Scores: {', '.join(SCORES)}."
         )
     check_run(args, folder)
+    if repeated(args, folder, out):
+        return
     model = load(args)
-    options = {"seed": args.seed, "batch_size": args.batch_size, "progress": not args.quiet}
+    options = {"seed": args.seed, "batch_size": args.batch_size, "progress": bars(args)}
     n = {} if args.n is None else {"n": args.n}
     scores = of_heads.scores(model, lengths=args.lengths, level=args.level, **n, **options)
     leading = {str(score): _leading(scores.sel(score=score), args.top) for score in scores["score"].values}
@@ -40,9 +44,9 @@ def heads(args: argparse.Namespace, out: Output) -> None:
     for score, rows in leading.items():
         out.say(f"{score.replace('_', ' ')}: " + ", ".join(_told(row) for row in rows))
     test = None if args.load_bearing is None else _test(args, model, scores, out)
-    out.wrote("scores", save(scores, folder / "scores.nc"))
+    out.wrote("scores", save_result(scores, folder / "scores.nc"))
     if test is not None:
-        out.wrote("load_bearing", save(test, folder / "load_bearing.nc"))
+        out.wrote("load_bearing", save_result(test, folder / "load_bearing.nc"))
     out.wrote("report", _page(args, scores, test, folder / "report.html"))
 
 
@@ -68,7 +72,7 @@ def _test(args: argparse.Namespace, model: Any, scores: xr.Dataset, out: Output)
     task = None if args.task is None else make_task(model, args)
     test = load_bearing(
         model, task, scores, score=args.load_bearing, n=args.top, level=args.level, seed=args.seed,
-        batch_size=args.batch_size, memory=int(args.memory * GIB), progress=not args.quiet,
+        batch_size=args.batch_size, memory=int(args.memory * GIB), progress=bars(args),
     )  # fmt: skip
     names = ("difference", "difference_low", "difference_high", "rank", "p")
     facts = {name: float(test[name]) for name in names}

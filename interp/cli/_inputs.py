@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.cli._output import Output, require_folder
 from interp.places import hint
+from interp.report._run import TASK
 
 if TYPE_CHECKING:
     from interp.tasks import Metric, Task
@@ -59,10 +61,14 @@ def _check_task(task: str) -> None:
 
 
 def load(args: argparse.Namespace) -> Any:
-    """The model."""
+    """The model. `interp run` keeps it for the next job."""
     import interp
 
-    return interp.load(args.model, device=args.device)
+    wanted = (args.model, args.device)
+    if wanted not in args.loaded:
+        args.loaded.clear()  # one at a time
+        args.loaded[wanted] = interp.load(args.model, device=args.device)
+    return args.loaded[wanted]
 
 
 def make_task(model: Any, args: argparse.Namespace) -> Task:
@@ -103,6 +109,17 @@ def say_task(task: Task, out: Output, more: str = "") -> None:
     out.tell(task=task.name, n_prompts=len(task), task_fingerprint=task.fingerprint())
 
 
+def write_task(task: Task, folder: Path, out: Output) -> None:
+    """The prompts as token ids, so that `interp.open` makes them again; of tasks that have answers."""
+    if bool((task.targets >= 0).any()):
+        out.files["task"] = task.to_file(None, folder / TASK, tokens=True)
+
+
+def bars(args: argparse.Namespace) -> bool:
+    """Whether progress is drawn: somebody is looking, and wants it."""
+    return not args.quiet and sys.stderr.isatty()
+
+
 def run_options(args: argparse.Namespace) -> dict[str, Any]:
     """The words that all verbs share: ablation, metric, batch_size, memory."""
     return {
@@ -110,7 +127,7 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
         "metric": make_metrics(args.metric),
         "batch_size": args.batch_size,
         "memory": int(args.memory * GIB),
-        "progress": not args.quiet,
+        "progress": bars(args),
     }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.cli._inputs import check_run, clean_name, load, make_task, run_options, say_task
 from interp.cli._output import Output, require_file
+from interp.cli._summary import repeated
 from interp.plot._export import require_page
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def explore(args: argparse.Namespace, out: Output) -> None:
     )
     require_page(path)
     require_file(path)
+    if repeated(args, path.parent, out):
+        return
     page = _page(args, out, path)
     out.wrote("page", page.save(path))
 
@@ -31,10 +34,10 @@ def explore(args: argparse.Namespace, out: Output) -> None:
 def _page(args: argparse.Namespace, out: Output, path: Path) -> Page:
     """The page of the files that were given, or of the exact effects of heads and of the stream."""
     import interp
-    from interp.cli._files import read
+    from interp.report._run import read_result
 
     check_run(args, path.parent)
-    results = [read(file) for file in args.results]
+    results = [read_result(file) for file in args.results]
     if args.n is None and results:
         args.n = results[0].sizes.get("prompt")
     model = load(args)

@@ -10,8 +10,18 @@ from typing import Any
 
 import xarray as xr
 
-from interp.cli._inputs import check_measure, default_folder, load, make_task, run_options, say_task
+from interp.cli._inputs import (
+    bars,
+    check_measure,
+    default_folder,
+    load,
+    make_task,
+    run_options,
+    say_task,
+    write_task,
+)
 from interp.cli._output import Output, require_folder, require_store
+from interp.cli._summary import repeated, unfinished
 from interp.methods import IG, Method, parse
 
 MODEL = "tiny-ioi"
@@ -33,11 +43,15 @@ bootstrap interval."""
 def patch(args: argparse.Namespace, out: Output) -> None:
     """The plan, the result and its report; their paths last, so that they are easy to find."""
     import interp
-    from interp.cli._files import about, largest, save, table, write_page
+    from interp.cli._files import about, largest, table
+    from interp.report._figures import write_page
+    from interp.report._run import save_result
 
     folder = args.out or default_folder(args, _what(args))
     _check(args, folder)
     require_store(args.store)
+    if repeated(args, folder, out):
+        return
     model = load(args)
     task = make_task(model, args)
     say_task(task, out)
@@ -47,21 +61,25 @@ def patch(args: argparse.Namespace, out: Output) -> None:
     if args.plan:
         return out.tell(plan=str(plan).splitlines())
     out.say("; ".join(str(task.check(model)).splitlines()[:2]))  # its notes come as warnings
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), unfinished(args, folder) as own:
         warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)  # the check has warned of it
-        result = interp.patch(model, task, store=args.store, **options)
+        result = interp.patch(model, task, store=args.store or own, **options)
+        out.files["result"] = save_result(result, folder / "result.nc")
+    write_task(task, folder, out)
     top = largest(result, level=args.level)
     out.say("", *table(top), *_conclusions(result))
     out.tell(**about(result), top=top, summary=_conclusions(result))
-    out.wrote("result", save(result, folder / "result.nc"))
+    out.wrote("result", folder / "result.nc")
     page = write_page([result], folder / "report.html", f"{args.model}, {task.name}", level=args.level)
-    return out.wrote("report", page)
+    out.wrote("report", page)
 
 
 def path(args: argparse.Namespace, out: Output) -> None:
     """The result and its report; the paths last."""
     import interp
-    from interp.cli._files import about, largest, read, save, write_page
+    from interp.cli._files import about, largest
+    from interp.report._figures import write_page
+    from interp.report._run import read_result, save_result
 
     lone = args.receivers[0] if len(args.receivers) == 1 and isinstance(args.receivers[0], str) else None
     from_file = lone is not None and Path(lone).suffix == ".nc"
@@ -69,7 +87,9 @@ def path(args: argparse.Namespace, out: Output) -> None:
         args, "path", Path(lone).stem if lone and from_file else lone or "set"
     )
     check_measure(args, folder)
-    receivers = read(Path(lone)) if lone and from_file else lone or args.receivers
+    if repeated(args, folder, out):
+        return
+    receivers = read_result(Path(lone)) if lone and from_file else lone or args.receivers
     senders = args.senders[0] if len(args.senders) == 1 and isinstance(args.senders[0], str) else args.senders
     model = load(args)
     task = make_task(model, args)
@@ -80,8 +100,9 @@ def path(args: argparse.Namespace, out: Output) -> None:
         sender_positions=args.sender_positions, receiver_positions=args.receiver_positions,
         **run_options(args),
     )  # fmt: skip
+    write_task(task, folder, out)
     out.tell(**about(result), receivers=result.attrs["receivers"], top=largest(result))
-    out.wrote("result", save(result, folder / "result.nc"))
+    out.wrote("result", save_result(result, folder / "result.nc"))
     page = write_page([result], folder / "report.html", f"{args.model}, {task.name}", level=args.level)
     out.wrote("report", page)
 
@@ -89,11 +110,14 @@ def path(args: argparse.Namespace, out: Output) -> None:
 def attribute(args: argparse.Namespace, out: Output) -> None:
     """One result a method, and one page; the paths last."""
     import interp
-    from interp.cli._files import about, largest, save
+    from interp.cli._files import about, largest
+    from interp.report._run import save_result
 
     folder = args.out or default_folder(args, _what(args), "_".join(_file(name) for name in args.method))
     _check(args, folder)
     methods = [_method(args, name) for name in args.method]
+    if repeated(args, folder, out):
+        return
     model = load(args)
     task = make_task(model, args)
     say_task(task, out)
@@ -104,13 +128,14 @@ def attribute(args: argparse.Namespace, out: Output) -> None:
             estimates.append(interp.attribute(model, task, method=method, **options))
             warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)  # once is enough
         exact = interp.patch(model, task, **options) if args.compare else None
+    write_task(task, folder, out)
     out.tell(**about(estimates[0]) | {"method": args.method})
     out.tell(top={name: largest(result) for name, result in zip(args.method, estimates)})
     for name, estimate in zip(args.method, estimates):
-        out.wrote(name, save(estimate, folder / f"{_file(name)}.nc"))
+        out.wrote(name, save_result(estimate, folder / f"{_file(name)}.nc"))
     if exact is not None:
         out.tell(agreement={n: _agreement(e, exact) for n, e in zip(args.method, estimates)})
-        out.wrote("exact", save(exact, folder / "exact.nc"))
+        out.wrote("exact", save_result(exact, folder / "exact.nc"))
     title = f"{args.model}, {task.name}"
     out.wrote("report", _page(estimates, exact, folder / "report.html", title, args.level))
 
@@ -169,7 +194,7 @@ def _page(
 ) -> Path:
     """For each method how it compares, then the figures of its result."""
     from interp import plot, report
-    from interp.cli._files import figures, heading, metric_names
+    from interp.report._figures import figures, heading, metric_names
 
     items: list[Any] = []
     for estimate in estimates:
@@ -186,7 +211,9 @@ def _page(
 def demo(args: argparse.Namespace, out: Output) -> None:
     """Run both sweeps, write results and report, print their paths; the report's is the last line."""
     import interp
-    from interp.cli._files import largest, save, write_page
+    from interp.cli._files import largest
+    from interp.report._figures import write_page
+    from interp.report._run import save_result
 
     require_folder(args.out)
     model = interp.load(MODEL)
@@ -197,8 +224,8 @@ def demo(args: argparse.Namespace, out: Output) -> None:
     for name, site, prompts in (("positions", STREAM, aligned), ("heads", "z", task)):
         out.say(f"\n{name}: {site if isinstance(site, str) else ', '.join(site)}")
         out.say(interp.plan(model, prompts, site))
-        results.append(interp.patch(model, prompts, site, progress=not args.quiet))
-        out.wrote(name, save(results[-1], args.out / f"{name}.nc"))
+        results.append(interp.patch(model, prompts, site, progress=bars(args)))
+        out.wrote(name, save_result(results[-1], args.out / f"{name}.nc"))
     out.tell(model=MODEL, task=task.name, n_prompts=len(task), top=largest(results[-1]))
     title = f"Indirect objects in {MODEL}"
     out.wrote("report", write_page(results, args.out / "report.html", title, OPENING))

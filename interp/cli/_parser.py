@@ -46,6 +46,19 @@ examples:
   interp explore tiny-ioi --task ioi
   interp explore tiny-ioi out/heads/result.nc --task ioi --out page.html
 """
+_RUN_EXAMPLES = """\
+a file of jobs:
+  [[job]]
+  name = "heads"
+  run = "patch tiny-ioi --task ioi --site z"
+
+  [[job]]
+  name = "circuit"
+  run = "circuit tiny-ioi --task ioi --method acdc --threshold 0.01"
+
+Each job writes into a folder of its name, with log.txt. Finished jobs are skipped; a job that fails does not
+stop the others. Exit status: 0, 1 when a job failed, 2 when the file is wrong (then nothing is run).
+"""
 _MODEL = "bundled model, TransformerLens name (gpt2), folder, or GGUF file"
 
 
@@ -77,6 +90,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_steer(commands, add_output)
     _add_report(commands)
     _add_explore(commands)
+    _add_show(commands)
+    _add_compare(commands)
+    _add_run(commands)
     return parser
 
 
@@ -86,7 +102,8 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--json", action="store_true", help="one JSON object on standard output, everything else on error"
     )
-    group.add_argument("--quiet", action="store_true", help="no progress bars")
+    group.add_argument("--quiet", action="store_true", help="say only paths, warnings and errors; no bars")
+    group.add_argument("--log", type=nonempty, metavar="FILE", help="add all that is said to a file as well")
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:
@@ -217,6 +234,16 @@ def _add_circuit(commands: argparse._SubParsersAction) -> None:
         help="count edges that hurt like edges that help (default: no for acdc, yes for scores)",
     )
     _add_contrast(what, "the task's own, and for the search of acdc kl; the first one decides")
+    other = what.add_mutually_exclusive_group()
+    other.add_argument(
+        "--eval", type=nonempty, metavar="FILE", help="other prompts, on which the circuit is measured"
+    )
+    other.add_argument(
+        "--split",
+        type=float,
+        metavar="SHARE",
+        help="search on this share of the prompts, measure on the rest",
+    )
     _add_task(what)
     _add_prompts(what)
     _add_how(how)
@@ -305,6 +332,12 @@ def _add_how(
     )
     group.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     group.add_argument("--out", type=nonempty, help=out)
+    group.add_argument(
+        "--out", type=nonempty, help="folder to write (default: below out, by model, task and site)"
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="do nothing where this very run is finished in its folder"
+    )
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
@@ -314,7 +347,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="results (.nc) and circuits (.json) that interp patch, attribute, circuit or steer wrote",
+        help="results (.nc), circuits (.json), or folders that the commands wrote",
     )
     report.add_argument(
         "--out",
@@ -344,6 +377,39 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
     _add_prompts(what)
     _add_how(how, "page to write (default: below out, by model and task)")
     add_output(explore)
+
+
+def _add_show(commands: argparse._SubParsersAction) -> None:
+    show = commands.add_parser("show", help="what a result, circuit, direction or folder holds")
+    show.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="files and folders that a command wrote"
+    )
+    show.add_argument("--top", type=int, default=10, help="largest cells that are listed (default 10)")
+    show.add_argument("--level", type=float, default=0.95, help="of the intervals (default 0.95)")
+    add_output(show)
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    text = "two results of the same cells, or two circuits: how far they agree, and where they differ most"
+    compare = commands.add_parser("compare", help=text)
+    compare.add_argument("a", type=Path, metavar="A", help="a result (.nc) or a circuit (.json)")
+    compare.add_argument("b", type=Path, metavar="B", help="another one; of results, the exact one")
+    compare.add_argument("--top", type=int, default=10, help="largest differences listed (default 10)")
+    compare.add_argument("--out", type=nonempty, metavar="FILE", help="page to write (.html; default: none)")
+    add_output(compare)
+
+
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    run = commands.add_parser(
+        "run", help="the commands of a file, one after the other, in one process", epilog=_RUN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    run.add_argument("jobs", type=Path, metavar="FILE", help="a .toml file of jobs")
+    run.add_argument(
+        "--out", type=nonempty, default=Path("out"), help="folder of the jobs' folders (default out)"
+    )
+    run.add_argument("--again", action="store_true", help="do jobs that are finished once more")
+    add_output(run)
 
 
 def _names(text: str) -> list[str]:

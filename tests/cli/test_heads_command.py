@@ -9,9 +9,10 @@ import pytest
 import xarray as xr
 
 from interp.cli import main
-from interp.cli._files import figures, read
+from interp.report._figures import figures
+from interp.report._run import read_result as read
 
-BASE = ("heads", "tiny-ioi", "--lengths", "5", "--n", "2", "--quiet")
+BASE = ("heads", "tiny-ioi", "--lengths", "5", "--n", "2")
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ def test_it_writes_scores_and_a_page(capsys: pytest.CaptureFixture[str], folder:
 
 def test_load_bearing_on_a_task(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     options = ("--load-bearing", "induction", "--top", "1", "--task", "ioi", "--json")
-    assert main((*BASE[:-3], "--n", "4", "--quiet", *options)) == 0
+    assert main((*BASE[:-2], "--n", "4", *options)) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["load_bearing"]["draws"] == 3  # the other heads of the layer
     assert facts["load_bearing"]["heads"] == facts["top"]["induction"][0]["head"]

@@ -275,7 +275,7 @@ def test_json_of_every_verb(capsys: pytest.CaptureFixture[str], fitted: str, fol
     assert fit["places"][-1]["auroc"] > 0.95
     sweep = told("sweep", MODEL, fitted, "--task", "sentiment", "--n", "8", "--coefficients=0,1")
     assert sweep["best"]["coefficient"] == 1
-    assert set(sweep["files"]) == {"result", "picture", "report"}
+    assert set(sweep["files"]) == {"result", "picture", "report", "summary"}
     texts = told("generate", MODEL, fitted, "--prompt", "Review : The", "--layer", "3", "--coefficient", "1")
     assert [run["run"] for run in texts["runs"]][:2] == ["base", "steered"]
     calibrated = told("calibrate", MODEL, fitted, "--task", "sentiment", "--n", "8", "--kl", "0.2")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.cli._inputs import clean_name, load
 from interp.cli._output import Output, require_folder
+from interp.cli._summary import repeated
 from interp.cli.steer._prompts import classes, direction_of, one_place, prompts_of, read_lines, when_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def fit(args: argparse.Namespace, out: Output) -> None:
     _check(args)
     folder = _folder(args)
     require_folder(folder)
+    if repeated(args, folder, out):
+        return
     model = load(args)
     places(anatomy(model), args.layer, args.site, args.head)  # its checks, before prompts are drawn
     train, test, about = _sides(model, args)
@@ -116,10 +119,12 @@ def _folder(args: argparse.Namespace) -> Path:
 def calibrate(args: argparse.Namespace, out: Output) -> None:
     """One line a layer: the coefficient, the KL that it gives, and its length in median norms."""
     from interp import plot
-    from interp.cli._files import save
+    from interp.report._run import save_result
 
     folder = args.out or args.direction.parent
     require_folder(folder)
+    if repeated(args, folder, out):
+        return
     model = load(args)
     direction = direction_of(model, args)
     prompts, about = prompts_of(model, args)
@@ -130,7 +135,7 @@ def calibrate(args: argparse.Namespace, out: Output) -> None:
         rows.append(row)
         out.say(f"{row['place']:<14}{row['coefficient']:>12.5g}{row['kl']:>9.4f}{row['norms']:>9.3f}")
     out.tell(model=args.model, target_kl=args.kl, places=rows)
-    out.wrote("result", save(_dataset(rows, args, direction), folder / "calibration.nc"))
+    out.wrote("result", save_result(_dataset(rows, args, direction), folder / "calibration.nc"))
     title = f"The coefficient that gives a KL of {args.kl:g} nats"
     subtitle = f"{direction.method} · {args.model} · {about}"
     figure = _by_place(rows, "coefficient", "coefficient", title, subtitle)
@@ -172,6 +177,8 @@ def bake(args: argparse.Namespace, out: Output) -> None:
     if (args.coefficient is None) != args.ablate:
         raise ValueError("give --coefficient or --ablate, one of them.")
     folder = args.out or args.direction.parent / "baked"
+    if repeated(args, folder.parent, out):
+        return
     require_free(folder)
     require_folder(folder)
     model = interp.load(args.model)

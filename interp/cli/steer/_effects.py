@@ -8,8 +8,9 @@ from typing import Any
 
 import xarray as xr
 
-from interp.cli._inputs import load
+from interp.cli._inputs import bars, load
 from interp.cli._output import Output, require_folder
+from interp.cli._summary import repeated
 from interp.cli.steer._prompts import direction_of, neutral_text, one_place, prompts_of, when_of
 
 _SHOWN = 3  # prompts that are printed; the page has all
@@ -19,21 +20,23 @@ _CONTROLS = {"random direction": "effect_random", "shuffled labels": "effect_shu
 def sweep(args: argparse.Namespace, out: Output) -> None:
     """The result, its picture and a page; the best setting before, their paths last."""
     from interp import plot, steering
-    from interp.cli._files import save
+    from interp.report._run import save_result
 
     folder = args.out or args.direction.parent
     require_folder(folder)
     metrics = _metrics(args)
+    if repeated(args, folder, out):
+        return
     model = load(args)
     direction = direction_of(model, args)
     prompts, about = prompts_of(model, args)
     options: dict[str, Any] = {"when": when_of(args), "seed": args.seed, "neutral": neutral_text(args)}
-    options |= {"metric": metrics, "progress": not args.quiet}
+    options |= {"metric": metrics, "progress": bars(args)}
     result = steering.sweep(model, direction, prompts, args.coefficients, **options)
     best, words = _best(result, args.kl_limit)
     out.say(about, words)
     out.tell(model=args.model, best=best, n_prompts=result.sizes["prompt"])
-    out.wrote("result", save(result, folder / "sweep.nc"))
+    out.wrote("result", save_result(result, folder / "sweep.nc"))
     out.wrote("picture", plot.save_html(plot.steering(result), folder / "sweep.html"))
     page = _page(result, best, f"{words} {about.capitalize()}.", folder / "sweep-report.html")
     out.wrote("report", page)
@@ -81,13 +84,15 @@ def _page(result: xr.Dataset, best: dict[str, Any] | None, words: str, path: Pat
 def generate(args: argparse.Namespace, out: Output) -> None:
     """The first texts are printed, all are on the page; the paths last."""
     from interp import report
-    from interp.cli._files import save
+    from interp.report._run import save_result
     from interp.steering._side_by_side import side_by_side
 
     if (args.coefficient is None) == (args.kl is None):
         raise ValueError("give --coefficient or --kl, one of them.")
     folder = args.out or args.direction.parent
     require_folder(folder)
+    if repeated(args, folder, out):
+        return
     model = load(args)
     direction = one_place(direction_of(model, args))
     prompts, about = prompts_of(model, args)
@@ -98,7 +103,7 @@ def generate(args: argparse.Namespace, out: Output) -> None:
     )  # fmt: skip
     out.say(f"{about}; {direction.method} at {direction.place}", _printed(result))
     out.tell(model=args.model, place=str(direction.place), runs=_runs(result))
-    out.wrote("result", save(result, folder / "generations.nc"))
+    out.wrote("result", save_result(result, folder / "generations.nc"))
     title = f"Generations of {args.model}, steered"
     page = report.write([f"{about.capitalize()}.", result], folder / "generations.html", title=title)
     out.wrote("report", page)

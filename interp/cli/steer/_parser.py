@@ -144,6 +144,9 @@ def _add_out(
     parser: argparse.ArgumentParser, text: str = "folder to write (default: the direction's)"
 ) -> None:
     parser.add_argument("--out", type=nonempty, help=text)
+    parser.add_argument(
+        "--resume", action="store_true", help="do nothing where this very run is finished in its folder"
+    )
 
 
 def nonempty(text: str) -> Path:
