@@ -12,6 +12,8 @@ another method cannot be written down, and a wrong combination is a ValueError w
 |            |                | "inputs": on the straight path between both inputs   | 2 + m    | m         |
 |            |                | "activations": on that of each writer's own output   | 2 + pm   | pm        |
 |            |                | "clean-corrupted": of the two runs                   | 3 (*)    | 2         |
+| GradPath   | eap-gp         | edges: mean slope over runs whose input goes down    | 2 + 2m   | m (**)    |
+|            |                | the gradient to the source run's logits              |          |           |
 | AtpStar    | atp*           | atp, exact pattern changes for q and k (QK fix), one | 2        | layers    |
 |            |                | layer's paths left out at a time (GradDrop)          |          |           |
 | Relp       | relp, relp     | relevance: norm, activation, pattern and gate rules  | 2        | 1         |
@@ -21,11 +23,13 @@ another method cannot be written down, and a wrong combination is a ValueError w
 | FlowRoutes | flow-routes    | edges: the writer's share of what the reader reads   | 1        | 0         |
 | Exact      | exact          | edges: none, each edge is cut                        | see it   | 0         |
 
-m = steps; p = the input, every attention and every MLP layer. (*) 4 for cells. Backwards are by metric.
+m = steps; p = the input, every attention and every MLP layer. (*) 4 for cells. (**) and m for
+the path, whatever the metrics. Backwards are by metric.
 
-Nanda 2023 and Syed et al. 2310.10348 (atp, eap), Hanna et al. 2403.17806 (ig), Kramár et al. 2403.00745
-(atp*), 2508.21258 (relp), Achtibat et al. 2402.05602 (attnlrp), Edin et al. 2505.17630 (gim), Ferrando &
-Voita 2403.00824 (flow-routes). Neither torch nor a model is needed to make a value.
+Nanda 2023 and Syed et al. 2310.10348 (atp, eap), Hanna et al. 2403.17806 (ig), Zhang et al. 2502.06852
+(eap-gp), Kramár et al. 2403.00745 (atp*), 2508.21258 (relp), Achtibat et al. 2402.05602 (attnlrp), Edin et
+al. 2505.17630 (gim), Ferrando & Voita 2403.00824 (flow-routes). Neither torch nor a model is needed to make
+a value.
 """
 
 from __future__ import annotations
@@ -234,6 +238,36 @@ class IG(Method):
 
 
 @dataclass(frozen=True)
+class GradPath(Method):
+    """EAP-GP: slopes along a path of the input that follows the gradient to the source run; edges only.
+
+    From the base input each step goes down the gradient of ‖logits − logits of the source‖², at the
+    positions that the metric reads, so that the path leaves regions in which the straight line of IG is
+    saturated. steps: points on the path. stride: the length of a step, in units of the stream (the paper's
+    1); None: the distance between the two inputs over the number of steps, whatever a model's scale.
+    """
+
+    steps: int = 5
+    stride: float | int | None = 1.0
+    edge_name = "eap-gp"
+    base_only = False
+    two_runs = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps is {self.steps!r}; a whole number, at least 1, is needed.")
+        if self.stride is not None and not 0 < self.stride < float("inf"):
+            raise ValueError(f"stride is {self.stride!r}; it must be a length above 0, or None.")
+
+    def edge_cost(self, n_layers: int, attn_only: bool) -> tuple[int, int]:
+        return 2 + 2 * self.steps, self.steps
+
+    def attrs(self) -> dict[str, Any]:
+        stride = "distance / steps" if self.stride is None else self.stride
+        return {"steps": self.steps, "stride": stride, "path_backwards": self.steps}
+
+
+@dataclass(frozen=True)
 class AtpStar(Method):
     """AtP*. With GradDrop the estimates are magnitudes, without a sign."""
 
@@ -346,7 +380,9 @@ class Exact(Method):
     base_only = False
 
 
-METHODS: tuple[type[Method], ...] = (Atp, IG, AtpStar, Relp, AttnLRP, GIM, Secant, FlowRoutes, Exact)
+METHODS: tuple[type[Method], ...] = (
+    Atp, IG, GradPath, AtpStar, Relp, AttnLRP, GIM, Secant, FlowRoutes, Exact,
+)  # fmt: skip
 _HERE = {"cells": "cells are estimated by", "edges": "edges are scored by"}
 
 
@@ -365,7 +401,7 @@ def parse(method: object, over: str = "cells") -> Method:
         >>> methods.parse("ig")
         IG(steps=8, rule='midpoint', variant='inputs')
         >>> methods.names("edges")
-        ('eap', 'eap-ig', 'relp', 'secant', 'flow-routes', 'exact')
+        ('eap', 'eap-ig', 'eap-gp', 'relp', 'secant', 'flow-routes', 'exact')
     """
     known = names(over)
     if isinstance(method, Method):

@@ -25,7 +25,7 @@ _EXACT = {
 }
 _ESTIMATES = {
     "atp": "AtP", "atp*": "AtP*", "ig": "integrated gradients", "relp": "RelP", "attnlrp": "AttnLRP",
-    "gim": "GIM", "secant": "secant", "eap": "EAP", "eap-ig": "EAP-IG",
+    "gim": "GIM", "secant": "secant", "eap": "EAP", "eap-ig": "EAP-IG", "eap-gp": "EAP-GP",
 }  # fmt: skip
 _READOUTS = {"direct": "direct logit attribution", "relevance": "relevance by rules"}
 _NOUNS = {

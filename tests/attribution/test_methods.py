@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from interp import methods
-from interp.methods import GIM, IG, Atp, AtpStar, AttnLRP, Exact, FlowRoutes, Relp, Secant
+from interp.methods import GIM, IG, Atp, AtpStar, AttnLRP, Exact, FlowRoutes, GradPath, Relp, Secant
 from interp.tasks import KL, LogitDiff, Rank
 
-EVERY = (Atp(), IG(), AtpStar(), Relp(), AttnLRP(), GIM(), Secant(), FlowRoutes(), Exact())
+EVERY = (Atp(), IG(), AtpStar(), Relp(), AttnLRP(), GIM(), Secant(), FlowRoutes(), Exact(), GradPath())
 
 
 def test_names_stand_for_defaults() -> None:
@@ -50,6 +50,8 @@ def test_what_is_no_method(method: object, over: str, words: str) -> None:
     [
         (lambda: IG(steps=0), "steps is 0"),
         (lambda: IG(steps=True), "steps is True"),
+        (lambda: GradPath(steps=0), "steps is 0"),
+        (lambda: GradPath(stride=0), "stride is 0; it must be a length above 0, or None"),
         (lambda: IG(rule="simpson"), "'simpson' is not one of midpoint, left, gauss"),
         (lambda: IG(variant="input"), "did you mean 'inputs'"),
         (lambda: IG(4, variant="clean-corrupted"), "it takes no steps= or rule="),

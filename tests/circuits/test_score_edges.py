@@ -20,7 +20,7 @@ from interp.circuits import Graph, score_edges
 from interp.circuits._run.job import prepare, start
 from interp.circuits._score import edges as edge_scoring
 from interp.circuits._search.soft import Batches
-from interp.methods import IG, Atp, Exact, FlowRoutes, Method, Relp, Secant
+from interp.methods import IG, Atp, Exact, FlowRoutes, GradPath, Method, Relp, Secant
 from interp.tasks import Custom, LogProb, Task
 from interp.tasks.handmade import some_inputs
 
@@ -40,6 +40,7 @@ ESTIMATES = [
     IG(steps=2),
     IG(steps=1, variant="activations"),
     IG(variant="clean-corrupted"),
+    GradPath(steps=2),
     Relp(),
     Secant(),
 ]
@@ -99,9 +100,10 @@ def test_in_a_linear_model_every_method_gives_the_exact_effects(method: Method) 
 
 
 @pytest.mark.parametrize("name", FEW[:2])
-@pytest.mark.parametrize("method", [one for one in ESTIMATES if one != Relp()])
+@pytest.mark.parametrize("method", [one for one in ESTIMATES if not isinstance(one, (Relp, GradPath))])
 def test_small_corruptions_leave_a_second_order_error(name: str, method: Method) -> None:
-    """Halving the distance of both embeddings quarters the error. (relp is no slope of the model.)"""
+    """Halving the distance of both embeddings quarters the error. (relp is no slope of the model, and a step
+    of eap-gp is as long as ever.)"""
     model, clean = model_of(name), architectures.tokens(1, 1, 5)[0]
     spare = next(token for token in range(1, architectures.VOCAB) if token not in clean)
     corrupt = clean.clone()
@@ -154,6 +156,57 @@ def test_activations_add_up_to_the_effect_of_replacing_a_part() -> None:
         wanted = patched["value"].sel(layer=1).values
         assert found.sel(writer=writers).sum("writer").values == pytest.approx(wanted, abs=1e-4)
         assert abs(wanted).max() > 0.05
+
+
+@pytest.mark.parametrize("stride", [1.0, None])
+def test_a_grad_path_is_one_of_autograd(stride: float | None) -> None:
+    """One prompt at a time, with plain hooks: the points, and the slopes on split inputs at each."""
+    model, task, steps = model_of(FEW[0]), M.uneven(), 3
+    starts = [grad_path(model, task[[prompt]], steps, stride) for prompt in range(len(task))]
+    found = score_edges(model, task, method=GradPath(steps, stride))
+    wanted = split.scores(model, task, starts=starts)
+    np.testing.assert_allclose(found["value"].values, wanted, atol=1e-9)
+    assert np.nanmax(abs(wanted - score_edges(model, task, method=IG(steps, "left"))["value"].values)) > 1e-2
+    assert (found.attrs["forwards"], found.attrs["path_backwards"]) == (2 + 2 * steps, steps)
+
+
+def grad_path(model: Any, task: Task, steps: int, stride: float | None) -> list[torch.Tensor]:
+    """The points on the way from the clean input down to the corrupt run's logits."""
+    name, at = "blocks.0.hook_resid_pre", task.positions[0]
+
+    def run(tokens: torch.Tensor, start: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        kept = []
+        keep = lambda x, hook: kept.append(x) if start is None else start  # noqa: E731
+        return model.run_with_hooks(tokens, fwd_hooks=[(name, keep)])[0, at], (kept or [start])[0]
+
+    with torch.no_grad():
+        (_, point), (target, far) = run(task.clean, None), run(task.corrupt, None)
+    length = float((far - point).norm()) / steps if stride is None else stride
+    out = []
+    for _ in range(steps):
+        leaf = point.clone().requires_grad_(True)
+        ((run(task.clean, leaf)[0] - target) ** 2).sum().backward()
+        point = point - length * leaf.grad / leaf.grad.norm()
+        out.append(point.clone().requires_grad_(True))
+    model.zero_grad()
+    return out
+
+
+def test_where_the_path_is_straight_it_is_that_of_integrated_gradients() -> None:
+    """Logits that are the input itself: down the gradient is straight on to the other prompt."""
+    shape = {"n_layers": 1, "d_vocab": architectures.BASE["d_model"]}
+    model = architectures.build({"attn_only": True, "normalization_type": None, **shape})
+    with torch.no_grad():
+        model.unembed.W_U.copy_(torch.eye(len(model.W_U)))
+        model.blocks[0].attn.W_O.zero_()
+    prompts = {"clean": [[1, 2, 3]], "corrupt": [[1, 2, 5]], "answer": [3], "wrong": [5]}
+    task = Task.from_tokens(**prompts, metric=LogProb())
+    path = score_edges(model, task, method=GradPath(4, None))["value"].values
+    straight = score_edges(model, task, method=IG(4, "left"), direction="denoise")["value"].values
+    np.testing.assert_allclose(path, straight, atol=1e-12)
+    assert np.nanmax(abs(path)) > 1e-2
+    other = score_edges(model, task, method=IG(4, "left"))["value"].values
+    assert np.nanmax(abs(path - other)) > 1e-3
 
 
 def test_left_sums_omit_the_corrupt_end_and_the_midpoint_does_not() -> None:

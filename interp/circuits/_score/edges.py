@@ -14,8 +14,8 @@ Estimates are first order, so the score of a node is the sum of those of the edg
 change of the writer's output times the slope of the metric in the stream after it). "exact" cuts all edges
 out of a node at once, which is not the sum of their exact effects.
 
-EAP: Syed et al. 2310.10348. EAP-IG: Hanna et al. 2403.17806. RelP: 2508.21258. Flow routes: Ferrando & Voita
-2403.00824. `exact` cuts every edge: Conmy et al. 2304.14997. Secant slopes: `interp.attribution.secant`.
+EAP: Syed et al. 2310.10348. EAP-IG: Hanna et al. 2403.17806. RelP: 2508.21258. EAP-GP: Zhang et al.
+2502.06852. Flow routes: Ferrando & Voita 2403.00824. `exact` cuts every edge: Conmy et al. 2304.14997. Secant slopes: `interp.attribution.secant`.
 
 Integrated gradients come in the variants of their published code:
 
@@ -59,7 +59,7 @@ from interp.circuits._score.result import edge_dataset, node_dataset, of_nodes
 from interp.circuits._score.sums import Sums
 from interp.engine.memory import Budget
 from interp.experiment import MEMORY, Experiment, Metrics
-from interp.methods import IG, Exact, FlowRoutes, Method
+from interp.methods import IG, Exact, FlowRoutes, GradPath, Method
 from interp.models import Model
 from interp.places import hint
 from interp.tasks import Task
@@ -83,9 +83,10 @@ def score_edges(
 ) -> xr.Dataset:
     """The effect of every edge on the metric.
 
-    method: a value of `interp.methods` or its name: Atp() "eap", IG(steps, rule, variant) "eap-ig", Relp(...)
-        "relp", Secant() "secant" (estimates), FlowRoutes() "flow-routes" (shares of each reader's input,
-        without metric or ablation), or Exact() "exact" (every edge is cut).
+    method: a value of `interp.methods` or its name: Atp() "eap", IG(steps, rule, variant) "eap-ig",
+        GradPath(steps, stride) "eap-gp", Relp(...) "relp", Secant() "secant" (estimates), FlowRoutes()
+        "flow-routes" (shares of each reader's input, without metric or ablation), or Exact() "exact" (every
+        edge is cut).
     positions: a score for each position (of the reader's input), in prompts of one length; "span": for each
         of the task's named positions, in prompts of any length, NaN where one has no such span.
     ablation: what a cut edge carries: "resample", "zero", "mean", or constants [writer, d_model].
@@ -248,7 +249,8 @@ class Scoring:
         size, at_once = sizes(job.room, job.runs.n_pos, graph, n_metrics)
         starts = range(0, n, size)
         forwards, backwards = self.method.edge_cost(graph.n_layers, graph.attn_only)
-        total = len(starts) * (forwards + backwards * n_metrics)
+        path = self.method.steps if isinstance(self.method, GradPath) else 0
+        total = len(starts) * (forwards + backwards * n_metrics + path)
         quiet = not job.experiment.budget.progress
         with tqdm(total=total, disable=quiet, desc=self.method.edge_name, unit="pass") as bar:
             for first in starts:
@@ -277,6 +279,8 @@ class Scoring:
         with autograd_on():
             if isinstance(method, IG):
                 out, base, source = _integrated(passes, sums, method)
+            elif isinstance(method, GradPath):
+                out, base, source = _descended(passes, sums, method)
             else:
                 source, base = run_secant(passes) if kind == "secant" else run_base(passes, method.rules)
                 out = sums.zeros(len(job.metric))
@@ -331,6 +335,24 @@ def _integrated(passes: EdgePasses, sums: Sums, method: IG) -> tuple[Tensor, Pas
         for alpha, weight in method.points():
             run = passes.graph(clean, replaced={place: origin + alpha * change})
             sums.add(out, base, source, run, weight, rows)
+    return out, base, source
+
+
+def _descended(passes: EdgePasses, sums: Sums, method: GradPath) -> tuple[Tensor, Passed, Passed]:
+    """Slopes at the points of a path from the base input down to the source run's logits."""
+    source, base = passes.plain(source=True), passes.plain(source=False)
+    out = sums.zeros(len(passes.scores.reads.metrics))
+    clean = (base if passes.runs.clean_is_base else source).picked
+    point = base.values[INPUT]  # [prompt, pos, d_model]
+    stride = torch.tensor(method.stride or 0.0).to(point)
+    if method.stride is None:
+        stride = (source.values[INPUT] - point).flatten(1).norm(dim=1)[:, None, None] / method.steps
+    for _ in range(method.steps):
+        slope = passes.descent(point, source.picked)
+        length = slope.flatten(1).norm(dim=1)[:, None, None]  # of each prompt alone
+        point = point - stride * slope / length.where(length > 0, torch.ones_like(length))
+        run = passes.graph(clean, replaced={INPUT: point})
+        sums.add(out, base, source, run, 1 / method.steps)
     return out, base, source
 
 

@@ -108,6 +108,21 @@ class EdgePasses:
         self.tick(len(slopes))
         return Passed(picked.detach(), kept, slopes, notes)
 
+    def descent(self, point: Float[Tensor, "prompt pos d_model"], target: Tensor) -> Tensor:
+        """The slope of ‖logits − target‖², at what is read, in the input. Cost: a forward and a backward."""
+        leaf = point.detach().clone().requires_grad_(True)
+        hooks: list[Hook] = [(hook_name(*INPUT), lambda tensor, hook: leaf)]
+        with self.model.hooks(fwd_hooks=[*hooks, *finite_hooks(self.facts.n_layers)]):
+            picked = self.scores.pick(logits(self.model, self.runs.base))
+        self.tick(1)
+        apart = (picked - target).square()
+        if self.scores.reads.everywhere:  # [prompt, pos, vocab]; padding is nobody's logits
+            pos = torch.arange(apart.shape[1], device=apart.device)
+            apart = apart * (pos < self.runs.lengths[:, None])[..., None]
+        (slope,) = torch.autograd.grad(apart.sum(), leaf)
+        self.tick(1)
+        return slope
+
     def _two_point(self, picked: Tensor, clean: Tensor, other: Tensor) -> tuple[Tensor, float]:
         """The metrics with slopes between two runs' logits, and the residual."""
         cap = float(getattr(self.model.cfg, "output_logits_soft_cap", None) or -1.0)
