@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.cli._inputs import check_run, clean_name, load, make_task, run_options, say_task
+from interp.cli._inputs import check_measure, clean_name, load, make_task, run_options, say_task
 from interp.cli._output import Output, require_file
 from interp.cli._summary import repeated
 from interp.plot._export import require_page
@@ -34,20 +34,28 @@ def explore(args: argparse.Namespace, out: Output) -> None:
 def _page(args: argparse.Namespace, out: Output, path: Path) -> Page:
     """The page of the files that were given, or of the exact effects of heads and of the stream."""
     import interp
-    from interp.report._run import read_result
 
-    check_run(args, path.parent)
-    results = [read_result(file) for file in args.results]
-    if args.n is None and results:
-        args.n = results[0].sizes.get("prompt")
+    check_measure(args, path.parent)
+    items = [_read(file) for file in args.results]
+    if args.n is None:
+        args.n = next((each.sizes.get("prompt") for each in items if hasattr(each, "sizes")), None)
     model = load(args)
     task = make_task(model, args)
     say_task(task, out)
-    items: list[Any] = results
+    options = run_options(args)
     if not items:
-        options = run_options(args)
         items = [interp.patch(model, task, site, **options) for site in ("z", _STREAM) if _has(model, site)]
-    return interp.explore(items, model, task, title=args.title, prompts=args.prompts, level=args.level)
+    return interp.explore(
+        items, model, task, title=args.title, prompts=args.prompts, level=args.level, **options
+    )
+
+
+def _read(path: Path) -> Any:
+    """A circuit or a result."""
+    from interp.circuits import Circuit
+    from interp.report._run import read_result
+
+    return Circuit.load(path) if path.suffix == ".json" else read_result(path)
 
 
 def _has(model: Any, site: str | list[str]) -> bool:

@@ -368,7 +368,7 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
         nargs="*",
         type=Path,
         metavar="FILE",
-        help="results (.nc) that interp patch, attribute or heads wrote; none: heads and stream are patched",
+        help="results (.nc) and circuits (.json) that other commands wrote; none: heads and stream are patched",
     )
     what.add_argument("--title", help="of the page (default: model and task)")
     what.add_argument("--prompts", type=int, metavar="N", help="with their attention (default: what fits)")

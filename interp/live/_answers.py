@@ -9,6 +9,8 @@ were made beforehand (`stored`), `interp serve` and the widget ask this class.
 | `grid`      | result, metric, at, prompt         | a map: mean, low, high, p; values by prompt             |
 | `attention` | layer, head, weighting, prompt     | matrix [dst, src] (see `_heads`)                        |
 | `head`      | layer, head, prompt                | effects by position, other results, scores, top tokens  |
+| `circuit`   | circuit, toggles                   | faithfulness with edges toggled; of none, also of each  |
+| `edge`      | circuit, edge                      | its score, and its exact effect with an interval        |
 
 Without `prompt` an answer is about all of them, and its parts "by": "prompt" begin with that axis; with it
 they are cut to the one. Arrays are packed (`_arrays`), each with its largest error.
@@ -24,8 +26,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from interp.circuits import Circuit
 from interp.live import _heads
 from interp.live._arrays import at_prompt
+from interp.live._circuits import Edges
 from interp.live._maps import maps
 from interp.models import Model, anatomy
 from interp.plot._theme import visible
@@ -50,10 +54,14 @@ class Answers:
         model: Model | None,
         task: Task | None,
         *,
+        circuits: Sequence[Circuit] = (),
         shown: int,
         level: float,
+        options: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.task, self.level = model, task, level
+        several = enumerate(circuits)
+        self.circuits = [Edges(f"c{i}", each, model, task, level, options or {}) for i, each in several]
         self.maps = maps(results, None if task is None else task.fingerprint(), level)
         self.shown = shown  # prompts whose attention can be asked for
         part = None if task is None else task[:shown]
@@ -63,6 +71,8 @@ class Answers:
             "grid": self._grid,
             "attention": self._attention,
             "head": self._head,
+            "circuit": self._circuit,
+            "edge": self._edge,
         }
 
     def ask(self, kind: str, args: dict[str, Any] | None = None) -> Answer:
@@ -93,6 +103,10 @@ class Answers:
                 for weighting, why in possible.items()
                 if why is None
             ]
+        for each in self.circuits if self.model is not None else ():
+            asked.append(("circuit", {"circuit": each.id, "toggles": []}))
+            asked += [("circuit", {"circuit": each.id, "toggles": [name]}) for name in each.names]
+            asked += [("edge", {"circuit": each.id, "edge": name}) for name in each.names]
         return [(kind, args, self.ask(kind, args)) for kind, args in asked]
 
     def all_heads(self) -> list[tuple[int, int]]:
@@ -116,6 +130,7 @@ class Answers:
             "results": [each.facts() for each in self.maps],
             "weightings": {} if self.heads is None else self.heads.weightings(),
             "causal": True if model is None else anatomy(model).causal,
+            "circuits": [each.facts() for each in self.circuits],
             "level": self.level,
             "live": False,
         }
@@ -160,6 +175,21 @@ class Answers:
         assert self.model is not None
         assert self.task is not None
         return _heads.by_position(self.maps, self.model, self.task)
+
+    def _circuit(self, circuit: str, toggles: list[str] | None = None) -> Answer:
+        if not isinstance(toggles or [], list):
+            raise ValueError(f"toggles is {toggles!r}; give a list of edges by name.")
+        return self._of_circuits(circuit).measured(sorted(set(toggles or [])))
+
+    def _edge(self, circuit: str, edge: str) -> Answer:
+        return self._of_circuits(circuit).edge(edge)
+
+    def _of_circuits(self, name: str) -> Edges:
+        for each in self.circuits:
+            if each.id == name:
+                return each
+        known = ", ".join(each.id for each in self.circuits) or "none"
+        raise ValueError(f"circuit is {name!r}; this page has {known}.")
 
     def _scores(self, layer: int, head: int) -> list[dict[str, Any]]:
         """Scores of a head, among the results that are of scores."""

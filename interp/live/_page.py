@@ -22,9 +22,13 @@ from typing import Any
 import xarray as xr
 
 from interp._verbs import verb
-from interp.experiment import check_model, check_task
+from interp.ablation import Ablation
+from interp.circuits import Circuit
+from interp.circuits._run.job import prepare
+from interp.experiment import MEMORY, Metrics, check_model, check_task
 from interp.files import write_text
 from interp.live._answers import Answer, Answers
+from interp.live._circuits import require_fit
 from interp.models import Model, anatomy
 from interp.plot._export import require_page
 from interp.tasks import Task
@@ -44,7 +48,8 @@ class Page:
         """Write the page as one HTML file, which needs no server and no network; its path.
 
         Cost: two forwards a prompt for attention, one for what heads write, and three passes for the effects
-        by position, where no result has them. Raises ValueError for a path that does not end in .html.
+        by position, where no result has them; for every edge of a circuit two runs of `circuits.run`. Raises
+        ValueError for a path that does not end in .html.
         """
         require_page(path)
         return write_text(Path(path), self.html)
@@ -71,14 +76,21 @@ def explore(
     *,
     title: str | None = None,
     prompts: int | None = None,
+    ablation: str | Ablation = "resample",
+    direction: str | None = None,
+    metric: Metrics | None = None,
     level: float = 0.95,
+    batch_size: int | None = None,
+    memory: int = MEMORY,
+    progress: bool = True,
 ) -> Page:
     """One page of results to click through: a head → its attention, its effect by position, its tokens.
 
-    items: results with layers (maps of heads, positions, spans or experts; scores of heads).
-    model, task: what the results are of. Without them the page has the maps alone.
+    items: results with layers (maps of heads, positions, spans or experts; scores of heads), and circuits.
+    model, task: what the results are of. Without them the page has the maps and the circuits' scores alone.
     title: of the page; by default model and task.
     prompts: how many prompts have their attention on the page; by default as many as fit into 4 MB.
+    ablation, direction, metric, batch_size, memory, progress: of the edges of circuits, as in `circuits.run`.
     level: of the intervals.
 
     `page.save("page.html")` writes one file without a server or a network, a notebook shows the page by
@@ -100,7 +112,16 @@ def explore(
     _check_sides(model, task)
     for number, item in enumerate(listed):
         _check_item(item, number, model)
-    answers = Answers(listed, model, task, shown=_shown(model, task, prompts), level=level)
+    results = [item for item in listed if isinstance(item, xr.Dataset)]
+    circuits = [item for item in listed if isinstance(item, Circuit)]
+    options: dict[str, Any] = {"ablation": ablation, "direction": direction, "metric": metric}
+    options |= {"batch_size": batch_size, "memory": memory, "progress": progress}
+    if circuits and model is not None and task is not None:
+        prepare(model, task, **options)  # raises for what does not fit
+    answers = Answers(
+        results, model, task, circuits=circuits, shown=_shown(model, task, prompts), level=level,
+        options=options,
+    )  # fmt: skip
     meta = answers.ask("meta")
     return Page(answers, title or f"{meta['model']} on {meta['task']}")
 
@@ -117,10 +138,12 @@ def _check_sides(model: Model | None, task: Task | None) -> None:
 
 
 def _check_item(item: Any, number: int, model: Model | None) -> None:
+    if isinstance(item, Circuit):
+        return None if model is None else require_fit(item, model)
     if not isinstance(item, xr.Dataset):
         raise ValueError(
             f"item {number} is a {type(item).__name__}. A page takes results (xarray Datasets, as "
-            "interp.patch returns them)."
+            "interp.patch returns them) and circuits."
         )
     named = str(item.attrs.get("model", ""))
     if model is not None and named != anatomy(model).name:

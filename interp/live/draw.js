@@ -38,11 +38,15 @@ function largest(values) {
   return values.reduce((most, value) => (Number.isNaN(value) ? most : Math.max(most, Math.abs(value))), 0) || 1;
 }
 
-/** Where a colour scale ends: at the largest |value|, or, where few cells dwarf the rest, a half above the rest. */
+/**
+ * Where a colour scale ends: at the largest |value|, unless one cell in a hundred (or a single one) is more than three
+ * times all others: then at the largest of the others. beyond: the cells that lie past the end.
+ */
 function endOf(values) {
-  const sizes = values.filter((value) => !Number.isNaN(value)).map(Math.abs).sort((a, b) => a - b);
-  const usual = sizes[Math.floor(0.95 * (sizes.length - 1))], most = largest(values);
-  return usual > 0 && most > 3 * usual ? { end: 1.5 * usual, beyond: true } : { end: most, beyond: false };
+  const sizes = values.map((value, i) => [Math.abs(value), i]).filter(([size]) => !Number.isNaN(size)).sort((a, b) => b[0] - a[0]);
+  const few = Math.max(1, Math.floor(sizes.length / 100)), [rest] = sizes[few] ?? [0];
+  const most = largest(values);
+  return rest > 0 && sizes[few - 1][0] > 3 * rest ? { end: rest, beyond: sizes.slice(0, few).map(([, i]) => i) } : { end: most, beyond: [] };
 }
 
 /** Class and strength of a cell's colour. */
@@ -107,8 +111,8 @@ function walk(event, table, from, nRows, nColumns, open, back) {
 }
 
 /** What the colours of a map mean. */
-function scale(end, unit, two, beyond = false) {
-  const more = beyond ? ", the strongest colour also beyond" : "";
+function scale(end, unit, two, beyond = []) {
+  const more = beyond.length ? `; beyond: ${beyond.join(", ")}` : "";
   return h("div", { class: "scale" }, h("span", {}, two ? number(-end) : "0"), h("i", { class: two ? "two" : "one" }),
     h("span", {}, `${number(end, two)} ${unit}${more}`));
 }
@@ -163,4 +167,55 @@ function tokens(prompt) {
 /** A sentence where there is no picture. */
 function sentence(text, kind = "small") {
   return h("p", { class: kind }, text);
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An SVG element. */
+function s(tag, attributes = {}, ...children) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.flat(2).filter(Boolean));
+  return element;
+}
+
+const STEP = 62, RISE = 64, BOX = [54, 22];
+
+/** Where each node of a circuit stands: the input at the bottom, the logits on top; the size of it all. */
+function layout(nodes) {
+  const rows = [...new Set(nodes.map((node) => node.row))].sort((a, b) => a - b);
+  const inRow = (row) => nodes.filter((node) => node.row === row);
+  const width = Math.max(5, ...rows.map((row) => inRow(row).length)) * STEP + 20;
+  const spots = {};
+  rows.forEach((row, up) => inRow(row).forEach((node, i, all) => {
+    const shift = all.length === 1 && up % 2 ? STEP / 3 : 0; // so that edges of lone nodes do not lie on each other
+    spots[node.name] = [width / 2 + (i - (all.length - 1) / 2) * STEP + shift, (rows.length - 1 - up) * RISE + 24];
+  }));
+  return { spots, width, height: (rows.length - 1) * RISE + 48 };
+}
+
+/** A circuit: boxes and curves; an edge's colour is the sign of its effect, its width the size, dashed where it is cut. */
+function circuitPicture({ name, nodes, edges, effect, cut, chosen, open, say }) {
+  const { spots, width, height } = layout(nodes), end = largest(edges.map((edge) => effect(edge) ?? NaN));
+  const curve = (edge) => {
+    const [x0, y0] = spots[edge.from], [x1, y1] = spots[edge.to], bend = Math.max(20, (y0 - y1) * 0.45);
+    const side = { q: -16, k: 0, v: 16 }[edge.part] ?? 0;
+    return `M${x0},${y0 - BOX[1] / 2} C${x0},${y0 - bend} ${x1 + side},${y1 + bend} ${x1 + side},${y1 + BOX[1] / 2}`;
+  };
+  const line = (edge) => {
+    const value = effect(edge) ?? 0, kinds = [value < 0 ? "minus" : "plus", cut(edge) ? "cut" : "", edge.name === chosen ? "chosen" : ""];
+    return s("g", { class: `edge ${kinds.join(" ")}`, "data-edge": edge.name, onclick: () => open(edge) },
+      s("title", {}, say(edge)), s("path", { class: "reach", d: curve(edge) }),
+      s("path", { class: "drawn", d: curve(edge), "stroke-width": 1 + (4 * Math.abs(value)) / end }));
+  };
+  const box = ({ name: node, label }) => s("g", { class: "node" },
+    s("rect", { x: spots[node][0] - BOX[0] / 2, y: spots[node][1] - BOX[1] / 2, width: BOX[0], height: BOX[1], rx: 4 }),
+    s("text", { x: spots[node][0], y: spots[node][1] + 4 }, label));
+  return h("div", { class: "wide" },
+    s("svg", { class: "circuit", viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": name },
+      edges.filter((edge) => edge.name !== chosen).map(line), edges.filter((edge) => edge.name === chosen).map(line), nodes.map(box)));
 }

@@ -78,7 +78,8 @@ async function mount(root, ask) {
   root.classList.add("interp");
   if (meta.error) { root.replaceChildren(sentence(meta.error, "error")); return; }
   const first = meta.results[0];
-  const state = { result: first?.id, metric: first?.metrics[0].name, at: {}, mean: true, prompt: 0, cell: null, weighting: "plain" };
+  const state = { result: first?.id, metric: first?.metrics[0].name, at: {}, mean: true, prompt: 0, cell: null, weighting: "plain",
+    circuit: meta.circuits[0]?.id, edge: null, toggles: new Set() };
   const page = { root, ask, meta, state, answers: new Map(), panels: [] };
   page.set = (change, focus) => update(page, change, focus);
   choose(page, {});
@@ -92,7 +93,6 @@ async function mount(root, ask) {
   root.dataset.ready = "true";
 }
 
-const SECTIONS = [];
 
 /** Change the state, ask what the panels need, and draw those whose answers are the newest. */
 async function update(page, change, focus) {
@@ -190,7 +190,8 @@ const MAP = {
     const { meta, state, set } = page;
     if (grid.error) return sentence(grid.error, "error");
     const result = resultOf(meta, state), { values, width, unit, say } = shown(page, grid);
-    const { end, beyond } = endOf(state.mean || !grid.value ? values : unpack(grid.value));
+    const { end, beyond } = endOf(values);
+    const past = beyond.map((i) => `${nameOf(meta, state, grid, Math.floor(i / width), i % width)} ${number(values[i])}`);
     const open = (r, c, byKey) => set({ cell: [r, c] }, byKey ? "[data-panel=cell] h2" : undefined);
     return [
       h("h2", {}, result.name),
@@ -199,7 +200,7 @@ const MAP = {
       map({ name: `${result.name}: rows are layers. Arrows move, Enter opens.`, rows: grid.rows, columns: grid.columns,
         value: (r, c) => values[r * width + c], say, end, chosen: state.cell, open,
         back: () => set({ cell: null }), numbers: width <= 16, size: width <= 16 ? "34px" : width <= 40 ? "20px" : "12px" }),
-      scale(end, unit, true, beyond),
+      scale(end, unit, true, past),
       sentence(result.convention),
     ];
   },
@@ -310,6 +311,90 @@ function elsewherePart({ meta, state }, head) {
     scores.length ? [h("h3", {}, "Scores"), plainTable(["score", "mean", ""], scores, "Scores of this head")] : null,
   ].flat();
 }
+
+/** The metric of circuits that is shown: the map's, where circuits have it. */
+const metricOf = (state, rows) => Math.max(0, rows.findIndex(({ metric }) => metric === state.metric));
+const circuitOf = ({ meta, state }) => meta.circuits.find(({ id }) => id === state.circuit) ?? meta.circuits[0];
+const toggledOf = ({ state }) => [...state.toggles].sort();
+
+const CIRCUIT = {
+  name: "Circuit",
+  there: (meta) => meta.circuits.length > 0,
+  questions(page) {
+    const { id, why } = circuitOf(page);
+    if (why) return [];
+    const asked = [["circuit", { circuit: id, toggles: [] }], ["circuit", { circuit: id, toggles: toggledOf(page) }]];
+    return page.state.edge ? [...asked, ["edge", { circuit: id, edge: page.state.edge }]] : asked;
+  },
+  draw(page, whole, changed, edge) {
+    const { meta, state, set } = page, circuit = circuitOf(page);
+    if (whole?.error) return [h("div", { class: "band" }, h("h2", {}, circuit.name)), sentence(whole.error, "error")];
+    const single = Object.fromEntries((whole?.singles ?? []).map((row) => [row.name, row]));
+    const k = whole ? metricOf(state, whole.metrics) : 0;
+    const effect = ({ name, score }) => single[name]?.exact[k].mean ?? score;
+    const cut = ({ name, kept }) => kept === state.toggles.has(name);
+    const say = (row) => `${row.label}: ${number(effect(row))}${single[row.name] ? `, ${interval(single[row.name].exact[k].low, single[row.name].exact[k].high, meta.level)}` : ""}`;
+    const open = ({ name }) => set({ edge: name });
+    return h("div", { class: "band" },
+      h("h2", {}, `Circuit: ${circuit.name}`),
+      sentence([circuit.words, circuit.how].filter(Boolean).join(" · ")),
+      meta.circuits.length > 1 ? h("div", { class: "controls" }, select("Circuit", meta.circuits.map(({ id, name }) => [id, name]), circuit.id,
+        (id) => set({ circuit: id, edge: null, toggles: new Set() }), "circuit")) : null,
+      circuit.why ? sentence(circuit.why) : null,
+      whole ? faithfulnessPart(page, whole, changed, k) : null,
+      h("div", { class: "columns" },
+        h("div", {}, circuitPicture({ name: `Circuit of ${circuit.words}`, nodes: circuit.nodes, edges: circuit.edges, effect, cut, chosen: state.edge, open, say }),
+          sentence(`Width: size of the ${whole ? "exact effect" : "score"}; blue helps, red hurts; dashed: cut. The list has the same edges.`)),
+        h("div", {}, edge && !edge.error ? edgePart(page, edge, single[edge.name], k) : edge ? sentence(edge.error, "error") : null,
+          edgeList(page, circuit, single, k))));
+  },
+};
+
+const ratio = ({ faithfulness, low, high }, level) => `${number(faithfulness, false)}${interval(low, high, level) && ` (${interval(low, high, level)})`}`;
+
+function faithfulnessPart(page, whole, changed, k) {
+  const { meta, state, set } = page;
+  const lines = [h("p", { class: "fact" }, `Faithfulness ${ratio(whole.metrics[k], meta.level)} with its ${whole.edges} edges, ${whole.metrics[k].metric}, ${whole.ablation} ablation.`)];
+  if (!state.toggles.size) return lines;
+  const names = circuitOf(page).edges.filter(({ name }) => state.toggles.has(name)).map(({ label }) => label).join(", ");
+  lines.push(changed.error ? sentence(changed.error, "error")
+    : h("p", { class: "fact", "data-part": "toggled" }, `With ${names} toggled: faithfulness ${ratio(changed.metrics[k], meta.level)}, ${changed.edges} edges. `,
+      h("button", { type: "button", "data-key": "restore", onclick: () => set({ toggles: new Set() }) }, "Restore")));
+  return lines;
+}
+
+function edgePart({ meta }, edge, single, k) {
+  const { metric, unit, mean, low, high } = edge.exact[k];
+  return h("div", { "data-part": "edge" }, h("h3", {}, edge.label),
+    h("p", { class: "fact", "data-value": mean }, `Cut alone: ${number(mean)} ${unit}${metric === unit ? "" : ` of ${metric}`}${low === null || low === undefined ? "" : `, ${interval(low, high, meta.level)}`}.`
+      + (edge.score === null ? "" : ` Score ${number(edge.score)}.`)),
+    sentence(`${edge.kept ? "Without it" : "With it"} the circuit's faithfulness is ${number(single.toggled[k].faithfulness, false)}.`));
+}
+
+/** One edge more, or one less; a file holds single toggles, so there the last one stands alone. */
+function toggle({ meta, state, set }, name) {
+  const toggles = new Set(meta.live ? state.toggles : state.toggles.has(name) ? [name] : []);
+  if (!toggles.delete(name)) toggles.add(name);
+  set({ toggles, edge: name });
+}
+
+function edgeList(page, circuit, single, k) {
+  const { meta, state, set } = page;
+  const rows = circuit.edges.map((edge) => {
+    const row = single[edge.name], exact = row?.exact[k], on = state.toggles.has(edge.name);
+    return h("tr", { class: edge.name === state.edge ? "chosen" : null, "data-edge": edge.name },
+      h("td", {}, h("button", { type: "button", "data-key": `edge ${edge.name}`, "aria-pressed": String(edge.name === state.edge), onclick: () => set({ edge: edge.name }) }, edge.label)),
+      h("td", { class: "number", "data-value": exact?.mean, title: exact ? interval(exact.low, exact.high, meta.level) : null }, exact ? number(exact.mean) : ""),
+      h("td", { class: "number" }, edge.score === null ? "" : number(edge.score)),
+      h("td", { class: "number", "data-value": row?.toggled[k].faithfulness }, row ? number(row.toggled[k].faithfulness, false) : ""),
+      h("td", {}, row ? h("button", { type: "button", "data-key": `toggle ${edge.name}`, "aria-pressed": String(on), onclick: () => toggle(page, edge.name) }, edge.kept ? "cut" : "keep") : null));
+  });
+  const header = ["edge", "cut alone", "score", "faithfulness, toggled", ""];
+  return h("div", { class: "edges" }, h("table", { class: "plain", "aria-label": "Edges" },
+    h("thead", {}, h("tr", {}, header.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows)));
+}
+
+const SECTIONS = [CIRCUIT];
 
 const start = document.getElementById("data");
 if (start) {

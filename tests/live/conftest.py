@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import interp
+from interp import circuits
 from interp.tasks import KL, LogitDiff
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -32,6 +33,12 @@ def heads(model: Any, task: interp.Task) -> Any:
 @pytest.fixture(scope="session")
 def streams(model: Any, task: interp.Task) -> Any:
     return interp.patch(model, task, ["resid_pre", "mlp_out"], progress=False)
+
+
+@pytest.fixture(scope="session")
+def circuit(model: Any, task: interp.Task) -> Any:
+    scores = circuits.score_edges(model, task, method="eap-ig", progress=False)
+    return circuits.prune(circuits.top(scores, 12))
 
 
 @pytest.fixture(scope="session")

@@ -20,12 +20,16 @@ ATTENTION = f"{CELL} table.map td[data-at]"
 
 
 @pytest.fixture(scope="module")
-def page(model: Any, task: interp.Task, heads: Any, streams: Any) -> Any:
+def page(model: Any, task: interp.Task, heads: Any, streams: Any, circuit: Any) -> Any:
     assert task.labels is not None
     labels = (tuple(HOSTILE if i == 1 else label for i, label in enumerate(task.labels[0])), *task.labels[1:])
     scores = interp.heads.scores(model, lengths=[5], n=2, progress=False)
     return interp.explore(
-        [heads, streams, scores], model, replace(task, labels=labels), title=f"A {HOSTILE} title"
+        [heads, streams, scores, circuit],
+        model,
+        replace(task, labels=labels),
+        progress=False,
+        title=f"A {HOSTILE} title",
     )
 
 
@@ -91,6 +95,29 @@ def test_prompt_metric_weighting_and_result_can_be_chosen(
     tab.until(f"{MAP} h2", "position")
     stream = streams["value"].sel(site="resid_pre").isel(prompt=4).values.ravel()
     np.testing.assert_allclose(tab.numbers(f"{MAP} td[data-at]"), stream, rtol=2e-3, atol=2e-3)
+
+
+def test_an_edge_has_its_exact_effect_and_can_be_cut(
+    opened: Any, url: str, model: Any, task: interp.Task, circuit: Any
+) -> None:
+    tab = opened(url)
+    exact = interp.circuits.exact(model, task, progress=False)["value"].mean("prompt")
+    name = "a0.h0->m0"
+    writer, reader = circuit.graph.edge(name)
+    tab.tab.click(f'tr[data-edge="{name}"] button >> nth=0')
+    tab.until("[data-part=edge] h3", "L0H0 → MLP0")
+    expected = float(exact.isel(writer=writer, reader=reader))
+    assert abs(expected) > 1
+    assert tab.numbers("[data-part=edge] p.fact") == pytest.approx([expected], rel=1e-4)
+    cut = circuit - interp.circuits.Circuit.from_edges(circuit.graph, [name])
+    judged = interp.circuits.evaluate(model, task, cut, progress=False)
+    tab.tab.click(f'tr[data-edge="{name}"] button >> nth=1')
+    tab.until("[data-part=toggled]", f"faithfulness {float(judged['faithfulness'][0]):.3g}")
+    assert tab.tab.locator(f'g.edge.cut[data-edge="{name}"]').count() == 1
+    tab.tab.click("text=Restore")
+    tab.tab.wait_for_function("!document.querySelector('[data-part=toggled]')")
+    tab.tab.locator('g.edge[data-edge="input->a0.h0<v>"] path.reach').dispatch_event("click")
+    tab.until("[data-part=edge] h3", "input → L0H0.v")
 
 
 def test_the_keyboard_reaches_the_same(opened: Any, url: str) -> None:
