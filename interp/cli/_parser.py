@@ -333,9 +333,6 @@ def _add_how(
     group.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     group.add_argument("--out", type=nonempty, help=out)
     group.add_argument(
-        "--out", type=nonempty, help="folder to write (default: below out, by model, task and site)"
-    )
-    group.add_argument(
         "--resume", action="store_true", help="do nothing where this very run is finished in its folder"
     )
 
@@ -368,7 +365,7 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
         nargs="*",
         type=Path,
         metavar="FILE",
-        help="results (.nc) and circuits (.json) that other commands wrote; none: heads and stream are patched",
+        help="results (.nc) and circuits (.json) of other commands; none: heads and stream are patched",
     )
     what.add_argument("--title", help="of the page (default: model and task)")
     what.add_argument("--prompts", type=int, metavar="N", help="with their attention (default: what fits)")

@@ -73,9 +73,7 @@ class Edges:
             "name": circuit.name,
             "words": f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} edges"
             + ("" if circuit.n_edges <= INSIDE else f"; the {INSIDE} largest are shown"),
-            "how": ", ".join(
-                f"{name} {circuit.provenance[name]}" for name in _HOW if name in circuit.provenance
-            ),
+            "how": ", ".join(f"{name} {known[name]}" for name in _HOW if name in known),
             "nodes": [_node(node, circuit.graph.n_layers) for node in nodes],
             "edges": rows,
             "why": None if self.model is not None else "effects of edges need the model and the task",
