@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp import results
 from interp._verbs import verb
-from interp.engine.trust import prove_sites
+from interp.engine.trust import prove_sites, require_weights
 from interp.experiment import check_model
 from interp.models import Anatomy, Model, anatomy, logits
 from interp.places import hook_name
@@ -23,6 +23,7 @@ from interp.prompts import Prompts, read
 from interp.tasks import vocabulary
 
 _ROWS = 8  # prompts at once
+_WEIGHTINGS = {"plain": "share of attention", "value": "share of attention × norm of what is written"}
 
 
 @verb
@@ -33,6 +34,7 @@ def attention(
     layer: int | Sequence[int] | None = None,
     dst: Any = "all",
     src: Any = "all",
+    weighting: str = "plain",
     batch_size: int | None = None,
 ) -> xr.Dataset:
     """Attention of every head: `value` [prompt, layer, head, dst, src].
@@ -42,9 +44,13 @@ def attention(
     dst, src: "all" keeps each position, and each row adds up to 1; NaN where a prompt has no such position.
         Else positions of `interp.positions`, such as the name of a span, or a list of them: one entry each,
         the mean over its queries and the sum over its keys ("from the end to each of both names").
+    weighting: "plain", or "value": each share times the norm of what the head would write of that token,
+        ‖v W_O‖ (Kobayashi et al. 2004.10102). A token that is attended to and has a small vector, such as the
+        first one, moves little.
 
     Cost: one forward a prompt. Raises ValueError for a layer that is not there, prompts that cannot be read,
-    positions that a prompt does not have, and a model whose pattern hooks are not in its path.
+    positions that a prompt does not have, and a model whose pattern hooks are not in its path; with
+    "value" also one whose weights cannot be read.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -63,10 +69,13 @@ def attention(
             f"attention of {facts.name} goes both ways, and padding would be attended to. Give prompts of "
             "one length."
         )
+    if weighting not in _WEIGHTINGS:
+        raise ValueError(f"weighting is {weighting!r}; it must be {' or '.join(map(repr, _WEIGHTINGS))}.")
     layers, n = _layers(layer, facts), len(data)
+    outputs = _outputs(model, data, layers) if weighting == "value" else None
     ends = {"dst": _Ends(dst, data, mean=True), "src": _Ends(src, data, mean=False)}
     parts = []
-    for patterns in batches(model, data.tokens, layers, batch_size):
+    for patterns in batches(model, data.tokens, layers, batch_size, outputs):
         rows = slice(sum(map(len, parts)), sum(map(len, parts)) + len(patterns))
         seen = ends["dst"].over(patterns.transpose(-1, -2), rows).transpose(-1, -2)
         parts.append(ends["src"].over(seen, rows).cpu().numpy())
@@ -78,7 +87,7 @@ def attention(
             coords[f"{dim}_token"] = (("prompt", dim), _words(model, data))
     attrs = results.provenance(
         method="attention", site="pattern", model=facts.name, n_prompts=n,
-        unit="share of attention",
+        unit=_WEIGHTINGS[weighting], weighting=weighting,
         convention="value = attention from position dst to position src",
     )  # fmt: skip
     dims = ("prompt", "layer", "head", "dst", "src")
@@ -119,23 +128,51 @@ def _words(model: Model, data: Prompts) -> np.ndarray:
 
 
 def batches(
-    model: Model, rows: Int[Tensor, "prompt pos"], layers: Sequence[int], batch_size: int | None
+    model: Model,
+    rows: Int[Tensor, "prompt pos"],
+    layers: Sequence[int],
+    batch_size: int | None,
+    outputs: Sequence[Float[Tensor, "head d_head d_model"]] | None = None,
 ) -> Iterator[Float[Tensor, "prompt layer head dst src"]]:
-    """Batches of patterns [prompt, layer, head, dst, src]."""
+    """Batches of patterns [prompt, layer, head, dst, src].
+
+    outputs: W_O of each of the layers, for shares times the norm of what is written of each source.
+    """
     rows = rows.to(anatomy(model).device)
-    prove_sites(model, rows[:1], ("pattern",))
+    sites = ("pattern",) if outputs is None else ("pattern", "v")
+    prove_sites(model, rows[:1], sites)
     with torch.inference_mode():
         for batch in rows.split(batch_size or _ROWS):
-            kept: dict[int, Tensor] = {}
-            hooks = [(hook_name("pattern", layer), partial(_keep, kept, layer)) for layer in layers]
+            kept: dict[tuple[str, int], Tensor] = {}
+            places = [(site, layer) for site in sites for layer in layers]
+            hooks = [(hook_name(*place), partial(_keep, kept, place)) for place in places]
             with model.hooks(fwd_hooks=hooks):
                 logits(model, batch)
-            yield torch.stack([kept[layer] for layer in layers], 1).double()
+            patterns = torch.stack([kept["pattern", layer] for layer in layers], 1).double()
+            if outputs is not None:
+                norms = [_norms(kept["v", layer], W_O) for layer, W_O in zip(layers, outputs)]
+                patterns = patterns * torch.stack(norms, 1)[..., None, :]
+            yield patterns
 
 
-def _keep(kept: dict[int, Tensor], layer: int, tensor: Tensor, hook: Any) -> Tensor:
-    kept[layer] = tensor.detach()
+def _keep(kept: dict[tuple[str, int], Tensor], place: tuple[str, int], tensor: Tensor, hook: Any) -> Tensor:
+    kept[place] = tensor.detach()
     return tensor
+
+
+def _outputs(model: Model, data: Prompts, layers: Sequence[int]) -> list[Tensor]:
+    """W_O of each layer."""
+    rows = data.tokens.to(anatomy(model).device)
+    weights = require_weights(model, rows, data.lengths, sites=("v",), what="attention weighted by values")
+    return [weights.blocks[layer].attn.W_O for layer in layers]
+
+
+def _norms(
+    values: Float[Tensor, "prompt pos kv_head d_head"], W_O: Float[Tensor, "head d_head d_model"]
+) -> Float[Tensor, "prompt head pos"]:
+    """The norm of what each head writes of each position that it attends to alone."""
+    vectors = values.double().repeat_interleave(len(W_O) // values.shape[2], 2)
+    return torch.einsum("pshd,hdm->pshm", vectors, W_O.double()).norm(dim=-1).transpose(1, 2)
 
 
 def uniform(facts: Anatomy, layer: int, n_pos: int) -> Float[np.ndarray, "dst src"]:

@@ -11,6 +11,7 @@ from interp._lazy import lazy
 
 if TYPE_CHECKING:
     from interp.plot._agreement import agreement as agreement
+    from interp.plot._attention import attention as attention
     from interp.plot._bars import bars as bars
     from interp.plot._circuit import circuit as circuit
     from interp.plot._curve import curve as curve
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TokenStrip",
     "agreement",
+    "attention",
     "bars",
     "circuit",
     "curve",
@@ -42,6 +44,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "interp.plot._agreement": ("agreement",),
+        "interp.plot._attention": ("attention",),
         "interp.plot._bars": ("bars",),
         "interp.plot._circuit": ("circuit",),
         "interp.plot._curve": ("curve",),

@@ -50,6 +50,7 @@ def frame(
 def titles(title: str, subtitle: str) -> tuple[dict, int]:
     """layout.title with its subtitle in lines for a page of `WIDTH`, and the pixels that both need."""
     lines = _lines(subtitle)
+    shown = lines if len(lines) > 1 else [*lines, " "]  # plotly lets a line alone sink
     layout = {
         "text": f"<b>{escape(title)}</b>",
         "x": 0,
@@ -58,7 +59,7 @@ def titles(title: str, subtitle: str) -> tuple[dict, int]:
         "yref": "container",
         "y": 1,
         "yanchor": "top",
-        "subtitle": {"text": "<br>".join(escape(line) for line in lines)},
+        "subtitle": {"text": "<br>".join(escape(line) for line in shown)},
     }
     return layout, 60 + 16 * len(lines)
 

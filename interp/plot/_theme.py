@@ -63,8 +63,10 @@ def themed(fig: go.Figure, theme: str) -> go.Figure:
     check(theme)
     if theme == "auto" or not own(fig):
         return go.Figure(fig)
-    figure = go.Figure(_exchange(fig.to_dict(), theme == "dark"))
-    return figure.update_layout(meta={"theme": theme})
+    traces: Any = fig.data
+    parts = [[trace.to_plotly_json() for trace in traces], fig.layout.to_plotly_json()]
+    data, layout = (_exchange(part, theme == "dark") for part in parts)
+    return go.Figure(data, layout).update_layout(meta={"theme": theme})
 
 
 def check(theme: str) -> None:

@@ -74,6 +74,34 @@ def test_attention_is_the_models_own():
     assert "Mary" in "".join(found["src_token"].values[0])
 
 
+def test_attention_weighted_by_values_is_the_norm_of_what_is_written():
+    """Oracle: the model's own z, with attention put on one token alone, through W_O."""
+    model = interp.load("tiny-ioi")
+    text = "When Mary and John went to the store"
+    found = heads.attention(model, text, layer=[1, 2], weighting="value")
+    plain = heads.attention(model, text, layer=[1, 2])["value"].values
+    tokens, layer, source = model.to_tokens(text), 2, 3
+
+    def only(pattern, hook):
+        return torch.zeros_like(pattern).index_fill(-1, torch.tensor([source]), 1.0)
+
+    kept = []
+    hooks = [(f"blocks.{layer}.attn.hook_pattern", only)]
+    hooks += [(f"blocks.{layer}.attn.hook_z", lambda z, hook: kept.append(z))]
+    with torch.no_grad():
+        model.run_with_hooks(tokens, fwd_hooks=hooks)
+        written = torch.einsum("hd,hdm->hm", kept[0][0, -1], model.blocks[layer].attn.W_O)
+    norms = written.norm(dim=-1).numpy()
+    assert norms.min() > 0.01
+    np.testing.assert_allclose(
+        found["value"].values[0, 1, :, :, source], plain[0, 1, :, :, source] * norms[:, None], rtol=1e-4
+    )
+    assert found.attrs["weighting"] == "value"
+    assert "norm" in found.attrs["unit"]
+    with pytest.raises(ValueError, match="weighting is 'norm'"):
+        heads.attention(model, text, weighting="norm")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
