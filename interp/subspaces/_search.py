@@ -133,7 +133,7 @@ class _Rotation:
     def start(self, generator: torch.Generator) -> list[Tensor]:
         size = self.values.shape[-1]
         draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-        drawn = [draw(size, size if self.bent else self.rank)]
+        drawn = [orthonormal(draw(size, size if self.bent else self.rank))]  # so that a step turns it
         for number in range(_FLOW_LAYERS if self.bent else 0):
             read, written = _halves(size, number)
             drawn += [

@@ -345,3 +345,24 @@ def test_a_bridge_is_run_as_it_is(family):
         fast, anew = (subspaces.accuracy(model, test, some, 2, engine=each) for each in ("fast", "reference"))
     assert float(abs(fast["probability"] - anew["probability"]).max()) <= 1e-6
     assert float(abs(slow["probability"] - anew["probability"]).max()) > 1e-2
+
+
+def test_the_subject_of_tiny_world_is_found_where_it_is():
+    """At the end before layer 1 the repeated name is in few directions; before layer 0 nothing is yet."""
+    model = interp.load("tiny-world")
+    task = interp.tasks.ioi(model, n=256, template=0)
+    result = subspaces.scan(
+        model,
+        task,
+        "subject",
+        ["L0.resid_pre", "L1.resid_pre"],
+        "end",
+        rank=16,
+        n_pairs=256,
+        steps=80,
+        **QUIET,
+    )
+    raw, control = (result[name].isel(pos=0).values for name in ("raw", "control"))
+    assert raw[1] >= 0.95
+    assert control[1] <= 0.6  # without the subject the model names one of two at random
+    assert raw[0] <= control[0] + 0.05
