@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from interp import subspaces as subspaces
     from interp import tasks as tasks
     from interp._activations import activations as activations
+    from interp._optimal import optimal_ablation as optimal_ablation
     from interp.attribution import attribute as attribute
     from interp.live import explore as explore
     from interp.models import load as load
@@ -76,6 +77,7 @@ __all__ = [
     "methods",
     "models",
     "open",
+    "optimal_ablation",
     "patch",
     "patching",
     "path_patch",
@@ -97,6 +99,7 @@ __getattr__, _ = lazy(
     __name__,
     {
         "interp._activations": ("activations",),
+        "interp._optimal": ("optimal_ablation",),
         "interp.attribution": ("attribute",),
         "interp.live": ("explore",),
         "interp.models": ("load",),

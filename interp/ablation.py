@@ -8,6 +8,7 @@
 | `Mean(over)`      | `"mean"`     | the mean over prompts, position by position           | noise     |
 | `Scaled(alpha)`   |              | its own value times alpha; not for circuits           | noise     |
 | `Constants(c)`    | a tensor     | a constant of each writer; circuits only              | noise     |
+| `Optimal(values)` |              | the constant that spoils least, `optimal_ablation`    | noise     |
 
 Symmetric token replacement: Zhang & Nanda 2309.16042. Noise: Meng et al. 2202.05262. Constants (optimal
 ablation): Li & Janson 2409.09951.
@@ -19,7 +20,8 @@ clean prompts and brings in what stands above (necessary?).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -141,7 +143,36 @@ class Constants(_Settings):
         return f"constants({list(self.tensor.shape)} {_digest(self.tensor)})"
 
 
-Ablation = Resample | Gaussian | Zero | Mean | Scaled | Constants
+@dataclass(frozen=True, eq=False)
+class Optimal(_Settings):
+    """Constants of activations, one for each head, MLP or stream; `interp.optimal_ablation` learns them.
+
+    values: by (site, layer) the constant, [head, d_head] at `z` and [d_model] elsewhere, the same at all
+        positions. losses: by (site, layer) the expected loss of each cell under this constant, under the mean
+        and under zero, [3, cell].
+    """
+
+    values: Mapping[tuple[str, int], Float[Tensor, "..."]]
+    losses: Mapping[tuple[str, int], Float[Tensor, "3 cell"]] = field(default_factory=dict)
+    kind = "optimal"
+
+    def __str__(self) -> str:
+        sites = ", ".join(dict.fromkeys(site for site, _ in self.values))
+        return f"optimal({sites} {_digest(torch.cat([each.flatten() for each in self.values.values()]))})"
+
+    def require(self, places: Iterable[tuple[str, int]], use: str) -> None:
+        """Raise ValueError for a place that has no constant."""
+        missing = [place for place in places if place not in self.values]
+        if missing:
+            known = ", ".join(dict.fromkeys(site for site, _ in self.values))
+            sites = tuple(dict.fromkeys(site for site, _ in missing))
+            raise ValueError(
+                f"the optimal constants are of {known}, and {use} needs those of {', '.join(sites)} in layer "
+                f"{missing[0][1]}. Learn them too: interp.optimal_ablation(model, task, {sites!r})."
+            )
+
+
+Ablation = Resample | Gaussian | Zero | Mean | Scaled | Constants | Optimal
 _BY_NAME: dict[str, type[Resample | Gaussian | Zero | Mean]] = {
     "resample": Resample,
     "gaussian": Gaussian,
@@ -174,7 +205,7 @@ def check_direction(
 
     two_models: the two runs are of different models, and may be of the same prompts.
     """
-    takes_away = isinstance(ablation, (Zero, Mean, Scaled, Constants))
+    takes_away = isinstance(ablation, (Zero, Mean, Scaled, Constants, Optimal))
     if direction is None:
         direction = "noise" if takes_away else natural
     if direction not in DIRECTIONS:
@@ -258,6 +289,8 @@ def _fill(model: Model, task: Task, ablation: Ablation, sites: tuple[str, ...]) 
         return _zeros
     if isinstance(ablation, Scaled):
         return partial(_scaled, ablation.alpha)
+    if isinstance(ablation, Optimal):
+        return partial(_look_up, dict(ablation.values))
     if isinstance(ablation, Mean):
         return partial(_look_up, site_means(model, task, ablation, sites))
     return None
@@ -273,7 +306,7 @@ def _scaled(alpha: float, site: str, layer: int, activation: Tensor) -> Tensor:
 
 def _look_up(means: dict[tuple[str, int], Tensor], site: str, layer: int, activation: Tensor) -> Tensor:
     mean = means.get((site, layer))
-    return activation if mean is None else mean.to(activation.dtype).expand_as(activation)
+    return activation if mean is None else mean.to(activation).expand_as(activation)
 
 
 def site_means(

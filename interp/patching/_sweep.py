@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from interp import results, stores
 from interp._verbs import verb
-from interp.ablation import Ablation, Constants
+from interp.ablation import Ablation, Constants, Optimal
 from interp.engine.cells import Cells
 from interp.engine.plan import Plan, make_plan
 from interp.engine.readout import Reads
@@ -198,6 +198,9 @@ class Sweep:
                 "Use ablation='resample', 'gaussian', 'zero' or 'mean'."
             )
         grid = make_grid(experiment.facts, experiment.task, site, by, cells, window, neurons)
+        if isinstance(experiment.contrast.ablation, Optimal):
+            places = [(each, layer) for each in grid.all_sites for layer in experiment.facts.layers(each)]
+            experiment.contrast.ablation.require(places, "this patch")
         return cls(experiment, grid, experiment.runs(() if dry else grid.all_sites))
 
     @property

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from interp import results
 from interp._verbs import verb
-from interp.ablation import Ablation, Constants
+from interp.ablation import Ablation, Constants, Optimal
 from interp.engine.readout import Outcome
 from interp.engine.runs import Runs
 from interp.engine.trust import choose
@@ -131,10 +131,10 @@ class Paths:
     @classmethod
     def of(cls, experiment: Experiment, ends: Ends) -> Paths:
         """Checked; no forward pass, but for the means of a mean ablation."""
-        if isinstance(experiment.contrast.ablation, Constants):
+        if isinstance(experiment.contrast.ablation, (Constants, Optimal)):
             raise ValueError(
-                "constants stand for what the writers of a circuit write, and a path carries activations. "
-                "Use ablation='resample', 'gaussian', 'zero' or 'mean'."
+                "constants stand for all that a component does, and a path carries what it does in another "
+                "run. Use ablation='resample', 'gaussian', 'zero' or 'mean'."
             )
         source = experiment.contrast.source
         models = [experiment.model] if source is None else [experiment.model, source]

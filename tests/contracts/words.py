@@ -60,7 +60,7 @@ GONE = (
 
 def verbs() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Every public function, by its dotted name."""
-    for name in ("patch", "plan", "path_patch", "attribute", "explore", "load"):
+    for name in ("patch", "plan", "path_patch", "attribute", "explore", "load", "optimal_ablation"):
         yield f"interp.{name}", getattr(interp, name)
     for package in PACKAGES:
         yield from functions_of(f"interp.{package}", getattr(interp, package))

@@ -6,6 +6,7 @@
 | `zero`                  | nothing; the biases of attention stay                                           |
 | `mean`, `Mean(over)`    | the mean over prompts, position by position, padding left out                   |
 | a tensor, `Constants()` | a constant of each writer, [writer, d_model] (optimal ablation, 2409.09951)     |
+| `Optimal()`             | what each writer makes of its constant, see `interp.optimal_ablation`           |
 
 Direction "noise" runs the clean prompts and cuts bring in the ablation; "denoise" runs the corrupt prompts
 and a cut brings in the clean run, so it takes `resample` only.
@@ -20,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.ablation import Ablation, Constants, Gaussian, Scaled, make_runs, parse
+from interp.ablation import Ablation, Constants, Gaussian, Optimal, Scaled, make_runs, parse
 from interp.circuits._graph import Graph
 from interp.engine import block as B
 from interp.engine.runs import Capture, Runs, capture
@@ -44,6 +45,10 @@ def check_ablation(ablation: Ablation, graph: Graph) -> None:
             "a cut edge carries what stands in for its writer, and not a multiple of it. Use "
             "ablation='resample', 'zero', 'mean', or a tensor [writer, d_model]."
         )
+    if isinstance(ablation, Optimal):
+        parts = ("z",) if graph.attn_only else ("z", "mlp_out")
+        places = [(part, layer) for part in parts for layer in range(graph.n_layers)]
+        ablation.require([*places, ("resid_pre", 0)], "a circuit")
     if isinstance(ablation, Constants):
         _check_constants(ablation.tensor, graph)
 

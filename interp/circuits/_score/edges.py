@@ -15,7 +15,8 @@ change of the writer's output times the slope of the metric in the stream after 
 out of a node at once, which is not the sum of their exact effects.
 
 EAP: Syed et al. 2310.10348. EAP-IG: Hanna et al. 2403.17806. RelP: 2508.21258. EAP-GP: Zhang et al.
-2502.06852. Flow routes: Ferrando & Voita 2403.00824. `exact` cuts every edge: Conmy et al. 2304.14997. Secant slopes: `interp.attribution.secant`.
+2502.06852. Flow routes: Ferrando & Voita 2403.00824. `exact` cuts every edge: Conmy et al. 2304.14997. Secant
+slopes: `interp.attribution.secant`.
 
 Integrated gradients come in the variants of their published code:
 
