@@ -139,6 +139,7 @@ def read(scores: Scores) -> tuple[Graph, Float[Tensor, "*pos writer reader"], Pr
     mean = value.mean("prompt") if "prompt" in value.dims else value
     values = torch.from_numpy(mean.transpose(..., "writer", "reader").values.copy()).double()
     told = {key: scores.attrs[key] for key in _TOLD if key in scores.attrs}
+    told = {key: value.item() if isinstance(value, np.generic) else value for key, value in told.items()}
     return graph, values, {**told, "n_prompts": int(scores.sizes.get("prompt", 1))}
 
 

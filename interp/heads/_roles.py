@@ -88,7 +88,7 @@ def roles(
     masks = {name: weights(where, prompts) > 0 for name, where in given.items()}
     if bool((masks["end"].sum(1) != 1).any()):
         raise ValueError("end must be one position of each prompt: the one where the answer is read.")
-    looks = _looks(model, facts, task.clean, masks, batch_size)
+    looks = _looks(model, facts, prompts.tokens, masks, batch_size)
     copies, suppresses = _copies(model, parts, prompts, masks["io"])
     attrs = results.provenance(
         method="head roles", site="pattern", model=facts.name, n_prompts=len(task), task=task.name,

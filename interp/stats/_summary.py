@@ -211,20 +211,22 @@ def verify(
     discovery: xr.Dataset,
     verification: xr.Dataset,
     *,
-    top: int = 10,
+    top: int | None = 10,
     cluster: str | None = "template",
     level: float = 0.95,
     seed: int = 0,
 ) -> xr.Dataset:
-    """The largest cells of one result, as they fare on prompts that did not choose them.
+    """The largest or the significant cells of one result, as they fare on prompts that did not choose them.
 
     discovery, verification: results over the same cells of two parts of a task (`task.split()`), with one
-    metric. top: cells to choose, by the |mean| of the first.
+    metric. top: cells to choose, by the |mean| of the first; None: those that are significant there
+    (max-|t| over its whole grid, step-down), however many.
 
     Returns a Dataset over `cell` (names of the cells' coordinates, largest first): `discovery`, the effect
     that chose it, inflated; `estimate`, `low`, `high` and `p` (max-|t| over the chosen cells alone),
     `significant`, from the second. In units of the metric. No forward pass. Raises ValueError for results
-    over other cells, for prompts that are in both, and for fewer than two units.
+    over other cells, for prompts that are in both, for fewer than two units, and where nothing is
+    significant.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -237,10 +239,12 @@ def verify(
     _require_parts(discovery, verification, top)
     dims = [str(dim) for dim in discovery["value"].dims if dim != "prompt"]
     chosen = discovery["value"].mean("prompt", skipna=True).stack(cell=dims, create_index=False)
-    order = np.argsort(-np.nan_to_num(np.abs(chosen.values), nan=-1.0), kind="stable")[:top]
+    order = np.argsort(-np.nan_to_num(np.abs(chosen.values), nan=-1.0), kind="stable")
+    kept = _significant(discovery, dims, cluster, level, seed)[order] if top is None else slice(top)
+    order = order[kept]
     order = order[np.isfinite(chosen.values[order])]
-    kept = [name for name in ("value", "clean", "corrupt", "empty") if name in verification]
-    some = verification[kept].stack(cell=dims, create_index=False).isel(cell=order)
+    names = [name for name in ("value", "clean", "corrupt", "empty") if name in verification]
+    some = verification[names].stack(cell=dims, create_index=False).isel(cell=order)
     interval = bootstrap(some, level=level, seed=seed, cluster=cluster)
     tested = test(some, level=level, seed=seed, cluster=cluster)
     names = [", ".join(f"{dim} {chosen[dim].values[at]}" for dim in dims) for at in order]
@@ -255,9 +259,24 @@ def verify(
     )
 
 
-def _require_parts(discovery: xr.Dataset, verification: xr.Dataset, top: int) -> None:
+def _significant(
+    result: xr.Dataset, dims: list[str], cluster: str | None, level: float, seed: int
+) -> np.ndarray:
+    """The cells that a result finds, in the order of the stacked grid. ValueError where there are none."""
+    tested = test(result, step_down=True, cluster=cluster, level=level, seed=seed)
+    significant = tested["significant"].stack(cell=dims, create_index=False).values
+    if not significant.any():
+        raise ValueError(
+            f"no cell of discovery is significant at level {level}: the smallest p of the "
+            f"{tested.attrs['family']} cells is {float(tested['p'].min()):.3f}. Use more prompts, or choose by "
+            "size: top=10."
+        )
+    return significant
+
+
+def _require_parts(discovery: xr.Dataset, verification: xr.Dataset, top: int | None) -> None:
     """ValueError unless these are results over the same cells of prompts that have nothing in common."""
-    if top < 1:
+    if top is not None and top < 1:
         raise ValueError(f"top is {top}; choose at least 1 cell.")
     for name, each in (("discovery", discovery), ("verification", verification)):
         if "value" not in each or "prompt" not in each["value"].dims or "metric" in each.dims:

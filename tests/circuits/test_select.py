@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 import xarray as xr
 from drawn import GRAPHS, PLAIN, drawn
 
-from interp.circuits import Circuit, Graph, greedy, prune, threshold, top
+import interp
+from interp.circuits import Circuit, Graph, greedy, prune, score_edges, threshold, top
 from interp.circuits._paths import on_paths, on_paths_by_pos
 
 SMALL = Graph(1, 2, attn_only=True)  # input, a0.h0, a0.h1 -> q, k, v of both, logits
@@ -157,6 +159,16 @@ def test_circuits_have_scores_and_say_where_they_come_from() -> None:
     assert set(again.edges()) < set(found.edges())
     with pytest.raises(ValueError, match="has no scores"):
         top(Circuit(PLAIN, PLAIN.allowed), 3)
+
+
+def test_a_circuit_of_scores_from_a_file_can_be_saved(tmp_path: Path) -> None:
+    """netCDF hands numbers in attributes back as NumPy's."""
+    model = interp.load("tiny-ioi")
+    scores = score_edges(model, interp.tasks.ioi(model, n=4), progress=False)
+    scores.to_netcdf(tmp_path / "scores.nc", engine="h5netcdf")
+    read = xr.load_dataset(tmp_path / "scores.nc", engine="h5netcdf")
+    saved = Circuit.load(top(read, 10).save(tmp_path / "circuit.json"))
+    assert saved.edges() == top(scores, 10).edges()
 
 
 def test_scores_of_something_else_are_refused() -> None:

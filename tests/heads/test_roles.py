@@ -56,6 +56,15 @@ def test_attention_and_copying_are_those_of_hooks():
     assert 0 < float(found["copies"].mean()) < 1
 
 
+def test_prompts_of_a_part_may_be_shorter_than_the_whole():
+    """The tokens of a part of a task stay as wide as the longest prompt of all."""
+    model = interp.load("tiny-ioi")
+    task = interp.tasks.ioi(model, n=24, seed=0)
+    short = (task.lengths < task.lengths.max()).nonzero().flatten()[:4]
+    part, alone = heads.roles(model, task[short]), heads.roles(model, task)
+    np.testing.assert_allclose(part["value"], alone["value"][short.numpy()], atol=1e-5)
+
+
 def test_a_task_without_a_logit_difference_has_no_direct_effects():
     model = interp.load("tiny-ioi")
     task = heads.repeats(model, n=3, length=6)

@@ -196,6 +196,24 @@ def test_effects_that_were_chosen_are_shown_on_prompts_that_did_not_choose(resul
         stats.verify(first, second.isel(layer=[0, 1]))
 
 
+def test_significant_cells_are_verified_however_many(result: Simulated) -> None:
+    """Three of 20 cells have an effect: they are chosen, and are there on other prompts. Of noise none is."""
+    rng = np.random.default_rng(0)
+    first, second = (
+        result(
+            rng.normal(size=(16, 20)) + 2.0 * (np.arange(20) < 3), dims=("prompt", "head"), task_fingerprint=n
+        )
+        for n in "ab"
+    )
+    found = stats.verify(first, second, top=None)
+    assert sorted(found["cell"].values) == ["head 0", "head 1", "head 2"]
+    assert found["significant"].all()
+    assert found.attrs["family"] == 3
+    none = result(rng.normal(size=(16, 20)), dims=("prompt", "head"), task_fingerprint="c")
+    with pytest.raises(ValueError, match=r"no cell of discovery is significant at level 0.95 .* top=10"):
+        stats.verify(none, second, top=None)
+
+
 def test_summary_says_what_cannot_be_concluded(result: Simulated) -> None:
     few = stats.summary(with_units(result, np.random.default_rng(3).normal(5, 1, (8, 3))))
     assert "8 prompts are 4 independent units" in few
