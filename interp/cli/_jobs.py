@@ -144,7 +144,7 @@ def _parsed(words: list[str], where: str, args: argparse.Namespace, folder: Path
         raise ValueError(f"{where}: {reason}") from None
     if not hasattr(known, "resume"):
         raise ValueError(f"{where}: interp {known.command} is not a job; give a command that computes.")
-    known.out = known.out or folder
+    known.out = known.out or (folder / "page.html" if known.command == "explore" else folder)
     known.resume, known.json, known.traceback = not args.again, False, False
     known.log = folder / "log.txt"
     return known

@@ -77,6 +77,15 @@ def test_a_job_that_fails_stops_nothing_and_the_others_are_done_once(
     assert [job["outcome"] for job in told["jobs"]] == ["done"] * 3
 
 
+def test_a_page_is_a_job_too(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    line = "explore tiny-ioi --task ioi --n 4 --prompts 2"
+    (folder / "jobs.toml").write_text(f"[[job]]\nname = 'page'\nrun = '{line}'")
+    for outcome in ("done", "done before"):
+        status, told, _ = run(capsys, "run", "jobs.toml")
+        assert (status, told["jobs"][0]["outcome"]) == (0, outcome)
+    assert (folder / "out/page/page.html").stat().st_size > 10_000
+
+
 def test_an_error_that_nobody_foresaw_is_in_the_log(
     capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
