@@ -243,8 +243,8 @@ def verify(
     kept = _significant(discovery, dims, cluster, level, seed)[order] if top is None else slice(top)
     order = order[kept]
     order = order[np.isfinite(chosen.values[order])]
-    names = [name for name in ("value", "clean", "corrupt", "empty") if name in verification]
-    some = verification[names].stack(cell=dims, create_index=False).isel(cell=order)
+    variables = [name for name in ("value", "clean", "corrupt", "empty") if name in verification]
+    some = verification[variables].stack(cell=dims, create_index=False).isel(cell=order)
     interval = bootstrap(some, level=level, seed=seed, cluster=cluster)
     tested = test(some, level=level, seed=seed, cluster=cluster)
     names = [", ".join(f"{dim} {chosen[dim].values[at]}" for dim in dims) for at in order]
@@ -268,8 +268,8 @@ def _significant(
     if not significant.any():
         raise ValueError(
             f"no cell of discovery is significant at level {level}: the smallest p of the "
-            f"{tested.attrs['family']} cells is {float(tested['p'].min()):.3f}. Use more prompts, or choose by "
-            "size: top=10."
+            f"{tested.attrs['family']} cells is {float(tested['p'].min()):.3f}. Use more prompts, or choose "
+            "by size: top=10."
         )
     return significant
 

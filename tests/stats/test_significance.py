@@ -210,7 +210,7 @@ def test_significant_cells_are_verified_however_many(result: Simulated) -> None:
     assert found["significant"].all()
     assert found.attrs["family"] == 3
     none = result(rng.normal(size=(16, 20)), dims=("prompt", "head"), task_fingerprint="c")
-    with pytest.raises(ValueError, match=r"no cell of discovery is significant at level 0.95 .* top=10"):
+    with pytest.raises(ValueError, match=r"no cell of discovery is significant at level 0.95: .* top=10"):
         stats.verify(none, second, top=None)
 
 
