@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_TL4 := $(VENV_TL4)/installed
 TL4_TYPED := tests/engine tests/tasks tests/patching tests/attribution tests/circuits tests/heads
-TL4_TESTS := tests/models tests/steering tests/subspaces tests/probes tests/architectures tests/real tests/test_readme.py
+TL4_TESTS := tests/models tests/steering tests/subspaces tests/probes tests/architectures tests/real tests/live/test_live_answers.py tests/test_readme.py
 TWO_AT_ONCE := --numprocesses=2 --dist=loadfile
 # Every annotated call checked for types and shapes: twice the time, so in a part of the suite on release 4.
 TYPED := --jaxtyping-packages=interp,beartype.beartype

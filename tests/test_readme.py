@@ -22,6 +22,7 @@ PAGES = (
     "docs/analyses.md",
     "docs/heads.md",
     "docs/subspaces.md",
+    "docs/explore.md",
 )
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 TEXT = TEXTS["README.md"]
@@ -34,6 +35,7 @@ WRITTEN = {
     "docs/analyses.md": {"paths.html", "trace.html", "circuit.html", "curve.html"},
     "docs/heads.md": {"scores.html", "sinks.html"},
     "docs/subspaces.md": set(),
+    "docs/explore.md": {"explore.html"},
 }
 
 

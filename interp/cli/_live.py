@@ -1,9 +1,15 @@
-"""`interp explore`: the live page of some results as one file; without results it patches exactly first."""
+"""`interp explore`: the live page of some results as one file; `interp serve`: with the model behind it.
+
+Without results heads and stream are patched exactly first.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import suppress
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 from interp.cli._inputs import check_measure, clean_name, load, make_task, run_options, say_task
@@ -29,6 +35,20 @@ def explore(args: argparse.Namespace, out: Output) -> None:
         return
     page = _page(args, out, path)
     out.wrote("page", page.save(path))
+
+
+def serve(args: argparse.Namespace, out: Output) -> None:
+    """The page with the model behind it, until it is interrupted; the address first."""
+    from interp.live import serve as serve_page
+
+    if not 0 <= args.port < 65_536:
+        raise ValueError(f"--port is {args.port}; give 0 (any that is free) to 65535.")
+    with serve_page(_page(args, out, Path(gettempdir(), "page.html")), port=args.port) as server:
+        out.tell(url=server.url)
+        out.say("open this address; whoever has it can ask the model, on this machine only. Ctrl-C ends it.")
+        print(server.url, file=sys.stderr if args.json else sys.stdout, flush=True)
+        with suppress(KeyboardInterrupt):
+            server.wait()
 
 
 def _page(args: argparse.Namespace, out: Output, path: Path) -> Page:

@@ -59,6 +59,11 @@ a file of jobs:
 Each job writes into a folder of its name, with log.txt. Finished jobs are skipped; a job that fails does not
 stop the others. Exit status: 0, 1 when a job failed, 2 when the file is wrong (then nothing is run).
 """
+_SERVE_EXAMPLES = """\
+examples:
+  interp serve tiny-ioi --task ioi
+  interp serve tiny-ioi out/heads/result.nc out/circuit/circuit.json --task ioi --port 8123
+"""
 _MODEL = "bundled model, TransformerLens name (gpt2), folder, or GGUF file"
 
 
@@ -321,8 +326,10 @@ def _add_prompts(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_how(
-    group: argparse._ArgumentGroup, out: str = "folder to write (default: below out, by model, task and site)"
+    group: argparse._ArgumentGroup,
+    out: str | None = "folder to write (default: below out, by model, task and site)",
 ) -> None:
+    """out: what --out is; None for a command that writes nothing."""
     group.add_argument("--batch-size", type=int, metavar="RUNS", help="runs at once (default: what fits)")
     group.add_argument(
         "--memory", type=float, default=2.0, metavar="GIB", help="GiB above the model's own (default 2)"
@@ -331,6 +338,8 @@ def _add_how(
         "--level", type=float, default=0.95, help="of the intervals that are shown (default 0.95)"
     )
     group.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    if out is None:
+        return
     group.add_argument("--out", type=nonempty, help=out)
     group.add_argument(
         "--resume", action="store_true", help="do nothing where this very run is finished in its folder"
@@ -358,8 +367,17 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 
 def _add_explore(commands: argparse._SubParsersAction) -> None:
     text = "one HTML page that answers clicks: from a head to its attention, its positions, its tokens"
-    explore = _add_verb(commands, "explore", text, _EXPLORE_EXAMPLES)
-    what, how = explore.add_argument_group("what to show"), explore.add_argument_group("how to run")
+    explore = _add_live(commands, "explore", text, _EXPLORE_EXAMPLES)
+    text = "the same page on this machine with the model behind it: new prompts, exact effects, sets of edges"
+    serve = _add_live(commands, "serve", text, _SERVE_EXAMPLES)
+    serve.add_argument("--port", type=int, default=0, help="of 127.0.0.1 (default: any that is free)")
+    for each in (explore, serve):
+        add_output(each)
+
+
+def _add_live(commands: argparse._SubParsersAction, name: str, text: str, epilog: str) -> Parser:
+    live = _add_verb(commands, name, text, epilog)
+    what, how = live.add_argument_group("what to show"), live.add_argument_group("how to run")
     what.add_argument(
         "results",
         nargs="*",
@@ -372,8 +390,8 @@ def _add_explore(commands: argparse._SubParsersAction) -> None:
     _add_task(what)
     _add_contrast(what)
     _add_prompts(what)
-    _add_how(how, "page to write (default: below out, by model and task)")
-    add_output(explore)
+    _add_how(how, "page to write (default: below out, by model and task)" if name == "explore" else None)
+    return live
 
 
 def _add_show(commands: argparse._SubParsersAction) -> None:

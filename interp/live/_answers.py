@@ -9,6 +9,7 @@ were made beforehand (`stored`), `interp serve` and the widget ask this class.
 | `grid`      | result, metric, at, prompt         | a map: mean, low, high, p; values by prompt             |
 | `attention` | layer, head, weighting, prompt     | matrix [dst, src] (see `_heads`)                        |
 | `head`      | layer, head, prompt                | effects by position, other results, scores, top tokens  |
+| `measure`   | layer, head, prompt, metric        | exact effects of the head by position, of one prompt    |
 | `circuit`   | circuit, toggles                   | faithfulness with edges toggled; of none, also of each  |
 | `edge`      | circuit, edge                      | its score, and its exact effect with an interval        |
 
@@ -36,6 +37,9 @@ from interp.plot._theme import visible
 from interp.tasks import Task
 
 Answer = dict[str, Any]
+Checkpoint = Callable[[], None]  # raises Superseded where the answer is not wanted any more
+_GIVE = "give model= and task= to interp.explore"
+_BY_PROMPT = ("generate", "measure")  # kinds that ask for one prompt, and have no answer about all
 _SCORES = (
     "head scores",
     "head roles",
@@ -43,6 +47,10 @@ _SCORES = (
     "telemetry",
     "composition",
 )  # of heads, on their own prompts
+
+
+class Superseded(Exception):
+    """A newer question has come."""
 
 
 class Answers:
@@ -66,23 +74,35 @@ class Answers:
         self.shown = shown  # prompts whose attention can be asked for
         part = None if task is None else task[:shown]
         self.heads = None if model is None or part is None else _heads.Heads(model, part)
+        self._checkpoint: Checkpoint = _go_on
         self._kinds: dict[str, Callable[..., Answer]] = {
             "meta": self._meta,
             "grid": self._grid,
             "attention": self._attention,
             "head": self._head,
+            "measure": self._measure,
             "circuit": self._circuit,
             "edge": self._edge,
         }
 
-    def ask(self, kind: str, args: dict[str, Any] | None = None) -> Answer:
-        """The answer, or {"error": sentence}. See the module's table."""
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What can be asked."""
+        return tuple(self._kinds)
+
+    def ask(
+        self, kind: str, args: dict[str, Any] | None = None, checkpoint: Checkpoint | None = None
+    ) -> Answer:
+        """The answer, or {"error": sentence}. See the module's table. checkpoint: called between steps."""
         given = dict(args or {})
-        prompt = given.pop("prompt", None)
+        prompt = None if kind in _BY_PROMPT else given.pop("prompt", None)
+        self._checkpoint = checkpoint or _go_on
+        self._checkpoint()
         try:
             if kind not in self._kinds:
                 raise ValueError(f"kind is {kind!r}; ask for one of {', '.join(self._kinds)}.")
             answer = self._kinds[kind](**given)
+            self._checkpoint()
             return answer if prompt is None else at_prompt(answer, self._prompt(kind, prompt))
         except (ValueError, TypeError) as error:
             return {"error": " ".join(str(error).split())}
@@ -143,13 +163,30 @@ class Answers:
             raise ValueError(f"at is {at!r}; give an index by dim, such as {{'pos': 3}}.")
         return known[result].grid(metric, at or {})
 
-    def _attention(self, layer: int, head: int, weighting: str = "plain") -> Answer:
+    def _attention(self, layer: int, head: int, weighting: str = "plain", text: str | None = None) -> Answer:
         self._require_head(layer, head)
         if self.heads is None:
-            raise ValueError(
-                "attention needs the model and the task: give model= and task= to interp.explore."
-            )
-        return self.heads.attention(layer, head, weighting)
+            raise ValueError(f"attention needs the model and the task: {_GIVE}.")
+        if text is None:
+            return self.heads.attention(layer, head, weighting)
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"text is {text!r}; give the words of a prompt.")
+        return self.heads.attention_of(text, layer, head, weighting)
+
+    def _measure(self, layer: int, head: int, prompt: int, metric: str) -> Answer:
+        self._require_head(layer, head)
+        if self.heads is None or self.task is None:
+            raise ValueError(f"an exact effect needs the model and the task: {_GIVE}.")
+        one = self.task[[self._prompt("measure", prompt)]]
+        return {"positions": [_heads.exact_row(self.heads.model, one, layer, head, self._like(metric))]}
+
+    def _like(self, metric: str) -> tuple[str, str | None]:
+        """Metric and direction of the map of this page's prompts that has this metric."""
+        for each in self.maps:
+            if each.by_prompt and metric in [facts.name for facts in each.metrics]:
+                way = str(each.result.attrs["direction"])
+                return metric, way if way in ("denoise", "noise") else None
+        raise ValueError(f"metric is {metric!r}; no result of this page's prompts has it.")
 
     def _head(self, layer: int, head: int) -> Answer:
         self._require_head(layer, head)
@@ -217,6 +254,10 @@ class Answers:
             more = " have their attention here" if kind == "attention" else ""
             raise ValueError(f"prompt is {prompt!r}; prompts 0 to {n - 1}{more}.")
         return prompt
+
+
+def _go_on() -> None:
+    """The answer is wanted."""
 
 
 def prompts(model: Model | None, task: Task, shown: int) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import attribution, heads
+from interp import attribution, heads, patching
 from interp.attribution._direct import FrozenNorm
 from interp.engine.trust import prove_readout, prove_sites
 from interp.live._arrays import Packed, pack
@@ -32,7 +32,7 @@ from interp.models.parts import Attention
 from interp.places import hook_name
 from interp.plot import _words as words
 from interp.plot._theme import visible
-from interp.prompts import Prompts
+from interp.prompts import Prompts, read
 from interp.stats._means import metric_facts
 from interp.tasks import METRICS, Task, vocabulary
 
@@ -86,6 +86,17 @@ class Heads:
         if weighting == "difference":
             values = values - self.corrupt[:, layer, head]
         return {"matrix": pack(np.nan_to_num(values), "u1", by="prompt", lower=self.facts.causal)}
+
+    def attention_of(self, text: str, layer: int, head: int, weighting: str) -> dict[str, Any]:
+        """The matrix [dst, src] of a head on a new text, and its tokens. One forward, or two."""
+        if weighting == "difference":
+            raise ValueError("a text of your own has no corrupt prompt, so there is no difference to show.")
+        rows = read(self.model, text)
+        values = patterns(self.model, rows)[0, layer, head]
+        if weighting == "value":
+            values = values * value_norms(self.model, rows.tokens)[0, layer, head]
+        words = [word(self.model, token) for token in rows.tokens[0].tolist()]
+        return {"matrix": pack(values, "f4"), "tokens": words}
 
     @cached_property
     def tokens(self) -> list[list[list[dict[str, Any]]]] | str:
@@ -201,6 +212,24 @@ def by_position(maps: Sequence[Map], model: Model, task: Task) -> list[tuple[str
         model, task, "z", by=("layer", "pos", "head"), method="atp", progress=False, **options
     )
     return [(words.method(estimate), estimate)]
+
+
+def exact_row(
+    model: Model, task: Task, layer: int, head: int, like: tuple[str, str | None]
+) -> dict[str, Any]:
+    """Exact effects of a head at every position of one prompt. like: metric and direction."""
+    metric, direction = like
+    if metric not in METRICS and metric != task.metric.name:
+        raise ValueError(f"{metric} is a metric of your own, which a page cannot measure by its name.")
+    cells = [f"L{layer}H{head}@{pos}" for pos in range(int(task.lengths[0]))]
+    chosen = None if metric == task.metric.name else metric
+    result = patching.patch(model, task, cells=cells, direction=direction, metric=chosen, progress=False)
+    facts = metric_facts(result)[0]
+    effects = pack(result["value"].values[0], "f4")
+    return {
+        "source": words.method(result), "site": "z", "metric": facts.name, "unit": facts.unit,
+        "value": effects,
+    }  # fmt: skip
 
 
 def _known_metrics(result: xr.Dataset) -> list[str] | None:

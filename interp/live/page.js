@@ -79,7 +79,7 @@ async function mount(root, ask) {
   if (meta.error) { root.replaceChildren(sentence(meta.error, "error")); return; }
   const first = meta.results[0];
   const state = { result: first?.id, metric: first?.metrics[0].name, at: {}, mean: true, prompt: 0, cell: null, weighting: "plain",
-    circuit: meta.circuits[0]?.id, edge: null, toggles: new Set() };
+    text: "", exact: false, circuit: meta.circuits[0]?.id, edge: null, toggles: new Set() };
   const page = { root, ask, meta, state, answers: new Map(), panels: [] };
   page.set = (change, focus) => update(page, change, focus);
   choose(page, {});
@@ -99,7 +99,8 @@ async function update(page, change, focus) {
   choose(page, change);
   await Promise.all(page.panels.map(async (panel) => {
     const serial = ++panel.serial;
-    const answers = await Promise.all(panel.questions(page).map(([kind, args]) => known(page, kind, args)));
+    const wanted = () => serial === panel.serial;
+    const answers = await Promise.all(panel.questions(page).map((question) => (question ? known(page, ...question, wanted) : undefined)));
     if (serial !== panel.serial) return;
     const kept = focus ? null : place(document.activeElement, panel.element);
     panel.element.replaceChildren(...[panel.draw(page, ...answers)].flat().filter(Boolean));
@@ -112,13 +113,13 @@ async function update(page, change, focus) {
   }
 }
 
-/** The answer to a question, asked once while the page is open; errors are asked again. */
-async function known(page, kind, args) {
+/** The answer to a question, asked once while the page is open. Errors are asked again, and at once what gave way but is wanted. */
+async function known(page, kind, args, wanted) {
   const name = `${kind} ${key(args)}`;
   if (!page.answers.has(name)) page.answers.set(name, page.ask(kind, args));
   const answer = await page.answers.get(name);
   if (answer.error) page.answers.delete(name);
-  return answer;
+  return answer.superseded && wanted() ? known(page, kind, args, wanted) : answer;
 }
 
 /** Where the focus is, as a selector inside a panel that is about to be drawn anew. */
@@ -214,14 +215,14 @@ const CELL = {
   questions(page) {
     const { meta, state } = page, layers = resultOf(meta, state).layers;
     if (!state.cell) return [];
-    const asked = [gridQuestion(page)];
-    if (resultOf(meta, state).across !== "head") return asked;
-    const head = { layer: layers[state.cell[0]], head: state.cell[1] };
-    asked.push(["head", meta.prompts.length ? { ...head, prompt: state.prompt } : head]);
-    if (meta.prompts[state.prompt]?.shown) asked.push(["attention", { ...head, weighting: state.weighting, prompt: state.prompt }]);
-    return asked;
+    if (resultOf(meta, state).across !== "head") return [gridQuestion(page)];
+    const head = { layer: layers[state.cell[0]], head: state.cell[1] }, { prompt, weighting, metric, text } = state;
+    return [gridQuestion(page),
+      ["head", meta.prompts.length ? { ...head, prompt } : head],
+      text ? ["attention", { ...head, weighting, text }] : meta.prompts[prompt]?.shown ? ["attention", { ...head, weighting, prompt }] : null,
+      state.exact ? ["measure", { ...head, prompt, metric }] : null];
   },
-  draw(page, grid, head, attention) {
+  draw(page, grid, head, attention, exact) {
     const { meta, state } = page;
     if (!state.cell) return sentence("Choose a cell of the map: click it, or move with the arrows and press Enter.");
     if (grid.error) return sentence(grid.error, "error");
@@ -231,7 +232,7 @@ const CELL = {
       sentence(`${view.say(r, c)}.`, "fact"),
       head ? attentionPart(page, grid, attention) : null,
       h("div", { class: "pair" },
-        head ? h("div", {}, positionsPart(page, head)) : null,
+        head ? h("div", {}, positionsPart(page, head, exact)) : null,
         grid.value ? h("div", {}, promptsPart(page, grid, r * view.width + c)) : null,
         head ? h("div", {}, tokensPart(page, head)) : null,
         head ? h("div", {}, elsewherePart(page, head)) : null));
@@ -248,31 +249,49 @@ const WEIGHTINGS = { plain: "Attention", value: "Weighted by what is written", d
 function attentionPart(page, grid, attention) {
   const { meta, state, set } = page, prompt = meta.prompts[state.prompt];
   if (!prompt) return sentence("Attention needs the model and the task: give model= and task= to interp.explore.");
-  if (!prompt.shown) return sentence(`The attention of prompt ${state.prompt} is not on this page.`);
+  if (!attention) return sentence(`The attention of prompt ${state.prompt} is not on this page.`);
   const choice = toggles("Attention as", Object.entries(meta.weightings).map(([name, why]) => [name, WEIGHTINGS[name], why]), state.weighting, (weighting) => set({ weighting }));
-  if (attention.error) return [choice, sentence(attention.error, "error")];
-  const n = prompt.tokens.length, width = attention.matrix.shape[1], values = unpack(attention.matrix);
+  const own = meta.live ? ownPrompt(page) : null;
+  if (attention.error) return [choice, own, sentence(attention.error, "error")];
+  const words = attention.tokens ?? prompt.tokens, at = attention.tokens ? [] : [prompt.at];
+  const n = words.length, width = attention.matrix.shape[1], values = unpack(attention.matrix);
   const value = (r, c) => values[r * width + c];
-  const say = (r, c) => `from ${r} ${prompt.tokens[r]} to ${c} ${prompt.tokens[c]}: ${number(value(r, c), state.weighting === "difference")}`;
+  const say = (r, c) => `from ${r} ${words[r]} to ${c} ${words[c]}: ${number(value(r, c), state.weighting === "difference")}`;
   const cells = Array.from({ length: n * n }, (_, i) => value(Math.floor(i / n), i % n));
   const end = state.weighting === "plain" ? 1 : largest(cells);
   return [
-    h("h3", {}, `${WEIGHTINGS[state.weighting]} on prompt ${state.prompt}`), choice,
-    map({ name: "Attention: rows attend, columns are attended to", rows: prompt.tokens, columns: prompt.tokens, value, say, end,
-      beyond: (r, c) => meta.causal && c > r, back: () => back(page), numbers: false, marks: [prompt.at],
+    h("h3", {}, `${WEIGHTINGS[state.weighting]} on ${state.text ? "your prompt" : `prompt ${state.prompt}`}`), choice, own,
+    map({ name: "Attention: rows attend, columns are attended to", rows: words, columns: words, value, say, end,
+      beyond: (r, c) => meta.causal && c > r, back: () => back(page), numbers: false, marks: at,
       size: n <= 16 ? "24px" : n <= 28 ? "18px" : n <= 48 ? "13px" : "9px" }),
     scale(end, state.weighting === "value" ? "attention × ‖v W_O‖" : "attention", state.weighting === "difference"),
-    sentence(`Rows attend to columns; the answer is read in the row in bold. Kept to ±${attention.matrix.error.toPrecision(1)}.`),
+    sentence(`Rows attend to columns${at.length ? "; the answer is read in the row in bold" : ""}. Kept to ±${attention.matrix.error.toPrecision(1)}.`),
   ];
 }
 
-function positionsPart(page, head) {
+/** A prompt of the reader's own, whose attention the model is asked for. */
+function ownPrompt({ state, set }) {
+  const field = h("input", { type: "text", value: state.text, size: 40, "data-key": "text", autocomplete: "off" });
+  return h("form", { class: "controls", onsubmit: (event) => { event.preventDefault(); set({ text: field.value.trim() }); } },
+    h("label", {}, "A prompt of your own", field), h("button", { type: "submit", "data-key": "ask" }, "Ask the model"),
+    state.text ? h("button", { type: "button", "data-key": "task", onclick: () => set({ text: "" }) }, "Back to the task") : null);
+}
+
+/** The button that asks the model for exact effects. */
+function measure({ meta, state, set }, source) {
+  if (!meta.live || source === "exact patching") return null;
+  return h("button", { type: "button", "data-key": "measure", onclick: () => set({ exact: true }) }, "Measure exactly");
+}
+
+function positionsPart(page, head, exact) {
   const { meta, state } = page, title = h("h3", {}, "Effect by position");
-  if (!head.positions) return head.no_positions ? [title, sentence(head.no_positions)] : null;
+  if (exact?.error) return [title, sentence(exact.error, "error")];
+  if (exact) head = { ...head, positions: exact.positions };
+  if (!head.positions) return head.no_positions ? [title, sentence(head.no_positions), measure(page)] : null;
   const row = head.positions.find(({ metric }) => metric === state.metric) ?? head.positions[0];
   const values = unpack(row.value), prompt = meta.prompts[state.prompt];
   const rows = prompt.tokens.map((token, i) => ({ name: `${i} ${token}`, value: values[i] ?? NaN, title: `${number(values[i])} ${row.unit}` }));
-  return [title, sentence(`${row.source}, ${row.metric} (${row.unit}), prompt ${state.prompt}`), bars(rows, largest(values))];
+  return [title, sentence(`${row.source}, ${row.metric} (${row.unit}), prompt ${state.prompt}`), bars(rows, largest(values)), measure(page, row.source)];
 }
 
 const MOST = 6;
@@ -358,7 +377,7 @@ function faithfulnessPart(page, whole, changed, k) {
   if (!state.toggles.size) return lines;
   const names = circuitOf(page).edges.filter(({ name }) => state.toggles.has(name)).map(({ label }) => label).join(", ");
   lines.push(changed.error ? sentence(changed.error, "error")
-    : h("p", { class: "fact", "data-part": "toggled" }, `With ${names} toggled: faithfulness ${ratio(changed.metrics[k], meta.level)}, ${changed.edges} edges. `,
+    : h("p", { class: "fact", "data-part": "toggled", "data-value": changed.metrics[k].faithfulness }, `With ${names} toggled: faithfulness ${ratio(changed.metrics[k], meta.level)}, ${changed.edges} edges. `,
       h("button", { type: "button", "data-key": "restore", onclick: () => set({ toggles: new Set() }) }, "Restore")));
   return lines;
 }

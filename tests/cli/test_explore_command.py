@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,21 @@ def test_a_page_of_files_and_one_without(folder: Path, capsys: pytest.CaptureFix
 def test_a_mistake_is_one_line(arguments: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explore", *arguments.split()]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_serve_says_its_address_and_ends_when_interrupted(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interp.live import Server
+
+    def wait(server: Server) -> None:
+        reply = urllib.request.urlopen(server.url, timeout=10)
+        assert "<title>tiny-ioi on ioi</title>" in reply.read().decode()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "wait", wait)
+    assert main(f"serve tiny-ioi {COMMON} --n 2".split(" ")) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("http://127.0.0.1:")
+    assert not list(folder.iterdir())
+    assert main(f"serve tiny-ioi {COMMON} --n 2 --port 99999".split(" ")) == 2
+    assert "--port is 99999" in capsys.readouterr().err
