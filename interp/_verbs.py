@@ -1,4 +1,4 @@
-"""What every public verb does beside its work: it names the argument that was meant, and warns its caller."""
+"""What every public verb does beside its work: it checks its arguments, and warns its caller."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from interp._arguments import Door
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _PACKAGE = str(Path(__file__).parent)
@@ -17,17 +19,22 @@ _BETWEEN = (str(Path("jaxtyping", "_decorator.py")), "contextlib.py")
 
 
 def verb(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A public function: an argument that it does not have is a TypeError that names the nearest it has."""
+    """A public function: an argument that it does not have is a TypeError that names the nearest it has.
+
+    An argument that is not of a type in its signature is a ValueError (`_arguments`).
+    """
     parameters = inspect.signature(function).parameters
     if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
         return function  # it hands them on, and checks them itself
+    door = Door(function)
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         for name in kwargs:
             if name not in parameters:
                 raise TypeError(_no_argument(function.__name__, name, list(parameters)))
-        return function(*args, **kwargs)
+        taken, named = door.take(args, kwargs)
+        return function(*taken, **named)  # type: ignore[arg-type]
 
     return call
 

@@ -34,6 +34,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp._arguments import as_python, shown, whole
 from interp.places import hint
 from interp.prompts import Prompts
 from interp.tasks._spans import Spans, named
@@ -188,8 +189,9 @@ response = Positions(_response, "response")
 
 def at(*positions: int) -> Positions:
     """The given positions; -1 is the last token of the prompt. ValueError for none."""
-    if not positions or not all(isinstance(each, int) for each in positions):
+    if not positions:
         raise ValueError("at() needs at least one position, a whole number, as in at(3) or at(-1).")
+    positions = tuple(whole("at: a position", each) for each in positions)
     index = torch.tensor(positions)
     low, high = min(positions), max(positions)
 
@@ -204,6 +206,7 @@ def at(*positions: int) -> Positions:
 
 def window(start: int | None, stop: int | None) -> Positions:
     """Positions start to stop-1. ValueError for an empty window."""
+    start, stop = (None if end is None else whole("window: an end", end) for end in (start, stop))
     if start is not None and stop is not None and (start < 0) == (stop < 0) and start >= stop:
         raise ValueError(f"window({start}, {stop}) is empty. Give start < stop.")
     first = 0 if start is None else start
@@ -228,6 +231,7 @@ def tokens(*ids: int) -> Positions:
     """Positions whose token is one of the ids."""
     if not ids:
         raise ValueError("tokens() needs at least one token id.")
+    ids = tuple(whole("tokens: a token id", each, 0) for each in ids)
     wanted = torch.tensor(ids)
     name = f"tokens({', '.join(map(str, ids))})"
     return Positions(lambda frame: torch.isin(frame.tokens, wanted.to(frame.device)), name)
@@ -235,10 +239,9 @@ def tokens(*ids: int) -> Positions:
 
 def mask(marks: Bool[Tensor, "*row pos"]) -> Positions:
     """Positions that are marked, [pos] for every row or [row, pos]."""
-    if marks.dtype != torch.bool or marks.ndim not in (1, 2):
-        raise ValueError(
-            f"mask needs a bool tensor [pos] or [row, pos], got {marks.dtype} {tuple(marks.shape)}."
-        )
+    marks = torch.as_tensor(marks) if hasattr(marks, "__array__") else marks
+    if not isinstance(marks, Tensor) or marks.dtype != torch.bool or marks.ndim not in (1, 2):
+        raise ValueError(f"mask needs a bool tensor [pos] or [row, pos], got {shown(marks)}.")
     table = marks if marks.ndim == 2 else marks[None]
     return Positions(lambda frame: _looked_up(table, frame), f"mask({int(table.sum())} marked)")
 
@@ -247,24 +250,38 @@ def before(ids: Sequence[int]) -> Positions:
     """The token before the first occurrence of `ids` in the prompt.
 
     That is the last token of an instruction which a fixed marker follows ("Assistant:"). Raises ValueError,
-    when used, for a prompt without the marker.
+    when used, for a prompt without the marker, and one that begins with it.
     """
-    marker = torch.tensor(list(ids))
+    marker = torch.tensor([whole("before: a token id", each, 0) for each in _listed(ids)])
 
     def index(tokens: Tensor, lengths: Tensor) -> Tensor:
+        if len(marker) > tokens.shape[1]:
+            raise ValueError(f"prompt 0 does not have the token ids {marker.tolist()}.")
         windows = tokens.unfold(1, len(marker), 1)  # [prompt, start, len(marker)]
         starts = torch.arange(windows.shape[1], device=tokens.device)
         here = (windows == marker.to(tokens)).all(-1) & (starts + len(marker) <= lengths[:, None])
         if not bool(here.any(1).all()):
             row = int((~here.any(1)).nonzero()[0])
             raise ValueError(f"prompt {row} does not have the token ids {marker.tolist()}.")
-        return here.int().argmax(1) - 1
+        first = here.int().argmax(1)
+        if bool((first == 0).any()):
+            row = int((first == 0).nonzero()[0])
+            raise ValueError(f"prompt {row} begins with the token ids {marker.tolist()}: nothing is before.")
+        return first - 1
 
     return _by_prompt(index, f"before({marker.tolist()})")
 
 
+def _listed(ids: Any) -> list[Any]:
+    """Token ids, one or more. ValueError for anything else."""
+    if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__") or not (listed := list(ids)):
+        raise ValueError(f"before({shown(ids)}): give the token ids of a marker, as in before([5, 7]).")
+    return listed
+
+
 def parse(given: AnyPositions) -> Positions:
     """The set of positions that a value stands for. ValueError for anything else, and for "mean"."""
+    given = as_python(given)
     if isinstance(given, Positions):
         return given
     if isinstance(given, str) and given != "mean":
@@ -273,10 +290,10 @@ def parse(given: AnyPositions) -> Positions:
     if isinstance(given, int) and not isinstance(given, bool):
         return at(given)
     if isinstance(given, slice) or (isinstance(given, tuple) and len(given) == 2):
-        return window(*((given.start, given.stop) if isinstance(given, slice) else given))
-    if isinstance(given, Tensor):
+        return window(*_ends(given))
+    if isinstance(given, Tensor) or hasattr(given, "__array__"):
         return mask(given)
-    if callable(given):
+    if callable(given) and not isinstance(given, type):
         return _by_prompt(given, getattr(given, "__name__", "a function"))
     raise ValueError(
         f"{given!r} names no positions to act on; use interp.positions (everywhere, generated, at(3), "
@@ -303,6 +320,16 @@ def marked(pos: AnyPositions, data: Any) -> Bool[Tensor, "prompt pos"]:
     return _chosen(pos, prompts)
 
 
+def _ends(span: tuple[Any, ...] | slice) -> tuple[int | None, int | None]:
+    """The ends of a span, None where it is open. ValueError for what is no span."""
+    step = span.step if isinstance(span, slice) else None
+    ends = (span.start, span.stop) if isinstance(span, slice) else span
+    if step not in (None, 1) or len(ends) != 2:
+        raise ValueError(f"{span!r} is no span of positions; give (start, stop), or a slice without a step.")
+    start, stop = (None if end is None else whole(f"an end of the span {span!r}", end) for end in ends)
+    return start, stop
+
+
 def weights(pos: AnyPositions, prompts: Prompts) -> Float[Tensor, "prompt pos"]:
     """Weights by which the columns of each prompt are averaged: rows add up to 1 (for "all": 0 or 1).
 
@@ -322,11 +349,12 @@ def weights(pos: AnyPositions, prompts: Prompts) -> Float[Tensor, "prompt pos"]:
 
 def _chosen(pos: AnyPositions, prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
     """Which columns are read; ValueError where that is none of a prompt."""
+    pos = as_python(pos)
     if isinstance(pos, int) and not isinstance(pos, bool):
         return _index(torch.full_like(prompts.lengths, pos), prompts)
     if isinstance(pos, (tuple, slice)):
         return _span(pos, prompts)
-    if callable(pos) and not isinstance(pos, Positions):
+    if callable(pos) and not isinstance(pos, (Positions, type)):
         return _called(pos, prompts)
     chosen = parse(pos)
     shortest = int(prompts.lengths.min())
@@ -367,8 +395,9 @@ def _index(index: Int[Tensor, "prompt"], prompts: Prompts) -> Bool[Tensor, "prom
     return torch.arange(prompts.tokens.shape[1], device=columns.device) == columns[:, None]
 
 
-def _span(span: tuple[int, int] | slice, prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
-    start, stop = (span.start or 0, span.stop) if isinstance(span, slice) else span
+def _span(span: tuple[Any, ...] | slice, prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
+    start, stop = _ends(span)
+    start = 0 if start is None else start
     first = torch.full_like(prompts.lengths, start) + (prompts.lengths if start < 0 else 0)
     last = prompts.lengths if stop is None else torch.full_like(prompts.lengths, stop)
     last = last + (prompts.lengths if stop is not None and stop < 0 else 0)
@@ -384,12 +413,16 @@ def _span(span: tuple[int, int] | slice, prompts: Prompts) -> Bool[Tensor, "prom
 
 
 def _called(chooses: Callable[[Tensor, Tensor], Any], prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
-    chosen = torch.as_tensor(chooses(prompts.tokens, prompts.lengths), device=prompts.tokens.device)
+    given = chooses(prompts.tokens, prompts.lengths)
+    try:
+        chosen = torch.as_tensor(given, device=prompts.tokens.device)
+    except (TypeError, ValueError, RuntimeError):
+        chosen = torch.zeros(())
     if chosen.dtype != torch.bool:
-        if chosen.shape != prompts.lengths.shape:
+        if chosen.shape != prompts.lengths.shape or chosen.is_floating_point() or chosen.is_complex():
             raise ValueError(
-                f"pos returned indices of shape {tuple(chosen.shape)} for {len(prompts)} prompts; "
-                "return one index for each prompt, or a mask [prompt, pos]."
+                f"pos returned {shown(given)} for {len(prompts)} prompts; return one index for each prompt, "
+                "a whole number, or a mask [prompt, pos]."
             )
         return _index(chosen.long(), prompts)
     real = prompts.real

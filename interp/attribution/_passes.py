@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp._arguments import shown
 from interp._verbs import verb
 from interp.attribution._tables import Place
 from interp.attribution.rules import check_hooks, ruled
@@ -34,7 +35,8 @@ from interp.experiment import Experiment
 from interp.methods import Method, Rules
 from interp.models import Anatomy, Model, logits
 from interp.models.hook_points import kept_in_path, slope_hook
-from interp.places import AXES, hook_name
+from interp.places import AXES, hint, hook_name
+from interp.tasks import vocabulary
 
 Hook = tuple[str, Callable[..., Tensor]]
 Taps = Mapping[Any, str]  # key of a kept tensor -> hook point
@@ -154,13 +156,33 @@ def gradients(
         (torch.Size([2]), True)
     """
     check_hooks(model)
+    _check_request(model, tokens, hook_names, embeddings)
     with autograd_on():
         with ruled(model, rules):
             recording = record(model, tokens, {name: name for name in hook_names}, embeddings=embeddings)
         value = metric_fn(recording.logits)
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            raise ValueError(f"metric_fn gave {shown(value)}; it must give a tensor with a gradient.")
         slopes = recording.slopes(value.sum())
     activations = {name: tensor.detach() for name, tensor in recording.tensors.items()}
     return value.detach(), activations, slopes
+
+
+def _check_request(
+    model: Model, tokens: Tensor, hook_names: Sequence[str], embeddings: Tensor | None
+) -> None:
+    """Raise ValueError for ids, hook points or embeddings that the model does not have."""
+    vocabulary.require_ids(model, tokens)
+    unknown = [name for name in hook_names if name not in model.hook_dict]
+    if unknown or not hook_names:
+        raise ValueError(
+            f"this model has no hook point {unknown[0]!r}{hint(unknown[0], model.hook_dict)}"
+            if unknown
+            else "hook_names is empty. Name at least one, such as 'blocks.1.hook_resid_post'."
+        )
+    wanted = (*tokens.shape, model.cfg.d_model)
+    if embeddings is not None and tuple(embeddings.shape) != wanted:
+        raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}; these tokens need {wanted}.")
 
 
 def _leaf(embeddings: Tensor | None) -> Callable[..., Tensor]:

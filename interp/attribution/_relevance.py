@@ -28,6 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import results
+from interp._arguments import whole
 from interp._verbs import verb
 from interp.attribution._passes import Recording, autograd_on, record
 from interp.attribution.rules import check_hooks, relevance_rules
@@ -88,7 +89,7 @@ def relevance(
     rules = rules_of(chosen)
     row = _row(model, facts, tokens)
     targets = [_target(model, facts, each) for each in (metric if isinstance(metric, list) else [metric])]
-    if not targets:
+    if len(targets) == 0:
         raise ValueError("metric is empty. Give a token, a pair of tokens or a function.")
     biases = _biases(model)
     with autograd_on(), _differentiable(biases), relevance_rules(model, rules):
@@ -116,11 +117,12 @@ def _row(model: Model, facts: Anatomy, tokens: Tensor | str) -> Int[Tensor, "1 p
         raise ValueError(
             f"relevance takes one prompt; tokens have shape {tuple(tokens.shape)}. Give one row."
         )
+    vocabulary.require_ids(model, row)
     return row.to(facts.device)
 
 
 def _target(model: Model, facts: Anatomy, metric: Target) -> _Target:
-    if callable(metric):
+    if callable(metric) and not isinstance(metric, type):
         return _Target(getattr(metric, "__name__", "custom"), "none", _checked(metric))
     words = metric if isinstance(metric, tuple) else (metric,)
     if len(words) not in (1, 2):
@@ -154,9 +156,10 @@ def _token(model: Model, facts: Anatomy, word: str | int) -> int:
         if found is None:
             raise ValueError(f"{word!r} is not one token of this model (a leading space often is missing).")
         return found
-    if not 0 <= word < facts.d_vocab_out:
-        raise ValueError(f"token {word} is not one of the model's {facts.d_vocab_out}.")
-    return word
+    number = whole("metric: a token", word)
+    if not 0 <= number < facts.d_vocab_out:
+        raise ValueError(f"token {number} is not one of the model's {facts.d_vocab_out}.")
+    return number
 
 
 def _cut(stream: Tensor, hook: Any) -> Tensor:

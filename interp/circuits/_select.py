@@ -67,8 +67,6 @@ def threshold(scores: Scores, x: float | int, *, absolute: bool = True) -> Circu
         >>> interp.circuits.threshold(scores, 0.05).n_edges < scores["value"][0].size
         True
     """
-    if math.isnan(x):
-        raise ValueError("the threshold is NaN. Give a number in units of the scores.")
     graph, values, told = read(scores)
     ranked = ranks(values, absolute)
     mask = (ranked >= x) & (ranked > -math.inf)
@@ -250,6 +248,8 @@ def _effects(scores: Tensor, provenance: Provenance) -> Tensor:
 
 
 def _of_dataset(scores: xr.Dataset, graph: Graph) -> np.ndarray:
+    if "value" not in scores:
+        raise ValueError("the scores have no variable 'value'. Give a result of score_edges.")
     value = scores["value"]
     extra = set(value.dims) - {"prompt", "writer", "reader"}
     if extra or not {"writer", "reader"} <= set(value.dims):

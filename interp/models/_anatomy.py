@@ -121,12 +121,8 @@ def anatomy(model: Model) -> Anatomy:
 
     Raises ValueError for something that is not a TransformerLens model.
     """
-    cfg = getattr(model, "cfg", None)
-    if cfg is None or not hasattr(model, "hook_dict"):
-        raise ValueError(
-            f"expected a TransformerLens model (HookedTransformer or TransformerBridge), got "
-            f"{type(model).__name__}. Load one with interp.load(...)."
-        )
+    require_model(model)
+    cfg = model.cfg
     known = architecture(model)
     grouped = cfg.n_key_value_heads if not getattr(cfg, "ungroup_grouped_query_attention", False) else None
     parameter = next(model.parameters())
@@ -156,6 +152,21 @@ def anatomy(model: Model) -> Anatomy:
         act_fn=known.act_fn,
         architecture=known.name,
         name=str(cfg.model_name),
+    )
+
+
+def require_model(model: Any) -> None:
+    """Raise ValueError for something that is not a TransformerLens model."""
+    if getattr(model, "cfg", None) is not None and hasattr(model, "hook_dict"):
+        return
+    if isinstance(model, type):
+        got = f"the class {model.__name__}"
+    else:
+        got = f"the name {model!r}" if isinstance(model, str) else type(model).__name__
+    how = f"interp.load({model!r})" if isinstance(model, str) else "interp.load(...)"
+    raise ValueError(
+        "expected a TransformerLens model (HookedTransformer or TransformerBridge), got "
+        f"{got}. Load one with {how}."
     )
 
 

@@ -31,6 +31,7 @@ import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp._arguments import as_python, shown
 from interp.results import prompt_coords
 from interp.stats._units import units_of
 from interp.tasks import _files, _prompts, _spans, _tokens, _validate, _variables, chat, check
@@ -132,7 +133,7 @@ class Task:
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> Task:
         """The task of some of the prompts, in the order given; the width (pos) stays."""
-        rows = torch.arange(len(self))[[index] if isinstance(index, int) else _on_cpu(index)]
+        rows = torch.arange(len(self))[_rows(index)].reshape(-1)
         picked = rows.tolist()
         clean = self.clean[rows]
         return replace(
@@ -449,8 +450,18 @@ class Task:
         return _files.write(self, Path(path), model, tokens=tokens, prepend_bos=prepend_bos)
 
 
-def _on_cpu(index: slice | list[int] | Tensor) -> Any:
-    return index.cpu() if isinstance(index, Tensor) else index
+def _rows(index: Any) -> Any:
+    """What picks rows of a tensor. ValueError for what cannot."""
+    index = as_python(index)
+    if isinstance(index, slice):
+        return index
+    if isinstance(index, (bool, str, float)) or index is None or isinstance(index, type):
+        raise ValueError(f"a task is indexed by {shown(index)}; give a whole number, a slice, or a list.")
+    listed = index if hasattr(index, "__array__") else [index] if isinstance(index, int) else list(index)
+    rows = torch.as_tensor(listed, device="cpu")
+    if rows.is_floating_point() and rows.numel():
+        raise ValueError(f"a task is indexed by {shown(index)}; give whole numbers.")
+    return rows if rows.dtype == torch.bool else rows.long()
 
 
 def _answers(

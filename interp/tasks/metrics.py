@@ -35,7 +35,10 @@ from torch import Tensor
 
 from interp.places import hint
 
-_APART = 1e-3  # by how much rounding may part a prompt's number alone from that among others, relative
+_APART = (
+    1e-3,
+    1e-6,
+)  # how far rounding may part a prompt's number alone from that among others: of it, of logits
 
 
 @dataclass(frozen=True)
@@ -235,52 +238,68 @@ class Custom(Metric):
                 )
 
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
-        value = self._checked(self._untouched(reading), reading.logits.shape[0])
-        if reading.logits.shape[0] > 1:
-            self._require_apart(reading, value)
-        return value.to(reading.logits.dtype)
+        return guarded(self.name, self.fn, reading)
 
-    def _untouched(self, reading: Reading) -> Any:
-        """The function's value; ValueError where it writes into the logits."""
-        if reading.logits.is_inference():  # writing there leaves no trace, so it gets copies
-            logits, clean = reading.logits.clone(), reading.clean.clone()
-            return self.fn(replace(reading, logits=logits, clean=clean))
-        versions = reading.logits._version, reading.clean._version
-        value = self.fn(reading)
-        if (reading.logits._version, reading.clean._version) != versions:
-            raise ValueError(
-                f"metric {self.name!r} writes into the logits that it reads. Use operations that make a new "
-                "tensor (logits - x, not logits -= x), or clone() first."
-            )
-        return value
 
-    def _checked(self, value: Any, items: int) -> Tensor:
-        """The value, if it is one real number a prompt."""
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"metric {self.name!r} returned a {type(value).__name__}; "
-                f"it must return a tensor of shape {(items,)}, one number per prompt."
-            )
-        if tuple(value.shape) != (items,):
-            raise ValueError(
-                f"metric {self.name!r} returned shape {tuple(value.shape)}; it must return shape {(items,)}, "
-                "one number per prompt. Reduce over positions and columns, not over prompts."
-            )
-        if value.is_complex():
-            raise ValueError(f"metric {self.name!r} returned complex numbers; it must return real ones.")
-        return value
+def guarded(name: str, fn: Callable[[Reading], Any], reading: Reading) -> Float[Tensor, "item"]:
+    """A user's function of a reading, in the reading's dtype.
 
-    def _require_apart(self, reading: Reading, value: Tensor) -> None:
-        """The first prompt alone has the value that it has among the others."""
-        first = Reading(*(getattr(reading, part.name)[:1] for part in fields(Reading)))
-        first = replace(first, logits=first.logits.detach().clone(), clean=first.clean.detach().clone())
-        with torch.no_grad():
-            alone, among = (float(v[0]) for v in (self._checked(self.fn(first), 1), value.detach()))
-        if abs(alone - among) > _APART * max(1.0, abs(alone), abs(among)):
-            raise ValueError(
-                f"metric {self.name!r} is {among:.6g} for a prompt among others and {alone:.6g} for the same "
-                "prompt alone: it mixes prompts. Make each prompt's number from its own logits only."
-            )
+    Raises ValueError where it writes into the logits, where it gives anything but one real number a prompt,
+    and where a prompt's number depends on the other prompts.
+    """
+    items = reading.logits.shape[0]
+    value = _numbers(name, _untouched(name, fn, reading), items)
+    for row in (0, items - 1) if items > 1 else ():
+        _require_apart(name, fn, reading, value, row)
+    return value.to(reading.logits.dtype)
+
+
+def _untouched(name: str, fn: Callable[[Reading], Any], reading: Reading) -> Any:
+    """The function's value; ValueError where it writes into the logits."""
+    if reading.logits.is_inference():  # writing there leaves no trace, so it gets copies
+        logits, clean = reading.logits.clone(), reading.clean.clone()
+        return fn(replace(reading, logits=logits, clean=clean))
+    versions = reading.logits._version, reading.clean._version
+    value = fn(reading)
+    if (reading.logits._version, reading.clean._version) != versions:
+        raise ValueError(
+            f"metric {name!r} writes into the logits that it reads. Use operations that make a new "
+            "tensor (logits - x, not logits -= x), or clone() first."
+        )
+    return value
+
+
+def _numbers(name: str, value: Any, items: int) -> Tensor:
+    """The value, if it is one real number a prompt."""
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"metric {name!r} returned a {type(value).__name__}; "
+            f"it must return a tensor of shape {(items,)}, one number per prompt."
+        )
+    if tuple(value.shape) != (items,):
+        raise ValueError(
+            f"metric {name!r} returned shape {tuple(value.shape)}; it must return shape {(items,)}, "
+            "one number per prompt. Reduce over positions and columns, not over prompts."
+        )
+    if value.is_complex():
+        raise ValueError(f"metric {name!r} returned complex numbers; it must return real ones.")
+    return value
+
+
+def _require_apart(
+    name: str, fn: Callable[[Reading], Any], reading: Reading, value: Tensor, row: int
+) -> None:
+    """A prompt alone has the value that it has among the others."""
+    one = Reading(*(getattr(reading, part.name)[row : row + 1] for part in fields(Reading)))
+    one = replace(one, logits=one.logits.detach().clone(), clean=one.clean.detach().clone())
+    with torch.no_grad():
+        alone, among = float(_numbers(name, fn(one), 1)[0]), float(value.detach()[row])
+    room = _APART[0] * max(abs(alone), abs(among)) + _APART[1] * max(1.0, float(one.logits.abs().max()))
+    if abs(alone - among) > room:
+        raise ValueError(
+            f"metric {name!r} is {among:.6g} for a prompt among others and {alone:.6g} for the same "
+            "prompt alone: it mixes prompts. Make each prompt's number from its own logits only."
+        )
 
 
 METRICS: dict[str, type[Metric]] = {

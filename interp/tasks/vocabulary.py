@@ -74,6 +74,20 @@ def pad(model: Any) -> int:
     return 0 if token is None or not 0 <= token < size(model) else int(token)
 
 
+def require_ids(model: Any, ids: Tensor, what: str = "tokens") -> None:
+    """Raise ValueError for ids [..., pos] outside of the vocabulary, and for more than the context holds."""
+    if not ids.numel():
+        raise ValueError(f"{what}: there are no tokens. Give at least one.")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= size(model):
+        raise ValueError(
+            f"{what}: token id {low if low < 0 else high} is outside the vocabulary of {size(model)} tokens."
+        )
+    limit = context(model)
+    if limit is not None and ids.shape[-1] > limit:
+        raise ValueError(f"{what}: {ids.shape[-1]} tokens, the model's context is {limit}. Cut them.")
+
+
 def encode(model: Any, text: str, prepend_bos: bool | None = None) -> list[int]:
     """The token ids of a string. `prepend_bos=None` does as the model does by default.
 

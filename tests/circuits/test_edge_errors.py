@@ -87,7 +87,7 @@ def test_a_model_whose_heads_do_not_add_up_is_refused() -> None:
         ({"sparsity": 1.2}, "from 0 to 1"),
         ({"granularity": "neurons"}, "is not one of edges, nodes"),
         ({"gate": "hard"}, "is not one of hard-concrete"),
-        ({"steps": 0}, "above 0"),
+        ({"steps": 0}, "steps is 0"),
         ({"metric": Rank()}, "has no gradient"),
         ({"ablation": "median"}, "is not one of resample"),
     ],

@@ -177,5 +177,5 @@ def test_scores_of_something_else_are_refused() -> None:
         top(scores.isel(writer=slice(0, 5)), 3)
     with pytest.raises(ValueError, match="dims writer and reader"):
         top(scores.rename(writer="head"), 3)
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match="x is nan; give a number"):
         threshold(scores, math.nan)

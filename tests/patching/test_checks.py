@@ -122,7 +122,7 @@ def test_metric_of_the_wrong_shape(model, engine):
         def __call__(self, reading):
             return reading.logits.mean()
 
-    with pytest.raises(ValueError, match=r"metric 'bad' returned \(\) for"):
+    with pytest.raises(ValueError, match=r"metric 'bad' returned shape \(\); it must"):
         interp.patch(model, task(), "z", metric=Bad(), engine=engine, **QUIET)
     with pytest.raises(ValueError, match="one number per prompt"):
         interp.patch(model, task(), "z", metric=Custom(lambda r: r.logits), engine=engine, **QUIET)

@@ -118,7 +118,7 @@ def test_all_layers_are_the_streams_before_each_and_after_the_last(model: Any) -
     assert result["layer"].values.tolist() == list(range(model.cfg.n_layers + 1))
     assert str(made.places[-1]) == f"L{model.cfg.n_layers - 1}.resid_post"
     assert {"method", "site", "model", "seed", "versions", "n_prompts"} <= set(result.attrs)
-    with pytest.raises(ValueError, match="l2 is nan; give a penalty"):
+    with pytest.raises(ValueError, match="l2 is nan; give a number"):
         fit(model, up, down, draws=1, l2=float("nan"), progress=False)
 
 

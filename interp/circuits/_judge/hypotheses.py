@@ -78,6 +78,11 @@ def hypothesis_tests(
     graph = Graph.of(model)
     mask = masks_of(circuit, graph, task)[0]
     _check(circuit, graph, draws, alpha)
+    if not 0 < share <= 1 or not 0 <= tolerance < float("inf"):
+        raise ValueError(
+            f"share is {share} and tolerance {tolerance}; give a share above 0, at most 1, and a finite "
+            "tolerance of 0 or more."
+        )
     experiment = prepare(
         model, task, ablation=ablation, direction=direction, metric=metric, seed=seed,
         batch_size=batch_size, memory=memory, progress=progress,

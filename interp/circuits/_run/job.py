@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp import experiment as experiments
+from interp._arguments import shown
 from interp.circuits._circuit import Circuit
 from interp.circuits._graph import Graph, Spans
 from interp.circuits._run.ablation import check_ablation, constants_of, sites
@@ -139,8 +140,11 @@ def masks_of(
     task: Task,
 ) -> Bool[Tensor, "circuit *pos writer reader"]:
     """The masks of some circuits, True where an edge is kept. ValueError for those of another model."""
+    listed = [circuits] if isinstance(circuits, Circuit) else circuits
     if isinstance(circuits, Tensor):
         masks = circuits
+    elif not isinstance(listed, Sequence) or not all(isinstance(each, Circuit) for each in listed):
+        raise ValueError(f"circuits is {shown(circuits)}; give a Circuit, a list of them, or a mask tensor.")
     else:
         masks = _stacked([circuits] if isinstance(circuits, Circuit) else list(circuits), graph)
     wanted = (len(graph.writers), len(graph.readers))

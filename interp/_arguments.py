@@ -1,0 +1,373 @@
+"""What an argument may be: the types that a public signature states, checked at its door, in one sentence.
+
+`verb` hands every argument to `Door`, which reads the signature:
+
+1. Scalars of numpy, and tensors of one number, become Python's own. Generators and arrays become lists where
+   a sequence is asked for, lists and arrays become tensors where a tensor is.
+2. What is none of the stated types is a ValueError that says the value and what to give. NaN is no number.
+3. Some names have limits wherever they occur (`_LIMITS`).
+
+A type that is not in the tables below passes as it is: its verb checks it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+_LIMITS: dict[str, tuple[float, float | None, str]] = {  # lowest, highest, in words
+    "seed": (0, 2**63 - 1, "a whole number from 0 to 2**63 - 1"),
+    "batch_size": (1, 2**31, "a whole number of at least 1, or None to fill the memory"),
+    "memory": (1, None, "a number of bytes such as 2 * 2**30, at least 1"),
+    "draws": (1, 10**6, "a whole number from 1 to a million"),
+    "n_draws": (1, 10**6, "a whole number from 1 to a million"),
+    "steps": (1, 10**6, "a whole number from 1 to a million"),
+    "max_new_tokens": (1, 10**9, "1 or more, a whole number"),
+}
+_ALIASES = {
+    "Number": "float | int",
+    "Layers": "int | Sequence[int] | None",
+    "Scores": "xr.Dataset | Circuit",
+    "Estimator": "Callable[[Tensor, Tensor], Tensor]",
+    "Intervene": "Callable[[Direction, Any], Any]",
+    "Groups": "tuple[Sequence[Any], Sequence[Any]]",
+    "Mask": "Tensor | Sequence[Tensor | None] | None",
+    "Positive": 'Float[Tensor, "n d"]',
+    "Negative": 'Float[Tensor, "m d"]',
+}
+_CLASSES = {  # by annotation: the class, in words
+    "Task": ("interp.tasks:Task", "a Task (interp.tasks.ioi(model) and its like, or Task.from_prompts)"),
+    "Direction": ("interp.steering:Direction", "a Direction (of mean_difference, or Direction.from_tensor)"),
+    "Circuit": ("interp.circuits:Circuit", "a Circuit (circuits.top(scores, 40), circuits.acdc)"),
+    "xr.Dataset": ("xarray:Dataset", "a result, whole: the Dataset that a verb returns"),
+    "Path": ("pathlib:Path", "a path"),
+    "Place": ("interp.places:Place", "a Place"),
+    "slice": ("builtins:slice", "a slice"),
+}
+_TENSOR = re.compile(r'(Int|Float|Bool)\[Tensor, "([^"]*)"\]')
+_NO = object()  # a value that is not of a kind
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One type of a signature: in words, and a function that gives the value as the verb wants it, or _NO."""
+
+    words: str
+    take: Callable[[Any], Any]
+
+
+class Door:
+    """The arguments of one function, checked."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.parameters = inspect.signature(function).parameters
+
+    @cached_property
+    def kinds(self) -> dict[str, tuple[Kind, ...] | None]:
+        """The kinds of every argument; None where some type of it is not known here."""
+        return {name: kinds_of(str(each.annotation)) for name, each in self.parameters.items()}
+
+    @cached_property
+    def _positional(self) -> list[str]:
+        plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return [name for name, each in self.parameters.items() if each.kind in plain]
+
+    def take(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments as the function wants them. Raises ValueError for one that it cannot take."""
+        names = self._positional
+        taken = [self._taken(name, value) for name, value in zip(names, args)]
+        return [*taken, *args[len(names) :]], {n: self._taken(n, value) for n, value in kwargs.items()}
+
+    def _taken(self, name: str, value: Any) -> Any:
+        kinds = self.kinds[name]
+        return as_python(value) if kinds is None else checked(name, value, kinds)
+
+
+def checked(name: str, value: Any, kinds: tuple[Kind, ...]) -> Any:
+    """The value as the first of the kinds that takes it. Raises ValueError for none, or out of its limits."""
+    for kind in kinds:
+        if (taken := kind.take(value)) is not _NO:
+            return _within(name, taken)
+    words = list(dict.fromkeys(kind.words for kind in kinds))
+    raise ValueError(f"{name} is {shown(value)}; give {', or '.join(words)}.")
+
+
+def _within(name: str, value: Any) -> Any:
+    if name not in _LIMITS or isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    lowest, highest, words = _LIMITS[name]
+    if value < lowest or (highest is not None and value > highest):
+        raise ValueError(f"{name} is {value!r}; it must be {words}.")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value in an error message: short, and a type where its text would say nothing."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    shape = getattr(value, "shape", None)
+    if shape is not None and hasattr(value, "dtype") and tuple(shape):
+        return f"a {type(value).__name__} {list(shape)} of {value.dtype}{_oddity(value)}"
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, list, tuple, dict, set)):
+        text = repr(value)
+        return text if len(text) <= 80 else f"{text[:77]}..."
+    return repr(value) if hasattr(value, "dtype") else f"a {type(value).__name__}"
+
+
+def _oddity(value: Any) -> str:
+    """What a tensor may have that others have not."""
+    if getattr(value, "is_meta", False):
+        return " on the meta device, without numbers"
+    floating = hasattr(value, "is_floating_point") and value.is_floating_point()
+    return " with numbers that are not finite" if floating and not _finite(value) else ""
+
+
+def as_python(value: Any) -> Any:
+    """A scalar of numpy as Python's own, anything else as it is."""
+    numpy = sys.modules.get("numpy")
+    return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
+
+
+def kinds_of(annotation: str) -> tuple[Kind, ...] | None:
+    """The kinds of an annotation, a string; None where one of them is not known."""
+    annotation = annotation.replace("'", '"')
+    parts = [part for piece in _split(annotation) for part in _split(_ALIASES.get(piece, piece))]
+    numbers = {"float", "int"} <= set(parts)
+    found = [_kind(part, numbers) for part in parts if part != "int" or not numbers]
+    known = [kind for kind in found if kind is not None]
+    return tuple(known) if len(known) == len(found) else None
+
+
+def _split(annotation: str) -> list[str]:
+    """The parts of a union."""
+    parts, depth, quoted = [""], 0, False
+    for letter in annotation:
+        quoted ^= letter == '"'
+        depth += 0 if quoted else (letter == "[") - (letter == "]")
+        if letter == "|" and not depth and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def _kind(part: str, whole: bool) -> Kind | None:
+    """The kind of one type. whole: whether a whole number stays one where a number is asked for."""
+    if part == "float":
+        return Kind("a number", lambda value: _number(value, whole))
+    if part in _PLAIN:
+        return _PLAIN[part]
+    if part in _CLASSES:
+        return _class(part)
+    if match := _TENSOR.fullmatch(part):
+        return _tensor(*match.groups())
+    if part.startswith("Callable["):
+        return Kind("a function", lambda value: value if callable(value) and not _is_type(value) else _NO)
+    if part.startswith("Mapping[str, ") and part.endswith("]"):
+        return _mapping(part[len("Mapping[str, ") : -1])
+    if part.startswith("tuple["):
+        return Kind(
+            "a pair", lambda value: value if isinstance(value, (tuple, list)) and len(value) == 2 else _NO
+        )
+    if part.startswith("Sequence[") and part.endswith("]"):
+        return _sequence(part[len("Sequence[") : -1])
+    return None
+
+
+def _none(value: Any) -> Any:
+    return value if value is None else _NO
+
+
+def _text(value: Any) -> Any:
+    value = as_python(value)
+    return value if isinstance(value, str) else _NO
+
+
+def _scalar(value: Any) -> Any:
+    """The number of a scalar of numpy, or of a tensor of one number without dims."""
+    value = as_python(value)
+    is_tensor = hasattr(value, "item") and getattr(value, "shape", None) == () and hasattr(value, "dtype")
+    return value.item() if is_tensor and str(getattr(value, "device", "cpu")) != "meta" else value
+
+
+def _whole(value: Any) -> Any:
+    value = _scalar(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else _NO
+
+
+def _number(value: Any, whole: bool) -> Any:
+    """A number; a whole one stays one where the signature says so."""
+    value = _scalar(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        return _NO
+    if isinstance(value, int) and whole and abs(value) < 2**63:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return _NO
+
+
+def _any_tensor(value: Any) -> Any:
+    import torch
+
+    tensor = value if isinstance(value, torch.Tensor) else _made(value, "")
+    return _NO if tensor is _NO or tensor.is_meta else tensor
+
+
+def _positions(value: Any) -> Any:
+    """What may name positions; which of them a verb takes, it says itself."""
+    value = _scalar(value)
+    if isinstance(value, (str, slice)) or _whole(value) is not _NO:
+        return value
+    if isinstance(value, tuple) and len(value) == 2:
+        ends = [end if end is None else _whole(end) for end in value]
+        return _NO if any(end is _NO for end in ends) else tuple(ends)
+    if hasattr(value, "__array__"):
+        mask = _any_tensor(value)
+        return mask if mask is not _NO and mask.ndim <= 2 and str(mask.dtype) == "torch.bool" else _NO
+    is_part = hasattr(value, "named_parameters")  # a model can be called too
+    return value if callable(value) and not isinstance(value, type) and not is_part else _NO
+
+
+def _switch(value: Any) -> Any:
+    value = _scalar(value)
+    return bool(value) if isinstance(value, int) and value in (0, 1) else _NO
+
+
+def _model(value: Any) -> Any:
+    from interp.models._anatomy import require_model
+
+    require_model(value)
+    return value
+
+
+_PLAIN = {
+    "None": Kind("None", _none),
+    "str": Kind("a string", _text),
+    "int": Kind("a whole number", _whole),
+    "bool": Kind("True or False", _switch),
+    "Tensor": Kind("a tensor", lambda value: _any_tensor(value)),
+    "AnyPositions": Kind(
+        "positions: 'last', 'all', an index, a span (a, b), a set of interp.positions, a mask or a function",
+        lambda value: _positions(value),
+    ),
+    "Model": Kind("a model", _model),
+}
+
+
+def _class(part: str) -> Kind:
+    path, words = _CLASSES[part]
+    module, _, name = path.partition(":")
+
+    def take(value: Any) -> Any:
+        return value if isinstance(value, getattr(import_module(module), name)) else _NO
+
+    return Kind(words, take)
+
+
+def _sequence(inside: str) -> Kind | None:
+    kinds = kinds_of(inside)
+    if kinds is None:
+        return None
+
+    def take(value: Any) -> Any:
+        if isinstance(value, str):
+            return [value] if any(kind is _PLAIN["str"] for kind in kinds) else _NO
+        if isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable) or _is_one(value):
+            return _NO
+        if getattr(value, "is_meta", False):
+            return _NO
+        listed = [_first(kinds, each) for each in (value.tolist() if hasattr(value, "tolist") else value)]
+        return _NO if any(each is _NO for each in listed) else listed
+
+    return Kind(f"a list, each {' or '.join(kind.words for kind in kinds)}", take)
+
+
+def _mapping(inside: str) -> Kind:
+    """A dict of anything where what is inside is not known here."""
+    kinds = kinds_of(inside)
+
+    def take(value: Any) -> Any:
+        if not isinstance(value, Mapping) or hasattr(value, "data_vars"):
+            return _NO
+        taken = {name: each if kinds is None else _first(kinds, each) for name, each in value.items()}
+        return _NO if any(each is _NO for each in taken.values()) else taken
+
+    return Kind("a dict" if kinds is None else f"a dict, each {' or '.join(k.words for k in kinds)}", take)
+
+
+def _is_type(value: Any) -> bool:
+    return isinstance(value, type)
+
+
+def _is_one(value: Any) -> bool:
+    """Things that can be gone through and are one: a tensor without dims, a result, a table."""
+    table = hasattr(value, "data_vars") or hasattr(value, "columns")
+    return isinstance(value, type) or getattr(value, "shape", None) == () or table
+
+
+def _first(kinds: tuple[Kind, ...], value: Any) -> Any:
+    return next((taken for kind in kinds if (taken := kind.take(value)) is not _NO), _NO)
+
+
+_DTYPES = {"Int": "whole numbers", "Float": "finite floating-point numbers", "Bool": "True and False"}
+
+
+def _tensor(dtype: str, shape: str) -> Kind:
+    names = shape.split()
+    fixed = not any(name.startswith("*") or name == "..." for name in names)
+
+    def take(value: Any) -> Any:
+        import torch
+
+        tensor = value if isinstance(value, torch.Tensor) else _made(value, dtype)
+        if tensor is _NO or (fixed and tensor.ndim != len(names)) or tensor.is_meta:
+            return _NO
+        if dtype == "Float":
+            return tensor if tensor.is_floating_point() and _finite(tensor) else _NO
+        whole = not tensor.is_floating_point() and not tensor.is_complex()
+        return tensor if whole and (tensor.dtype == torch.bool) == (dtype == "Bool") else _NO
+
+    return Kind(f"a tensor [{', '.join(names)}] of {_DTYPES[dtype]}", take)
+
+
+def _finite(tensor: Any) -> bool:
+    return bool(tensor.isfinite().all())
+
+
+def _made(value: Any, dtype: str) -> Any:
+    """A tensor of an array or of lists of numbers; _NO for anything else."""
+    import torch
+
+    array = hasattr(value, "__array__") and not isinstance(value, type) and not hasattr(value, "data_vars")
+    if not array and not (isinstance(value, (list, tuple)) and value):
+        return _NO
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        return _NO
+    whole = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
+    return tensor.float() if dtype == "Float" and whole else tensor
+
+
+def whole(name: str, value: Any, lowest: int | None = None) -> int:
+    """A whole number, of numpy or not. Raises ValueError for anything else, and for one below the lowest."""
+    number = checked(name, value, (_PLAIN["int"],))
+    if lowest is not None and number < lowest:
+        raise ValueError(f"{name} is {number}; give a whole number of {lowest} or more.")
+    return number
+
+
+def number(name: str, value: Any) -> float | int:
+    """A finite number, of numpy or not. Raises ValueError for anything else."""
+    found = checked(name, value, (Kind("a finite number", lambda given: _number(given, whole=True)),))
+    if abs(found) == float("inf"):
+        raise ValueError(f"{name} is {found}; give a finite number.")
+    return found
