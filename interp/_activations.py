@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import models
+from interp._arguments import shown
 from interp._verbs import verb
 from interp.engine.forward import forward
 from interp.engine.trust import own_weights
@@ -94,9 +95,9 @@ def activations(
         raise ValueError(f"agg is {agg!r}; use None for one row a prompt, 'mean' for their mean.")
     facts = anatomy(model)
     size = 32 if batch_size is None else batch_size
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}; give a whole number of at least 1, or None for 32.")
     wanted = [place(each, facts) for each in ([sites] if isinstance(sites, (str, Place)) else sites)]
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ValueError(f"sites is {shown(sites)}; give one place or several, each once.")
     if any(where.site == "pattern" for where in wanted):
         raise ValueError(
             "'pattern' has no vectors at positions; read the patterns with model.run_with_cache."

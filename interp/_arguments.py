@@ -21,14 +21,18 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-_LIMITS: dict[str, tuple[float, float | None, str]] = {  # lowest, highest, in words
-    "seed": (0, 2**63 - 1, "a whole number from 0 to 2**63 - 1"),
-    "batch_size": (1, 2**31, "a whole number of at least 1, or None to fill the memory"),
-    "memory": (1, None, "a number of bytes such as 2 * 2**30, at least 1"),
-    "draws": (1, 10**6, "a whole number from 1 to a million"),
-    "n_draws": (1, 10**6, "a whole number from 1 to a million"),
-    "steps": (1, 10**6, "a whole number from 1 to a million"),
-    "max_new_tokens": (1, 10**9, "1 or more, a whole number"),
+_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {  # whether a value is inside, and in words
+    "seed": (lambda n: 0 <= n < 2**63, "be a whole number from 0 to 2**63 - 1"),
+    "batch_size": (lambda n: 1 <= n <= 2**31, "be a whole number of at least 1, or None to fill the memory"),
+    "memory": (lambda n: n >= 1, "be a number of bytes such as 2 * 2**30, at least 1"),
+    "draws": (lambda n: 1 <= n <= 10**6, "be a whole number from 1 to a million"),
+    "n_draws": (lambda n: 1 <= n <= 10**6, "be a whole number from 1 to a million"),
+    "steps": (lambda n: 1 <= n <= 10**6, "be a whole number from 1 to a million"),
+    "max_new_tokens": (lambda n: 1 <= n <= 10**9, "be 1 or more, a whole number"),
+    "n": (lambda n: n <= 10**7, "be at most ten million"),
+    "level": (lambda n: 0 < n < 1, "lie between 0 and 1, for example 0.95"),
+    "store": (lambda n: str(n) != "", "be the path of a folder, such as 'run.zarr'"),
+    "path": (lambda n: str(n) != "", "be the path of a file"),
 }
 _ALIASES = {
     "Number": "float | int",
@@ -49,7 +53,11 @@ _CLASSES = {  # by annotation: the class, in words
     "Path": ("pathlib:Path", "a path"),
     "Place": ("interp.places:Place", "a Place"),
     "slice": ("builtins:slice", "a slice"),
+    "go.Figure": ("plotly.graph_objects:Figure", "a figure, such as interp.plot.heads(result)"),
+    "xr.DataArray": ("xarray:DataArray", "a variable of a result, such as result['value']"),
+    "np.ndarray": ("numpy:ndarray", "an array"),
 }
+_JUDGED = ("Ablation", "Method", "Metric", "Rules")  # whose own parsers name the nearest, or how to make one
 _TENSOR = re.compile(r'(Int|Float|Bool)\[Tensor, "([^"]*)"\]')
 _NO = object()  # a value that is not of a kind
 
@@ -67,11 +75,12 @@ class Door:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.parameters = inspect.signature(function).parameters
+        self._names = inspect.unwrap(function).__globals__
 
     @cached_property
     def kinds(self) -> dict[str, tuple[Kind, ...] | None]:
         """The kinds of every argument; None where some type of it is not known here."""
-        return {name: kinds_of(str(each.annotation)) for name, each in self.parameters.items()}
+        return {p: kinds_of(str(each.annotation), self._names) for p, each in self.parameters.items()}
 
     @cached_property
     def _positional(self) -> list[str]:
@@ -94,16 +103,16 @@ def checked(name: str, value: Any, kinds: tuple[Kind, ...]) -> Any:
     for kind in kinds:
         if (taken := kind.take(value)) is not _NO:
             return _within(name, taken)
+    if any(kind is _PLAIN["Model"] for kind in kinds):
+        _models().require_model(value, name)
     words = list(dict.fromkeys(kind.words for kind in kinds))
     raise ValueError(f"{name} is {shown(value)}; give {', or '.join(words)}.")
 
 
 def _within(name: str, value: Any) -> Any:
-    if name not in _LIMITS or isinstance(value, bool) or not isinstance(value, (int, float)):
-        return value
-    lowest, highest, words = _LIMITS[name]
-    if value < lowest or (highest is not None and value > highest):
-        raise ValueError(f"{name} is {value!r}; it must be {words}.")
+    inside, words = _LIMITS.get(name, (None, ""))
+    if inside is not None and type(value) in (int, float, str) and not inside(value):
+        raise ValueError(f"{name} is {value!r}; it must {words}.")
     return value
 
 
@@ -115,7 +124,7 @@ def shown(value: Any) -> str:
     if shape is not None and hasattr(value, "dtype") and tuple(shape):
         return f"a {type(value).__name__} {list(shape)} of {value.dtype}{_oddity(value)}"
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, list, tuple, dict, set)):
-        text = repr(value)
+        text = " ".join(repr(value).split())
         return text if len(text) <= 80 else f"{text[:77]}..."
     return repr(value) if hasattr(value, "dtype") else f"a {type(value).__name__}"
 
@@ -134,12 +143,19 @@ def as_python(value: Any) -> Any:
     return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
 
 
-def kinds_of(annotation: str) -> tuple[Kind, ...] | None:
-    """The kinds of an annotation, a string; None where one of them is not known."""
+def kinds_of(annotation: str, names: Mapping[str, Any] | None = None) -> tuple[Kind, ...] | None:
+    """The kinds of an annotation, a string; None where one of them is not known.
+
+    names: what its module calls things, for its own classes.
+    """
     annotation = annotation.replace("'", '"')
     parts = [part for piece in _split(annotation) for part in _split(_ALIASES.get(piece, piece))]
     numbers = {"float", "int"} <= set(parts)
-    found = [_kind(part, numbers) for part in parts if part != "int" or not numbers]
+    found = [
+        _kind(part, numbers) or _own_class(part, names or {})
+        for part in parts
+        if part != "int" or not numbers
+    ]
     known = [kind for kind in found if kind is not None]
     return tuple(known) if len(known) == len(found) else None
 
@@ -168,7 +184,7 @@ def _kind(part: str, whole: bool) -> Kind | None:
     if match := _TENSOR.fullmatch(part):
         return _tensor(*match.groups())
     if part.startswith("Callable["):
-        return Kind("a function", lambda value: value if callable(value) and not _is_type(value) else _NO)
+        return Kind("a function", _function)
     if part.startswith("Mapping[str, ") and part.endswith("]"):
         return _mapping(part[len("Mapping[str, ") : -1])
     if part.startswith("tuple["):
@@ -218,7 +234,7 @@ def _any_tensor(value: Any) -> Any:
     import torch
 
     tensor = value if isinstance(value, torch.Tensor) else _made(value, "")
-    return _NO if tensor is _NO or tensor.is_meta else tensor
+    return _NO if tensor is _NO or tensor.is_meta or not _finite(tensor) else tensor
 
 
 def _positions(value: Any) -> Any:
@@ -232,8 +248,13 @@ def _positions(value: Any) -> Any:
     if hasattr(value, "__array__"):
         mask = _any_tensor(value)
         return mask if mask is not _NO and mask.ndim <= 2 and str(mask.dtype) == "torch.bool" else _NO
-    is_part = hasattr(value, "named_parameters")  # a model can be called too
-    return value if callable(value) and not isinstance(value, type) and not is_part else _NO
+    return _function(value)
+
+
+def _function(value: Any) -> Any:
+    """Something to call, and no class or TransformerLens model, which can be called too."""
+    plain = callable(value) and not isinstance(value, type) and not hasattr(value, "hook_dict")
+    return value if plain else _NO
 
 
 def _switch(value: Any) -> Any:
@@ -241,11 +262,12 @@ def _switch(value: Any) -> Any:
     return bool(value) if isinstance(value, int) and value in (0, 1) else _NO
 
 
-def _model(value: Any) -> Any:
-    from interp.models._anatomy import require_model
+def _models() -> Any:
+    return import_module("interp.models._anatomy")
 
-    require_model(value)
-    return value
+
+def _model(value: Any) -> Any:
+    return value if _models().is_model(value) else _NO
 
 
 _PLAIN = {
@@ -253,7 +275,7 @@ _PLAIN = {
     "str": Kind("a string", _text),
     "int": Kind("a whole number", _whole),
     "bool": Kind("True or False", _switch),
-    "Tensor": Kind("a tensor", lambda value: _any_tensor(value)),
+    "Tensor": Kind("a tensor of finite numbers", lambda value: _any_tensor(value)),
     "AnyPositions": Kind(
         "positions: 'last', 'all', an index, a span (a, b), a set of interp.positions, a mask or a function",
         lambda value: _positions(value),
@@ -272,19 +294,26 @@ def _class(part: str) -> Kind:
     return Kind(words, take)
 
 
+def _own_class(part: str, names: Mapping[str, Any]) -> Kind | None:
+    """A class of this package that the function's module has under that name."""
+    kind = names.get(part)
+    ours = isinstance(kind, type) and kind.__module__.startswith("interp.") and part not in _JUDGED
+    if not ours:
+        return None
+    article = "an" if part[0] in "AEIOU" else "a"
+    return Kind(f"{article} {part}", lambda value: value if isinstance(value, kind) else _NO)
+
+
 def _sequence(inside: str) -> Kind | None:
     kinds = kinds_of(inside)
     if kinds is None:
         return None
 
     def take(value: Any) -> Any:
-        if isinstance(value, str):
-            return [value] if any(kind is _PLAIN["str"] for kind in kinds) else _NO
-        if isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable) or _is_one(value):
+        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or _is_one(value):
             return _NO
-        if getattr(value, "is_meta", False):
-            return _NO
-        listed = [_first(kinds, each) for each in (value.tolist() if hasattr(value, "tolist") else value)]
+        items = getattr(value, "tolist", lambda: value)()
+        listed = [_first(kinds, each) for each in items]
         return _NO if any(each is _NO for each in listed) else listed
 
     return Kind(f"a list, each {' or '.join(kind.words for kind in kinds)}", take)
@@ -303,13 +332,9 @@ def _mapping(inside: str) -> Kind:
     return Kind("a dict" if kinds is None else f"a dict, each {' or '.join(k.words for k in kinds)}", take)
 
 
-def _is_type(value: Any) -> bool:
-    return isinstance(value, type)
-
-
 def _is_one(value: Any) -> bool:
-    """Things that can be gone through and are one: a tensor without dims, a result, a table."""
-    table = hasattr(value, "data_vars") or hasattr(value, "columns")
+    """Things that can be gone through and are one: a tensor without dims or numbers, a result, a table."""
+    table = hasattr(value, "data_vars") or hasattr(value, "columns") or getattr(value, "is_meta", False)
     return isinstance(value, type) or getattr(value, "shape", None) == () or table
 
 

@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp._arguments import shown
 from interp.engine.runs import Fill, Runs
 from interp.models import Model, anatomy, expert_points, logits
 from interp.places import hint, hook_name
@@ -193,7 +194,7 @@ def parse(ablation: str | Tensor | Ablation) -> Ablation:
         raise ValueError(f"ablation is the class {ablation.__name__}; give {ablation.__name__}().")
     end = hint(ablation, _BY_NAME) if isinstance(ablation, str) else "."
     raise ValueError(
-        f"ablation {ablation!r} is not one of {', '.join(_BY_NAME)}, nor a settings object such as "
+        f"ablation {shown(ablation)} is not one of {', '.join(_BY_NAME)}, nor a settings object such as "
         f"Gaussian(sigma=3.0), nor a tensor [writer, d_model]{end}"
     )
 

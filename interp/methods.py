@@ -38,6 +38,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from interp._arguments import shown
 from interp.places import hint
 
 if TYPE_CHECKING:
@@ -417,7 +418,8 @@ def parse(method: object, over: str = "cells") -> Method:
         elsewhere = isinstance(method, str) and method in (*names("cells"), *names("edges"))
         if elsewhere:
             raise ValueError(f"method {method!r} does not fit: {_HERE[over]} {', '.join(known)}.")
-        raise ValueError(f"method {method!r} is not one of {', '.join(known)}{hint(str(method), known)}")
+        end = hint(method, known) if isinstance(method, str) else "."
+        raise ValueError(f"method {shown(method)} is not one of {', '.join(known)}{end}")
     return chosen()
 
 

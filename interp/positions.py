@@ -292,7 +292,7 @@ def parse(given: AnyPositions) -> Positions:
     if isinstance(given, slice) or (isinstance(given, tuple) and len(given) == 2):
         return window(*_ends(given))
     if isinstance(given, Tensor) or hasattr(given, "__array__"):
-        return mask(given)
+        return mask(torch.as_tensor(given))
     if callable(given) and not isinstance(given, type):
         return _by_prompt(given, getattr(given, "__name__", "a function"))
     raise ValueError(

@@ -85,7 +85,7 @@ def screen(
             batch_size=batch_size, memory=memory, engine=engine, progress=progress,
         )  # fmt: skip
         grid = make_grid(experiment.facts, task, site, by, None)
-        _check(budget, sample, level, threshold)
+        _check(budget, sample, threshold)
         live = _live(experiment, grid)
     options = {
         "ablation": ablation, "direction": direction, "metric": metric, "batch_size": batch_size,
@@ -206,12 +206,10 @@ def _listed(numbers: list) -> int | float | str:
     return numbers[0] if len(numbers) == 1 else ", ".join(f"{number:.6g}" for number in numbers)
 
 
-def _check(budget: int, sample: float, level: float, threshold: float | None) -> None:
-    if isinstance(budget, bool) or not isinstance(budget, (int, np.integer)) or budget < 1:
+def _check(budget: int, sample: float, threshold: float | None) -> None:
+    if budget < 1:
         raise ValueError(f"budget is {budget!r}; measure at least 1 cell, a whole number.")
     if not 0 <= sample <= 1:
         raise ValueError(f"sample is {sample}; it is the share of the budget for random cells, 0 to 1.")
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must lie between 0 and 1.")
     if threshold is not None and not threshold > 0:
         raise ValueError(f"threshold is {threshold}; it must be positive, in units of the metric.")

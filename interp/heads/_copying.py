@@ -77,14 +77,19 @@ def copying(
     return results.dataset(variables, coords, attrs)
 
 
-def copying_scores(
-    model: Model, embedding: str, tokens: Sequence[int] | None, seed: int
-) -> dict[str, np.ndarray]:
-    """`value` [layer, head], `share` [top, layer, head], and `n`, the number of tokens."""
+def check_embedding(embedding: str) -> None:
+    """Raise ValueError for what is no kind of embedding."""
     if embedding not in EMBEDDINGS:
         raise ValueError(
             f"embedding {embedding!r} is not one of {', '.join(EMBEDDINGS)}{hint(embedding, EMBEDDINGS)}"
         )
+
+
+def copying_scores(
+    model: Model, embedding: str, tokens: Sequence[int] | None, seed: int
+) -> dict[str, np.ndarray]:
+    """`value` [layer, head], `share` [top, layer, head], and `n`, the number of tokens."""
+    check_embedding(embedding)
     parts = readable_weights(model)
     ids = _asked(model, tokens, seed)
     reads = _Reads(model, parts, ids, embedding)

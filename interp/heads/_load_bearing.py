@@ -126,6 +126,8 @@ def repeats(model: Model, n: int = 16, *, length: int | None = None, seed: int =
         >>> task.clean.shape[0], task.metric.name
         (4, 'in_context_loss')
     """
+    if n < 1:
+        raise ValueError(f"n is {n}; give 1 prompt or more.")
     facts, pool, bos = anatomy(model), token_pool(model, None), first_tokens(model, None)
     size = max(repeat_lengths(None if length is None else [length], facts, len(pool), len(bos)))
     generator = np.random.default_rng(seed)

@@ -39,7 +39,7 @@ from interp import results, stats
 from interp._verbs import verb
 from interp.experiment import check_model
 from interp.heads import _patterns
-from interp.heads._copying import copying_scores
+from interp.heads._copying import check_embedding, copying_scores
 from interp.heads._patterns import head_names, uniform
 from interp.models import Anatomy, Model, anatomy, unsupported
 from interp.prompts import read
@@ -90,8 +90,9 @@ def scores(
     """
     facts = anatomy(model)
     check_model(model, facts)
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"n is {n!r}; give a whole number of prompts of each length, at least 1.")
+    check_embedding(embedding)
+    if n < 1:
+        raise ValueError(f"n is {n}; give a whole number of prompts of each length, at least 1.")
     pool, bos = token_pool(model, among), first_tokens(model, prepend_bos)
     texts = None if prompts is None else _texts(model, prompts, bos)
     sizes = repeat_lengths(lengths, facts, len(pool) if texts is None else min(map(len, texts)), len(bos))

@@ -155,18 +155,28 @@ def anatomy(model: Model) -> Anatomy:
     )
 
 
-def require_model(model: Any) -> None:
-    """Raise ValueError for something that is not a TransformerLens model."""
-    if getattr(model, "cfg", None) is not None and hasattr(model, "hook_dict"):
+def is_model(model: Any) -> bool:
+    """Whether it has what a TransformerLens model has."""
+    return (
+        not isinstance(model, type)
+        and getattr(model, "cfg", None) is not None
+        and hasattr(model, "hook_dict")
+    )
+
+
+def require_model(model: Any, name: str = "model") -> None:
+    """Raise ValueError for something that is not a TransformerLens model. name: of the argument."""
+    if is_model(model):
         return
     if isinstance(model, type):
         got = f"the class {model.__name__}"
     else:
         got = f"the name {model!r}" if isinstance(model, str) else type(model).__name__
-    how = f"interp.load({model!r})" if isinstance(model, str) else "interp.load(...)"
+    how = f"interp.load({model!r})" if isinstance(model, str) and model else "interp.load(...)"
+    order = " The model comes before the task." if hasattr(model, "clean") else ""
     raise ValueError(
-        "expected a TransformerLens model (HookedTransformer or TransformerBridge), got "
-        f"{got}. Load one with {how}."
+        f"{name}: expected a TransformerLens model (HookedTransformer or TransformerBridge), got {got}. "
+        f"Load one with {how}.{order}"
     )
 
 

@@ -46,9 +46,11 @@ def places(facts: Anatomy, layer: Layers, site: str, head: int | None = None) ->
     layers = range(facts.n_layers) if layer is None else [layer] if isinstance(layer, int) else list(layer)
     if not layers:
         raise ValueError("layer is empty. Give a layer, several layers, or None for all.")
-    for each in layers:
+    for each in layers:  # of two names of one layer, 1 and -1, the second would be lost
         if not -facts.n_layers <= each < facts.n_layers:
             raise ValueError(f"layer {each} is out of range: the model has layers 0 to {facts.n_layers - 1}.")
+    if len({each % facts.n_layers for each in layers}) < len(layers):
+        raise ValueError(f"layer is {layers}, and names a layer twice. Give each once.")
     return tuple(place(Place(site, each % facts.n_layers, head=head), facts) for each in layers)
 
 

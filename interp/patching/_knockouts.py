@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 
 from interp import results, stats
+from interp._arguments import number
 from interp._verbs import verb
 from interp.ablation import Ablation, check_direction, parse
 from interp.experiment import MEMORY, Metrics, check_metric
@@ -79,8 +80,6 @@ def knockouts(
     named, facts = _named(tasks), anatomy(model)
     if not isinstance(sets, Mapping) or not sets:
         raise ValueError("sets must be a dict from a name to the places of a set, with one at least.")
-    if not isinstance(draws, int) or draws < 1:
-        raise ValueError(f"draws is {draws!r}; at least one random set is needed.")
     for task in named.values():
         check_direction(parse(ablation), "noise", task, "noise")
     levels = {name: _chance(name, task, metric, chance) for name, task in named.items()}
@@ -136,7 +135,7 @@ def _chance(
             f"what a model that knows nothing scores in {measured[0].name!r} on task {name} is not known. "
             f"Give chance={{{name!r}: ...}}, or use metric='logit_diff'."
         )
-    return float(level)
+    return float(number("chance", level))
 
 
 def _damage(
@@ -158,9 +157,9 @@ def _damage(
     ends = stats.bootstrap(whole.isel(cell=firsts), level=level, seed=seed, statistic="normalised")
     random = np.full((len(sizes), max(sizes) - 1), np.nan)
     p = np.empty(len(sizes))
-    for number, (first, size) in enumerate(zip(firsts, sizes)):
-        random[number, : size - 1] = shares[first + 1 : first + size]
-        p[number] = (1 + (shares[first + 1 : first + size] >= shares[first]).sum()) / size
+    for row, (first, size) in enumerate(zip(firsts, sizes)):
+        random[row, : size - 1] = shares[first + 1 : first + size]
+        p[row] = (1 + (shares[first + 1 : first + size] >= shares[first]).sum()) / size
     ends = {"low": ends["low"].values, "high": ends["high"].values}
     return {"value": shares[firsts], "random": random, "p": p, **ends}
 

@@ -132,8 +132,6 @@ class Found:
 
 def halves(task: Task, level: float, seed: int) -> tuple[Task, Task]:
     """The prompts in two halves, those that share a text together. ValueError where either proves nothing."""
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must lie between 0 and 1, for example 0.95.")
     n = int(results.prompt_units(task).max()) + 1
     least = int(np.floor(1 - np.log2(1 - level))) + 1
     if n // 2 < least:

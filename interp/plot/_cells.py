@@ -108,6 +108,8 @@ def cells_of(
     if isinstance(interval, float) and "prompt" in chosen.dims and not is_tested(chosen):
         interval = None  # one unit has none; of very many cells they take long
     n_prompts = chosen.sizes.get("prompt")
+    if isinstance(interval, xr.Dataset) and "value" not in interval and "estimate" not in interval:
+        raise ValueError("interval is a Dataset without an estimate. Give stats.bootstrap's, or a level.")
     summary = _summary(chosen, normalise, interval, metric)
     normalised = summary.attrs.get("normalisation", "none") != "none"
     low, high = (summary[name].astype(np.float32) if name in summary else None for name in ("low", "high"))

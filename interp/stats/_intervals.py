@@ -59,8 +59,6 @@ def bootstrap(
         if value not in known:
             raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(known)}{hint(value, known)}")
     require_result(result, statistic)
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must lie between 0 and 1, for example 0.95.")
     if n < 100:
         raise ValueError(f"n is {n}; an interval needs at least 100 resamples (1000 is the default).")
     units = units_of(result, cluster)

@@ -43,6 +43,8 @@ def agreement(a: xr.Dataset, b: xr.Dataset, top_k: Sequence[int] = (5, 10, 20)) 
         >>> bool(interp.stats.agreement(estimate, exact)["pearson"].sel(cells="all") > 0.9)
         True
     """
+    if any(k < 1 for k in top_k):
+        raise ValueError(f"top_k is {list(top_k)}; count 1 cell or more.")
     _require_same_run(a, b)
     metrics = list(a["metric"].values) if "metric" in a.dims else [None]
     parts = [
@@ -112,6 +114,12 @@ def _largest(exact: xr.Dataset, metric: Any) -> float:
 
 
 def _require_same_run(a: xr.Dataset, b: xr.Dataset, facts: Sequence[str] = _SAME_RUN) -> None:
+    for name, result in (("a", a), ("b", b)):
+        if "value" not in result:
+            raise ValueError(
+                f"{name} has no variable 'value', only {list(map(str, result.data_vars))}. Give the result "
+                "of a method, for example interp.patch(...)."
+            )
     for name in facts:
         left, right = a.attrs.get(name), b.attrs.get(name)
         if left is not None and right is not None and left != right:

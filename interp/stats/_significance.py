@@ -76,8 +76,6 @@ def test(
         raise ValueError(
             f"method is {method!r}; it must be one of {', '.join(METHODS)}{hint(method, METHODS)}"
         )
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must lie between 0 and 1, for example 0.95.")
     if n < 99:
         raise ValueError(f"n is {n}; a p needs at least 99 draws (9999 is the default).")
     units = units_of(result, cluster)

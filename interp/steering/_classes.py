@@ -113,6 +113,8 @@ def kmeans(
         >>> len(directions), tuple(cluster.shape)
         (2, (8,))
     """
+    if k < 1:
+        raise ValueError(f"k is {k}; give the number of clusters, at least 1.")
     (where,) = places(anatomy(model), layer, site, head)
     data = read(model, prompts, mask)
     rows = activations(model, data, [where], pos, batch_size=batch_size)[where].flatten(1)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from interp._arguments import shown
 from interp._verbs import verb
 from interp.models import Model, anatomy, logits
 from interp.models.places import places, width
@@ -51,12 +52,16 @@ def learn(
     """
     if steps < 1 or not parameters:
         raise ValueError(f"learn needs a parameter and a step or more, got {len(parameters)} and {steps}.")
+    if lr <= 0:
+        raise ValueError(f"lr is {lr}; give a learning rate above 0.")
     with torch.inference_mode(False), torch.enable_grad():
         free = {name: value.detach().clone().requires_grad_(True) for name, value in parameters.items()}
         optimiser = torch.optim.Adam(free.values(), lr=lr)
         losses = []
         for _ in range(steps):
             value = loss(free)
+            if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+                raise ValueError(f"loss gave {shown(value)}; give one number with a gradient.")
             slopes = torch.autograd.grad(value, list(free.values()), allow_unused=True)
             for (name, parameter), slope in zip(free.items(), slopes):
                 if slope is None:

@@ -15,11 +15,13 @@ between the class means; `pca`, `lda` and `logistic` are unit vectors. All are c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp._arguments import shown
 from interp._verbs import verb
 from interp.probes.selectors import require_pairs
 
@@ -147,6 +149,7 @@ def logistic_probe(
         ((8,), 0)
     """
     nonnegative("l2", l2)
+    _check(positive, negative)
     rows = torch.cat((positive, negative)).double()
     label = torch.cat((torch.ones(len(positive)), torch.zeros(len(negative)))).double().to(rows.device)
     middle, scale = rows.mean(0), rows.std(0).square().mean().sqrt().clamp(min=1e-12)
@@ -181,6 +184,8 @@ def _check(positive: Tensor, negative: Tensor) -> None:
 def _weighted(rows: Tensor, weight: Tensor | None, name: str) -> Tensor:
     if weight is None:
         return rows.double().mean(0)
+    if len(weight) != len(rows):
+        raise ValueError(f"{len(weight)} {name} weights are given for {len(rows)} prompts. Give each one.")
     weight = weight.to(rows.device, torch.float64)
     if bool((weight < 0).any()) or float(weight.sum()) <= 0 or not bool(torch.isfinite(weight).all()):
         raise ValueError(f"the {name} weights must be finite, 0 or more, and not all 0.")
@@ -283,15 +288,25 @@ def null_cosines(
         (5,)
     """
     generator = torch.Generator().manual_seed(seed)
-    true = estimator(positive, negative).double()
+    true = estimate(estimator, positive, negative).double()
     n, m = len(positive), len(negative)
     cosines = []
     for _ in range(n_draws):
         of_pca = estimator is pca
         deal = within_classes(n, generator) if of_pca else shuffle(n, m, paired, generator)
-        drawn = estimator(*deal(positive, negative)).double()
+        drawn = estimate(estimator, *deal(positive, negative)).double()
         cosines.append(torch.cosine_similarity(true, drawn, dim=0))
     return torch.stack(cosines)
+
+
+def estimate(estimator: Any, positive: Tensor, negative: Tensor) -> Tensor:
+    """What an estimator makes of two classes. ValueError for what is not a finite vector [d]."""
+    vector = estimator(positive, negative)
+    if not isinstance(vector, Tensor) or vector.shape != positive.shape[1:]:
+        raise ValueError(
+            f"estimator gave {shown(vector)} for rows of width {positive.shape[1]}; give a tensor [d]."
+        )
+    return vector
 
 
 def cluster_centres(

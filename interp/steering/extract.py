@@ -53,7 +53,7 @@ from interp.steering import estimators
 from interp.steering._classes import class_means as class_means
 from interp.steering._classes import kmeans as kmeans
 from interp.steering._direction import Direction, found_on
-from interp.steering.estimators import at_gap, shuffle, within_classes
+from interp.steering.estimators import at_gap, estimate, shuffle, within_classes
 from interp.steering.estimators import null_cosines as null_cosines
 
 __all__ = [
@@ -332,7 +332,8 @@ def between_classes(
         {where: rows.flatten(1) for where, rows in found.items()} for found in how.rows(model, up, down)
     )
     true = {
-        where: at_gap(estimator(above[where], below[where]), above[where], below[where]) for where in wanted
+        where: at_gap(estimate(estimator, above[where], below[where]), above[where], below[where])
+        for where in wanted
     }
     vectors = _without_rounding(true, above, below, method)
     shuffler = how.shuffler(estimator, len(above[wanted[0]]), len(below[wanted[0]]))
@@ -362,7 +363,7 @@ def _shuffled(
     shuffler: Callable[..., Any], estimator: Estimator, above: Rows, below: Rows
 ) -> dict[Place, Tensor]:
     drawn = {where: shuffler(above[where], below[where]) for where in above}
-    return {where: at_gap(estimator(*rows), *rows) for where, rows in drawn.items()}
+    return {where: at_gap(estimate(estimator, *rows), *rows) for where, rows in drawn.items()}
 
 
 def _without_rounding(

@@ -89,6 +89,7 @@ def summary(result: xr.Dataset) -> xr.Dataset:
         >>> steering.measures.summary(result)["statistic"].values.tolist()
         ['mean', 'sd', 'p95']
     """
+    _require_sweep(result)
     names = [name for name in result.data_vars if "prompt" in result[name].dims and name != "clean"]
     parts = {
         "mean": result[names].mean("prompt"),
@@ -127,6 +128,9 @@ def select(
         >>> best["layer"]
         1
     """
+    _require_sweep(result)
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out is {held_out}; give a share of the prompts between 0 and 1.")
     n = result.sizes["prompt"]
     rows = np.random.default_rng(seed).permutation(n)
     cut = max(1, min(n - 1, round(n * held_out)))
@@ -158,7 +162,17 @@ def select(
     return found
 
 
+def _require_sweep(result: xr.Dataset) -> None:
+    """Raise ValueError for a Dataset that is not one of `steering.sweep`."""
+    if "coefficient" not in result.dims or "prompt" not in result.dims or "metric" not in result.attrs:
+        raise ValueError(
+            f"result has dims {list(map(str, result.dims))}, and is no sweep. Give one of steering.sweep, "
+            "before any mean is taken."
+        )
+
+
 def _metric(result: xr.Dataset, metric: str | None) -> xr.Dataset:
+    _require_sweep(result)
     names = [name.strip() for name in result.attrs["metric"].split(",")]
     if metric is not None and metric not in names:
         raise ValueError(f"the sweep has no metric {metric!r}; it has {', '.join(names)}.")
@@ -270,6 +284,8 @@ def repetition(tokens: Int[Tensor, "prompt pos"], n: int = 2) -> Float[Tensor, "
         >>> interp.steering.measures.repetition(rows).tolist()
         [0.5, 0.0]
     """
+    if n < 1:
+        raise ValueError(f"n is {n}; n-grams have 1 token or more.")
     if tokens.shape[1] <= n:
         raise ValueError(f"repetition of {n}-grams needs more than {n} tokens, got {tokens.shape[1]}.")
     grams = tokens.unfold(1, n, 1)  # [prompt, gram, n]

@@ -33,6 +33,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp._arguments import shown
 from interp.places import hint
 
 _APART = (
@@ -318,9 +319,10 @@ def as_metric(given: object) -> Metric:
         raise ValueError(f"metric {given!r} is not one of {', '.join(METRICS)}{hint(given, METRICS)}")
     if isinstance(given, type) and issubclass(given, Metric):
         raise ValueError(f"metric is the class {given.__name__}; give {given.__name__}().")
-    what = f"the function {getattr(given, '__name__', '?')}" if callable(given) else repr(given)
+    function = callable(given) and not isinstance(given, type)
+    what = f"the function {getattr(given, '__name__', '?')}" if function else shown(given)
     raise ValueError(
-        f"{what} is not a metric. Use interp.tasks.LogitDiff() and its like, or "
+        f"metric: {what} is not a metric. Use interp.tasks.LogitDiff() and its like, or "
         "interp.tasks.Custom(fn, name=...) for a function of your own."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,11 @@ NONSENSE: dict[str, Any] = {
 def checked(name: str) -> list[str]:
     """The arguments of a verb whose types are known."""
     parameters = inspect.signature(VERBS[name]).parameters
+    names = inspect.unwrap(VERBS[name]).__globals__
     plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [p for p, each in parameters.items() if each.kind in plain and kinds_of(str(each.annotation))]
+    return [
+        p for p, each in parameters.items() if each.kind in plain and kinds_of(str(each.annotation), names)
+    ]
 
 
 def test_nearly_all_arguments_are_checked() -> None:
@@ -44,17 +48,23 @@ def test_nonsense_is_refused_by_name(name: str) -> None:
     """No other argument is needed for it: the door comes first."""
     for argument in checked(name):
         for what, value in NONSENSE.items():
-            about = "expected a TransformerLens model" if argument == "model" else f"{argument} is "
-            with pytest.raises(
-                ValueError, match=about
-            ) as refused:  # and no TypeError: it did not come through
+            with pytest.raises(ValueError, match=f"^{argument}(: expected a Trans| is )") as refused:
                 VERBS[name](**{argument: value})
-            assert argument == "model" or "; give " in str(refused.value), (argument, what)
+            assert "; give " in str(refused.value) or " got " in str(refused.value), (argument, what)
 
 
-@pytest.mark.parametrize("level", ["0.95", None, True, float("nan"), [0.9]])
-def test_numbers_are_numbers(level: Any) -> None:
-    with pytest.raises(ValueError, match=r"level is .*; give a number"):
+def test_model_and_task_the_other_way_round() -> None:
+    model = interp.load("tiny-ioi")
+    task = interp.tasks.ioi(model, n=2)
+    with pytest.raises(
+        ValueError, match=r"^model: expected .* got Task\. .* The model comes before the task"
+    ):
+        interp.patch(task, model, "z")
+
+
+@pytest.mark.parametrize("level", ["0.95", None, True, float("nan"), [0.9], 0, 1, -0.5, 95])
+def test_a_level_is_a_number_between_0_and_1(level: Any) -> None:
+    with pytest.raises(ValueError, match=r"level is .*; (give a number|it must lie between 0 and 1)"):
         interp.stats.bootstrap(xr.Dataset(), level=level)
 
 
@@ -68,6 +78,7 @@ def test_numbers_are_numbers(level: Any) -> None:
         ("progress", "no", "progress is 'no'; give True or False"),
         ("site", 5, "site is 5; give a string, or a list, each a string"),
         ("cells", 5, "cells is 5"),
+        ("cells", "L0H0", "cells is 'L0H0'; give a list"),
         ("neurons", 3, "neurons is 3; give a list, each a whole number"),
         ("neurons", [True], r"neurons is \[True\]"),
         ("direction", torch.ones(3), r"direction is a Tensor \[3\] of torch.float32; give a string"),
@@ -79,6 +90,61 @@ def test_the_sentence_says_the_value_and_what_to_give(argument: str, value: Any,
     verb = interp.attribution.screen if argument == "seed" else interp.patch
     with pytest.raises(ValueError, match=said):
         verb(**{argument: value})
+
+
+IDS = [[5, 6, 7], [7, 6, 5]], [[5, 6, 8], [8, 6, 5]]
+SWEEP = interp.steering.measures
+BEYOND: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "no sites": (lambda m: interp.activations(m, IDS[0], []), r"sites is \[\]"),
+    "a place twice": (lambda m: interp.activations(m, IDS[0], ["L0.z", "L0.z"]), "each once"),
+    "a layer twice": (
+        lambda m: interp.steering.mean_difference(m, *IDS, layer=[0, -3]),
+        "names a layer twice",
+    ),
+    "no clusters": (lambda m: interp.steering.extract.kmeans(m, IDS[0], 0, layer=1), "k is 0"),
+    "no vector": (
+        lambda m: interp.steering.extract.extract(m, *IDS, lambda u, d: 3, layer=1),
+        "gave 3",
+    ),
+    "no loss": (lambda m: interp.steering.learn({"x": torch.zeros(1)}, lambda p: None), "loss gave None"),
+    "no step": (
+        lambda m: interp.steering.learn({"x": torch.zeros(1)}, lambda p: p["x"], lr=-1.0),
+        "lr is -1",
+    ),
+    "no n-gram": (lambda m: SWEEP.repetition([[1, 2, 3]], n=-1), "n is -1"),
+    "no sweep": (lambda m: SWEEP.summary(xr.Dataset()), "is no sweep"),
+    "no value": (lambda m: interp.stats.agreement(xr.Dataset(), xr.Dataset()), "a has no variable 'value'"),
+    "no prompts": (lambda m: interp.heads.repeats(m, n=0), "n is 0"),
+    "no kind of embedding": (lambda m: interp.heads.scores(m, embedding="raws"), "did you mean 'raw'"),
+    "no memory for it": (lambda m: interp.heads.parts(m, n=10**9), "n is 1000000000"),
+    "no path": (lambda m: interp.patch(m, interp.tasks.ioi(m, n=2), "z", store=""), "store is ''"),
+    "no figure": (lambda m: interp.plot.save_html({"data": []}, "x.html"), "fig is .*; give a figure"),
+    "no condition": (
+        lambda m: interp.steering.methods.cast(None, None),
+        "condition is None; give a Condition",
+    ),
+    "an infinite chance": (
+        lambda m: interp.patching.knockouts(
+            m, [interp.tasks.ioi(m, n=4)], {"a": ["L0H0"]}, chance=float("inf")
+        ),
+        "chance is inf",
+    ),
+    "a quantile of 2": (
+        lambda m: interp.circuits.random_baseline(m, interp.tasks.ioi(m, n=2), 5, quantiles=[2.0]),
+        "quantiles is",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BEYOND)
+def test_what_types_do_not_say_is_said_before_the_first_pass(what: str, monkeypatch: Any) -> None:
+    call, said = BEYOND[what]
+    model = interp.load("tiny-ioi")
+    monkeypatch.setattr(type(model.blocks[0]), "forward", lambda *_, **__: pytest.fail("a pass was run"))
+    if what == "no vector":  # which a pass alone can show
+        monkeypatch.undo()
+    with pytest.raises(ValueError, match=said):
+        call(model)
 
 
 def test_numbers_of_numpy_and_tensors_are_numbers() -> None:

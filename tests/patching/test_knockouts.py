@@ -71,10 +71,10 @@ def test_effects_are_those_of_patching_the_whole_set():
         ({}, {}, "at least"),
         ({"s": ["L0.mlp_out"]}, {}, "no other set like MLP0"),
         ({"s": ["L0H0", "L0H0"]}, {}, "named twice"),
-        ({"s": "L0H0"}, {}, "is no set of places"),
+        ({"s": "L0H0"}, {}, "sets is"),
         ({"s": ["L0H0"]}, {"metric": "prob"}, "Give chance="),
         ({"s": ["L0H0"]}, {"metric": "prob", "chance": 1.0}, "no better than chance"),
-        ({"s": ["L0H0"]}, {"draws": 0}, "at least one random set"),
+        ({"s": ["L0H0"]}, {"draws": 0}, "draws is 0"),
     ],
 )
 def test_bad_input_is_one_sentence(sets, options, message):

@@ -28,7 +28,7 @@ from interp import results
 from interp._verbs import verb
 from interp.ablation import Ablation
 from interp.circuits._graph import Graph
-from interp.circuits._judge.faithfulness import check_level, faithfulness, recipe
+from interp.circuits._judge.faithfulness import faithfulness, recipe
 from interp.circuits._judge.overlap import SIZES
 from interp.circuits._paths import on_paths, random_paths
 from interp.circuits._run.batch import measure, metric_coord
@@ -80,7 +80,6 @@ def curve(
         (('ranking', 'size'), 1.0)
     """
     graph = Graph.of(model)
-    check_level(level)
     means, shares = mean_scores(scores, graph), _check_sizes(sizes)
     experiment = prepare(
         model, task, ablation=ablation, direction=direction, metric=metric, seed=seed,
@@ -139,6 +138,8 @@ def random_baseline(
     graph = Graph.of(model)
     sizes = [n_edges] if isinstance(n_edges, int) else list(n_edges)
     _check_draws(kind, draws, sizes, graph)
+    if not quantiles or not all(0 <= each <= 1 for each in quantiles):
+        raise ValueError(f"quantiles is {list(quantiles)}; give numbers from 0 to 1.")
     experiment = prepare(
         model, task, ablation=ablation, direction=direction, metric=metric, seed=seed,
         batch_size=batch_size, memory=memory, progress=progress,

@@ -35,7 +35,7 @@ from interp._verbs import verb
 from interp.ablation import Ablation
 from interp.circuits._circuit import Circuit
 from interp.circuits._graph import Graph
-from interp.circuits._judge.faithfulness import check_level, faithfulness, recipe
+from interp.circuits._judge.faithfulness import faithfulness, recipe
 from interp.circuits._run.batch import Measured, measure, metric_coord
 from interp.circuits._run.job import masks_of, prepare, start
 from interp.experiment import MEMORY, Experiment, Metrics
@@ -88,7 +88,6 @@ def evaluate(
         (True, ('prompt', 'circuit'))
     """
     given = [circuits] if isinstance(circuits, Circuit) else list(circuits)
-    check_level(level)
     masks, wanted = masks_of(given, Graph.of(model), task), _measures(measures, subsets)
     experiment = prepare(
         model, task, ablation=ablation, direction=direction, metric=metric, seed=seed,

@@ -75,12 +75,6 @@ def _of_metric(
     return dict(zip(_GIVEN, (ratio, low, high, mean)))
 
 
-def check_level(level: float) -> None:
-    """Raise ValueError for a level that no interval has, before the first pass."""
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must lie between 0 and 1, for example 0.95.")
-
-
 def recipe(experiment: Experiment, method: str, **more: str | int | float) -> dict[str, Any]:
     """What every number about a circuit must carry: ablation, granularity, direction, metric, model, task."""
     return results.attrs(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from interp._arguments import shown
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
@@ -49,8 +50,9 @@ def boost_attention(
 
 
 def _span(span: tuple[int, int]) -> Positions:
-    if len(span) != 2 or not 0 <= span[0] < span[1]:
-        raise ValueError(f"instruction is {span}; give (start, stop) with 0 <= start < stop.")
+    plain = isinstance(span, (tuple, list)) and len(span) == 2 and all(isinstance(end, int) for end in span)
+    if not plain or not 0 <= span[0] < span[1]:
+        raise ValueError(f"instruction is {shown(span)}; give (start, stop) with 0 <= start < stop.")
     return window(*span)
 
 

@@ -182,6 +182,8 @@ def cumulativity(
         ('prompt', 'count')
     """
     chosen = (Prob(),) if metric is None else check_metric(metric, Prob())
+    if not counts:
+        raise ValueError("counts is empty. Give numbers of neurons, such as [1, 3].")
     parts = [neurons.first(count) for count in counts]
     sets = {"value": parts, "random": [part.random(seed) for part in parts]}
     clean = measure(model, task, metric=chosen)
