@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from interp.plot._attention import attention as attention
     from interp.plot._bars import bars as bars
     from interp.plot._circuit import circuit as circuit
+    from interp.plot._compare import compare as compare
     from interp.plot._curve import curve as curve
     from interp.plot._export import save_html as save_html
     from interp.plot._export import save_png as save_png
@@ -30,6 +31,7 @@ __all__ = [
     "attention",
     "bars",
     "circuit",
+    "compare",
     "curve",
     "heads",
     "positions",
@@ -47,6 +49,7 @@ __getattr__, __dir__ = lazy(
         "interp.plot._attention": ("attention",),
         "interp.plot._bars": ("bars",),
         "interp.plot._circuit": ("circuit",),
+        "interp.plot._compare": ("compare",),
         "interp.plot._curve": ("curve",),
         "interp.plot._export": ("save_html", "save_png"),
         "interp.plot._heatmaps": ("heads", "positions"),
