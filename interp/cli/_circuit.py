@@ -63,7 +63,7 @@ def circuit(args: argparse.Namespace, out: Output) -> None:
             out.wrote(name, save_result(more, folder / f"{name}.nc"))
     figure = plot.circuit(circuit, title=f"{args.model}, {task.name}: {circuit.name}")
     out.wrote("picture", plot.save_html(figure, folder / "circuit.html"))
-    items: list[Any] = [summary, figure, result]
+    items: list[Any] = [summary, figure, circuit, result]
     items += [] if curve is None else _curve_figures(curve)
     title = f"Circuit of {args.model}, {task.name}"
     out.wrote("report", report.write(items, folder / "report.html", title=title))

@@ -1,27 +1,21 @@
-"""A circuit as a picture: nodes by layer from the input below to the logits above, edges as lines.
-
-Where the nodes stand:
-1. A row holds the heads of a layer, another its MLP; rows without a node are left out.
-2. Within a row nodes go in the order of the mean place of their neighbours (barycentres, Sugiyama et al.
-   1981), a few sweeps up and down.
-3. MLPs stand in a column of their own, to the right of all heads.
-"""
+"""A circuit as a picture: nodes as boxes by layer, the input below and the logits above, edges as lines."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from interp import stats
 from interp._verbs import verb
 from interp.plot import _theme as look
 from interp.plot import _words as words
+from interp.plot._cells import several_units
 from interp.plot._frame import frame
+from interp.plot._layout import At, Edge, label, places, routes, row
 from interp.plot._theme import escape, number
 
 _PARTS = {
@@ -31,11 +25,16 @@ _PARTS = {
     "": ("MLP, logits", look.PLAIN),
     "*": ("edges, together", look.PLAIN),
 }
-_SIGNS = {1: ("helps", look.POSITIVE), -1: ("hurts", look.NEGATIVE)}
-_WIDTHS = (1.0, 1.8, 2.8, 4.2)
-_ROW, _LOWEST = 74, 44  # pixels: a row, and a row at least
-_UNITS = 10.0  # across a figure at least, so that lines meet their boxes also where it is wide
-_BEND = 0.32
+_SIGNS = {1: ("helps", look.POSITIVE), -1: ("hurts", look.NEGATIVE), 0: ("edges", look.PLAIN)}
+_WIDTHS = (1.2, 2.2, 3.4, 5.0)
+_ROW, _LOWEST = 74, 46  # pixels: a row, and a row at least
+_LEFT, _RIGHT = 76, 30  # pixels
+_UNITS = 7.0  # across a figure at least
+_LETTER, _BOX, _TALL = (
+    6.4,
+    12,
+    11,
+)  # pixels: of a letter, of a box beside its letters, half the height of a box
 
 
 @runtime_checkable
@@ -62,38 +61,40 @@ def circuit(
     circuit: Drawable,
     title: str | None = None,
     *,
-    colour: str = "part",
+    scores: xr.Dataset | None = None,
+    colour: str = "sign",
     most: int = 200,
+    level: float = 0.95,
     theme: str = "auto",
 ) -> go.Figure:
-    """The edges of a circuit, with their scores under the pointer.
+    """The edges of a circuit: blue ones help, red and dashed ones hurt, the wider the more.
 
-    circuit: a Circuit. colour: "part" tells queries, keys and values apart (an edge with a negative score is
-    dotted); "sign" tells edges that help from edges that hurt. Width goes with |score|. With more edges than
+    circuit: a Circuit. scores: of `circuits.score_edges`, for intervals over prompts of this level under the
+    pointer. colour: "sign", or "part", which tells queries, keys and values apart. With more edges than
     `most`, the heads of a layer are drawn as one node, and edges between the same nodes as one.
 
-    Raises ValueError for what is no circuit, and for one without edges.
+    Raises ValueError for what is no circuit, for one without edges, and for scores that lack an edge.
 
     Example:
         >>> import interp
         >>> model = interp.load("tiny-ioi")
         >>> scores = interp.circuits.score_edges(model, interp.tasks.ioi(model, n=4), progress=False)
-        >>> figure = interp.plot.circuit(interp.circuits.prune(interp.circuits.top(scores, 20)))
-        >>> figure.layout.title.text
+        >>> chosen = interp.circuits.prune(interp.circuits.top(scores, 20))
+        >>> interp.plot.circuit(chosen, scores=scores).layout.title.text
         '<b>Circuit eap top 20</b>'
     """
     _check(circuit, colour)
-    every = _edges(circuit)
+    every = edges_of(circuit, scores, level)
     together = len(every) > most
     drawn = _collapsed(every) if together else every
     at = places(drawn)
-    fig = go.Figure([*_lines(drawn, at, colour), _hover(drawn, at), _nodes(drawn, at)])
     notes = [_about(circuit), f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} edges"]
     notes += ["heads of a layer together, since there are many"] if together else []
     scored = any(np.isfinite(edge.score) for edge in every)
     notes += ["width: |score|"] if scored else ["width: number of edges"] if together else []
-    notes += ["dotted: negative"] if colour == "part" and any(edge.score < 0 for edge in drawn) else []
-    return _dress(fig, drawn, at, title or f"Circuit {circuit.name}", " · ".join(filter(None, notes)), theme)
+    notes += ["dashed: hurts"] if any(edge.score < 0 for edge in drawn) else []
+    heading = title or f"Circuit {circuit.name}"
+    return _draw(drawn, at, colour, heading, " · ".join(filter(None, notes)), theme)
 
 
 def _check(circuit: Any, colour: str) -> None:
@@ -122,20 +123,54 @@ def _about(circuit: Drawable) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _edges(circuit: Drawable) -> list[Edge]:
-    scores = None if circuit.scores is None else np.array(circuit.scores.tolist(), dtype=float)
-    if scores is not None and scores.ndim == 3:
-        scores = np.nanmean(np.where(np.isnan(scores).all(0), 0.0, scores), 0)
+def edges_of(circuit: Drawable, scores: xr.Dataset | None = None, level: float = 0.95) -> list[Edge]:
+    """The edges with their scores, and what is said under the pointer."""
+    names = circuit.edges()
+    means, intervals = _own_scores(circuit, names), [""] * len(names)
+    if scores is not None:
+        measured, intervals = _measured(scores, names, level)
+        means = measured if np.isnan(means).all() else means
     edges = []
-    for name in circuit.edges():
-        writer, reader = circuit.graph.edge(name)
+    for name, score, interval in zip(names, means, intervals):
         source, target = name.split("->")
-        score = float("nan") if scores is None else float(scores[writer, reader])
         part = target[-2] if target.endswith(">") else ""
         text = f"{label(source)} → {label(target.partition('<')[0])}{'.' + part if part else ''}"
-        text += f"<br>score {number(score)}" if np.isfinite(score) else ""
-        edges.append(Edge(source, target.partition("<")[0], part, score, text))
+        text += f"<br>score {number(float(score))}" if np.isfinite(score) else ""
+        edges.append(Edge(source, target.partition("<")[0], part, float(score), text + interval))
     return edges
+
+
+def _own_scores(circuit: Drawable, names: Sequence[str]) -> np.ndarray:
+    """The scores that the circuit holds, the mean over positions; NaN: none."""
+    if circuit.scores is None:
+        return np.full(len(names), np.nan)
+    scores = np.array(circuit.scores.tolist(), dtype=float)
+    if scores.ndim == 3:
+        scores = np.nanmean(np.where(np.isnan(scores).all(0), 0.0, scores), 0)
+    return np.array([scores[circuit.graph.edge(name)] for name in names])
+
+
+def _measured(scores: xr.Dataset, names: Sequence[str], level: float) -> tuple[np.ndarray, list[str]]:
+    """The mean score of each edge over prompts, and its interval in words."""
+    if not {"writer", "reader"} <= set(scores.dims) or "value" not in scores:
+        raise ValueError("scores must be the Dataset of circuits.score_edges, with writer and reader.")
+    chosen = words.one_metric(scores, None)[0]
+    ends = [xr.DataArray(list(side), dims="edge") for side in zip(*(name.split("->") for name in names))]
+    for side, dim in zip(ends, ("writer", "reader")):
+        absent = sorted(set(side.values) - set(chosen[dim].values))
+        if absent:
+            raise ValueError(f"the scores have no {dim} {absent[0]!r}: they are of another graph.")
+    kept = chosen.drop_vars([name for name in chosen.data_vars if name not in ("value", "clean", "corrupt")])
+    some = kept.sel(writer=ends[0], reader=ends[1])
+    if not several_units(some):
+        means = some["value"].mean("prompt") if "prompt" in some.dims else some["value"]
+        return means.values, [""] * len(names)
+    found = stats.bootstrap(some, level=level)
+    texts = [
+        f"<br>{100 * level:.4g} % interval {number(float(low))} to {number(float(high))}"
+        for low, high in zip(found["low"].values, found["high"].values)
+    ]
+    return found["estimate"].values, texts
 
 
 def _collapsed(edges: list[Edge]) -> list[Edge]:
@@ -157,30 +192,63 @@ def _layer_of(node: str) -> str:
     return f"a{row(node)[0]}.all" if ".h" in node else node
 
 
-def _lines(edges: list[Edge], at: dict[str, tuple[float, float]], colour: str) -> Iterable[go.Scatter]:
-    """One trace for each colour, sign and width."""
+def _draw(drawn: list[Edge], at: At, colour: str, title: str, notes: str, theme: str) -> go.Figure:
+    """Lines below, boxes above, on a page of the usual width."""
+    rows = int(max(y for _, y in at.values())) + 1
+    pixels = max(_LOWEST, _ROW - rows)
+    sides = [x for x, _ in at.values()]
+    middle, half = (min(sides) + max(sides)) / 2, max(_UNITS, max(sides) - min(sides) + 3.0) / 2
+    unit = (look.WIDTH - _LEFT - _RIGHT) / (2 * half)
+    widths = {node: (_LETTER * len(label(node)) + _BOX) / 2 / unit for node in at}
+    ways = routes(drawn, at, widths, (_TALL + 1) / pixels)
+    fig = go.Figure([*_lines(drawn, ways, colour), _hover(drawn, ways), _nodes(drawn, at)])
+    _boxes(fig, at)
+    outermost = max(float(np.abs(way[:, 0] - middle).max()) for way in ways) + 0.2
+    half = max(half, outermost)
+    fig.update_layout(legend={"orientation": "h", "y": 0, "yanchor": "top", "x": 0.5, "xanchor": "center"})
+    fig.update_xaxes(visible=False, range=[middle - half, middle + half])
+    fig.update_yaxes(**_levels(at), range=[-0.5, rows - 0.5])
+    margins = {"left": _LEFT, "right": _RIGHT, "below": 50}
+    return frame(fig, title, notes, theme=theme, height=pixels * rows, **margins)
+
+
+def _levels(at: At) -> dict:
+    """The layer beside its first row."""
+    first: dict[str, float] = {}
+    for node, (_, y) in at.items():
+        layer = row(node)[0]
+        name = "" if node in ("input", "logits") else f"layer {layer}"
+        first[name] = min(y, first.get(name, y))
+    named = {name: y for name, y in first.items() if name}
+    return {
+        "tickmode": "array", "tickvals": list(named.values()), "ticktext": list(named), "showline": False,
+        "ticks": "", "tickfont": {"color": look.MUTED},
+    }  # fmt: skip
+
+
+def _lines(edges: list[Edge], ways: list[np.ndarray], colour: str) -> Iterable[go.Scatter]:
+    """One trace for each colour, sign and width, the thinnest first."""
     width = _width(edges)
-    groups: dict[tuple[str, bool, float], list[Edge]] = {}
-    for edge in edges:
-        groups.setdefault((_key(edge, colour), edge.score < 0, width(edge)), []).append(edge)
+    groups: dict[tuple[float, str, bool], list[np.ndarray]] = {}
+    for edge, way in zip(edges, ways):
+        groups.setdefault((width(edge), _key(edge, colour), edge.score < 0), []).append(way)
     legend: set[str] = set()
-    for (key, negative, thick), members in sorted(groups.items()):
+    for (thick, key, negative), members in sorted(groups.items()):
         name, shade = _PARTS[key] if colour == "part" else _SIGNS[int(key)]
-        x, y = [], []
-        for edge in members:
-            xs, ys = _way(edge, at)
-            x += [*xs, None]
-            y += [*ys, None]
-        dash = "dot" if negative and colour == "part" else "solid"
+        gap = np.full((1, 2), np.nan)
+        x, y = np.concatenate([part for way in members for part in (way, gap)]).astype(np.float32).T
         yield go.Scatter(
             x=x, y=y, mode="lines", name=name, legendgroup=name, showlegend=name not in legend,
-            line={"color": shade, "width": thick, "dash": dash}, opacity=0.7, hoverinfo="skip",
+            line={"color": shade, "width": thick, "dash": "6px,4px" if negative else "solid"},
+            opacity=0.75, hoverinfo="skip",
         )  # fmt: skip
         legend.add(name)
 
 
 def _key(edge: Edge, colour: str) -> str:
-    return edge.part if colour == "part" else ("-1" if edge.score < 0 else "1")
+    if colour == "part":
+        return edge.part
+    return "0" if edge.part == "*" or not np.isfinite(edge.score) else "-1" if edge.score < 0 else "1"
 
 
 def _width(edges: list[Edge]) -> Any:
@@ -194,32 +262,18 @@ def _width(edges: list[Edge]) -> Any:
     return width
 
 
-def _way(edge: Edge, at: dict[str, tuple[float, float]]) -> tuple[list, list]:
-    """Bent where it passes rows; the three inputs of a head side by side."""
-    start, end = at[edge.source], at[edge.target]
-    aside = {"q": -0.13, "k": 0.0, "v": 0.13}.get(edge.part, 0.0)
-    far = max(0.0, end[1] - start[1] - 1)
-    middle = max(x for x, _ in at.values()) / 2
-    side = 1.0 if (start[0] + end[0]) / 2 >= middle else -1.0
-    return curved(start, (end[0] + aside, end[1] - 0.13), side * _BEND * far**0.7 + aside)
-
-
-def _hover(edges: list[Edge], at: dict[str, tuple[float, float]]) -> go.Scatter:
+def _hover(edges: list[Edge], ways: list[np.ndarray]) -> go.Scatter:
     """What the pointer finds: three unseen points on every edge."""
-    x, y, texts = [], [], []
-    for edge in edges:
-        xs, ys = _way(edge, at)
-        for i in (4, 8, 12):
-            x.append(xs[i])
-            y.append(ys[i])
-            texts.append(edge.text)
+    points = [way[[len(way) // 5, len(way) // 2, -len(way) // 5]] for way in ways]
+    x, y = np.concatenate(points).astype(np.float32).T
+    texts = [edge.text for edge in edges for _ in range(3)]
     marker = {"size": 9, "opacity": 0}
     return go.Scatter(
         x=x, y=y, mode="markers", marker=marker, hovertext=texts, hoverinfo="text", showlegend=False
     )
 
 
-def _nodes(edges: list[Edge], at: dict[str, tuple[float, float]]) -> go.Scatter:
+def _nodes(edges: list[Edge], at: At) -> go.Scatter:
     """What the pointer finds on a node; its box is an annotation."""
     into = {node: sum(edge.target == node for edge in edges) for node in at}
     out = {node: sum(edge.source == node for edge in edges) for node in at}
@@ -234,106 +288,10 @@ def _nodes(edges: list[Edge], at: dict[str, tuple[float, float]]) -> go.Scatter:
     )
 
 
-def _boxes(fig: go.Figure, at: dict[str, tuple[float, float]]) -> None:
+def _boxes(fig: go.Figure, at: At) -> None:
     """A box for each node, over the lines that pass it."""
     for node, (x, y) in at.items():
         fig.add_annotation(
             x=x, y=y, text=escape(label(node)), showarrow=False, bgcolor=look.SURFACE,
             bordercolor=look.MUTED, borderwidth=1, borderpad=3, font={"size": 11},
         )  # fmt: skip
-
-
-def _dress(
-    fig: go.Figure, edges: list[Edge], at: dict[str, tuple[float, float]], title: str, notes: str, theme: str
-) -> go.Figure:
-    x = np.concatenate([_way(edge, at)[0] for edge in edges] + [[place[0] for place in at.values()]])
-    rows = max(y for _, y in at.values()) + 1
-    _boxes(fig, at)
-    fig.update_layout(
-        legend={"orientation": "h", "y": 0, "yanchor": "top", "x": 0.5, "xanchor": "center"},
-    )
-    middle, half = (x.min() + x.max()) / 2, max(_UNITS, x.max() - x.min() + 1.2) / 2
-    fig.update_xaxes(visible=False, range=[middle - half, middle + half])
-    fig.update_yaxes(visible=False, range=[-0.5, rows - 0.5])
-    margins = {"left": 30, "right": 30, "below": 50}
-    return frame(fig, title, notes, theme=theme, height=20 + max(_LOWEST, _ROW - rows) * rows, **margins)
-
-
-_SWEEPS = 8
-_ASIDE = 1.3  # of the MLPs from the outermost head
-
-
-@dataclass(frozen=True)
-class Edge:
-    """One line of the picture."""
-
-    source: str
-    target: str
-    part: str  # "q", "k", "v", or "" for MLPs and logits
-    score: float  # NaN: none
-    text: str  # shown under the pointer
-
-
-def row(node: str) -> tuple[int, int]:
-    """Layer, and 0 for attention, 1 for the MLP."""
-    if node == "input":
-        return (-1, 0)
-    if node == "logits":
-        return (10**9, 0)
-    match = re.fullmatch(r"([am])(\d+)(?:\.h\d+|\.all)?", node)
-    if match is None:
-        raise ValueError(f"{node!r} is not a node's name, such as input, a9.h6, m5 or logits.")
-    return (int(match[2]), int(match[1] == "m"))
-
-
-def label(node: str) -> str:
-    """The name of a node in the style of the package: L9H6, MLP5."""
-    if match := re.fullmatch(r"a(\d+)\.h(\d+)", node):
-        return f"L{match[1]}H{match[2]}"
-    if match := re.fullmatch(r"a(\d+)\.all", node):
-        return f"L{match[1]} heads"
-    return re.sub(r"^m(\d+)", r"MLP\1", node)
-
-
-def places(edges: Iterable[Edge]) -> dict[str, tuple[float, float]]:
-    """x and y of every node that an edge touches; y counts rows, x is centred on 0."""
-    pairs = [(edge.source, edge.target) for edge in edges]
-    rows = _rows(sorted({node for pair in pairs for node in pair}))
-    near: dict[str, list[str]] = {}
-    for source, target in pairs:
-        near.setdefault(source, []).append(target)
-        near.setdefault(target, []).append(source)
-    at = {node: _x(i, len(nodes)) for nodes in rows for i, node in enumerate(nodes)}
-    for sweep in range(_SWEEPS):
-        for nodes in rows[:: -1 if sweep % 2 else 1]:
-            nodes.sort(key=lambda node: (float(np.mean([at[other] for other in near[node]])), node))
-            at |= {node: _x(i, len(nodes)) for i, node in enumerate(nodes)}
-    right = max(x for node, x in at.items() if not node.startswith("m")) + _ASIDE
-    at |= {node: right for node in at if node.startswith("m")}
-    return {node: (at[node], float(y)) for y, nodes in enumerate(rows) for node in nodes}
-
-
-def curved(start: tuple[float, float], end: tuple[float, float], bend: float) -> tuple[list, list]:
-    """A line from node to node that leaves upwards, bent aside so that it passes by what lies between."""
-    t = np.linspace(0, 1, 17)
-    (x0, y0), (x1, y1) = start, end
-    rise = y1 - y0
-    points = np.array([[x0, y0], [x0 + bend, y0 + 0.45 * rise], [x1 + bend, y1 - 0.45 * rise], [x1, y1]])
-    weights = np.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
-    x, y = points.T @ weights
-    return x.tolist(), y.tolist()
-
-
-def _rows(nodes: list[str]) -> list[list[str]]:
-    rows: dict[tuple[int, int], list[str]] = {}
-    for node in nodes:
-        rows.setdefault(row(node), []).append(node)
-    return [sorted(rows[key], key=_head) for key in sorted(rows)]
-
-
-def _head(node: str) -> int:
-    return int(node.rpartition(".h")[2]) if ".h" in node else 0
-
-
-def _x(index: int, count: int) -> float:
-    return index - (count - 1) / 2

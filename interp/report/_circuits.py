@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from interp.plot._circuit import Drawable, edges_of
+from interp.plot._layout import label
 from interp.plot._theme import number
 from interp.report._html import table
 from interp.stats._means import metric_facts
@@ -19,6 +21,7 @@ _MEASURES: tuple[tuple[Any, ...], ...] = (  # label, variable, what a perfect ci
     ("incompleteness, mean over random sets", "incompleteness", "0"),
     ("minimality, least of its nodes", "minimality", "not 0"),
 )
+_EDGES = 30
 _RECIPE = ("ablation", "granularity", "direction")
 
 
@@ -30,6 +33,21 @@ def circuit_tables(result: xr.Dataset) -> str:
         for name in _metrics(result)
     ]
     return "\n".join(["<section class='result'>", *parts, "</section>"])
+
+
+def edge_table(circuit: Drawable) -> str:
+    """The edges of a circuit, those of the largest |score| first."""
+    edges = edges_of(circuit)
+    scored = any(np.isfinite(edge.score) for edge in edges)
+    ordered = sorted(edges, key=lambda edge: -np.nan_to_num(abs(edge.score)))[:_EDGES]
+    rows = []
+    for edge in ordered:
+        reader = f"{label(edge.target)}{'.' + edge.part if edge.part else ''}"
+        rows.append([label(edge.source), reader, *([number(edge.score)] if scored else [])])
+    first = f"the {len(rows)} largest of " if len(rows) < len(edges) else ""
+    caption = f"{circuit.name}: {first}{len(edges)} edges, from a writer to a reader."
+    header = ["writer", "reader", *(["score"] if scored else [])]
+    return f"<section class='result'>{table(header, rows, caption)}</section>"
 
 
 def curve_tables(result: xr.Dataset) -> str:

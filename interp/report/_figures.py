@@ -73,7 +73,7 @@ def write_page(
     items: list = [opening] if opening else []
     for result in results:
         if not isinstance(result, xr.Dataset):
-            items += [("heading", result.name), plot.circuit(result)]
+            items += [("heading", result.name), plot.circuit(result), result]
             continue
         method = str(result.attrs.get("method", ""))
         items += [("heading", " · ".join(filter(None, (method, heading(result)))))]

@@ -14,10 +14,11 @@ import xarray as xr
 
 from interp._verbs import verb
 from interp.files import write_text
+from interp.plot._circuit import Drawable
 from interp.plot._export import require_page
 from interp.plot._theme import follow, ground, themed
 from interp.plot._tokens import TokenStrip
-from interp.report._circuits import circuit_tables, curve_tables
+from interp.report._circuits import circuit_tables, curve_tables, edge_table
 from interp.report._effects import Comparison, comparison_tables, facts_table, result_table
 from interp.report._html import CSS, figure, heading, paragraph, strip
 from interp.report._steering import generations_tables, probe_table, sweep_table
@@ -47,8 +48,9 @@ def write(
     """Write the page and return its path. It needs no network, unless `cdn` is set.
 
     items: plotly Figures, or (Figure, "caption"); results of every kind (Datasets) and Comparisons, shown
-    as tables; strings, shown as paragraphs; ("heading", "text"); TokenStrips. Text is shown as it is: no
-    HTML, no Markdown. cdn: load plotly.js from its network, for a page of some kB and not 4.8 MB.
+    as tables; Circuits, as lists of their edges; strings, as paragraphs; ("heading", "text"); TokenStrips.
+    Text is shown as it is: no HTML, no Markdown. cdn: load plotly.js from its network, for a page of some kB
+    and not 4.8 MB.
     theme: "light", "dark", or "auto": as the reader's system says. From 1280 pixels on, the table of a result
     stands beside the figure before it.
 
@@ -99,6 +101,8 @@ def _block(item: Any, number: int, cdn: bool, items: Sequence[Any]) -> str:
         return _dataset(item)
     if isinstance(item, Comparison):
         return comparison_tables(item)
+    if isinstance(item, Drawable):
+        return edge_table(item)
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
         if item[0] == "heading":
             return heading(item[1])
@@ -108,7 +112,7 @@ def _block(item: Any, number: int, cdn: bool, items: Sequence[Any]) -> str:
         return _numbered(item, None, number, cdn, items)
     raise ValueError(
         f"item {number} is a {type(item).__name__}. A report takes plotly Figures, (Figure, 'caption'), "
-        "results (xarray Datasets), Comparisons, strings, ('heading', 'text') and token strips."
+        "results (xarray Datasets), Comparisons, Circuits, strings, ('heading', 'text') and token strips."
     )
 
 

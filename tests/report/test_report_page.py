@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import interp
 from interp import plot, report, stats
 
 
@@ -177,3 +178,17 @@ def test_the_folder_is_made_and_holds_only_the_page(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["page.html"]
     assert path == report.write(["other"], str(path))
     assert "other" in path.read_text()
+
+
+def test_a_circuit_is_a_list_of_its_edges(tmp_path: Path) -> None:
+    model = interp.load("tiny-ioi")
+    scores = interp.circuits.score_edges(model, interp.tasks.ioi(model, n=4), progress=False)
+    circuit = interp.circuits.top(scores, 40)
+    page = written(report.write([plot.circuit(circuit), circuit], tmp_path / "circuit.html"))
+    cells = np.array(page.texts["td"]).reshape(-1, 3)
+    sizes = [abs(float(score.replace("−", "-"))) for score in cells[:, 2]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(sizes) == 30 < circuit.n_edges
+    best = scores["value"].mean("prompt")
+    assert sizes[0] == pytest.approx(float(np.abs(best).max()), rel=1e-3)
+    assert "the 30 largest of 40 edges" in page.text("p")
