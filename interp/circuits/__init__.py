@@ -7,7 +7,8 @@
 | combine      | `ensemble`, `stability`                                                      | `_combine` |
 | select       | `top`, `threshold`, `greedy`, `connected`, `stable`, `prune`                 | `_select`  |
 | search       | `acdc`, `acdc_sweep`, `trace`, `train_mask`                                  | `_search/` |
-| judge        | `evaluate`, `curve`, `random_baseline`, `hypothesis_tests`, `compare`, `roc` | `_judge/`  |
+| judge        | `evaluate`, `curve`, `neuron_curve`, `random_baseline`, `hypothesis_tests`   | `_judge/`  |
+|              | `compare`, `roc`                                                             |            |
 | things       | `Graph`, `Circuit`, `known`, `known_names`                                   | here       |
 
 Importing this package loads no torch; the first use of a name that needs it does.
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from interp.circuits._judge.curves import random_baseline as random_baseline
     from interp.circuits._judge.evaluate import evaluate as evaluate
     from interp.circuits._judge.hypotheses import hypothesis_tests as hypothesis_tests
+    from interp.circuits._judge.neurons import neuron_curve as neuron_curve
     from interp.circuits._judge.overlap import compare as compare
     from interp.circuits._judge.overlap import roc as roc
     from interp.circuits._known import known as known
@@ -55,6 +57,7 @@ _EXPORTS = {
     "interp.circuits._judge.curves": ("curve", "random_baseline"),
     "interp.circuits._judge.evaluate": ("evaluate",),
     "interp.circuits._judge.hypotheses": ("hypothesis_tests",),
+    "interp.circuits._judge.neurons": ("neuron_curve",),
     "interp.circuits._judge.overlap": ("compare", "roc"),
     "interp.circuits._known": ("known", "known_names"),
     "interp.circuits._run.batch": ("run",),
@@ -81,6 +84,7 @@ __all__ = [
     "hypothesis_tests",
     "known",
     "known_names",
+    "neuron_curve",
     "prune",
     "random_baseline",
     "roc",

@@ -65,6 +65,21 @@ class Graph:
         sizes = ("n_layers", "n_heads", "n_key_value_heads", "attn_only", "parallel", "d_model")
         return cls(**{size: getattr(facts, size) for size in sizes})
 
+    @classmethod
+    def from_sizes(cls, sizes: str) -> Graph:
+        """The graph that `sizes` is of. Raises ValueError for other text."""
+        try:
+            layers, heads, shared, attn_only, parallel = map(int, sizes.split(","))
+        except ValueError:
+            raise ValueError(f"{sizes!r} are not the five sizes of a graph.") from None
+        return cls(layers, heads, shared, bool(attn_only), bool(parallel))
+
+    @property
+    def sizes(self) -> str:
+        """Layers, heads, key-value heads, attention only, parallel: all that makes a graph, as text."""
+        parts = (self.n_layers, self.n_heads, self.n_key_value_heads, self.attn_only, self.parallel)
+        return ",".join(str(int(part)) for part in parts)
+
     @property
     def group(self) -> int:
         """Heads that share one key and one value; 1 without grouped-query attention."""

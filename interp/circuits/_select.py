@@ -17,6 +17,7 @@ to the edge that comes first in the graph.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -39,6 +40,9 @@ _TOLD += ("model", "task", "task_fingerprint", "seed", "versions", "convention")
 def top(scores: Scores, n: int, *, absolute: bool = True) -> Circuit:
     """The n edges with the highest scores. With positions: n of the edges at their positions.
 
+    Scores of `score_nodes` give the n best heads and MLPs, and every edge between them, the input and the
+    logits; such a circuit has no scores of edges.
+
     Raises ValueError for more edges than there are.
 
     Example:
@@ -47,6 +51,8 @@ def top(scores: Scores, n: int, *, absolute: bool = True) -> Circuit:
         >>> interp.circuits.top(scores, 40).n_edges
         40
     """
+    if _about_nodes(scores):
+        return _nodes(scores, lambda ranked: _first_nodes(ranked, n), "top", absolute, n=n)
     graph, values, told = read(scores)
     ranked = ranks(values, absolute)
     require_number(n, int((ranked > -math.inf).sum()))
@@ -59,7 +65,7 @@ def top(scores: Scores, n: int, *, absolute: bool = True) -> Circuit:
 def threshold(scores: Scores, x: float | int, *, absolute: bool = True) -> Circuit:
     """The edges whose score (its size, if `absolute`) is at least x, in the unit of the scores.
 
-    Raises ValueError for NaN.
+    Scores of `score_nodes` give nodes, as in `top`. Raises ValueError for NaN.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -67,10 +73,14 @@ def threshold(scores: Scores, x: float | int, *, absolute: bool = True) -> Circu
         >>> interp.circuits.threshold(scores, 0.05).n_edges < scores["value"][0].size
         True
     """
+    if math.isnan(x):
+        raise ValueError("the threshold is NaN. Give a number in units of the scores.")
+    shown = x if math.isfinite(x) else str(x)
+    if _about_nodes(scores):
+        return _nodes(scores, lambda ranked: ranked >= x, "threshold", absolute, threshold=shown)
     graph, values, told = read(scores)
     ranked = ranks(values, absolute)
     mask = (ranked >= x) & (ranked > -math.inf)
-    shown = x if math.isfinite(x) else str(x)
     return made(graph, mask, values, told, "threshold", absolute, threshold=shown)
 
 
@@ -124,6 +134,39 @@ def prune(circuit: Circuit) -> Circuit:
     return Circuit(circuit.graph, mask, circuit.scores, told, circuit.name)
 
 
+def _about_nodes(scores: Scores) -> bool:
+    return isinstance(scores, xr.Dataset) and scores.attrs.get("site") == "nodes"
+
+
+def _nodes(
+    scores: Scores, rule: Callable[[Tensor], Tensor], name: str, absolute: bool, **more: str | int | float
+) -> Circuit:
+    """Every edge between the input, the writers that a rule keeps by their ranks, and the logits."""
+    assert isinstance(scores, xr.Dataset)
+    value = scores["value"]
+    if set(value.dims) - {"prompt"} != {"writer"}:
+        raise ValueError(
+            f"the scores of nodes have dims {tuple(map(str, value.dims))}; a circuit of nodes needs writer, "
+            "and prompt or not. Take one metric with .sel(), and score without positions."
+        )
+    graph = Graph.from_sizes(str(scores.attrs.get("graph", "")))
+    mean = value.mean("prompt") if "prompt" in value.dims else value
+    kept = rule(ranks(torch.from_numpy(mean.values[1:].astype(float)), absolute))
+    names = [writer for writer, there in zip(graph.writers[1:], kept.tolist()) if there]
+    mask = graph.between(["input", *names], [*names, "logits"])
+    told = {key: scores.attrs[key] for key in _TOLD if key in scores.attrs}
+    told |= {"n_prompts": int(scores.sizes.get("prompt", 1)), "granularity": "nodes"}
+    return made(graph, mask, None, told, name, absolute, **more)
+
+
+def _first_nodes(ranked: Float[Tensor, "node"], n: int) -> Bool[Tensor, "node"]:
+    if not 0 <= n <= len(ranked):
+        raise ValueError(f"n is {n}; there are {len(ranked)} heads and MLPs, so 0 to {len(ranked)} fits.")
+    kept = torch.zeros(len(ranked), dtype=torch.bool)
+    kept[torch.argsort(ranked, descending=True, stable=True)[:n]] = True
+    return kept
+
+
 def read(scores: Scores) -> tuple[Graph, Float[Tensor, "*pos writer reader"], Provenance]:
     """The graph, a score for every edge (NaN where there is none), and where they come from."""
     if isinstance(scores, Circuit):
@@ -154,7 +197,7 @@ def require_number(n: int, most: int) -> None:
 def made(
     graph: Graph,
     mask: Bool[Tensor, "*pos writer reader"],
-    values: Tensor,
+    values: Tensor | None,
     told: Provenance,
     rule: str,
     absolute: bool,

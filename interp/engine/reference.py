@@ -94,9 +94,13 @@ class Reference:
         for number in range(len(cells)):
             patches = np.flatnonzero(cells.cell == number).tolist()
             hooks = [hook for patch in patches for hook in self._patch_hooks(cells, patch)]
-            patched[number] = self._score(self._forward(self.runs.base, hooks, self.noise))
+            patched[number] = self.under(hooks)
             tick(len(self.runs))
         return Outcome(patched, self.base, self.source)
+
+    def under(self, hooks: Hooks) -> np.ndarray:
+        """Metrics of the base run under some hooks: [prompt, metric]."""
+        return self._score(self._forward(self.runs.base, hooks, self.noise))
 
     def _patch_hooks(self, cells: Cells, patch: int) -> Hooks:
         site, layer = SITES[cells.site[patch]], int(cells.column("layer")[patch])

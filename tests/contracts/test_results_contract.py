@@ -60,6 +60,9 @@ CIRCUITS: dict[str, Verb] = {
     "curve": lambda m, t, c, d, **o: circuits.curve(m, t, circuits.score_edges(m, t, **QUIET), **o),
     "random_baseline": lambda m, t, c, d, **o: circuits.random_baseline(m, t, [10, 30], draws=3, **o),
     "run": lambda m, t, c, d, **o: circuits.run(m, t, [c], **o),
+    "neuron_curve": lambda m, t, c, d, **o: circuits.neuron_curve(
+        m, t, interp.attribute(m, t, "post", ("layer", "neuron"), direction="noise", **QUIET), **o
+    ),
 }
 STEERING: dict[str, Verb] = {"sweep": _sweep}
 EVERY = {**PATCHING, **CIRCUITS, **STEERING}

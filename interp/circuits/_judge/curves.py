@@ -81,6 +81,8 @@ def curve(
     """
     graph = Graph.of(model)
     means, shares = mean_scores(scores, graph), _check_sizes(sizes)
+    check_level(level)
+    means, shares = mean_scores(scores, graph), check_sizes(sizes)
     experiment = prepare(
         model, task, ablation=ablation, direction=direction, metric=metric, seed=seed,
         batch_size=batch_size, memory=memory, progress=progress,
@@ -179,7 +181,8 @@ def _mask(graph: Graph, means: np.ndarray, by: str, share: float, paths: bool) -
     return on_paths(graph, mask) if paths else mask
 
 
-def _check_sizes(sizes: Sequence[float | int]) -> np.ndarray:
+def check_sizes(sizes: Sequence[float | int]) -> np.ndarray:
+    """Growing shares above 0, at most 1, else a ValueError."""
     found = np.array(sizes, dtype=float)
     if (
         found.ndim != 1
@@ -187,7 +190,9 @@ def _check_sizes(sizes: Sequence[float | int]) -> np.ndarray:
         or not ((found > 0) & (found <= 1)).all()
         or (np.diff(found) <= 0).any()
     ):
-        raise ValueError(f"sizes are {sizes}; give growing shares of all edges, above 0 and at most 1.")
+        raise ValueError(
+            f"sizes are {sizes}; give growing shares of all edges (or neurons), above 0 and at most 1."
+        )
     return found
 
 

@@ -145,8 +145,8 @@ def score_nodes(
     Example:
         >>> model = interp.load("tiny-ioi")
         >>> nodes = interp.circuits.score_nodes(model, interp.tasks.ioi(model, n=4), progress=False)
-        >>> nodes["value"].dims
-        ('prompt', 'writer')
+        >>> nodes["value"].dims, len(interp.circuits.top(nodes, 5).nodes())  # those, input and logits
+        (('prompt', 'writer'), 7)
     """
     chosen = methods.parse(method, over="edges")
     experiment = _prepared(
@@ -156,7 +156,7 @@ def score_nodes(
     if isinstance(chosen, Exact):
         with torch.inference_mode():
             return _exact_nodes(start(experiment))
-    return of_nodes(_scores(experiment, chosen, positions))
+    return of_nodes(_scores(experiment, chosen, positions), Graph.of(model))
 
 
 def _prepared(

@@ -9,6 +9,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from interp import results
+from interp.circuits._graph import Graph
 from interp.circuits._run.batch import metric_coord
 from interp.circuits._run.job import Job
 
@@ -48,18 +49,21 @@ def node_dataset(
     method: str,
 ) -> xr.Dataset:
     """Effects of writers."""
-    coords = {"writer": _names(job.graph.writers)}
-    return _dataset("node", (("prompt", "writer", "metric"), values), clean, corrupt, coords, job, method, {})
+    coords, more = {"writer": _names(job.graph.writers)}, {"graph": job.graph.sizes}
+    return _dataset(
+        "node", (("prompt", "writer", "metric"), values), clean, corrupt, coords, job, method, more
+    )
 
 
-def of_nodes(edges: xr.Dataset) -> xr.Dataset:
+def of_nodes(edges: xr.Dataset, graph: Graph) -> xr.Dataset:
     """A result about edges as one about writers: first-order scores add up over a writer's edges."""
     convention = edges.attrs["convention"]
     for direction, words in _CUT["edge"].items():
         convention = convention.replace(words, _CUT["node"][direction])
     convention = convention.replace("the edge helps", "the node helps")
     total = edges["value"].sum("reader")
-    return edges.drop_dims("reader").assign(value=total).assign_attrs(site="nodes", convention=convention)
+    words = {"site": "nodes", "convention": convention, "graph": graph.sizes}
+    return edges.drop_dims("reader").assign(value=total).assign_attrs(words)
 
 
 def _dataset(
