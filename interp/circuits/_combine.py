@@ -188,8 +188,6 @@ def stability(
         (20, 1.0)
     """
     value, units = _by_prompt(scores), _units(scores)
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must lie between 0 and 1, for example 0.95.")
     cells = value.transpose("prompt", ...)
     flat = cells.values.reshape(len(cells), -1)
     there = ~np.isnan(flat).all(0)

@@ -73,8 +73,6 @@ def threshold(scores: Scores, x: float | int, *, absolute: bool = True) -> Circu
         >>> interp.circuits.threshold(scores, 0.05).n_edges < scores["value"][0].size
         True
     """
-    if math.isnan(x):
-        raise ValueError("the threshold is NaN. Give a number in units of the scores.")
     shown = x if math.isfinite(x) else str(x)
     if _about_nodes(scores):
         return _nodes(scores, lambda ranked: ranked >= x, "threshold", absolute, threshold=shown)

@@ -80,8 +80,6 @@ def curve(
         (('ranking', 'size'), 1.0)
     """
     graph = Graph.of(model)
-    means, shares = mean_scores(scores, graph), _check_sizes(sizes)
-    check_level(level)
     means, shares = mean_scores(scores, graph), check_sizes(sizes)
     experiment = prepare(
         model, task, ablation=ablation, direction=direction, metric=metric, seed=seed,

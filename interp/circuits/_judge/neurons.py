@@ -24,7 +24,7 @@ from interp import results
 from interp._verbs import verb
 from interp.ablation import Ablation
 from interp.circuits._judge.curves import areas, check_sizes
-from interp.circuits._judge.faithfulness import check_level, faithfulness
+from interp.circuits._judge.faithfulness import faithfulness
 from interp.circuits._judge.overlap import SIZES
 from interp.circuits._run.batch import Measured, metric_coord
 from interp.circuits._select import RANKINGS
@@ -75,7 +75,6 @@ def neuron_curve(
         >>> curve["faithfulness"].dims, round(float(curve["faithfulness"][0, -1]), 3)
         (('ranking', 'size'), 1.0)
     """
-    check_level(level)
     shares = check_sizes(sizes)
     experiment = experiments.prepare(
         model, task, ablation=ablation, direction="noise", metric=metric, seed=seed, progress=progress
