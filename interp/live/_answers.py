@@ -12,6 +12,8 @@ were made beforehand (`stored`), `interp serve` and the widget ask this class.
 | `measure`   | layer, head, prompt, metric        | exact effects of the head by position, of one prompt    |
 | `circuit`   | circuit, toggles                   | faithfulness with edges toggled; of none, also of each  |
 | `edge`      | circuit, edge                      | its score, and its exact effect with an interval        |
+| `generate`  | direction, prompt or text,         | the texts of each rung of the ladder, or of one         |
+|             | coefficient                        | coefficient, beside those of the controls               |
 
 Without `prompt` an answer is about all of them, and its parts "by": "prompt" begin with that axis; with it
 they are cut to the one. Arrays are packed (`_arrays`), each with its largest error.
@@ -31,6 +33,7 @@ from interp.circuits import Circuit
 from interp.live import _heads
 from interp.live._arrays import at_prompt
 from interp.live._circuits import Edges
+from interp.live._ladder import Ladder
 from interp.live._maps import maps
 from interp.models import Model, anatomy
 from interp.plot._theme import visible
@@ -63,6 +66,7 @@ class Answers:
         task: Task | None,
         *,
         circuits: Sequence[Circuit] = (),
+        ladders: Sequence[Ladder] = (),
         shown: int,
         level: float,
         options: dict[str, Any] | None = None,
@@ -71,6 +75,7 @@ class Answers:
         several = enumerate(circuits)
         self.circuits = [Edges(f"c{i}", each, model, task, level, options or {}) for i, each in several]
         self.maps = maps(results, None if task is None else task.fingerprint(), level)
+        self.ladders = list(ladders)
         self.shown = shown  # prompts whose attention can be asked for
         part = None if task is None else task[:shown]
         self.heads = None if model is None or part is None else _heads.Heads(model, part)
@@ -83,6 +88,7 @@ class Answers:
             "measure": self._measure,
             "circuit": self._circuit,
             "edge": self._edge,
+            "generate": self._generate,
         }
 
     @property
@@ -127,6 +133,9 @@ class Answers:
             asked.append(("circuit", {"circuit": each.id, "toggles": []}))
             asked += [("circuit", {"circuit": each.id, "toggles": [name]}) for name in each.names]
             asked += [("edge", {"circuit": each.id, "edge": name}) for name in each.names]
+        for ladder in self.ladders:
+            prompts = range(ladder.facts()["prompts"])
+            asked += [("generate", {"direction": ladder.id, "prompt": prompt}) for prompt in prompts]
         return [(kind, args, self.ask(kind, args)) for kind, args in asked]
 
     def all_heads(self) -> list[tuple[int, int]]:
@@ -151,6 +160,7 @@ class Answers:
             "weightings": {} if self.heads is None else self.heads.weightings(),
             "causal": True if model is None else anatomy(model).causal,
             "circuits": [each.facts() for each in self.circuits],
+            "directions": [each.facts() for each in self.ladders],
             "level": self.level,
             "live": False,
         }
@@ -220,6 +230,19 @@ class Answers:
 
     def _edge(self, circuit: str, edge: str) -> Answer:
         return self._of_circuits(circuit).edge(edge)
+
+    def _generate(
+        self,
+        direction: str,
+        prompt: int | None = None,
+        text: str | None = None,
+        coefficient: float | None = None,
+    ) -> Answer:
+        for each in self.ladders:
+            if each.id == direction:
+                return each.climb(prompt, text, coefficient, self._checkpoint)
+        known = ", ".join(each.id for each in self.ladders) or "none"
+        raise ValueError(f"direction is {direction!r}; this page has {known}.")
 
     def _of_circuits(self, name: str) -> Edges:
         for each in self.circuits:

@@ -29,8 +29,10 @@ from interp.experiment import MEMORY, Metrics, check_model, check_task
 from interp.files import write_text
 from interp.live._answers import Answer, Answers
 from interp.live._circuits import require_fit
+from interp.live._ladder import COEFFICIENTS, Ladder, check_ladder
 from interp.models import Model, anatomy
 from interp.plot._export import require_page
+from interp.steering import Direction
 from interp.tasks import Task
 
 _BYTES = 3_000_000  # of attention, before base64: what decides how many prompts have theirs in a file
@@ -47,9 +49,10 @@ class Page:
     def save(self, path: str | Path) -> Path:
         """Write the page as one HTML file, which needs no server and no network; its path.
 
-        Cost: two forwards a prompt for attention, one for what heads write, and three passes for the effects
-        by position, where no result has them; for every edge of a circuit two runs of `circuits.run`. Raises
-        ValueError for a path that does not end in .html.
+        Cost: two forwards a prompt for attention, one for what heads write, three passes for effects by
+        position where no result has them; two runs of `circuits.run` for every edge; a
+        `steering.side_by_side` of 4 prompts for every coefficient. Raises ValueError for a path that does not
+        end in .html.
         """
         require_page(path)
         return write_text(Path(path), self.html)
@@ -79,18 +82,24 @@ def explore(
     ablation: str | Ablation = "resample",
     direction: str | None = None,
     metric: Metrics | None = None,
+    coefficients: Sequence[float] = COEFFICIENTS,
+    max_new_tokens: int = 12,
     level: float = 0.95,
+    seed: int = 0,
     batch_size: int | None = None,
     memory: int = MEMORY,
     progress: bool = True,
 ) -> Page:
     """One page of results to click through: a head → its attention, its effect by position, its tokens.
 
-    items: results with layers (maps of heads, positions, spans or experts; scores of heads), and circuits.
-    model, task: what the results are of. Without them the page has the maps and the circuits' scores alone.
+    items: results with layers (maps of heads, positions, spans or experts; scores of heads), circuits, and
+        directions to steer along.
+    model, task: what they are of. Without them the page has the maps and the circuits' scores alone.
     title: of the page; by default model and task.
     prompts: how many prompts have their attention on the page; by default as many as fit into 4 MB.
     ablation, direction, metric, batch_size, memory, progress: of the edges of circuits, as in `circuits.run`.
+    coefficients, max_new_tokens, seed: of the texts that are steered along each direction, beside those of
+        its controls, for the first 4 prompts.
     level: of the intervals.
 
     `page.save("page.html")` writes one file without a server or a network, a notebook shows the page by
@@ -112,18 +121,34 @@ def explore(
     _check_sides(model, task)
     for number, item in enumerate(listed):
         _check_item(item, number, model)
-    results = [item for item in listed if isinstance(item, xr.Dataset)]
-    circuits = [item for item in listed if isinstance(item, Circuit)]
     options: dict[str, Any] = {"ablation": ablation, "direction": direction, "metric": metric}
     options |= {"batch_size": batch_size, "memory": memory, "progress": progress}
+    circuits = [item for item in listed if isinstance(item, Circuit)]
     if circuits and model is not None and task is not None:
         prepare(model, task, **options)  # raises for what does not fit
     answers = Answers(
-        results, model, task, circuits=circuits, shown=_shown(model, task, prompts), level=level,
+        [item for item in listed if isinstance(item, xr.Dataset)],
+        model,
+        task,
+        circuits=circuits,
+        ladders=_ladders(listed, model, task, list(coefficients), max_new_tokens, seed),
+        shown=_shown(model, task, prompts),
+        level=level,
         options=options,
-    )  # fmt: skip
+    )
     meta = answers.ask("meta")
     return Page(answers, title or f"{meta['model']} on {meta['task']}")
+
+
+def _ladders(
+    items: Sequence[Any], model: Model | None, task: Task | None, steps: list[float], n_new: int, seed: int
+) -> list[Ladder]:
+    directions = [item for item in items if isinstance(item, Direction)]
+    if model is None or task is None:
+        return []
+    for each in directions:
+        check_ladder(each, model, steps, n_new)
+    return [Ladder(f"d{i}", each, model, task, steps, n_new, seed) for i, each in enumerate(directions)]
 
 
 def _check_sides(model: Model | None, task: Task | None) -> None:
@@ -140,10 +165,14 @@ def _check_sides(model: Model | None, task: Task | None) -> None:
 def _check_item(item: Any, number: int, model: Model | None) -> None:
     if isinstance(item, Circuit):
         return None if model is None else require_fit(item, model)
+    if isinstance(item, Direction):
+        if model is None:
+            raise ValueError(f"item {number} is a direction, and texts need model= and task=.")
+        return None
     if not isinstance(item, xr.Dataset):
         raise ValueError(
             f"item {number} is a {type(item).__name__}. A page takes results (xarray Datasets, as "
-            "interp.patch returns them) and circuits."
+            "interp.patch returns them), circuits and directions."
         )
     named = str(item.attrs.get("model", ""))
     if model is not None and named != anatomy(model).name:

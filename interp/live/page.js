@@ -79,7 +79,8 @@ async function mount(root, ask) {
   if (meta.error) { root.replaceChildren(sentence(meta.error, "error")); return; }
   const first = meta.results[0];
   const state = { result: first?.id, metric: first?.metrics[0].name, at: {}, mean: true, prompt: 0, cell: null, weighting: "plain",
-    text: "", exact: false, circuit: meta.circuits[0]?.id, edge: null, toggles: new Set() };
+    text: "", exact: false, circuit: meta.circuits[0]?.id, edge: null, toggles: new Set(),
+    direction: meta.directions[0]?.id, steered: 0, steeredText: "", coefficient: null };
   const page = { root, ask, meta, state, answers: new Map(), panels: [] };
   page.set = (change, focus) => update(page, change, focus);
   choose(page, {});
@@ -413,7 +414,57 @@ function edgeList(page, circuit, single, k) {
     h("thead", {}, h("tr", {}, header.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows)));
 }
 
-const SECTIONS = [CIRCUIT];
+const RUNS = { steered: "steered", random: "random direction", shuffled: "shuffled labels" };
+const directionOf = ({ meta, state }) => meta.directions.find(({ id }) => id === state.direction) ?? meta.directions[0];
+
+const STEERING = {
+  name: "Steering",
+  there: (meta) => meta.directions.length > 0,
+  questions(page) {
+    const { state } = page, { id } = directionOf(page), { steered, steeredText, coefficient } = state;
+    const args = { direction: id, ...(steeredText ? { text: steeredText } : { prompt: steered }) };
+    return [["generate", coefficient === null ? args : { ...args, coefficient }]];
+  },
+  draw(page, ladder) {
+    const { meta, state, set } = page, direction = directionOf(page), prompts = meta.prompts.slice(0, direction.prompts);
+    return h("div", { class: "band" },
+      h("h2", {}, `Steering: ${direction.name}`), sentence(direction.words),
+      h("div", { class: "controls" },
+        meta.directions.length > 1 ? select("Direction", meta.directions.map(({ id, name }) => [id, name]), direction.id, (id) => set({ direction: id }), "direction") : null,
+        select("Steered prompt", prompts.map(({ tokens }, i) => [i, `${i}: ${tokens.join(" ").slice(0, 60)}`]), state.steered,
+          (prompt) => set({ steered: Number(prompt), steeredText: "" }), "steered")),
+      meta.live ? ownRung(page) : null,
+      ladder.error ? sentence(ladder.error, "error") : rungTable(ladder),
+      sentence("KL: of the next token from the unsteered run, in nats. Loss: of the text under the unsteered model, in nats a token; far above that of the unsteered text, steering has broken it."));
+  },
+};
+
+/** A prompt and a coefficient of the reader's own. */
+function ownRung({ state, set }) {
+  const text = h("input", { type: "text", value: state.steeredText, size: 40, "data-key": "steered text", autocomplete: "off" });
+  const step = h("input", { type: "number", step: "any", value: state.coefficient ?? "", "data-key": "coefficient" });
+  return h("form", { class: "controls", onsubmit: (event) => {
+    event.preventDefault();
+    set({ steeredText: text.value.trim(), coefficient: step.value === "" ? null : Number(step.value) });
+  } }, h("label", {}, "A prompt of your own", text), h("label", {}, "A coefficient of your own", step),
+    h("button", { type: "submit", "data-key": "steer" }, "Ask the model"));
+}
+
+/** One row a coefficient: what is written, and what the controls of equal length write. */
+function rungTable({ rungs }) {
+  const runs = Object.keys(RUNS).filter((run) => rungs[0].runs[run]);
+  const words = ({ text, kl, loss }) => [h("span", { class: "written" }, text || "(nothing)"), h("span", { class: "small" }, ` KL ${number(kl, false)}, loss ${number(loss, false)}`)];
+  const base = rungs[0].runs.base;
+  const row = (name, cells) => h("tr", {}, h("th", { scope: "row", class: "number" }, name), cells);
+  const rows = [...rungs].sort((a, b) => a.coefficient - b.coefficient).map(({ coefficient, runs: all }) => [coefficient,
+    row(number(coefficient), runs.map((run) => h("td", { "data-rung": `${coefficient} ${run}`, "data-value": all[run].kl }, words(all[run]))))]);
+  const still = [0, row("0", h("td", { colspan: runs.length, "data-rung": "0 base" }, h("span", { class: "written" }, base.text || "(nothing)"), h("span", { class: "small" }, ` loss ${number(base.loss, false)}`)))];
+  const ordered = [...rows, still].sort((a, b) => a[0] - b[0]).map(([, element]) => element);
+  return h("div", { class: "wide" }, h("table", { class: "plain texts", "aria-label": "Texts by coefficient" },
+    h("thead", {}, h("tr", {}, ["coefficient", ...runs.map((run) => RUNS[run])].map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, ordered)));
+}
+
+const SECTIONS = [CIRCUIT, STEERING];
 
 const start = document.getElementById("data");
 if (start) {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import interp
-from interp import circuits
+from interp import circuits, steering
 from interp.tasks import KL, LogitDiff
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -39,6 +39,11 @@ def streams(model: Any, task: interp.Task) -> Any:
 def circuit(model: Any, task: interp.Task) -> Any:
     scores = circuits.score_edges(model, task, method="eap-ig", progress=False)
     return circuits.prune(circuits.top(scores, 12))
+
+
+@pytest.fixture(scope="session")
+def direction(model: Any, task: interp.Task) -> Any:
+    return steering.mean_difference(model, task.clean[:3], task.clean[3:], layer=1)
 
 
 @pytest.fixture(scope="session")

@@ -20,17 +20,13 @@ ATTENTION = f"{CELL} table.map td[data-at]"
 
 
 @pytest.fixture(scope="module")
-def page(model: Any, task: interp.Task, heads: Any, streams: Any, circuit: Any) -> Any:
+def page(model: Any, task: interp.Task, heads: Any, streams: Any, circuit: Any, direction: Any) -> Any:
     assert task.labels is not None
     labels = (tuple(HOSTILE if i == 1 else label for i, label in enumerate(task.labels[0])), *task.labels[1:])
     scores = interp.heads.scores(model, lengths=[5], n=2, progress=False)
-    return interp.explore(
-        [heads, streams, scores, circuit],
-        model,
-        replace(task, labels=labels),
-        progress=False,
-        title=f"A {HOSTILE} title",
-    )
+    hostile, items = replace(task, labels=labels), [heads, streams, scores, circuit, direction]
+    options: dict[str, Any] = {"coefficients": [-1.0, 2.0], "max_new_tokens": 2, "progress": False}
+    return interp.explore(items, model, hostile, title=f"A {HOSTILE} title", **options)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +114,21 @@ def test_an_edge_has_its_exact_effect_and_can_be_cut(
     tab.tab.wait_for_function("!document.querySelector('[data-part=toggled]')")
     tab.tab.locator('g.edge[data-edge="input->a0.h0<v>"] path.reach').dispatch_event("click")
     tab.until("[data-part=edge] h3", "input → L0H0.v")
+
+
+def test_the_ladder_shows_the_controls_beside_each_text(opened: Any, url: str, page: Any) -> None:
+    tab = opened(url)
+    for prompt in (0, 2):
+        tab.choose("steered", str(prompt))
+        rungs = page.answers.ask("generate", {"direction": "d0", "prompt": prompt})["rungs"]
+        tab.until('[data-rung="0 base"] .written', rungs[0]["runs"]["base"]["text"])
+        for rung, step in zip(rungs, ("-1", "2")):
+            for run in ("steered", "random", "shuffled"):
+                cell = f'[data-rung="{step} {run}"]'
+                assert tab.text(f"{cell} .written") == rung["runs"][run]["text"]
+                assert tab.numbers(cell) == [rung["runs"][run]["kl"]]
+    order = tab.tab.locator("section[aria-label=Steering] tbody th").all_text_contents()
+    assert order == ["−1", "0", "+2"]
 
 
 def test_the_keyboard_reaches_the_same(opened: Any, url: str) -> None:
