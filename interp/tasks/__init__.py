@@ -1,8 +1,9 @@
 """Tasks: behaviours to explain, as pairs of prompts with answers and a metric.
 
 A `Task` is made from prompts, token ids, chats, files or tables, or by a family (`families()` lists them).
-Sub-modules: `metrics`, `chat`, `check` (how well a model does a task), `vocabulary` and `wordlists` (what a
-tokenizer can say), `handmade` (families of the hand-built models), `world` (the language of tiny-world).
+Sub-modules: `metrics`, `chat`, `check` (how well a model does a task), `corrupt` (corrupt prompts for one's
+own), `vocabulary` and `wordlists` (what a tokenizer can say), `handmade` (families of the hand-built models),
+`world` (the language of tiny-world).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from interp._lazy import lazy
 if TYPE_CHECKING:
     from interp.tasks import chat as chat
     from interp.tasks import check as check
+    from interp.tasks import corrupt as corrupt
     from interp.tasks import handmade as handmade
     from interp.tasks import metrics as metrics
     from interp.tasks import vocabulary as vocabulary
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from interp.tasks._greater_than import greater_than as greater_than
     from interp.tasks._induction import induction as induction
     from interp.tasks._ioi import ioi as ioi
+    from interp.tasks._mib import mib as mib
     from interp.tasks._task import Task as Task
     from interp.tasks._variables import Variable as Variable
     from interp.tasks.check import TaskReport as TaskReport
@@ -88,6 +91,7 @@ __all__ = [
     "ioi",
     "languages",
     "linear",
+    "mib",
     "or_gate",
     "pronouns",
     "register",
@@ -106,6 +110,7 @@ _EXPORTS = {
     "interp.tasks._greater_than": ("greater_than",),
     "interp.tasks._induction": ("induction",),
     "interp.tasks._ioi": ("ioi",),
+    "interp.tasks._mib": ("mib",),
     "interp.tasks._task": ("Task",),
     "interp.tasks._variables": ("Variable",),
     "interp.tasks.check": ("TaskReport", "UnsolvedTask"),
@@ -134,5 +139,5 @@ _EXPORTS = {
         "sentiment",
     ),
 }
-_MODULES = ("chat", "check", "handmade", "metrics", "vocabulary", "wordlists", "world")
+_MODULES = ("chat", "check", "corrupt", "handmade", "metrics", "vocabulary", "wordlists", "world")
 __getattr__, __dir__ = lazy(__name__, _EXPORTS, _MODULES)

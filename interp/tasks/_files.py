@@ -21,7 +21,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,13 +85,20 @@ def read(path: Path) -> Rows:
 
 
 def from_frame(frame: Any) -> Rows:
-    """The rows of a table: anything with `columns` whose rows `to_dict("records")` or `to_dicts()` gives."""
+    """The rows of a table (`to_dict("records")`, `to_dicts()` or `to_list()` gives them), or of a list."""
     if hasattr(frame, "to_dicts"):
         records = frame.to_dicts()
     elif hasattr(frame, "columns") and hasattr(frame, "to_dict"):
         records = frame.to_dict("records")
+    elif hasattr(frame, "column_names") and hasattr(frame, "to_list"):
+        records = frame.to_list()
+    elif isinstance(frame, list | tuple) and all(isinstance(row, Mapping) for row in frame):
+        records = list(frame)
     else:
-        raise ValueError(f"frame is a {type(frame).__name__}; give a DataFrame of pandas or polars.")
+        raise ValueError(
+            f"frame is a {type(frame).__name__}; give a DataFrame of pandas or polars, "
+            "a Dataset of Hugging Face's datasets, or a list of rows."
+        )
     if not records:
         raise ValueError(f"the frame has no rows. Each gives {_USUAL}.")
     rows = [

@@ -433,9 +433,10 @@ class Task:
 
     @classmethod
     def from_frame(cls, model: Any, frame: Any, **options: Any) -> Task:
-        """A task from a table of pandas or polars, with the columns of `from_file`.
+        """A task from a table of pandas or polars, a Dataset of Hugging Face, or a list of rows (dicts).
 
-        Cells of `answer`, `wrong` may be lists. `options` go to `from_prompts`. Errors name the row.
+        The columns are those of `from_file`; cells of `answer`, `wrong` may be lists. `options` go to
+        `from_prompts`. Errors name the row.
         """
         return _files.from_frame(frame).build(cls, model, options)
 
