@@ -148,19 +148,26 @@ def _copies(
 def _ranks(
     parts: Weights, block: Block, x: Float[Tensor, "prompt d_model"], own: Int[Tensor, "prompt"]
 ) -> Int[Tensor, "sign prompt head"]:
-    """How many tokens stand above the prompt's own in what each head writes, and in its negative."""
+    """How many tokens stand above the prompt's own in what each head writes, and in its negative.
+
+    The final norm and the unembedding are linear in the sign but for what they add of themselves (`at_zero`),
+    so that one product gives both.
+    """
     attn = block.attn
     v = B.value(attn, B.project(attn.W_V, attn.b_V, x))  # [prompt, kv head, d_head]
     v = v.repeat_interleave(attn.W_O.shape[0] // v.shape[1], 1)
     write = B.normed(block.attn_out_norm, torch.einsum("phd,hdm->phm", v, attn.W_O))
-    out = []
-    for sign in (1, -1):
-        logits = B.unembed(parts, (sign * write).flatten(0, 1), parts.W_U, parts.b_U).unflatten(
-            0, v.shape[:2]
-        )
-        mine = logits.gather(-1, own[:, None, None].expand(-1, logits.shape[1], 1))
-        out.append((logits > mine).sum(-1))
-    return torch.stack(out)
+    logits, at_zero = _uncapped(parts, write), 2 * _uncapped(parts, torch.zeros_like(write[:1, :1]))
+    at = own[:, None, None].expand(-1, logits.shape[1], 1)
+    above = (logits > logits.gather(-1, at)).sum(-1)
+    logits = logits - at_zero
+    return torch.stack([above, (logits < logits.gather(-1, at)).sum(-1)])
+
+
+def _uncapped(parts: Weights, write: Float[Tensor, "prompt head d_model"]) -> Tensor:
+    """Logits before a cap, which leaves ranks: [prompt, head, token]."""
+    out = B.normed(parts.final_norm, write.flatten(0, 1)) @ parts.W_U
+    return (out if parts.b_U is None else out + parts.b_U).unflatten(0, write.shape[:2])
 
 
 def _direct(
