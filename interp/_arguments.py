@@ -51,8 +51,8 @@ _CLASSES = {  # by annotation: the class, in words
     "Circuit": ("interp.circuits:Circuit", "a Circuit (circuits.top(scores, 40), circuits.acdc)"),
     "xr.Dataset": ("xarray:Dataset", "a result, whole: the Dataset that a verb returns"),
     "Path": ("pathlib:Path", "a path"),
+    "PathLike[str]": ("os:PathLike", "a path"),
     "Place": ("interp.places:Place", "a Place"),
-    "slice": ("builtins:slice", "a slice"),
     "go.Figure": ("plotly.graph_objects:Figure", "a figure, such as interp.plot.heads(result)"),
     "xr.DataArray": ("xarray:DataArray", "a variable of a result, such as result['value']"),
     "np.ndarray": ("numpy:ndarray", "an array"),
@@ -94,7 +94,7 @@ class Door:
         return [*taken, *args[len(names) :]], {n: self._taken(n, value) for n, value in kwargs.items()}
 
     def _taken(self, name: str, value: Any) -> Any:
-        kinds = self.kinds[name]
+        kinds = self.kinds.get(name)
         return as_python(value) if kinds is None else checked(name, value, kinds)
 
 
@@ -120,6 +120,8 @@ def shown(value: Any) -> str:
     """A value in an error message: short, and a type where its text would say nothing."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
+    if hasattr(value, "data_vars"):
+        return f"a {type(value).__name__} of {list(map(str, value.data_vars))}"
     shape = getattr(value, "shape", None)
     if shape is not None and hasattr(value, "dtype") and tuple(shape):
         return f"a {type(value).__name__} {list(shape)} of {value.dtype}{_oddity(value)}"
@@ -296,9 +298,12 @@ def _class(part: str) -> Kind:
 
 def _own_class(part: str, names: Mapping[str, Any]) -> Kind | None:
     """A class of this package that the function's module has under that name."""
-    kind = names.get(part)
-    ours = isinstance(kind, type) and kind.__module__.startswith("interp.") and part not in _JUDGED
-    if not ours:
+    kind = names.get(part) if part not in _JUDGED else None
+    if (
+        not isinstance(kind, type)
+        or not kind.__module__.startswith("interp.")
+        or hasattr(kind, "_is_protocol")
+    ):
         return None
     article = "an" if part[0] in "AEIOU" else "a"
     return Kind(f"{article} {part}", lambda value: value if isinstance(value, kind) else _NO)

@@ -14,6 +14,7 @@ from interp._arguments import Door
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_T = TypeVar("_T")
 _PACKAGE = str(Path(__file__).parent)
 _BETWEEN = (str(Path("jaxtyping", "_decorator.py")), "contextlib.py")
 
@@ -21,22 +22,30 @@ _BETWEEN = (str(Path("jaxtyping", "_decorator.py")), "contextlib.py")
 def verb(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """A public function: an argument that it does not have is a TypeError that names the nearest it has.
 
-    An argument that is not of a type in its signature is a ValueError (`_arguments`).
+    An argument that is not of a type in its signature is a ValueError (`_arguments`). Names that a function
+    hands on to another are that one's to check.
     """
     parameters = inspect.signature(function).parameters
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
-        return function  # it hands them on, and checks them itself
+    handed_on = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    name_shown = function.__qualname__.removesuffix(".__init__")
+    known = [name for name in parameters if name not in ("self", "cls")]
     door = Door(function)
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         for name in kwargs:
-            if name not in parameters:
-                raise TypeError(_no_argument(function.__name__, name, list(parameters)))
+            if name not in parameters and not handed_on:
+                raise TypeError(_no_argument(name_shown, name, known))
         taken, named = door.take(args, kwargs)
         return function(*taken, **named)  # type: ignore[arg-type]
 
     return call
+
+
+def settings(kind: type[_T]) -> type[_T]:
+    """A public class whose fields are checked, when it is made, as the arguments of a verb are."""
+    kind.__init__ = verb(kind.__init__)
+    return kind
 
 
 def _no_argument(function: str, name: str, parameters: list[str]) -> str:

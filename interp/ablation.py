@@ -31,6 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp._arguments import shown
+from interp._verbs import settings
 from interp.engine.runs import Fill, Runs
 from interp.models import Model, anatomy, expert_points, logits
 from interp.places import hint, hook_name
@@ -59,6 +60,7 @@ class Resample(_Settings):
     kind = "resample"
 
 
+@settings
 @dataclass(frozen=True)
 class Gaussian(_Settings):
     """Gaussian noise on the clean prompts' token embeddings.
@@ -94,6 +96,7 @@ class Zero(_Settings):
     kind = "zero"
 
 
+@settings
 @dataclass(frozen=True, eq=False)
 class Mean(_Settings):
     """Mean ablation.
@@ -110,6 +113,7 @@ class Mean(_Settings):
         return "mean" if self.over is None else f"mean(over={list(self.over.shape)} {_digest(self.over)})"
 
 
+@settings
 @dataclass(frozen=True)
 class Scaled(_Settings):
     """The clean run's own value times alpha: 0 takes it away, 2 makes it twice as strong.
@@ -133,6 +137,7 @@ class Scaled(_Settings):
         return f"scaled({self.alpha:g})"
 
 
+@settings
 @dataclass(frozen=True, eq=False)
 class Constants(_Settings):
     """A constant for each writer of a circuit's graph: [writer, d_model]."""

@@ -39,6 +39,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from interp._arguments import shown
+from interp._verbs import settings
 from interp.places import hint
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ RULES = ("midpoint", "left", "gauss")
 VARIANTS = ("inputs", "activations", "clean-corrupted")
 
 
+@settings
 @dataclass(frozen=True)
 class Rules:
     """A set of relevance rules; `interp.attribution.relevance_rules` has the table of what each does.
@@ -156,6 +158,7 @@ class Atp(Method):
     edge_name = "eap"
 
 
+@settings
 @dataclass(frozen=True)
 class IG(Method):
     """Integrated gradients.
@@ -238,6 +241,7 @@ class IG(Method):
             )
 
 
+@settings
 @dataclass(frozen=True)
 class GradPath(Method):
     """EAP-GP: slopes along a path of the input that follows the gradient to the source run; edges only.
@@ -268,6 +272,7 @@ class GradPath(Method):
         return {"steps": self.steps, "stride": stride, "path_backwards": self.steps}
 
 
+@settings
 @dataclass(frozen=True)
 class AtpStar(Method):
     """AtP*. With GradDrop the estimates are magnitudes, without a sign."""
@@ -295,6 +300,7 @@ class AtpStar(Method):
         return {"qk_fix": int(self.qk_fix), "grad_drop": int(self.grad_drop)}
 
 
+@settings
 @dataclass(frozen=True)
 class Relp(Method):
     """Relevance patching. A rule is on where the model has such a part (None), on or an error, or off."""
@@ -313,6 +319,7 @@ class Relp(Method):
         return Rules(self.ln, self.identity, self.ah, self.half)
 
 
+@settings
 @dataclass(frozen=True)
 class AttnLRP(Method):
     """Attention-aware relevance: the products of attention share relevance too. Rules as in `Relp`."""
@@ -330,6 +337,7 @@ class AttnLRP(Method):
         return Rules(self.ln, self.identity, False, self.half, qkv=True)
 
 
+@settings
 @dataclass(frozen=True)
 class GIM(Method):
     """Gradient interaction modifications. temperature: of softmax's slope. Rules as in `Relp`."""

@@ -27,6 +27,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 
+from interp._arguments import shown
+
 STREAM_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
 EXPERT_SITES = ("router", "expert_out")
@@ -213,6 +215,8 @@ def parse(
 
     Raises ValueError for a name in no known form (with the nearest valid one) and for an index out of range.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"a place is {shown(text)}; give its name, such as 'L9H6' or 'L3.resid_pre'.")
     place = _parse_hook(text) or _parse_suffixed(text)
     if place is None:
         raise ValueError(

@@ -224,6 +224,8 @@ def window(start: int | None, stop: int | None) -> Positions:
 
 def span(name: str) -> Positions:
     """The named positions of a task's prompts. ValueError, when used, for a name that they do not have."""
+    if not isinstance(name, str):
+        raise ValueError(f"span: a name is {shown(name)}; give that of a task's span, a string.")
     return Positions(lambda frame: _looked_up(named(frame.prompts.spans, name), frame), name, names=(name,))
 
 
@@ -312,6 +314,8 @@ def marked(pos: AnyPositions, data: Any) -> Bool[Tensor, "prompt pos"]:
         >>> interp.positions.marked("s2", task).sum(1).tolist()
         [1, 1]
     """
+    if not isinstance(data, Prompts) and not hasattr(data, "clean"):
+        raise ValueError(f"data is {shown(data)}; give a Task, whose positions are meant.")
     prompts = data if isinstance(data, Prompts) else Prompts(data.clean, data.lengths, None, data.spans)
     if isinstance(pos, str) and pos in ("mean", "all"):
         return prompts.real

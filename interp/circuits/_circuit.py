@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp._arguments import shown
+from interp._verbs import verb
 from interp.circuits import _files
 from interp.circuits._graph import Graph
 
@@ -57,6 +59,7 @@ class Circuit:
         object.__setattr__(self, "provenance", dict(self.provenance))
 
     @classmethod
+    @verb
     def from_edges(
         cls,
         graph: Graph,
@@ -126,12 +129,14 @@ class Circuit:
     def __repr__(self) -> str:
         return f"Circuit({self.name!r}, {self.n_edges:,} of {self.graph.n_edges:,} edges, {self.graph})"
 
+    @verb
     def save(self, path: str | PathLike[str]) -> Path:
         """Write the circuit as JSON in the layout of EAP-IG and MIB, whole or not at all."""
         contents = _files.Contents(self.graph, self.mask, self.scores, self.provenance, self.name)
         return _files.write(contents, self.nodes(), Path(path))
 
     @classmethod
+    @verb
     def load(cls, path: str | PathLike[str], graph: Graph | None = None) -> Circuit:
         """Read a circuit from JSON in the layout of EAP-IG and MIB.
 
@@ -150,6 +155,8 @@ class Circuit:
         return _network(self)
 
     def _combined(self, other: Circuit, sign: str, rule: Callable[[Tensor, Tensor], Tensor]) -> Circuit:
+        if not isinstance(other, Circuit):
+            raise ValueError(f"{self.name!r} and {shown(other)} cannot be combined. Give a Circuit.")
         if self.graph != other.graph:
             raise ValueError(
                 f"{self.name!r} and {other.name!r} are circuits of different graphs: {self.graph}; "

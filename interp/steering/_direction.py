@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._arguments import number
 from interp._verbs import verb
 from interp.engine.trust import prove_readout
 from interp.models import Model, anatomy, final_norm
@@ -171,6 +172,7 @@ class Direction:
         return self + -other
 
     def __mul__(self, factor: float | int) -> Direction:
+        factor = number("a direction's factor", factor)
         sign = -1.0 if factor < 0 else 1.0
         means = {where: (sign * up, sign * down) for where, (up, down) in self.means.items()}
         return replace(self._mapped(lambda v: v * factor), means=means)
@@ -198,6 +200,7 @@ class Direction:
         pairs = [(_unit(self.vectors[w].double(), w), _unit(other.vectors[w].double(), w)) for w in shared]
         return torch.stack([(a * b).sum() for a, b in pairs])
 
+    @verb
     def lens(self, model: Model) -> Float[Tensor, "vocab"]:
         """Logits that the unit vector writes: through the final norm's gain and the unembedding.
 
@@ -207,6 +210,7 @@ class Direction:
         self.check(model)
         return _lens(model, _unit(self._single_vector(), self.place))
 
+    @verb
     def top_tokens(self, model: Model, k: int = 10) -> list[tuple[str, float]]:
         """The k tokens that the direction raises most, with their logits (see `lens`).
 
@@ -229,6 +233,7 @@ class Direction:
                 )
         return self
 
+    @verb
     def save(self, path: str | Path) -> Path:
         """Write the vectors as safetensors, all else as JSON in its header. See `_files`."""
 
@@ -237,6 +242,7 @@ class Direction:
         return save(self, Path(path))
 
     @classmethod
+    @verb
     def load(cls, path: str | Path, model: Model | None = None) -> Direction:
         """Read a file of `save`; with `model`, ValueError unless the direction fits it."""
 
@@ -245,6 +251,7 @@ class Direction:
         found = load(Path(path))
         return found if model is None else found.check(model)
 
+    @verb
     def to_gguf(self, path: str | Path) -> Path:
         """Write a control vector for llama.cpp. See `_files`."""
         from interp.steering._files import write_gguf

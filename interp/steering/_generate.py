@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp._arguments import shown
 from interp._verbs import verb, warn
 from interp.models import Model, anatomy
 from interp.places import hook_name
@@ -197,6 +198,8 @@ def end_ids(model: Model, rows: Prompts, stop: Any) -> Int[Tensor, "end"]:
     if stop is None:
         ids = vocabulary.ends(model) | ({turn_end(model)} if rows.chat else set())
     else:
+        if not isinstance(stop, (int, str)) and not hasattr(stop, "__iter__"):
+            raise ValueError(f"stop is {shown(stop)}; give a token id, a string of one token, or a list.")
         listed = [stop] if isinstance(stop, (int, str)) else list(stop)
         ids = {_end(model, each) for each in listed}
     found = sorted(each for each in ids if each is not None)

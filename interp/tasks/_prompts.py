@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from interp._arguments import shown
 from interp.tasks import _spans, _tokens, vocabulary
 from interp.tasks._validate import require
 
@@ -230,10 +231,14 @@ def _empty_problems(name: str, rows: list[list[int]]) -> list[str]:
 
 
 def _require_counts(**fields: Sequence[Any] | None) -> None:
-    counts = {name: len(values) for name, values in fields.items() if values is not None}
     for name, values in fields.items():
         if isinstance(values, str):
             raise ValueError(f"{name} is one string; give a list of strings, one per prompt: [{values!r}].")
+        if values is None and name == "clean":
+            raise ValueError("clean is None; give a list of strings, one per prompt.")
+        if values is not None and not hasattr(values, "__len__"):
+            raise ValueError(f"{name} is {shown(values)}; give a list of strings, one per prompt.")
+    counts = {name: len(values) for name, values in fields.items() if values is not None}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise ValueError(f"the lists differ in length: {listed}. Give one entry per prompt.")

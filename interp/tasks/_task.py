@@ -32,6 +32,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp._arguments import as_python, shown
+from interp._verbs import verb
 from interp.results import prompt_coords
 from interp.stats._units import units_of
 from interp.tasks import _files, _prompts, _spans, _tokens, _validate, _variables, chat, check
@@ -152,8 +153,11 @@ class Task:
 
     def __add__(self, other: Task) -> Task:
         """The prompts of both, whatever their lengths; one metric, and either all or no corrupt prompts."""
+        if not isinstance(other, Task):
+            raise ValueError(f"a task and {shown(other)} cannot be joined. Add a Task.")
         return joined((self, other))
 
+    @verb
     def split(
         self, share: float = 0.5, seed: int = 0, *, cluster: str | None = "template"
     ) -> tuple[Task, Task]:
@@ -247,15 +251,18 @@ class Task:
         """Raise ValueError for metrics that need what the task or the model has not."""
         _validate.require_metrics(self, model, metric)
 
+    @verb
     def check(self, model: Any, *, floor: float = 0.5, batch_size: int = 32) -> check.TaskReport:
         """All problems on this model, and how many prompts it solves."""
         return check.check(self, model, floor=floor, batch_size=batch_size)
 
+    @verb
     def keep_solved(self, model: Any, *, corrupt: bool = True, batch_size: int = 32) -> Task:
         """The pairs with clean right and, with `corrupt`, corrupt wrong; warns how many it drops."""
         return check.keep_solved(self, model, corrupt=corrupt, batch_size=batch_size)
 
     @classmethod
+    @verb
     def from_tokens(
         cls,
         *,
@@ -290,6 +297,7 @@ class Task:
         >>> task.clean.shape, task.positions.tolist(), task.spans["verb"].tolist()
         (torch.Size([1, 3]), [2], [[False, True, False]])
         """
+        _tokens.require_rows("clean", clean)
         named = _from_rows(clean, mask, lengths, spans)
         if mask is not None:
             if lengths is not None:
@@ -322,6 +330,7 @@ class Task:
         )
 
     @classmethod
+    @verb
     def from_prompts(
         cls,
         model: Any,
@@ -378,6 +387,7 @@ class Task:
         return task
 
     @classmethod
+    @verb
     def from_chat(
         cls,
         model: Any,
@@ -419,6 +429,7 @@ class Task:
         return cls._on(model, fields, metric=chosen, name=name, seed=seed, template=template)
 
     @classmethod
+    @verb
     def from_file(cls, model: Any, path: str | Path, **options: Any) -> Task:
         """A task from JSONL or CSV, of texts or of token ids. `options` go to `from_prompts`.
 
@@ -432,6 +443,7 @@ class Task:
         return rows.build(cls, model, {"name": path.stem, **options})
 
     @classmethod
+    @verb
     def from_frame(cls, model: Any, frame: Any, **options: Any) -> Task:
         """A task from a table of pandas or polars, a Dataset of Hugging Face, or a list of rows (dicts).
 
@@ -440,6 +452,7 @@ class Task:
         """
         return _files.from_frame(frame).build(cls, model, options)
 
+    @verb
     def to_file(
         self, model: Any, path: str | Path, *, tokens: bool | None = None, prepend_bos: bool | None = None
     ) -> Path:

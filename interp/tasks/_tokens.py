@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp._arguments import shown
 from interp.tasks import _spans
 
 
@@ -64,8 +65,12 @@ def require_rows(name: str, rows: Tensor | Sequence[Any]) -> None:
     """Prompts are rows of ids: (prompt, pos), or a list of lists."""
     if isinstance(rows, Tensor) and rows.ndim != 2:
         raise ValueError(f"{name} has shape {tuple(rows.shape)}; it must be (prompt, pos).")
+    if isinstance(rows, (str, bytes)) or not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
+        raise ValueError(f"{name} is {shown(rows)}; give rows of token ids, one per prompt.")
     if not len(rows):
         raise ValueError(f"{name} has 0 prompts; a task needs at least one.")
+    if not isinstance(rows, Tensor) and any(isinstance(row, str) for row in rows):
+        raise ValueError(f"{name} is {shown(rows)}; give token ids, or texts to Task.from_prompts.")
     if not isinstance(rows, Tensor) and any(isinstance(row, int) for row in rows):
         raise ValueError(f"{name} is a list of numbers; give a list of lists, one per prompt.")
 

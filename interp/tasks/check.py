@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp._arguments import shown
 from interp._verbs import warn
 from interp.tasks._tokens import shift_warnings, telling_run
 from interp.tasks._validate import require
@@ -111,6 +112,8 @@ def solved(
     model: Any, tokens: Int[Tensor, "prompt pos"], task: Any, batch_size: int
 ) -> Bool[Tensor, "prompt"]:
     """Whether each row's run gives the answers more probability than the wrong answers."""
+    if not hasattr(model, "modules"):
+        raise ValueError(f"model is {shown(model)}; give a TransformerLens model, such as interp.load(...).")
     if any(module.training for module in model.modules()):
         raise ValueError(
             "the model is in train mode, or a part of it, so dropout would change its answers. Call "

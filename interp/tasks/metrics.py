@@ -34,6 +34,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp._arguments import shown
+from interp._verbs import settings
 from interp.places import hint
 
 _APART = (
@@ -214,6 +215,7 @@ class InContextLoss(Loss):
         return late - _mean_where(nll, steps < start)
 
 
+@settings
 @dataclass(frozen=True)
 class Custom(Metric):
     """A user's function of a `Reading`. Its name stands for it in fingerprints: rename it when it changes."""

@@ -15,10 +15,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp._arguments import shown
+
 
 def tokenizer_of(model: Any) -> Any:
     """The model's tokenizer; a `ValueError` when it has none."""
     tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None and not hasattr(model, "cfg") and not hasattr(model, "tokenizer"):
+        raise ValueError(
+            f"model is {shown(model)}; give a TransformerLens model (interp.load(...)), for its tokenizer."
+        )
     if tokenizer is None:
         raise ValueError(
             "this model has no tokenizer, so it cannot read strings. Use Task.from_tokens with token ids, "

@@ -136,6 +136,58 @@ BEYOND: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+METHODS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "task of no rows": (lambda m, t: interp.Task.from_tokens(clean=None), "clean is None; give rows"),
+    "task of a text": (lambda m, t: interp.Task.from_tokens(clean=["a b"]), "texts to Task.from_prompts"),
+    "task of no prompts": (lambda m, t: interp.Task.from_prompts(m, clean=None), "clean is None"),
+    "file and model": (
+        lambda m, t: interp.Task.from_file("x.jsonl", m),
+        "path is .*; give a string, or a path",
+    ),
+    "no file": (lambda m, t: interp.Task.from_file(m, None), "path is None"),
+    "no model to check": (lambda m, t: t.check(None), "model is None"),
+    "no floor": (lambda m, t: t.check(m, floor="half"), "floor is 'half'; give a number"),
+    "no batch": (lambda m, t: t.keep_solved(m, batch_size=0), "batch_size is 0"),
+    "no model for words": (lambda m, t: interp.tasks.ioi(None), "model is None; give"),
+    "a task for words": (lambda m, t: interp.tasks.ioi(t), "model is a Task; give"),
+    "a task and a number": (lambda m, t: t + 1, "a task and 1 cannot be joined"),
+    "a share that is none": (lambda m, t: t.split(float("nan")), "share is nan"),
+    "a share above 1": (lambda m, t: t.split(2.0), "share is 2"),
+    "no path": (lambda m, t: t.to_file(m, 5), "path is 5; give a string, or a path"),
+    "no factor": (
+        lambda m, t: interp.steering.Direction.from_tensor(torch.ones(64), "L1.resid_pre") * "a",
+        "factor is 'a'",
+    ),
+    "no steps": (lambda m, t: interp.methods.IG(steps="8"), "steps is '8'; give a whole number"),
+    "half a draw": (lambda m, t: interp.ablation.Gaussian(draws=1.5), "draws is 1.5"),
+    "no deviation": (lambda m, t: interp.ablation.Gaussian(sigma="3"), "sigma is '3'"),
+    "no factor of scaling": (lambda m, t: interp.ablation.Scaled("a"), "alpha is 'a'"),
+    "no constants": (lambda m, t: interp.ablation.Constants(3), "tensor is 3; give a tensor"),
+    "no mean": (lambda m, t: interp.ablation.Mean(over="prompt"), "over is 'prompt'"),
+    "no function": (lambda m, t: interp.tasks.Custom(3), "fn is 3; give a function"),
+    "no name": (lambda m, t: interp.tasks.Custom(len, name=5), "name is 5; give a string"),
+    "no span": (lambda m, t: interp.positions.span(3), "a name is 3"),
+    "no task of positions": (lambda m, t: interp.positions.marked("s2", m), "give a Task"),
+    "no place": (lambda m, t: interp.places.parse(3), "a place is 3"),
+    "no stop": (lambda m, t: interp.steering.generate(m, t[:1], stop=1.5, max_new_tokens=1), "stop is 1.5"),
+}
+
+
+@pytest.mark.parametrize("what", METHODS)
+def test_methods_and_settings_say_it_too(what: str) -> None:
+    call, said = METHODS[what]
+    model = interp.load("tiny-ioi")
+    with pytest.raises(ValueError, match=said):
+        call(model, interp.tasks.ioi(model, n=2))
+
+
+def test_a_wrong_name_of_a_method_or_setting_gets_the_nearest() -> None:
+    with pytest.raises(TypeError, match=r"IG\(\) has no argument 'step'; did you mean 'steps'"):
+        interp.methods.IG(step=4)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError, match=r"Task.from_tokens.*'cleen'; did you mean 'clean'"):
+        interp.Task.from_tokens(cleen=[[1]])  # pyright: ignore[reportCallIssue]
+
+
 @pytest.mark.parametrize("what", BEYOND)
 def test_what_types_do_not_say_is_said_before_the_first_pass(what: str, monkeypatch: Any) -> None:
     call, said = BEYOND[what]
