@@ -34,7 +34,7 @@ WRITTEN = {
     "docs/sites.md": {"heads.nc", "bars.html", "report.html", "agreement.html", "run.zarr"},
     "docs/analyses.md": {"paths.html", "trace.html", "circuit.html", "curve.html"},
     "docs/heads.md": {"scores.html", "sinks.html"},
-    "docs/subspaces.md": set(),
+    "docs/subspaces.md": {"subspace.html", "where.html"},
     "docs/explore.md": {"explore.html"},
 }
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp import results
@@ -21,6 +22,7 @@ from interp.places import hook_name
 from interp.positions import weights
 from interp.prompts import Prompts, read
 from interp.tasks import vocabulary
+from interp.tasks._spans import named
 
 _ROWS = 8  # prompts at once
 _WEIGHTINGS = {"plain": "share of attention", "value": "share of attention × norm of what is written"}
@@ -31,6 +33,7 @@ def attention(
     model: Model,
     prompts: Any,
     *,
+    by: str = "pos",
     layer: int | Sequence[int] | None = None,
     dst: Any = "all",
     src: Any = "all",
@@ -40,6 +43,9 @@ def attention(
     """Attention of every head: `value` [prompt, layer, head, dst, src].
 
     prompts: texts, token ids, messages or a task (see `interp.prompts`), of several lengths if need be.
+    by: "pos", or "span": from named span to named span of a task (all of them, or the names in dst and src),
+        so that prompts of different templates and lengths line up; the mean over a span's queries of the sum
+        over a span's keys, NaN where a prompt has not both. Spans may overlap, and leave positions out.
     layer: one, several, or all.
     dst, src: "all" keeps each position, and each row adds up to 1; NaN where a prompt has no such position.
         Else positions of `interp.positions`, such as the name of a span, or a list of them: one entry each,
@@ -60,6 +66,8 @@ def attention(
         >>> task = interp.tasks.ioi(model, n=4)
         >>> interp.heads.attention(model, task, dst="end", src=["io", "s1", "s2"])["value"].shape
         (4, 3, 4, 1, 3)
+        >>> list(interp.heads.attention(model, task, by="span")["src"].values)
+        ['io', 's1', 's2', 's1+1', 'end']
     """
     facts = anatomy(model)
     check_model(model, facts)
@@ -73,7 +81,10 @@ def attention(
         raise ValueError(f"weighting is {weighting!r}; it must be {' or '.join(map(repr, _WEIGHTINGS))}.")
     layers, n = _layers(layer, facts), len(data)
     outputs = _outputs(model, data, layers) if weighting == "value" else None
-    ends = {"dst": _Ends(dst, data, mean=True), "src": _Ends(src, data, mean=False)}
+    if by not in ("pos", "span"):
+        raise ValueError(f"by is {by!r}; it must be 'pos' or 'span'.")
+    make = _Ends.spans if by == "span" else _Ends.of
+    ends = {"dst": make(dst, data, mean=True), "src": make(src, data, mean=False)}
     parts = []
     for patterns in batches(model, data.tokens, layers, batch_size, outputs):
         rows = slice(sum(map(len, parts)), sum(map(len, parts)) + len(patterns))
@@ -94,27 +105,51 @@ def attention(
     return results.dataset({"value": (dims, np.concatenate(parts))}, coords, attrs)
 
 
+@dataclass(frozen=True, eq=False)
 class _Ends:
     """One end of attention: every position, or sets of positions with names."""
 
-    def __init__(self, given: Any, data: Prompts, mean: bool) -> None:
-        self.real, self.masks, self.mean = data.real, None, mean
-        self.names = np.arange(data.tokens.shape[1])
+    names: np.ndarray
+    real: Bool[Tensor, "prompt pos"]
+    masks: Bool[Tensor, "prompt entry pos"] | None  # None: every position
+    mean: bool
+
+    @classmethod
+    def of(cls, given: Any, data: Prompts, mean: bool) -> _Ends:
         if isinstance(given, str) and given == "all":
-            return
+            return cls(np.arange(data.tokens.shape[1]), data.real, None, mean)
         listed = list(given) if isinstance(given, list) else [given]
         if not listed:
             raise ValueError("no positions are given; name one, or leave it out for all.")
-        self.masks = torch.stack([weights(each, data) > 0 for each in listed], 1)  # [prompt, entry, pos]
-        self.names = np.array([str(each) for each in listed], dtype=object)
+        masks = torch.stack([weights(each, data) > 0 for each in listed], 1)
+        return cls(np.array([str(each) for each in listed], dtype=object), data.real, masks, mean)
+
+    @classmethod
+    def spans(cls, given: Any, data: Prompts, mean: bool) -> _Ends:
+        """Named positions, which a prompt may lack."""
+        if not data.spans:
+            raise ValueError(
+                "by is 'span', and the prompts have no named positions. Give a task of a family, or one with "
+                "spans=; or by='pos'."
+            )
+        listed = list(data.spans) if given == "all" else [given] if isinstance(given, str) else list(given)
+        if not listed:
+            raise ValueError("no spans are given; name one, or leave it out for all.")
+        masks = (
+            torch.stack([named(data.spans, each) for each in listed], 1).to(data.real.device)
+            & data.real[:, None]
+        )
+        return cls(np.array(listed, dtype=object), data.real, masks, mean)
 
     def over(self, patterns: Float[Tensor, "prompt layer head other pos"], rows: slice) -> Tensor:
-        """The last axis as entries; NaN at positions that a prompt does not have."""
+        """The last axis as entries; NaN at positions and spans that a prompt does not have."""
         if self.masks is None:
             return torch.where(self.real[rows][:, None, None, None], patterns, torch.nan)
         counted = self.masks[rows].to(patterns)
-        out = torch.einsum("plhok,pek->plhoe", patterns.nan_to_num(), counted)
-        return out / counted.sum(-1)[:, None, None, None] if self.mean else out
+        n = counted.sum(-1)[:, None, None, None]  # positions of each entry
+        absent = patterns.isnan().all(-1, keepdim=True)  # of the other end
+        out = torch.einsum("plhok,pek->plhoe", patterns.nan_to_num(), counted) / (n if self.mean else 1)
+        return torch.where((n > 0) & ~absent, out, torch.nan)
 
 
 def _words(model: Model, data: Prompts) -> np.ndarray:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from interp.plot._heatmaps import positions as positions
     from interp.plot._probes import probes as probes
     from interp.plot._steering import steering as steering
+    from interp.plot._subspace import subspace as subspace
     from interp.plot._tokens import TokenStrip as TokenStrip
     from interp.plot._tokens import tokens as tokens
 
@@ -39,6 +40,7 @@ __all__ = [
     "save_html",
     "save_png",
     "steering",
+    "subspace",
     "tokens",
 ]
 
@@ -55,6 +57,7 @@ __getattr__, __dir__ = lazy(
         "interp.plot._heatmaps": ("heads", "positions"),
         "interp.plot._probes": ("probes",),
         "interp.plot._steering": ("steering",),
+        "interp.plot._subspace": ("subspace",),
         "interp.plot._tokens": ("TokenStrip", "tokens"),
     },
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from interp._lazy import lazy
 
 if TYPE_CHECKING:
+    from interp.stats._emergence import fit_emergence as fit_emergence
     from interp.stats._intervals import bootstrap as bootstrap
     from interp.stats._means import mean as mean
     from interp.stats._means import normalise as normalise
@@ -28,6 +29,7 @@ __all__ = [
     "agreement",
     "bootstrap",
     "difference",
+    "fit_emergence",
     "mean",
     "normalise",
     "power",
@@ -39,6 +41,7 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "interp.stats._emergence": ("fit_emergence",),
         "interp.stats._intervals": ("bootstrap",),
         "interp.stats._means": ("mean", "normalise"),
         "interp.stats._pairs": ("NearlyNoEffect", "agreement", "difference"),

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from tqdm import tqdm
 
@@ -44,12 +45,15 @@ class Found:
     """What a search found: the subspace, its figures beside the controls', and the loss as it fell.
 
     table: `accuracy` on the test pairs over "none", "whole", "subspace" and the controls. losses: mean nats
-    on the pairs held out for stopping, an epoch each. dropped: prompts that the model answers wrongly.
+    on the pairs held out for stopping, an epoch each. projection: every prompt along the first two principal
+    axes within the subspace, with the variable's value as `level` (of a span, at its first position).
+    dropped: prompts that the model answers wrongly.
     """
 
     subspace: Subspace
     table: xr.Dataset
     losses: tuple[float, ...]
+    projection: xr.Dataset
     dropped: int
 
     @property
@@ -248,7 +252,29 @@ class _Search:
         wanted = "random_model" in settings.controls
         others = {"random_model": random_model(settings, stage, parts, tick)} if wanted else None
         own = {"rank": subspace.rank, "featuriser": settings.featuriser}
-        return Found(subspace, table(stage, parts["test"], exchanges, others, **own), losses, dropped)
+        judged = table(stage, parts["test"], exchanges, others, **own)
+        return Found(subspace, judged, losses, _projection(stage, subspace, judged), dropped)
+
+
+def _projection(stage: Stage, subspace: Subspace, judged: xr.Dataset) -> xr.Dataset:
+    """The prompts along the first two principal axes within the subspace."""
+    h = stage.values[:, 0].double()
+    flow, B = subspace.flow, subspace.basis.to(h)
+    inside = h @ B if flow is None else flow(h.to(stage.values))[:, : subspace.rank].double()
+    U, sizes, _ = torch.linalg.svd(inside - inside.mean(0), full_matrices=False)
+    variable = stage.task.variables[str(judged.attrs["variable"])]
+    levels = np.array([variable.levels[value] for value in variable.values.tolist()], dtype=object)
+    n = min(2, len(sizes))
+    return results.dataset(
+        {
+            "value": (("prompt", "direction"), (U * sizes)[:, :n].cpu().numpy()),
+            "share": (("direction",), (sizes**2 / (sizes**2).sum())[:n].cpu().numpy()),
+        },
+        {"direction": np.arange(1, n + 1), "level": ("prompt", levels)},
+        judged.attrs
+        | {"method": "projection", "convention": "value = coordinate, less the mean", "unit": "none"},
+        stage.task,
+    )
 
 
 def _checked(value: object, name: str) -> int:

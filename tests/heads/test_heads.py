@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import architectures
 import numpy as np
 import pytest
@@ -61,6 +63,45 @@ def test_attention_by_spans_of_prompts_of_several_lengths():
         assert np.isnan(whole[prompt, :, :, length:]).all()
         alone = heads.attention(model, task.clean[prompt : prompt + 1, :length])["value"][0]
         np.testing.assert_allclose(whole[prompt, :, :, :length, :length], alone, atol=1e-6)
+
+
+def test_attention_from_span_to_span():
+    """Means over queries of sums over keys, by the model's own patterns; NaN without a span."""
+    model = interp.load("tiny-ioi")
+    ids = model.to_tokens(["When Mary and John went to the store", "John gave Mary the key"])
+    rows = [ids[0].tolist(), ids[1, :6].tolist()]
+    task = interp.Task.from_tokens(
+        clean=rows,
+        answer=[5, 5],
+        wrong=[6, 6],
+        spans={"name": [(2, 5), 3], "store": [8, None], "end": [-1, -1]},
+    )
+    found = heads.attention(model, task, by="span")["value"]
+    assert found["dst"].values.tolist() == found["src"].values.tolist() == ["name", "store", "end"]
+    marks = {name: mask.nonzero() for name, mask in task.spans.items()}
+    for prompt, row in enumerate(rows):
+        _, cache = model.run_with_cache(torch.tensor([row]))
+        own = torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"][0] for layer in range(3)]).detach()
+        for dst, src in itertools.product(marks, marks):
+            queries, keys = (marks[name][marks[name][:, 0] == prompt, 1] for name in (dst, src))
+            value = found[prompt].sel(dst=dst, src=src).values
+            if len(queries) and len(keys):
+                expected = own[:, :, queries][..., keys].sum(-1).mean(-1)
+                np.testing.assert_allclose(value, expected, atol=1e-6)
+            else:
+                assert prompt == 1
+                assert np.isnan(value).all()
+    some = heads.attention(model, task, by="span", dst="end", src=["name"])["value"]
+    np.testing.assert_array_equal(some[..., 0, 0], found.sel(dst="end", src="name"))
+    for options, match in (
+        ({"by": "spam"}, "it must be 'pos' or 'span'"),
+        ({"by": "span", "src": ["nmae"]}, "did you mean 'name'"),
+        ({"by": "span", "src": []}, "no spans are given"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            heads.attention(model, task, **options)
+    with pytest.raises(ValueError, match="no named positions"):
+        heads.attention(model, "When Mary went", by="span")
 
 
 def test_attention_is_the_models_own():
