@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from interp import attribution as attribution
     from interp import circuits as circuits
     from interp import heads as heads
+    from interp import labs as labs
     from interp import live as live
     from interp import methods as methods
     from interp import models as models
@@ -46,6 +47,7 @@ _SUBMODULES = (
     "attribution",
     "circuits",
     "heads",
+    "labs",
     "live",
     "methods",
     "models",
@@ -72,6 +74,7 @@ __all__ = [
     "circuits",
     "explore",
     "heads",
+    "labs",
     "live",
     "load",
     "methods",

@@ -1,5 +1,5 @@
 """The command line: `interp demo | models | tasks | heads | patch | path | attribute | circuit |
-steer | report | explore | serve | show | compare | run`.
+steer | labs | report | explore | serve | show | compare | run`.
 
 Results go to standard output, progress and errors to standard error; `--json` gives one object on standard
 output. Exit status: 0, 1 when a job of `interp run` failed, 2 for a user's mistake (one line says which),
@@ -30,6 +30,7 @@ _VERBS = {  # where the function of each verb is
     "_files": ("report",),
     "_heads": ("heads",),
     "_jobs": ("run",),
+    "_labs": ("labs",),
     "_lists": ("models", "tasks"),
     "_live": ("explore", "serve"),
     "_show": ("show", "compare"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from interp import __version__
+from interp.cli._labs_parser import add_labs
 from interp.cli.steer._parser import add_steer, nonempty
 from interp.methods import RULES, names
 
@@ -93,6 +94,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_attribute(commands)
     _add_circuit(commands)
     add_steer(commands, add_output)
+    add_labs(commands, add_output)
     _add_report(commands)
     _add_explore(commands)
     _add_show(commands)

@@ -1,0 +1,53 @@
+"""`interp labs list | copy | check`: the teaching labs from a terminal."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from interp.cli._output import Output, require_folder
+
+
+def labs(args: argparse.Namespace, out: Output) -> None:
+    """One of the commands of the labs."""
+    _COMMANDS[args.of_labs](args, out)
+
+
+def _list(args: argparse.Namespace, out: Output) -> None:
+    from interp.labs import labs as all_labs
+
+    rows = []
+    for number, lab in all_labs().items():
+        out.say(f"{lab.name}: {lab.question}", f"    exercises: {', '.join(lab.exercises)}")
+        rows.append(
+            {"number": number, "name": lab.name, "question": lab.question, "exercises": lab.exercises}
+        )
+    out.tell(labs=rows)
+
+
+def _copy(args: argparse.Namespace, out: Output) -> None:
+    from interp.labs import copy
+
+    require_folder(args.folder, "DIR")
+    paths = copy(
+        args.folder, args.lab, teacher=args.teacher, seed=args.seed, form=args.form, overwrite=args.overwrite
+    )
+    for path in paths:
+        out.wrote(path.stem, path)
+
+
+def _check(args: argparse.Namespace, out: Output) -> None:
+    """Run one copy here, in this process, and say what each check says."""
+    from interp.labs._run import report
+
+    said = report(args.file)
+    for name, (passed, text) in said["passed"].items():
+        out.say(text if passed or text.startswith(("✗", "…")) else f"✗ {name}: {text}")
+    for error in said["errors"]:
+        out.say(f"  a cell stopped: {error}")
+    right = sum(passed for passed, _ in said["passed"].values())
+    out.say(f"{right} of {len(said['passed'])} exercises")
+    out.tell(**said)
+
+
+_COMMANDS: dict[str, Any] = {"list": _list, "copy": _copy, "check": _check}

@@ -1,0 +1,55 @@
+"""The arguments of `interp labs` and its commands. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from interp.cli.steer._parser import nonempty
+
+_EXAMPLES = """\
+examples:
+  interp labs list
+  interp labs copy class
+  interp labs copy class/mary --seed 17 --lab 1,4
+  interp labs copy teacher --teacher
+  interp labs check class/mary/lab01_patching.ipynb
+"""
+
+
+def add_labs(
+    commands: argparse._SubParsersAction, add_output: Callable[[argparse.ArgumentParser], None]
+) -> None:
+    """`interp labs list | copy | check`; add_output: adds what every verb takes."""
+    labs = commands.add_parser(
+        "labs",
+        help="teaching labs: copies for students and teachers, and their checks",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = labs.add_subparsers(dest="of_labs", metavar="VERB", required=True)
+    verbs.add_parser("list", help="every lab with its question and exercises")
+    _add_copy(verbs)
+    check = verbs.add_parser("check", help="run one copy and say what each check says")
+    check.add_argument("file", type=Path, metavar="FILE", help="a copy, .ipynb or .py; its code is run")
+    for verb in verbs.choices.values():
+        add_output(verb)
+
+
+def _add_copy(verbs: argparse._SubParsersAction) -> None:
+    copy = verbs.add_parser("copy", help="copies for students, without solutions, or for teachers")
+    copy.add_argument("folder", type=nonempty, metavar="DIR", help="folder to write")
+    copy.add_argument("--lab", type=_names, metavar="N[,N]", help="labs by number or name (default: all)")
+    copy.add_argument(
+        "--teacher", action="store_true", help="with solutions, answers, minutes, common mistakes"
+    )
+    copy.add_argument("--seed", type=int, default=0, help="the student's own task (default 0)")
+    copy.add_argument(
+        "--form", choices=("ipynb", "py"), default="ipynb", help="ipynb (default) or plain Python"
+    )
+    copy.add_argument("--overwrite", action="store_true", help="write over copies that are there")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
