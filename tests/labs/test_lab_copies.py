@@ -101,6 +101,13 @@ def holds(number: str, seen: dict) -> None:
         assert seen["nothing"].norm() < 1e-4 < 1 < seen["direction"].norm()
         controls = [effect for what, effect in seen["at_equal_cost"].items() if what != "yours"]
         assert seen["at_equal_cost"]["yours"] > max(controls)
+    if number == "06":
+        assert list(seen["moved"].values()) == pytest.approx([5.0, 1.0, 1.0, 5.0])
+        only_zero = seen["damage"]["zero"].sel(layer=1, head=6) - seen["damage"]["mean"].sel(layer=1, head=6)
+        assert float(only_zero) > 1
+        assert float(seen["away"]["noise of 3 sd"].mean()) > 2 * float(seen["away"]["corrupt prompts"].mean())
+        assert seen["alone"] > 30 > 10 > seen["corrected"]
+        assert seen["friends"] > 20 > 10 > seen["by_pair"]
 
 
 @pytest.mark.slow

@@ -222,7 +222,7 @@ def _effect_at(effects: Tensor, costs: Tensor, target: float) -> float:
 
 def _effect_cases() -> list[Case]:
     def by_hand() -> tuple[Any, ...]:
-        return torch.tensor([0.0, 4.0, 6.0]), torch.tensor([0.0, 0.1, 0.3]), 0.15
+        return torch.tensor([0.0, 4.0, 6.0, 9.0]), torch.tensor([0.0, 0.1, 0.3, 0.5]), 0.15
 
     def on_model() -> tuple[Any, ...]:
         logits = _reviews()[2]
@@ -238,7 +238,7 @@ def _effect_cases() -> list[Case]:
 
     text = "0.15 lies a quarter of the way from 0.1 to 0.3, so the effect is 4 and a quarter of 2: 4.5"
     return [
-        Case(by_hand, "three rungs by hand", text),
+        Case(by_hand, "four rungs by hand", text),
         Case(random, "random ladders"),
         Case(on_model, "a ladder between two predictions of tiny-world"),
     ]
