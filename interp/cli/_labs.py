@@ -1,4 +1,4 @@
-"""`interp labs list | copy | check`: the teaching labs from a terminal."""
+"""`interp labs list | copy | check | grade`: the teaching labs from a terminal."""
 
 from __future__ import annotations
 
@@ -50,4 +50,22 @@ def _check(args: argparse.Namespace, out: Output) -> None:
     out.tell(**said)
 
 
-_COMMANDS: dict[str, Any] = {"list": _list, "copy": _copy, "check": _check}
+def _grade(args: argparse.Namespace, out: Output) -> None:
+    """Run a folder of copies, each in a process of its own, and write the table."""
+    from interp.labs import _grade as grading
+
+    folder = args.out or args.folder
+    require_folder(folder)
+    out.say(grading.RUNS_CODE)
+    rows = grading.grade(
+        args.folder, seconds=args.seconds, memory=int(args.memory * 2**30), at_once=args.at_once, tell=out.say
+    )
+    out.say("exercises that most got wrong:")
+    for name, missed, have in grading.hardest(rows)[:5]:
+        out.say(f"  {name}: {missed} of {have}")
+    out.wrote("csv", grading.write_csv(rows, args.folder, folder / "grades.csv"))
+    out.wrote("html", grading.write_html(rows, args.folder, folder / "grades.html"))
+    out.tell(copies=grading.table(rows, args.folder))
+
+
+_COMMANDS: dict[str, Any] = {"list": _list, "copy": _copy, "check": _check, "grade": _grade}

@@ -15,13 +15,14 @@ examples:
   interp labs copy class/mary --seed 17 --lab 1,4
   interp labs copy teacher --teacher
   interp labs check class/mary/lab01_patching.ipynb
+  interp labs grade class
 """
 
 
 def add_labs(
     commands: argparse._SubParsersAction, add_output: Callable[[argparse.ArgumentParser], None]
 ) -> None:
-    """`interp labs list | copy | check`; add_output: adds what every verb takes."""
+    """`interp labs list | copy | check | grade`; add_output: adds what every verb takes."""
     labs = commands.add_parser(
         "labs",
         help="teaching labs: copies for students and teachers, and their checks",
@@ -33,6 +34,7 @@ def add_labs(
     _add_copy(verbs)
     check = verbs.add_parser("check", help="run one copy and say what each check says")
     check.add_argument("file", type=Path, metavar="FILE", help="a copy, .ipynb or .py; its code is run")
+    _add_grade(verbs)
     for verb in verbs.choices.values():
         add_output(verb)
 
@@ -49,6 +51,15 @@ def _add_copy(verbs: argparse._SubParsersAction) -> None:
         "--form", choices=("ipynb", "py"), default="ipynb", help="ipynb (default) or plain Python"
     )
     copy.add_argument("--overwrite", action="store_true", help="write over copies that are there")
+
+
+def _add_grade(verbs: argparse._SubParsersAction) -> None:
+    grade = verbs.add_parser("grade", help="run every copy in a folder, and write a table: grades.csv, .html")
+    grade.add_argument("folder", type=Path, metavar="DIR", help="copies, here or in folders below")
+    grade.add_argument("--seconds", type=float, default=180.0, help="time of one copy (default 180)")
+    grade.add_argument("--memory", type=float, default=4.0, metavar="GIB", help="GiB of one copy (default 4)")
+    grade.add_argument("--at-once", type=int, metavar="N", help="copies at once (default: one for two cores)")
+    grade.add_argument("--out", type=nonempty, help="folder to write (default: DIR)")
 
 
 def _names(text: str) -> list[str]:

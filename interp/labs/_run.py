@@ -14,7 +14,7 @@ import contextlib
 import io
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ def report(path: Path) -> dict[str, Any]:
     lab, code = read_copy(path)
     checks = _checks(lab)
     right = lab.answers
-    namespace, errors = run_cells(_without_checks(cell) for cell in code)
+    with _as_it_was():
+        namespace, errors = run_cells(_without_checks(cell) for cell in code)
     passed = {name: _judge(check, namespace.get(name)) for name, check in checks.items()}
     answers = {name: namespace.get(name) for name in right}
     kept = {name: value if isinstance(value, str) else None for name, value in answers.items()}
@@ -65,6 +66,24 @@ def _checks(lab: Lab) -> dict[str, Any]:
         for case in exercise.cases():
             case.args()  # models and tasks are loaded before the copy's code runs
     return {name: exercise.judge for name, exercise in exercises.items()}
+
+
+@contextlib.contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Put the modules and exercises of the labs back to what they were, whatever a copy did to them."""
+    from interp.labs._exercise import Exercise
+
+    owners = [module for name, module in sys.modules.items() if name.startswith("interp.labs.") and module]
+    owners += [value for module in owners for value in vars(module).values() if isinstance(value, Exercise)]
+    before = [(vars(owner), dict(vars(owner))) for owner in owners]
+    methods = dict(vars(Exercise))
+    yield
+    for now, then in before:
+        now.clear()
+        now.update(then)
+    for name, value in methods.items():
+        if vars(Exercise)[name] is not value:
+            setattr(Exercise, name, value)
 
 
 def _judge(check: Any, fn: Any) -> list[Any]:

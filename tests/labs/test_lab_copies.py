@@ -108,6 +108,10 @@ def holds(number: str, seen: dict) -> None:
         assert float(seen["away"]["noise of 3 sd"].mean()) > 2 * float(seen["away"]["corrupt prompts"].mean())
         assert seen["alone"] > 30 > 10 > seen["corrected"]
         assert seen["friends"] > 20 > 10 > seen["by_pair"]
+    if number == "07":
+        assert seen["scores"]["induction"][0, 0, 0] > 0.99 < seen["scores"]["induction"][1, 1, 0]
+        assert seen["heard"][0] > 0.1 > seen["heard"][1]
+        assert int(seen["test"]["rank"]) == 1
 
 
 @pytest.mark.slow

@@ -156,7 +156,7 @@ def _strangeness(x: Tensor, usual: Tensor) -> Tensor:
 
 def _strange_cases() -> list[Case]:
     def by_hand() -> tuple[Any, ...]:
-        return torch.tensor([[5.0, 3.0], [1.0, 7.0]]), torch.tensor([[-1.0, 1.0], [1.0, 3.0], [3.0, 5.0]])
+        return torch.tensor([[5.0, 3.0], [3.0, 9.0]]), torch.tensor([[-1.0, 1.0], [1.0, 3.0], [3.0, 5.0]])
 
     def on_model() -> tuple[Any, ...]:
         clean, corrupt = _streams()
@@ -223,18 +223,20 @@ def _max_t(effects: Tensor, signs: Tensor) -> float:
 
 def _t_cases() -> list[Case]:
     def by_hand() -> tuple[Any, ...]:
-        effects = torch.tensor([[1.0, 2.0, 3.0], [5.0, -5.0, 1.0]])
-        return effects, torch.tensor([[1.0, 1.0, 1.0], [-1.0, 1.0, 1.0], [1.0, -1.0, 1.0]])
+        effects = torch.tensor([[-3.0, -2.0, -4.0, -3.0], [-4.0, -6.0, 3.0, 4.0]])
+        return effects, torch.tensor([[1.0, 1, 1, 1], [-1, 1, 1, 1], [1, -1, 1, 1], [1, 1, -1, -1]])
+
+    def random() -> tuple[Any, ...]:
+        return drawn(6, 8, seed=2) * torch.tensor([1.0, 1, 1, 3, 0.3, 1])[:, None] + 0.3, _signs(99, 8)
 
     def on_model() -> tuple[Any, ...]:
         clean, corrupt = _streams()
         return (clean - corrupt)[::2, -1].T[:24].clone(), _signs(19, 6)
 
-    text = "t is 3.46 and 0.11; of the three draws' largest, 3.46, 1.50 and 2.75, one reaches 3.46: 2 / 4"
+    text = "|t| is 7.35 and 0.30; of the draws' largest, 7.35, 0.96, 1.48 and 6.76, one reaches 7.35: 2 / 5"
     return [
         Case(by_hand, "two cells by hand", text),
-        Case(lambda: (drawn(6, 8) + 0.4, _signs(49, 8)), "six cells with a small effect"),
-        Case(lambda: (drawn(12, 10), _signs(29, 10)), "twelve cells of noise"),
+        Case(random, "six cells of different spread"),
         Case(on_model, "24 numbers of tiny-world's stream, six pairs"),
     ]
 
