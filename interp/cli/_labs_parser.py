@@ -56,7 +56,9 @@ def _add_copy(verbs: argparse._SubParsersAction) -> None:
 def _add_grade(verbs: argparse._SubParsersAction) -> None:
     grade = verbs.add_parser("grade", help="run every copy in a folder, and write a table: grades.csv, .html")
     grade.add_argument("folder", type=Path, metavar="DIR", help="copies, here or in folders below")
-    grade.add_argument("--seconds", type=float, default=180.0, help="time of one copy (default 180)")
+    grade.add_argument(
+        "--seconds", type=float, default=180.0, help="processor time of one copy (default 180)"
+    )
     grade.add_argument("--memory", type=float, default=4.0, metavar="GIB", help="GiB of one copy (default 4)")
     grade.add_argument("--at-once", type=int, metavar="N", help="copies at once (default: one for two cores)")
     grade.add_argument("--out", type=nonempty, help="folder to write (default: DIR)")

@@ -65,7 +65,8 @@ def grade(
 ) -> list[Grade]:
     """Run every copy (.ipynb, .py) in a folder and below; a row each, by path.
 
-    seconds: wall time of one copy. memory: bytes above what the libraries take. at_once: processes, by
+    seconds: of processor time for one copy's own code; four times that and two minutes of wall time, which is
+    all that Windows counts. memory: bytes above what the libraries take. at_once: processes, by
     default one for two cores. tell: gets a line as each copy ends. Raises ValueError for a folder without
     copies.
     """
@@ -102,7 +103,7 @@ def _grade(path: Path, seconds: float, memory: int) -> Grade:
     except ValueError as error:
         return Grade(path, None, problem=str(error))
     word = secrets.token_hex(16)
-    text, problem = _run(path, seconds, json.dumps({"word": word, "memory": memory}))
+    text, problem = _run(path, seconds, json.dumps({"word": word, "memory": memory, "seconds": seconds}))
     line = next((line for line in text.splitlines() if line.startswith(word)), None)
     if line is None:
         return Grade(path, lab, dict.fromkeys(lab.exercises, False), problem=problem or "ended itself")
@@ -128,11 +129,13 @@ def _run(path: Path, seconds: float, settings: str) -> tuple[str, str]:
             env=environment, start_new_session=os.name == "posix", encoding="utf-8", errors="replace",
         )  # fmt: skip
         try:
-            text, _ = process.communicate(settings + "\n", timeout=seconds)
+            text, _ = process.communicate(settings + "\n", timeout=4 * seconds + 120)
         except subprocess.TimeoutExpired:
             _end(process)
             process.communicate()
             return "", f"stopped after {seconds:g} seconds"
+    if os.name == "posix" and process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return "", f"stopped after {seconds:g} seconds"
     return text, "" if process.returncode == 0 else f"ended with status {process.returncode}"
 
 

@@ -2,6 +2,7 @@
 
 | limit | Linux | macOS | Windows |
 |---|---|---|---|
+| processor time, of the copy's own code | the system ends it | the same | not |
 | wall time | the parent ends it and what it started | the same | the same |
 | memory | address space beyond what is in use at the start | not | not |
 | network | a namespace of its own without one, where the system grants it; else Python's sockets | sockets |
@@ -26,8 +27,19 @@ def limit(memory: int = 4 * 2**30) -> dict[str, Any]:
     return {"memory": _limit_memory(memory), "network": _close_network()}
 
 
+def limit_time(seconds: float) -> None:
+    """Let the system end this process after so many more seconds of processor time, where it can."""
+    if sys.platform == "win32":
+        return
+    import resource
+    import time
+
+    last = int(time.process_time() + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (last, last + 5))
+
+
 def _limit_memory(memory: int) -> bool:
-    if not sys.platform.startswith("linux"):
+    if sys.platform != "linux":
         return False
     import resource
 
@@ -41,7 +53,7 @@ def _close_network() -> str:
     """`none` where the process has no network at all, `sockets` where Python's sockets refuse."""
     socket.socket.connect = _refuse  # type: ignore[method-assign]
     socket.socket.connect_ex = _refuse  # type: ignore[method-assign]
-    if sys.platform.startswith("linux"):
+    if sys.platform == "linux":
         import ctypes
 
         if ctypes.CDLL(None, use_errno=True).unshare(_NEW_USER | _NEW_NET) == 0:

@@ -14,7 +14,7 @@ import contextlib
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,15 @@ def _run_cell(cell: str, number: int, namespace: dict[str, Any]) -> str:
     return ""
 
 
-def report(path: Path) -> dict[str, Any]:
-    """Run a copy and judge it: `lab`, `passed` by exercise with what its check says, `answers`, `errors`."""
+def report(path: Path, begin: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Run a copy and judge it: `lab`, `passed` by exercise with what its check says, `answers`, `errors`.
+
+    begin: called when all is loaded and the copy's own code is about to run.
+    """
     lab, code = read_copy(path)
     checks = _checks(lab)
     right = lab.answers
+    begin()
     with _as_it_was():
         namespace, errors = run_cells(_without_checks(cell) for cell in code)
     passed = {name: _judge(check, namespace.get(name)) for name, check in checks.items()}
@@ -127,13 +131,13 @@ def _plain(cell: str) -> str:
 
 def main() -> None:
     """The process of its own: limits, then the report of one copy."""
-    from interp.labs._limits import limit
+    from interp.labs._limits import limit, limit_time
 
     settings = json.loads(sys.stdin.readline())
-    word = settings.pop("word")
-    held = limit(**settings)
+    word, seconds = settings["word"], settings["seconds"]
+    held = limit(settings["memory"])
     try:
-        said = report(Path(sys.argv[1])) | {"limits": held}
+        said = report(Path(sys.argv[1]), lambda: limit_time(seconds)) | {"limits": held}
     except MemoryError:
         said = {"failed": "more memory than it may have"}
     sys.__stdout__.write(f"\n{word}{json.dumps(said)}\n")  # type: ignore[union-attr]

@@ -49,7 +49,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Gr
     for name, text in COPIES.items():
         (folder / name).parent.mkdir()
         (folder / name).write_text(text, encoding="utf-8")
-    rows = grade(folder, seconds=45, at_once=4)
+    rows = grade(folder, seconds=8, at_once=4)
     return folder, {row.path.parent.name: row for row in rows}
 
 
@@ -60,7 +60,7 @@ def test_every_copy_is_a_row(graded: tuple[Path, dict[str, Grade]], tmp_path: Pa
     assert (rows["good"].done, rows["good"].problem) == (4, "")
     assert right(rows["good"]) == 1
     assert rows["crashing"].problem == "ended with status 3"
-    assert rows["endless"].problem == "stopped after 45 seconds"
+    assert rows["endless"].problem == "stopped after 8 seconds"
     assert "cannot be read" in rows["empty"].problem
     assert [rows[name].done for name in ("crashing", "endless", "cheating", "empty")] == [0, 0, 0, 0]
     assert "lab's own" in rows["cheating"].said["logit_diff"]
@@ -71,7 +71,7 @@ def test_every_copy_is_a_row(graded: tuple[Path, dict[str, Grade]], tmp_path: Pa
     assert [line["exercises"] for line in lines] == [str(row.done) for row in listed]
     assert next(line["finding"] for line in lines if "good" in line["file"]) == "'=SUM(1)"
     page = write_html(listed, folder, tmp_path / "table.html").read_text(encoding="utf-8")
-    assert "stopped after 45 seconds" in page
+    assert "stopped after 8 seconds" in page
     assert "runs the students&#x27; code" in page
 
 

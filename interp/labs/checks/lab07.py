@@ -104,8 +104,15 @@ def _induction_cases() -> list[Case]:
     def by_hand() -> tuple[Any, ...]:
         pattern = torch.zeros(1, 1, 7, 7)
         pattern[..., 0] = 1.0
-        for query, key, share in ((5, 3, 0.9), (6, 4, 0.5), (4, 2, 0.3), (6, 3, 0.2), (3, 1, 0.4)):
-            pattern[0, 0, query, key], pattern[0, 0, query, 0] = share, 0.1
+        for query, key, share in (
+            (5, 3, 0.9),
+            (6, 4, 0.5),
+            (4, 2, 0.3),
+            (6, 3, 0.2),
+            (3, 1, 0.4),
+            (5, 1, 0.08),
+        ):
+            pattern[0, 0, query, key], pattern[0, 0, query, 0] = share, 0.02
         return pattern, 3
 
     text = "R = 3: query 5 looks at 3 with 0.9, query 6 at 4 with 0.5: 0.7"
@@ -172,7 +179,7 @@ def _copying_cases() -> list[Case]:
     text = "eigenvalues 3 and −1: (3 − 1) / (3 + 1) = 0.5"
     return [
         Case(lambda: (torch.tensor([[3.0, 7.0], [0.0, -1.0]]),), "two words by hand", text),
-        Case(lambda: (torch.tensor([[0.0, 1.0], [-1.0, 0.0]]) + torch.eye(2),), "eigenvalues 1 ± i"),
+        Case(lambda: (torch.tensor([[1.0, 1, 0], [-1, 1, 0], [0, 0, -0.5]]),), "eigenvalues 1 ± i and −½"),
         Case(lambda: (drawn(6, 6),), "a random matrix"),
         Case(lambda: (_weights()[0].clone(),), "L1H0 of the model by hand"),
     ]
