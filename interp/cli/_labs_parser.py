@@ -16,13 +16,15 @@ examples:
   interp labs copy teacher --teacher
   interp labs check class/mary/lab01_patching.ipynb
   interp labs grade class
+  interp labs bundle laptops --platform win_amd64 --python 3.12
+  interp labs doctor
 """
 
 
 def add_labs(
     commands: argparse._SubParsersAction, add_output: Callable[[argparse.ArgumentParser], None]
 ) -> None:
-    """`interp labs list | copy | check | grade`; add_output: adds what every verb takes."""
+    """`interp labs list | copy | check | grade | bundle | doctor`; add_output: adds what every verb takes."""
     labs = commands.add_parser(
         "labs",
         help="teaching labs: copies for students and teachers, and their checks",
@@ -35,6 +37,11 @@ def add_labs(
     check = verbs.add_parser("check", help="run one copy and say what each check says")
     check.add_argument("file", type=Path, metavar="FILE", help="a copy, .ipynb or .py; its code is run")
     _add_grade(verbs)
+    _add_bundle(verbs)
+    doctor = verbs.add_parser("doctor", help="is this computer ready for the labs? one line a thing")
+    doctor.add_argument(
+        "--no-picture", action="store_true", help="leave out the first picture, which takes time"
+    )
     for verb in verbs.choices.values():
         add_output(verb)
 
@@ -62,6 +69,21 @@ def _add_grade(verbs: argparse._SubParsersAction) -> None:
     grade.add_argument("--memory", type=float, default=4.0, metavar="GIB", help="GiB of one copy (default 4)")
     grade.add_argument("--at-once", type=int, metavar="N", help="copies at once (default: one for two cores)")
     grade.add_argument("--out", type=nonempty, help="folder to write (default: DIR)")
+
+
+def _add_bundle(verbs: argparse._SubParsersAction) -> None:
+    bundle = verbs.add_parser(
+        "bundle", help="one folder with wheels, labs and install scripts, for no network"
+    )
+    bundle.add_argument("folder", type=nonempty, metavar="DIR", help="new folder to write")
+    bundle.add_argument(
+        "--platform", metavar="NAME", help="of the laptops: win_amd64, macosx_11_0_arm64, ..."
+    )
+    bundle.add_argument("--python", metavar="3.X", help="of the laptops (default: this one's)")
+    bundle.add_argument(
+        "--model", type=_names, metavar="NAME", help="real models that are here: smollm2-135m"
+    )
+    bundle.add_argument("--source", type=Path, help="checkout or wheel of interp (default: this checkout)")
 
 
 def _names(text: str) -> list[str]:

@@ -13,21 +13,39 @@ from interp._lazy import lazy
 
 if TYPE_CHECKING:
     from interp.labs import check as check
+    from interp.labs._bundle import bundle as bundle
     from interp.labs._copies import copy as copy
+    from interp.labs._doctor import doctor as doctor
     from interp.labs._exercise import Case as Case
     from interp.labs._exercise import Exercise as Exercise
     from interp.labs._exercise import NotYet as NotYet
     from interp.labs._exercise import Wrong as Wrong
+    from interp.labs._grade import grade as grade
     from interp.labs._source import Lab as Lab
     from interp.labs._source import labs as labs
 
-__all__ = ["Case", "Exercise", "Lab", "NotYet", "Wrong", "check", "copy", "labs"]
+__all__ = [
+    "Case",
+    "Exercise",
+    "Lab",
+    "NotYet",
+    "Wrong",
+    "bundle",
+    "check",
+    "copy",
+    "doctor",
+    "grade",
+    "labs",
+]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "interp.labs._bundle": ("bundle",),
         "interp.labs._copies": ("copy",),
+        "interp.labs._doctor": ("doctor",),
         "interp.labs._exercise": ("Case", "Exercise", "NotYet", "Wrong"),
+        "interp.labs._grade": ("grade",),
         "interp.labs._source": ("Lab", "labs"),
     },
     ("check",),
