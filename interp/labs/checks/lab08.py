@@ -153,9 +153,9 @@ def _interval_cases() -> list[Case]:
         effects, unit, _ = _effects()
         return torch.stack([effects[unit == u, 0, 0].mean() for u in unit.unique()]), 2.365
 
-    text = "mean 4, standard deviation 2.58, √4 = 2: 4 ± 2 · 2.58 / 2, from 1.42 to 6.58"
+    text = "mean 4, standard deviation 2.58, √4 = 2: 4 ± 3 · 2.58 / 2, from 0.13 to 7.87"
     return [
-        Case(lambda: (torch.tensor([1.0, 3.0, 5.0, 7.0]), 2.0), "four units by hand", text),
+        Case(lambda: (torch.tensor([1.0, 3.0, 5.0, 7.0]), 3.0), "four units by hand", text),
         Case(lambda: (drawn(9) + 1, 2.3), "random units"),
         Case(on_model, "the head L0H0 of tiny-ioi"),
     ]

@@ -171,6 +171,15 @@ for layer, head in top:
 #
 # Path patching: what do earlier heads change in the *queries* of the first head? Four prompts are enough for a look.
 
+# %% [predict] feeds
+# Which heads can change what the first head asks for, its queries?
+# "a": all heads   "b": those of earlier layers   "c": those of its own layer
+feeds = None
+
+# %% [answer] feeds
+feeds = "b"
+# A head reads the stream as its layer finds it. For the others path patching gives no number, not 0.
+
 # %%
 first = names[0]
 if top[0][0] > 0:
