@@ -62,6 +62,12 @@ class Page:
         """The whole file."""
         return document(self.title, {"stored": stored(self.answers)})
 
+    def widget(self) -> Any:
+        """The page as a widget in a notebook, whose clicks ask the model. Needs the extra `widget`."""
+        from interp.live._widget import make
+
+        return make(self)
+
     def _repr_html_(self) -> str:
         """In a notebook: the page in a frame of its own, which may run its script and nothing else."""
         source = html.escape(self.html, quote=True)

@@ -32,6 +32,17 @@ function servedAsk(address) {
   };
 }
 
+/** ask(kind, args) of a notebook's kernel, by the messages of anywidget's model. */
+function messageAsk(model) {
+  const waiting = new Map();
+  let last = 0;
+  model.on("msg:custom", ({ id, answer }) => { waiting.get(id)?.(answer); waiting.delete(id); });
+  return (kind, args = {}) => new Promise((done) => {
+    waiting.set(++last, done);
+    model.send({ id: last, kind, args });
+  });
+}
+
 /** An answer about all prompts, for one of them. */
 function atPrompt(answer, prompt) {
   if (Array.isArray(answer)) return answer.map((part) => atPrompt(part, prompt));
@@ -73,7 +84,7 @@ function half(bits) {
 }
 
 /** Put the page into an element. */
-async function mount(root, ask) {
+async function mount(root, ask, title) {
   const meta = await ask("meta", {});
   root.classList.add("interp");
   if (meta.error) { root.replaceChildren(sentence(meta.error, "error")); return; }
@@ -86,7 +97,7 @@ async function mount(root, ask) {
   choose(page, {});
   const slot = (panel) => { const element = h("section", { "aria-label": panel.name }); page.panels.push({ ...panel, element, serial: 0 }); return element; };
   root.replaceChildren(h("main", {},
-    h("h1", {}, document.title || `${meta.model} on ${meta.task}`),
+    h("h1", {}, title ?? `${meta.model} on ${meta.task}`),
     ...(first ? [slot(CHOICES), h("div", { class: "columns" }, slot(MAP), slot(CELL))] : []),
     ...SECTIONS.filter((section) => section.there(meta)).map(slot)));
   root.dataset.ready = "";
@@ -469,5 +480,8 @@ const SECTIONS = [CIRCUIT, STEERING];
 const start = document.getElementById("data");
 if (start) {
   const { stored } = JSON.parse(start.textContent);
-  mount(document.getElementById("interp"), stored ? storedAsk(stored) : servedAsk(location.pathname.replace(/\/$/, "")));
+  mount(document.getElementById("interp"), stored ? storedAsk(stored) : servedAsk(location.pathname.replace(/\/$/, "")), document.title);
 }
+
+/** What anywidget calls. */
+export default { render: ({ model, el }) => { mount(el, messageAsk(model)); } };
