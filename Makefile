@@ -1,4 +1,4 @@
-# make demo | test | test-tl4 | test-newest | matrix | lint | lock | bench | notebooks
+# make demo | test | test-tl4 | test-newest | matrix | lint | lock | bench | notebooks | docs
 # The first run makes a virtual environment (about three minutes); later runs reuse it.
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ TYPED := --jaxtyping-packages=interp,beartype.beartype
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-tl4 test-newest matrix lint lock bench notebooks
+.PHONY: demo test test-tl4 test-newest matrix lint lock bench notebooks docs
 
 demo: $(INSTALLED)
 	$(BIN)/interp demo
@@ -50,6 +50,13 @@ matrix: $(INSTALLED) $(INSTALLED_TL4)
 
 notebooks: $(INSTALLED)
 	$(BIN)/python notebooks/build.py
+
+# The documentation as a site in out/site; every warning is an error. In an environment of its own.
+VENV_DOCS := .venv-docs
+docs:
+	test -x $(VENV_DOCS)/bin/mkdocs || $(PYTHON) -m venv $(VENV_DOCS)
+	$(VENV_DOCS)/bin/python -m pip install -q "mkdocs-material>=9.7,<10" "mkdocstrings[python]>=1,<2"
+	$(VENV_DOCS)/bin/mkdocs build --strict
 
 # What pyproject.toml's ranges give today, torch excepted; made anew each time.
 test-newest: export OMP_NUM_THREADS := 1
