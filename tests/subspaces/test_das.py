@@ -347,6 +347,33 @@ def test_a_bridge_is_run_as_it_is(family):
     assert float(abs(slow["probability"] - anew["probability"]).max()) > 1e-2
 
 
+def test_variables_of_families_say_what_the_other_value_would_give():
+    """Mirrored prompts share all but the variable: each has the other's answer at the other's value."""
+    model = interp.load("tiny-world")
+    tasks = interp.tasks
+    for build, names in (
+        (tasks.ioi, ("subject", "output_position")),
+        (tasks.coloured_objects, ("answer_pointer", "object")),
+    ):
+        task = build(model, n=24)
+        own = torch.arange(24)
+        mirrored = own + 1 - 2 * (own % 2)
+        for name in names:
+            given = task.variables[name].intervene(own, mirrored)
+            assert torch.equal(given, task.answers[mirrored, 0]), name
+            assert torch.equal(given, task.wrongs[own, 0]), name
+    objects = task.variables["object"]
+    assert bool(((objects.outcomes >= 0).sum(1) == 3).all())
+    listed = objects.outcomes.clone().masked_fill(objects.outcomes < 0, 10**6).sort(1).values[:, :3]
+    assert torch.equal(listed, task.variables["answer_pointer"].outcomes.sort(1).values)
+
+
+def test_too_few_prompts_make_no_pairs():
+    for n, match in ((1, "does not vary"), (3, "Give more prompts")):
+        with pytest.raises(ValueError, match=match):
+            subspaces.pairs(letters(n), "first")
+
+
 def test_the_subject_of_tiny_world_is_found_where_it_is():
     """At the end before layer 1 the repeated name is in few directions; before layer 0 nothing is yet."""
     model = interp.load("tiny-world")
