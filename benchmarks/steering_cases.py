@@ -1,9 +1,9 @@
-"""The five behaviours of tiny-world that the study of steering steers, and the prompts of each.
+"""The models and behaviours that the study of steering steers, and the prompts of each.
 
 A behaviour has two sides. `up[i]` and `down[i]` are the same prompt on either side, from what the model was
 trained on. The prompts that are steered are those of one side, and their answers the words of the other.
 Directions are found on `up` and `down`, layers are chosen on `choose`, figures are made on `test`, which was
-held out of the model's training.
+held out of tiny-world's training.
 """
 
 from __future__ import annotations
@@ -28,7 +28,36 @@ SENSES = {
     "pronouns": ("she", "he"),
 }
 FAMILY = {"refusal": "requests"}
-PAIRS, CHOOSE, TEST = 48, 16, 24  # pairs of prompts, prompts of each side, prompts of each side
+METHODS = (
+    "mean_difference", "pca", "lda", "logistic", "weighted_mean", "class_means", "prompt_pair", "optimise",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A model of the study, and how much of it the model's size allows."""
+
+    model: str
+    cases: tuple[str, ...]
+    layers: tuple[int, ...]
+    methods: tuple[str, ...] = METHODS
+    edits: tuple[str, ...] = ("add", "rotate", "ablate")
+    test: int = 24  # prompts of each side that figures are made on
+    stories: int = 32
+    new_tokens: int = 20
+    spared: int = 0  # first positions that no edit touches
+    pairs: int = 48  # of prompts that directions are found on
+    choose: int = 16  # prompts of each side that layers are chosen on
+
+
+SETUPS = {
+    "tiny-world": Setup("tiny-world", tuple(SENSES), (1, 2, 3)),
+    "smollm2": Setup(
+        "smollm2-135m", ("sentiment",), (15, 22),
+        ("mean_difference", "pca", "logistic", "prompt_pair"), ("add", "rotate"),
+        test=12, stories=6, new_tokens=12, spared=1,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,20 +74,19 @@ class Case:
     test: tuple[Task, Task]
 
 
-def case(model: Any, name: str) -> Case:
+def case(model: Any, name: str, setup: Setup) -> Case:
     """The prompts of a behaviour."""
     more = 3 if name == "pronouns" else 1  # a third of the pairs are of she and he
     make = getattr(interp.tasks, FAMILY.get(name, name))
     sides = [_ids(model, words) for words in words_of(name)]
-    train = make(model, n=2 * PAIRS * more, seed=0, held_out=False)
-    other = make(model, n=4 * CHOOSE * more, seed=1, held_out=False)
+    train = make(model, n=2 * setup.pairs * more, seed=0, held_out=False)
+    other = make(model, n=4 * setup.choose * more, seed=1, held_out=False)
     fresh = _without(other, train)
-    test = make(model, n=2 * TEST * more, seed=2, held_out=True)
+    test = make(model, n=2 * setup.test * more, seed=2, held_out=True)
     towards = [tuple(_turned(task, sides, sense) for sense in (0, 1)) for task in (train, fresh, test)]
-    chosen = tuple(task[:CHOOSE] for task in towards[1])
-    return Case(
-        name, SENSES[name], *_pairs(train, sides), _third(train, sides), towards[0], chosen, towards[2]
-    )
+    chosen = tuple(task[: setup.choose] for task in towards[1])
+    pairs, third = _pairs(train, sides, setup.pairs), _third(train, sides)
+    return Case(name, SENSES[name], *pairs, third, towards[0], chosen, towards[2])
 
 
 def words_of(name: str) -> list[list[str]]:
@@ -86,9 +114,8 @@ def _rows(task: Task, answers: set[int], wrongs: set[int]) -> Tensor:
     return torch.tensor(found).nonzero().flatten()
 
 
-def _pairs(task: Task, sides: list[set[int]]) -> tuple[Prompts, Prompts]:
-    rows = _rows(task, *sides)
-    rows = rows[:PAIRS]
+def _pairs(task: Task, sides: list[set[int]], n: int) -> tuple[Prompts, Prompts]:
+    rows = _rows(task, *sides)[:n]
     return Prompts(task.clean[rows], task.lengths[rows]), Prompts(task.corrupt[rows], task.lengths[rows])
 
 

@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from steering_cases import Case
+from steering_cases import Case, Setup
 from torch import Tensor
 
 from interp import steering
@@ -24,9 +24,6 @@ from interp.steering import estimators
 from interp.steering.estimators import shuffle
 from interp.tasks import LogitDiff, Task
 
-PAIRED = ("mean_difference", "pca", "lda", "logistic", "weighted_mean")
-METHODS = (*PAIRED, "class_means", "prompt_pair", "optimise")
-LAYERS = (1, 2, 3)
 CANDIDATES = 8  # pairs of prompts of prompt_pair, chosen like a layer
 STEPS, RATE, PROMPTS = 15, 0.15, 12  # of optimise
 
@@ -34,24 +31,24 @@ STEPS, RATE, PROMPTS = 15, 0.15, 12  # of optimise
 class Directions:
     """The activations of a case, and the directions in them."""
 
-    def __init__(self, model: Any, case: Case) -> None:
-        self.model, self.case = model, case
-        places = [Place("resid_pre", layer) for layer in LAYERS]
+    def __init__(self, model: Any, case: Case, setup: Setup) -> None:
+        self.model, self.case, self.setup = model, case, setup
+        places = [Place("resid_pre", layer) for layer in setup.layers]
         self.rows = {
             name: {p.layer: rows.double() for p, rows in steering.activations(model, prompts, places).items()}
             for name, prompts in (("up", case.up), ("down", case.down), ("third", case.third))
             if prompts is not None
         }
-        both = {layer: torch.cat((self.rows["up"][layer], self.rows["down"][layer])) for layer in LAYERS}
+        both = {at: torch.cat((self.rows["up"][at], self.rows["down"][at])) for at in setup.layers}
         self.norm = {layer: rows.norm(dim=1).median().item() for layer, rows in both.items()}
-        self.gap = {layer: self._gap(layer) for layer in LAYERS}
+        self.gap = {layer: self._gap(layer) for layer in setup.layers}
 
     def _gap(self, layer: int) -> float:
         return (self.rows["up"][layer] - self.rows["down"][layer]).mean(0).norm().item()
 
     def methods(self) -> tuple[str, ...]:
         """Those that differ here: with two classes class_means is the mean difference."""
-        return tuple(m for m in METHODS if m != "class_means" or self.case.third is not None)
+        return tuple(m for m in self.setup.methods if m != "class_means" or self.case.third is not None)
 
     def start(self, layer: int, sense: int) -> Tensor:
         """Mean activation of the side that is steered."""

@@ -7,13 +7,14 @@ the stream at the place, for rotations in radians, for ablations the share that 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from interp import steering
+from interp import positions, steering
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.models import anatomy
@@ -120,10 +121,11 @@ class Measured:
 
 
 class Rig:
-    """Steered runs of a task's prompts, from the steered layer on."""
+    """Steered runs of a task's prompts, from the steered layer on. The first `spared` tokens are left out."""
 
-    def __init__(self, model: Any, task: Task) -> None:
+    def __init__(self, model: Any, task: Task, spared: int = 0) -> None:
         self.model, self.task = model, task
+        self.when = positions.everywhere if not spared else positions.window(spared, None)
         runs = Runs(task.clean, task.clean, True, task.answers, task.wrongs, task.positions, task.lengths)
         every = [
             steering.add(Direction.from_tensor(model.W_U[:, 0], layer=at)) for at in range(model.cfg.n_layers)
@@ -136,7 +138,8 @@ class Rig:
         """Every direction of the set at its strength."""
         k, n = len(edits.vectors), len(self.task)
         prompt = torch.arange(n).repeat(k)
-        logits = self.run.run(prompt, edits.edits(self.model, strength, n)).double().unflatten(0, (k, n))
+        made = self.placed(edits.edits(self.model, strength, n))
+        logits = self.run.run(prompt, made).double().unflatten(0, (k, n))
         log, before = logits.log_softmax(-1), self.clean.log_softmax(-1)
         return Measured(
             (before.exp() * (before - log)).sum(-1),
@@ -144,6 +147,10 @@ class Rig:
             -(log.exp() * log).sum(-1) + (before.exp() * before).sum(-1),
             self._mass(log, self.task.answers) > self._mass(log, self.task.wrongs),
         )
+
+    def placed(self, made: Iterable[Intervention]) -> list[Intervention]:
+        """Interventions at the positions that are steered."""
+        return [replace(each, when=self.when) for each in made]
 
     def difference(self, logits: Tensor) -> Tensor:
         """Mean logit of the answers minus that of the wrong ones, [..., prompt]."""

@@ -1,11 +1,12 @@
 """The study of steering: every method of extraction and three edits, at equal KL, against both controls.
 
-    python benchmarks/steering_study.py [--cases sentiment ...] [--docs]
+    python benchmarks/steering_study.py [--model tiny-world] [--cases sentiment ...] [--docs]
 
 Fixed before any figure was seen: a mean KL of 0.2 nats of the next token on the prompts that are steered;
 twenty draws of either control, each at that KL too; a direction passes where its effect is above the 95 %
 quantile of both. Layers are chosen on other prompts, by the effect of adding at that KL. It writes
-benchmarks/results/steering_study.json and .md, and the tables of docs/steering.md between their markers.
+benchmarks/results/steering_study.json and .md (steering_smollm2.json of the real model), and the tables of
+docs/steering.md between their markers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import steering_study_tables as tables
 import torch
-from steering_cases import SENSES, case
-from steering_directions import LAYERS, Directions
+from steering_cases import SENSES, SETUPS, Setup, case
+from steering_directions import Directions
 from steering_rig import Ablates, Adds, Edits, Measured, Rig, Rotates
 from torch import Tensor
 
@@ -37,24 +39,32 @@ from interp.tasks.metrics import Reading
 from interp.tasks.world import Stories
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "steering_study.json"
+RESULTS = {
+    "tiny-world": HERE / "results" / "steering_study.json",
+    "smollm2": HERE / "results" / "steering_smollm2.json",
+}
 PAGE = HERE.parent / "docs" / "steering.md"
 TARGET, DRAWS, LEVEL = 0.2, 20, 0.95
 DOSES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 PARTS = (0.25, 0.5, 0.75, 1.0)  # of the strength, for slopes by prompt
-STORIES, NEW_TOKENS = 32, 20
 Found = dict[str, Any]
 
 
-def study(model: Any, name: str) -> Found:
-    """Both senses of a behaviour."""
-    prompts = case(model, name)
-    directions = Directions(model, prompts)
-    neutral = read(model, _stories())
+def study(model: Any, name: str, setup: Setup) -> Iterator[Found]:
+    """Both senses of a behaviour: what there is after the first, and after the second."""
+    prompts = case(model, name, setup)
+    directions = Directions(model, prompts, setup)
+    neutral = read(model, _stories(setup.stories))
+    sizes = {
+        "pairs": len(prompts.up),
+        "choose": len(prompts.choose[0]),
+        "test": [len(t) for t in prompts.test],
+    }
     rows: list[Found] = []
-    doses = []
+    doses: list[Found] = []
+    found = {"weights": model_fingerprint(model)[:16], **sizes, "rows": rows, "doses": doses}
     for sense in (0, 1):
-        choose, test = Rig(model, prompts.choose[sense]), Rig(model, prompts.test[sense])
+        choose, test = (Rig(model, side[sense], setup.spared) for side in (prompts.choose, prompts.test))
         work = _Sense(directions, sense, test, neutral)
         chosen = {method: _choose(directions, method, sense, choose) for method in directions.methods()}
         for method, (layer, vector, tried) in chosen.items():
@@ -64,20 +74,16 @@ def study(model: Any, name: str) -> Found:
             rows += [common | {"cosine": cosine} | row for row in work.edits(method, layer, vector)]
         layer, vector, _ = chosen["mean_difference"]
         doses += _doses(test, Adds(layer, vector[None]), prompts.senses[sense])
-    sizes = {
-        "pairs": len(prompts.up),
-        "choose": len(prompts.choose[0]),
-        "test": [len(t) for t in prompts.test],
-    }
-    return {"weights": model_fingerprint(model)[:16], **sizes, "rows": rows, "doses": doses}
+        yield found
 
 
 def _choose(
     directions: Directions, method: str, sense: int, rig: Rig
 ) -> tuple[int, Tensor, dict[str, float]]:
     """The layer (and pair) whose direction has the largest effect at the KL, and the best of each layer."""
-    best, tried = (-float("inf"), LAYERS[0], torch.zeros(1)), {}
-    for layer in LAYERS:
+    layers = directions.setup.layers
+    best, tried = (-float("inf"), layers[0], torch.zeros(1)), {}
+    for layer in layers:
         found = directions.candidates(method, layer, sense)
         effects = _effects(rig, layer, found)
         top = int(effects.nan_to_num(-float("inf")).argmax())
@@ -118,6 +124,7 @@ class _Sense:
         kinds = ["add"]
         if vector.ndim == 1:
             kinds += ["rotate", *(["ablate"] if method not in ("optimise", "weighted_mean") else [])]
+        kinds = [kind for kind in kinds if kind in self.directions.setup.edits]
         return [{"edit": kind, **self.row(kind, method, layer, vector)} for kind in kinds]
 
     def row(self, kind: str, method: str, layer: int, vector: Tensor) -> Found:
@@ -182,14 +189,14 @@ class _Sense:
 
     def _side_effects(self, edits: Edits, strength: float, seen: Measured) -> Found:
         """On neutral text and on what is generated, by the package's own functions; and that these agree."""
-        made = edits.public(self.rig.model, strength)
-        with torch.no_grad(), steering.steer(self.rig.model, made):
+        made = self.rig.placed(edits.public(self.rig.model, strength))
+        with torch.no_grad(), steering.steer(self.rig.model, *made):
             tokens = self.rig.task.clean
             logits = self.rig.model(tokens)[torch.arange(len(tokens)), self.rig.task.positions].double()
         gap = (self.rig.difference(logits) - self.rig.difference(self.rig.clean) - seen.effect[0]).abs().max()
         return {
-            "perplexity": (self._loss(made) - self.base_loss).exp().item(),
-            "repetition": self._repetition(made),
+            "perplexity": (self._loss(*made) - self.base_loss).exp().item(),
+            "repetition": self._repetition(*made),
             "base_repetition": self.base_repetition,
             "gap": gap.item(),
         }
@@ -205,8 +212,9 @@ class _Sense:
     def _repetition(self, *made: Any) -> float:
         """Share of the pairs of words generated that came before in the same row."""
         prompts = Prompts(self.rig.task.clean, self.rig.task.lengths)
-        whole = steering.generate(self.rig.model, prompts, *made, max_new_tokens=NEW_TOKENS, stop=())
-        column = prompts.lengths[:, None] + torch.arange(NEW_TOKENS)
+        n = self.directions.setup.new_tokens
+        whole = steering.generate(self.rig.model, prompts, *made, max_new_tokens=n, stop=())
+        column = prompts.lengths[:, None] + torch.arange(n)
         return steering.measures.repetition(whole.gather(1, column)).mean().item()
 
 
@@ -245,29 +253,40 @@ def _cosine(one: Tensor, two: Tensor) -> float | None:
     return None if one.ndim != two.ndim else torch.cosine_similarity(one, two, dim=0).item()
 
 
-def _stories() -> list[str]:
+def _stories(n: int) -> list[str]:
     """Held-out stories of the world."""
     rng, stories = random.Random(0), Stories()
-    return [stories.document(rng, test=True).replace("^", "") for _ in range(STORIES)]
+    return [stories.document(rng, test=True).replace("^", "") for _ in range(n)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--cases", nargs="*", default=list(SENSES), choices=list(SENSES))
+    parser.add_argument("--model", choices=list(SETUPS), default="tiny-world")
+    parser.add_argument("--cases", nargs="*", choices=list(SENSES), help="by default all of the model's")
     parser.add_argument("--docs", action="store_true", help="only write the tables again")
     args = parser.parse_args()
-    done = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     if not args.docs:
         torch.set_num_threads(1)
-        model = interp.load("tiny-world")
-        for name in args.cases:
-            start = time.perf_counter()
-            done[name] = study(model, name) | {"seconds": time.perf_counter() - start}
-            RESULTS.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+        _measure(SETUPS[args.model], RESULTS[args.model], args.cases)
+    done = {name: _load(path) for name, path in RESULTS.items()}
+    for name, path in RESULTS.items():
+        path.with_suffix(".md").write_text(tables.everything(done[name]), encoding="utf-8")
+    PAGE.write_text(tables.filled(PAGE.read_text(encoding="utf-8"), *done.values()), encoding="utf-8")
+
+
+def _measure(setup: Setup, results: Path, names: list[str] | None) -> None:
+    """Every case, written as it comes."""
+    done, model = _load(results), interp.load(setup.model)
+    for name in names or setup.cases:
+        start = time.perf_counter()
+        for found in study(model, name, setup):
+            done[name] = found | {"seconds": time.perf_counter() - start}
+            results.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
             print(f"{name}: {done[name]['seconds']:.0f} s", file=sys.stderr)
-    RESULTS.with_suffix(".md").write_text(tables.everything(done), encoding="utf-8")
-    if PAGE.exists():
-        PAGE.write_text(tables.filled(PAGE.read_text(encoding="utf-8"), done), encoding="utf-8")
+
+
+def _load(path: Path) -> Found:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 if __name__ == "__main__":

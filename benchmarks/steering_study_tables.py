@@ -21,16 +21,19 @@ def everything(done: Done) -> str:
 
 def sections(done: Done) -> dict[str, str]:
     """Table by name."""
-    found = {"summary": _summary(done)} | {edit: _effects(done, edit) for edit in EDITS}
+    found = {"summary": _summary(done)} | {
+        edit: _effects(done, edit) for edit in EDITS if rows_of(done, edit)
+    }
     found |= {"controls": _controls(done), "side-effects": _side_effects(done), "prompts": _prompts(done)}
     return found | {"doses": _doses(done), "layers": _layers(done)}
 
 
-def filled(page: str, done: Done) -> str:
-    """The page with every marked table as it is now."""
+def filled(page: str, done: Done, real: Done) -> str:
+    """The page with every marked table as it is now; `real` are the cases of the real model."""
+    tables = sections(done) | {f"smollm2-{name}": body for name, body in sections(real).items()}
 
     def table(match: re.Match) -> str:
-        return f"<!-- table {match[1]} -->\n{sections(done)[match[1]]}<!-- end -->"
+        return f"<!-- table {match[1]} -->\n{tables[match[1]]}<!-- end -->"
 
     return re.sub(r"<!-- table ([\w-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
@@ -179,7 +182,8 @@ def _layers(done: Done) -> str:
                     for layer, effect in row["tried"].items()
                 ]
                 rows.append([f"{name}: {sense}", f"`{method}`", *cells])
-    return _table(["behaviour: towards", "method", "layer 1", "layer 2", "layer 3"], rows)
+    layers = dict.fromkeys(layer for case in done.values() for row in case["rows"] for layer in row["tried"])
+    return _table(["behaviour: towards", "method", *(f"layer {layer}" for layer in layers)], rows)
 
 
 def _mean(values: list[float]) -> float:

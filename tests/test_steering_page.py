@@ -15,6 +15,7 @@ from interp.models import model_fingerprint
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "steering.md").read_text(encoding="utf-8")
 DONE = json.loads((ROOT / "benchmarks" / "results" / "steering_study.json").read_text(encoding="utf-8"))
+REAL = json.loads((ROOT / "benchmarks" / "results" / "steering_smollm2.json").read_text(encoding="utf-8"))
 ROWS = [{"case": name, **row} for name, case in DONE.items() for row in case["rows"] if "refused" not in row]
 
 
@@ -33,8 +34,8 @@ def rows(edit: str, method: str | None = None) -> list[dict[str, Any]]:
 
 
 def test_the_tables_are_those_of_the_study() -> None:
-    assert tables().filled(PAGE, DONE) == PAGE
-    assert PAGE.count("<!-- table ") == len(tables().sections(DONE))
+    assert tables().filled(PAGE, DONE, REAL) == PAGE
+    assert PAGE.count("<!-- table ") == len(tables().sections(DONE)) + PAGE.count("<!-- table smollm2-")
     assert set(DONE) == {"sentiment", "register", "languages", "refusal", "pronouns"}
 
 
@@ -122,3 +123,25 @@ def test_what_the_text_says_of_controls_and_side_effects() -> None:
     refusal = [row for row in rows("add") if row["case"] == "refusal"]
     assert max(row["random"]["wrong"] for row in refusal) < 0.045
     assert max(row["random"]["wrong"] for row in rows("add")) > 0.6
+
+
+def test_what_the_text_says_of_the_real_model() -> None:
+    """Every direction passes, with margins of its own for each control."""
+    found = {
+        (row["method"], row["edit"]): row for row in REAL["sentiment"]["rows"] if row["sense"] == "positive"
+    }
+    assert len(found) == 7
+    for row in found.values():
+        assert row["random"]["draws"] == row["shuffled"]["draws"] == 20
+        assert row["kl"] == pytest.approx(0.2, rel=0.02)
+        assert row["passes"]
+        assert row["layer"] == 22
+        assert 0.985 < row["perplexity"] < 1.015
+        assert row["gap"] < 1e-3
+    mean_difference, pca = (found[method, "add"] for method in ("mean_difference", "pca"))
+    assert abs(mean_difference["random"]["mean"]) < 0.02
+    assert 0.36 < mean_difference["effect"] - mean_difference["shuffled"]["high"] < 0.38
+    assert 1.3 < mean_difference["effect"] - mean_difference["random"]["high"] < 1.32
+    assert 1.28 < pca["effect"] - bar(pca) < 1.3
+    assert pca["cosine"] > 0.995
+    assert max(found.values(), key=lambda row: row["effect"])["method"] == "prompt_pair"
