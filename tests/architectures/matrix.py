@@ -41,13 +41,14 @@ verb is compared with plain torch hooks on the transformers model, or with its o
 | generate | six tokens with transformers' own `generate`: the share that differs |
 | bake | a direction ablated from what attention of block 1 writes |
 | direct | `attribution.direct`: all parts sum to the logit difference |
+| experts | of a mixture: `patch` and `attribute` of every expert at `router` and `expert_out`, all layers |
 
 Figures are the largest error in standard deviations of what is right. transformers goes down to float32 in
 norms and softmax of a float64 model; here it is kept from that, on both sides, so that a figure is the error
 of the formulas. What stays is its rotary tables, which are float32 and which a HookedTransformer makes anew
 in float64: about 1e-6 there. A letter is a refusal, and its sentence stands below the table; an empty cell
-follows from a refusal to load. From "{first}" on the rows are other configs of the same architectures, and
-more architectures.
+follows from a refusal to load, and under `experts` from there being none. From "{first}" on the rows are
+other configs of the same architectures, and more architectures.
 """
 KINDS = {"HookedTransformer": "hooked", "TransformerBridge": "bridge"}
 NAMES = {"patch, reference": "reference", "circuits.run": "run"}

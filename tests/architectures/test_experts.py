@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,13 +12,13 @@ import torch
 import torch.nn.functional as F
 import verbs
 import zoo
+from experts import SITES, Experts
 from torch import Tensor
 
 import interp
 from interp.models import anatomy, expert_points
 
 MIXTURES = ("Mixtral", "Qwen 2 MoE", "Qwen 3 MoE", "gpt-oss")
-SITES = ("router", "expert_out")
 QUIET: dict[str, Any] = {"progress": False}
 
 
@@ -34,87 +33,6 @@ def case(name: str) -> verbs.Case:
     return verbs.case(name)
 
 
-class Experts:
-    """The experts of every layer of a transformers model, computed from their weights."""
-
-    def __init__(self, one: verbs.Case) -> None:
-        self.one = one
-        self.modules: list[Any] = [layer.mlp.experts for layer in one.oracle.layers]
-
-    def expert(self, layer: int, number: int, x: Tensor) -> Tensor:
-        """E_e(x) [token, d_model]."""
-        experts = self.modules[layer]
-        if hasattr(experts, "gate_up_proj_bias"):  # gpt-oss
-            both = x @ experts.gate_up_proj[number] + experts.gate_up_proj_bias[number]
-            gate = both[..., ::2].clamp(max=experts.limit)
-            up = both[..., 1::2].clamp(-experts.limit, experts.limit)
-            inside = (up + 1) * gate * torch.sigmoid(experts.alpha * gate)
-            return inside @ experts.down_proj[number] + experts.down_proj_bias[number]
-        gate, up = F.linear(x, experts.gate_up_proj[number]).chunk(2, -1)
-        return F.linear(F.silu(gate) * up, experts.down_proj[number])
-
-    @contextlib.contextmanager
-    def seen(self, layer: int, act: Callable[..., Tensor]) -> Iterator[None]:
-        """`act(x, weights [token, expert], output)` gives the mixture's output."""
-
-        def hook(module: Any, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
-            x, chosen, weights = (*args, *kwargs.values())[:3]
-            dense = torch.zeros(len(x), module.num_experts).scatter(1, chosen, weights)
-            return act(x, dense, output)
-
-        handle = self.modules[layer].register_forward_hook(hook, with_kwargs=True)
-        yield
-        handle.remove()
-
-    def run(self, tokens: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights [token, expert], what experts add [token, expert, d_model], and their outputs."""
-        kept: list[tuple[Tensor, Tensor]] = []
-        with self.seen(layer, lambda x, weights, output: kept.append((x, weights)) or output):
-            self.one.oracle.logits(tokens)
-        x, weights = kept[0]
-        each = torch.stack([self.expert(layer, e, x) for e in range(weights.shape[1])], 1)
-        return weights, weights[..., None] * each, each
-
-    def patched(self, site: str, layer: int, number: int, pos: int | None) -> Tensor:
-        """Metrics of corrupt runs with one expert's weight, or what it adds, of the clean run: [prompt]."""
-        task = self.one.task
-        weights, adds, _ = self.run(task.clean, layer)
-        positions = torch.arange(task.clean.shape[1]).repeat(len(task))
-        where = torch.ones_like(positions).bool() if pos is None else positions == pos
-
-        def act(x: Tensor, now: Tensor, output: Tensor) -> Tensor:
-            mine = self.expert(layer, number, x)
-            if site == "router":
-                change = (weights[:, number] - now[:, number])[:, None] * mine
-            else:
-                change = adds[:, number] - now[:, number, None] * mine
-            return output + where[:, None] * change
-
-        with self.seen(layer, act):
-            return self.one.metric(self.one.oracle.logits(task.corrupt))
-
-    def estimated(self, site: str, layer: int) -> Tensor:
-        """AtP [prompt, expert] from the slope of the metric in the mixture's output."""
-        task, shifts = self.one.task, []
-
-        def act(x: Tensor, now: Tensor, output: Tensor) -> Tensor:
-            shifts.append(torch.zeros_like(output).requires_grad_())
-            return output + shifts[0]
-
-        with torch.enable_grad(), self.seen(layer, act):
-            total = self.one.metric(self.one.oracle.logits(task.corrupt)).sum()
-            slope = torch.autograd.grad(total, shifts[0])[0][:, None]  # [token, 1, d_model]
-        (w1, c1, _), (w0, c0, each) = self.run(task.clean, layer), self.run(task.corrupt, layer)
-        found = (w1 - w0) * (each * slope).sum(-1) if site == "router" else ((c1 - c0) * slope).sum(-1)
-        return found.view(len(task), -1, found.shape[-1]).sum(1)
-
-
-def as_metric(found: Any, right: Tensor, base: Tensor) -> float:
-    """The error in spreads of the metric: these models compute in float32, which rounds logits."""
-    base = base.view(-1, *(1,) * (right.ndim - 1))
-    return verbs.relative(torch.as_tensor(found["value"].values) + base, right + base)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MIXTURES)
 def test_patches_are_those_of_plain_hooks(name: str) -> None:
@@ -124,17 +42,14 @@ def test_patches_are_those_of_plain_hooks(name: str) -> None:
     for site in SITES:
         found = interp.patch(one.model, one.task, site, engine="reference", **QUIET)
         assert found["value"].dims == ("prompt", "layer", "expert")
-        right = [
-            [oracle.patched(site, layer, number, None) - base for number in range(4)] for layer in range(3)
-        ]
-        right = torch.stack([torch.stack(row, -1) for row in right], 1)
-        assert as_metric(found, right, base) <= 1e-5, site
+        right = torch.stack([oracle.effects(site, layer) for layer in range(3)], 1)
+        assert verbs.as_metric(found, right, base) <= 1e-5, site
         assert float(right.abs().max()) > 1e-3
     names = ["L0E1.router@3", "L1E2@8", "L0E0@3"]
     cells = interp.patch(one.model, one.task, cells=names, engine="reference", **QUIET)
     right = [oracle.patched(*place) - base for place in (("router", 0, 1, 3), ("expert_out", 1, 2, 8))]
     right.append(oracle.patched("expert_out", 0, 0, 3) - base)
-    assert as_metric(cells, torch.stack(right, -1), base) <= 1e-5
+    assert verbs.as_metric(cells, torch.stack(right, -1), base) <= 1e-5
 
 
 @pytest.mark.parametrize("name", MIXTURES)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import zoo
+from experts import SITES, Experts
 from oracle import Oracle, Throughout64
 from torch import Tensor
 
@@ -67,8 +68,9 @@ def check(name: str, verbs: tuple[str, ...] = ()) -> dict[str, Cell]:
             return {"load": Cell(None, str(refusal))}
         error = relative(one.model(one.task.clean), one.oracle.logits(one.task.clean))
         cells = {"load": Cell(error, type(one.model).__name__)}
+        mixture = any(interp.models.anatomy(one.model).experts)
         for verb, run in VERBS.items():
-            if not verbs or verb in verbs:
+            if (not verbs or verb in verbs) and (mixture or verb != "experts"):
                 cells[verb] = _cell(run, one)
         return cells
 
@@ -86,6 +88,12 @@ def relative(ours: Any, theirs: Any) -> float:
     """Largest difference, in spreads (standard deviations) of what is right."""
     ours, theirs = (torch.as_tensor(np.asarray(each)).double() for each in (ours, theirs))
     return float((ours - theirs).abs().max() / theirs.std().clamp(min=1e-3))
+
+
+def as_metric(found: Any, right: Tensor, base: Tensor) -> float:
+    """The error in spreads of the metric: mixtures compute in float32, which rounds logits."""
+    base = base.view(-1, *(1,) * (right.ndim - 1))
+    return relative(torch.as_tensor(found["value"].values) + base, right + base)
 
 
 def _patched(one: Case, engine: str) -> tuple[float, str]:
@@ -214,6 +222,23 @@ def _direct(one: Case) -> tuple[float, str]:
     return relative(found.value.sum("component"), right), "weights"
 
 
+def _experts(one: Case) -> tuple[float, str]:
+    """Patches and AtP of every expert's weight, and of what every expert adds."""
+    base, experts, worst = one.metric(one.oracle.logits(one.task.corrupt)), Experts(one), []
+    layers = list(experts.modules)
+    for site in SITES:
+        patched, estimated = (
+            verb(one.model, one.task, site, **QUIET).sel(layer=layers)
+            for verb in (interp.patch, interp.attribute)
+        )
+        right = [
+            torch.stack([of(site, layer) for layer in layers], 1)
+            for of in (experts.effects, experts.estimated)
+        ]
+        worst += [as_metric(patched, right[0], base), relative(estimated["value"], right[1])]
+    return max(worst), "hooks"
+
+
 VERBS: dict[str, Callable[[Case], tuple[float, str]]] = {
     "patch": lambda one: _patched(one, "auto"),
     "patch, reference": lambda one: _patched(one, "reference"),
@@ -224,4 +249,5 @@ VERBS: dict[str, Callable[[Case], tuple[float, str]]] = {
     "generate": _generate,
     "bake": _bake,
     "direct": _direct,
+    "experts": _experts,
 }
