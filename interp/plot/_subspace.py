@@ -76,7 +76,7 @@ def _places(result: xr.Dataset, title: str | None, theme: str) -> go.Figure:
         horizontal_spacing=_GAP / look.WIDTH,
     )  # fmt: skip
     names = [str(each) for each in result["pos"].values]
-    ticks = look.token_axis(names, (look.WIDTH - _LEFT - _RIGHT) // 3) | (
+    ticks: dict[str, Any] = look.token_axis(names, (look.WIDTH - _LEFT - _RIGHT) // 3) | (
         {"tickangle": 0} if n_pos <= 5 else {}
     )
     for column, (variable, name) in enumerate(_PANELS.items(), 1):
@@ -146,7 +146,7 @@ def _search(search: Search, title: str | None, theme: str) -> go.Figure:
     fig.update_annotations(font_size=13, yshift=2)
     fig.update_layout(
         legend={"orientation": "h", "y": -0.11, "yanchor": "top", "x": 0.5, "xanchor": "center"},
-        showlegend=any(trace.showlegend for trace in fig.data),
+        showlegend=len(_levels(search.projection)) <= _FEW,
     )
     rank = int(attrs["rank"])
     heading = f"{attrs['variable']} in {rank} direction{'s' if rank > 1 else ''} of {attrs['site']}"
