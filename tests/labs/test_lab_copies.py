@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 
+import interp
 from interp.labs import copy, labs
 from interp.labs._copies import cells_for, read_copy
 from interp.labs._run import run_cells
@@ -112,6 +114,26 @@ def holds(number: str, seen: dict) -> None:
         assert seen["scores"]["induction"][0, 0, 0] > 0.99 < seen["scores"]["induction"][1, 1, 0]
         assert seen["heard"][0] > 0.1 > seen["heard"][1]
         assert int(seen["test"]["rank"]) == 1
+
+
+@pytest.mark.slow
+def test_lab_08_goes_on_without_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the model it takes a minute: `interp labs copy` and `check` run it by hand."""
+    load = interp.load
+
+    def without(name: str) -> Any:
+        if name == "smollm2-135m":
+            raise ValueError("not fetched")
+        return load(name)
+
+    monkeypatch.setattr(interp, "load", without)
+    seen, errors = run_cells(cell.text for cell in cells_for(labs()["08"], teacher=True) if not cell.is_text)
+    assert errors == []
+    assert seen["model"].cfg.n_layers == 3
+    assert {name: seen[name] for name in labs()["08"].answers} == labs()["08"].answers
+    assert seen["top"][0] == (0, 0)
+    _, low, high = seen["verified"]["L0H0"]
+    assert 0 < low < high
 
 
 @pytest.mark.slow

@@ -193,7 +193,7 @@ if top[0][0] > 0:
 # %% [markdown]
 # ## Something is wrong here
 #
-# A friend reports the same heads with larger effects and narrower intervals.
+# A friend reports the same heads with narrower intervals, and she needed no second set of prompts.
 
 # %%
 for i, (name, place) in enumerate(zip(names, top)):
@@ -208,7 +208,8 @@ bug = None
 
 # %% [answer] bug
 bug = "b"
-# What was chosen for being large is large there by choice; and twelve prompts are six draws.
+# Twelve prompts are six draws, so her intervals are too narrow; and what was chosen for being large is, on average,
+# flattered by the prompts that chose it.
 
 # %% [markdown]
 # ## What you found
