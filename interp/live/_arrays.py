@@ -45,7 +45,7 @@ def pack(values: np.ndarray, kind: str, by: str | None = None, lower: bool = Fal
 
 
 def unpack(packed: Packed) -> Float[np.ndarray, "..."]:
-    """The array that the page reads: what `page.js` computes, in Python. 0 above a lower triangle."""
+    """The array that the page reads: what `ask.js` computes, in Python. 0 above a lower triangle."""
     kind, shape = packed["packed"], tuple(packed["shape"])
     raw = np.frombuffer(base64.b64decode(packed["data"]), dtype={"u1": "u1", "f2": "<f2", "f4": "<f4"}[kind])
     values = _values(raw, packed["scale"], packed["offset"])

@@ -2,8 +2,8 @@
 
 1. `explore` sorts what it is given and checks it; no pass is made.
 2. A file asks `Answers` everything that a click can ask for, once, and carries the answers.
-3. The page is `page.html`, `page.css`, `draw.js` and `page.js`, put together as they are. A policy in the
-   page lets it run its own script and nothing else, and fetch nothing.
+3. The page is `page.html`, `page.css`, `ask.js`, `draw.js` and `page.js`, put together as they are. A policy
+   in the page lets it run its own script and nothing else, and fetch nothing.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def document(title: str, data: dict[str, Any]) -> str:
 
 def module() -> str:
     """The page's one ES module."""
-    return source("draw.js") + "\n" + source("page.js")
+    return "\n".join(map(source, ("ask.js", "draw.js", "page.js")))
 
 
 def source(name: str) -> str:
