@@ -17,8 +17,9 @@ import torch
 import interp
 from interp.tasks import Task
 
-GROUPS = ("tiny-ioi", "tiny-world", "others", "random")
+GROUPS = ("tiny-ioi", "tiny-world", "others", "smollm2", "random")
 DRAWN, KEPT = 128, 16  # prompts drawn of a family, and prompts used
+DRAWN_REAL, KEPT_REAL = 16, 8  # of the real model, which takes a second for a prompt
 RANDOM_PROMPTS = 8
 ARCHITECTURES = (
     "LN-gelu_new-plain-serial-mha-learned",
@@ -62,16 +63,22 @@ WORLD: dict[str, tuple[str, dict[str, Any]]] = {
     "requests, frame": ("requests", {"kind": "frame"}),
     "requests, harm": ("requests", {"kind": "harm"}),
 }
+REAL: dict[str, dict[str, Any]] = {"ioi": {"template": 0}, "greater_than": {}}  # of SmolLM2-135M-Instruct
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model on one task; made when it is its turn. `neurons`: of how many neurons one is measured."""
+    """One model on one task; made when it is its turn.
+
+    neurons: of how many neurons one is measured. short: whether it has only the three sites and five methods
+    for which a model of a hundred million parameters leaves time, and no times.
+    """
 
     group: str
     name: str
     make: Callable[[], tuple[Any, Task]]
     neurons: int = 1
+    short: bool = False
 
 
 def cases(group: str, shared: Path) -> Iterator[Case]:
@@ -86,6 +93,10 @@ def cases(group: str, shared: Path) -> Iterator[Case]:
     elif group == "tiny-world":
         for name, (family, options) in WORLD.items():
             yield Case(group, name, partial(_bundled, "tiny-world", family, options), neurons=4)
+    elif group == "smollm2":
+        for name, options in REAL.items():
+            make = partial(_bundled, "smollm2-135m", name, options, DRAWN_REAL, KEPT_REAL)
+            yield Case(group, name, make, short=True)
     else:
         yield from _others(group, shared)
 
@@ -109,9 +120,11 @@ def _model(name: str) -> Any:
     return interp.load(name)
 
 
-def _bundled(name: str, family: str, options: dict[str, Any]) -> tuple[Any, Task]:
+def _bundled(
+    name: str, family: str, options: dict[str, Any], n: int = DRAWN, kept: int = KEPT
+) -> tuple[Any, Task]:
     model = _model(name)
-    return model, alike(model, getattr(interp.tasks, family)(model, n=DRAWN, seed=0, **options))
+    return model, alike(model, getattr(interp.tasks, family)(model, n=n, seed=0, **options), kept)
 
 
 def _loaded(folder: Path, task: Callable[[Any], Task]) -> tuple[Any, Task]:
@@ -119,14 +132,14 @@ def _loaded(folder: Path, task: Callable[[Any], Task]) -> tuple[Any, Task]:
     return model, alike(model, task(model))
 
 
-def alike(model: Any, task: Task) -> Task:
+def alike(model: Any, task: Task, n: int = KEPT) -> Task:
     """The first prompts that the model solves among those of the most frequent length: no padding, and
     positions that mostly line up."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of how many were dropped
         solved = task.keep_solved(model)
     length = Counter(solved.lengths.tolist()).most_common(1)[0][0]
-    rows = (solved.lengths == length).nonzero()[:KEPT, 0]
+    rows = (solved.lengths == length).nonzero()[:n, 0]
     kept = solved[rows]
     return Task.from_tokens(
         clean=kept.clean[:, :length], corrupt=kept.corrupt[:, :length], answer=kept.answer, wrong=kept.wrong,

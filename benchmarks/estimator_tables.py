@@ -147,7 +147,8 @@ def cases(done: Done) -> str:
 
 
 def times(done: Done) -> str:
-    """Medians over cases, in units of one forward pass of the same prompts."""
+    """Medians over the cases that were timed, in units of one forward pass of the same prompts."""
+    done = {key: case for key, case in done.items() if "times" in case}
     groups = list(dict.fromkeys(case["group"] for case in done.values()))
     names = [name for name in next(iter(done.values()))["times"] if name != "forward"]
     rows = [

@@ -29,7 +29,7 @@ import torch
 import xarray as xr
 
 import interp
-from interp.methods import GIM, IG, Atp, AtpStar, AttnLRP, Relp, Secant
+from interp.methods import GIM, IG, Atp, AtpStar, AttnLRP, Method, Relp, Secant
 from interp.models import model_fingerprint
 
 HERE = Path(__file__).resolve().parent
@@ -37,7 +37,9 @@ RESULTS = HERE / "results" / "estimators.json"
 SITES = ("resid_pre", "attn_out", "mlp_out", "z", "post")
 INPUTS = ("q", "k")
 TOGETHER = (("resid_pre", "attn_out", "mlp_out"), ("z",), ("post",), INPUTS)  # sites of one call
-METHODS: dict[str, dict[str, Any]] = {
+SHORT_SITES = (("resid_pre", "mlp_out"), ("z",))  # of large models
+SHORT_METHODS = ("atp", "ig", "relp", "relp, ah off", "secant")
+METHODS: dict[str, Method] = {
     "atp": Atp(),
     "ig": IG(),
     "atp*": AtpStar(),
@@ -62,7 +64,7 @@ def study(case: cases.Case) -> dict[str, Any]:
         "prompts": len(task), "tokens": task.clean.shape[1],
         "changed": float((task.clean != task.corrupt).double().sum(1).mean()), "exact_s": {}, "rows": [],
     }  # fmt: skip
-    for sites in TOGETHER:
+    for sites in SHORT_SITES if case.short else TOGETHER:
         sites = tuple(site for site in sites if _has(model, site))
         if not sites:
             continue
@@ -72,13 +74,14 @@ def study(case: cases.Case) -> dict[str, Any]:
         exact = interp.patch(model, task, sites, **options)
         out["exact_s"][", ".join(sites)] = time.perf_counter() - start
         out["gap"] = float((exact["clean"] - exact["corrupt"]).mean())
-        for name, method in _methods(sites).items():
+        for name, method in _methods(sites, case.short).items():
             estimate = interp.attribute(model, task, sites, method=method, **options)
             for site in sites:
                 out["rows"] += rows(site, name, _only(estimate, site), _only(exact, site))
                 if name == "atp" and site not in INPUTS:
                     out["rows"] += rows(site, SIZE, abs(_only(estimate, site)), _only(exact, site))
-    out["times"] = times(model, task)
+    if not case.short:
+        out["times"] = times(model, task)
     return out
 
 
@@ -110,8 +113,8 @@ def times(model: Any, task: Any) -> dict[str, float]:
             model(task.clean)
 
     out = {"forward": _median(forward, 9)}
-    for name, settings in METHODS.items():
-        out[name] = _median(partial(interp.attribute, model, task, sites, "layer", **settings, **QUIET), 3)
+    for name, method in METHODS.items():
+        out[name] = _median(partial(interp.attribute, model, task, sites, "layer", method=method, **QUIET), 3)
     return out
 
 
@@ -124,10 +127,12 @@ def _median(function: Callable[[], Any], repeats: int) -> float:
     return statistics.median(seconds)
 
 
-def _methods(sites: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def _methods(sites: tuple[str, ...], short: bool) -> dict[str, Method]:
+    if short:
+        return {name: METHODS[name] for name in SHORT_METHODS}
     if sites != INPUTS:
         return METHODS
-    return {name: settings for name, settings in METHODS.items() if name not in NO_INPUTS} | QK_FIX
+    return {name: method for name, method in METHODS.items() if name not in NO_INPUTS} | QK_FIX
 
 
 def _has(model: Any, site: str) -> bool:
