@@ -1,11 +1,14 @@
 """A circuit: some edges of a graph, perhaps with a score for every edge, and how it was found.
 
-The mask is a tensor [writer, reader], or [position, writer, reader] for circuits that differ by position. An
+The mask is a tensor [writer, reader], or [position, writer, reader] for circuits that differ by position, or
+[span, writer, reader] for those that differ by the task's named positions (`spans` has the names): an edge is
+then kept at all positions of a span, wherever it stands in a prompt, and cut at positions of no span. An
 edge outside the mask is cut: its reader sees what the writer writes in some other run (the ablation) instead.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from os import PathLike
@@ -52,6 +55,10 @@ class Circuit:
                 f"the scores are {list(self.scores.shape)}, the mask is {list(self.mask.shape)}: "
                 "give one score for each entry of the mask."
             )
+        if self.spans and len(self.spans) != len(self.mask):
+            raise ValueError(
+                f"the mask has {len(self.mask)} spans and {len(self.spans)} names: {', '.join(self.spans)}."
+            )
         for writer, reader in (self.mask & ~allowed).nonzero()[:1, -2:].tolist():
             self.graph.name(writer, reader)  # raises: there is no such edge
         object.__setattr__(self, "mask", self.mask.detach().clone())
@@ -73,6 +80,12 @@ class Circuit:
         for edge in edges:
             mask[graph.edge(edge)] = True
         return cls(graph, mask, provenance=provenance or {}, name=name)
+
+    @property
+    def spans(self) -> tuple[str, ...]:
+        """Names of the first axis of the mask, where it is the task's spans; else empty."""
+        names = self.provenance.get("spans")
+        return () if names is None or self.mask.ndim != 3 else tuple(json.loads(str(names)))
 
     @property
     def kept(self) -> Bool[Tensor, "writer reader"]:
@@ -167,8 +180,14 @@ class Circuit:
                 f"{self.name!r} and {other.name!r} have masks of {list(self.mask.shape)} and "
                 f"{list(other.mask.shape)}. Combine circuits with the same positions."
             )
+        if self.spans != other.spans:
+            raise ValueError(
+                f"{self.name!r} and {other.name!r} are by different spans: {self.spans or 'none'}; "
+                f"{other.spans or 'none'}. Combine circuits with the same spans."
+            )
         mask = rule(self.mask, other.mask.to(self.mask.device))
         made: Provenance = {"method": "combined", "operation": sign, "left": self.name, "right": other.name}
+        made |= {"spans": self.provenance["spans"]} if self.spans else {}
         return Circuit(self.graph, mask, provenance=made, name=f"({self.name} {sign} {other.name})")
 
 

@@ -148,6 +148,8 @@ def _positions(members: Sequence[Scores]) -> dict[str, Any]:
         if isinstance(member, xr.Dataset):
             dim = "span" if "span" in member.dims else "pos"
             return {dim: member[dim].values}
+        if member.spans:
+            return {"span": _names(member.spans)}
     first = members[0]
     assert isinstance(first, Circuit)
     return {"pos": np.arange(first.mask.shape[0])}

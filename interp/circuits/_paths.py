@@ -1,10 +1,13 @@
 """Paths of a circuit: the edges that lie on some way from the input to the logits.
 
 With positions, an edge carries information at its reader's position; from keys and values a head carries it
-to its own position and all later ones.
+to its own position and all later ones. Spans have no order of their own, so that there a head may carry it to
+any span.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,6 +15,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.circuits._graph import Graph
+
+_Later = Callable[[Tensor], Tensor]
 
 
 def on_paths(graph: Graph, mask: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer reader"]:
@@ -59,13 +64,17 @@ def _reached(step: np.ndarray, start: int) -> np.ndarray:
 
 
 def on_paths_by_pos(
-    graph: Graph, kept: Bool[Tensor, "pos writer reader"]
+    graph: Graph, kept: Bool[Tensor, "pos writer reader"], ordered: bool = True
 ) -> Bool[Tensor, "pos writer reader"]:
-    """The edges that are reached from the input and reach the logits, in a mask of kept edges."""
-    return kept & _reached_by_pos(graph, kept)[..., None] & _useful(graph, kept)[:, None]
+    """The edges that are reached from the input and reach the logits, in a mask of kept edges.
+
+    ordered: positions are one after the other; spans are not.
+    """
+    later = _later if ordered else _anywhere
+    return kept & _reached_by_pos(graph, kept, later)[..., None] & _useful(graph, kept, later)[:, None]
 
 
-def _reached_by_pos(graph: Graph, kept: Tensor) -> Bool[Tensor, "pos writer"]:
+def _reached_by_pos(graph: Graph, kept: Tensor, later: _Later) -> Bool[Tensor, "pos writer"]:
     """Writers that kept edges connect to the input. They stand in an order in which they write."""
     owners, moves = graph.owners, _moves(graph)
     out = torch.zeros(kept.shape[:2], dtype=torch.bool)
@@ -73,12 +82,12 @@ def _reached_by_pos(graph: Graph, kept: Tensor) -> Bool[Tensor, "pos writer"]:
     for writer in range(1, len(graph.writers)):
         inputs = owners[:, writer]
         entered = (kept[:, :, inputs] & out[..., None]).any(1)  # [pos, reader]
-        entered[:, moves[inputs]] = _later(entered[:, moves[inputs]])
+        entered[:, moves[inputs]] = later(entered[:, moves[inputs]])
         out[:, writer] = entered.any(1)
     return out
 
 
-def _useful(graph: Graph, kept: Tensor) -> Bool[Tensor, "pos reader"]:
+def _useful(graph: Graph, kept: Tensor, later: _Later) -> Bool[Tensor, "pos reader"]:
     """Readers that kept edges connect to the logits."""
     owners, moves = graph.owners, _moves(graph)
     out = torch.zeros(kept.shape[0], kept.shape[2], dtype=torch.bool)
@@ -86,7 +95,7 @@ def _useful(graph: Graph, kept: Tensor) -> Bool[Tensor, "pos reader"]:
     for writer in range(len(graph.writers) - 1, 0, -1):
         inputs = owners[:, writer]
         leaves = (kept[:, writer] & out).any(1)[:, None].repeat(1, int(inputs.sum()))  # [pos, reader]
-        leaves[:, moves[inputs]] = _later(leaves[:, moves[inputs]].flip(0)).flip(0)
+        leaves[:, moves[inputs]] = later(leaves[:, moves[inputs]].flip(0)).flip(0)
         out[:, inputs] |= leaves
     return out
 
@@ -94,6 +103,10 @@ def _useful(graph: Graph, kept: Tensor) -> Bool[Tensor, "pos reader"]:
 def _moves(graph: Graph) -> Bool[Tensor, "reader"]:
     """Keys and values: what they read at a position is used at later ones too."""
     return torch.tensor([name.endswith(("<k>", "<v>")) for name in graph.readers])
+
+
+def _anywhere(seen: Bool[Tensor, "pos reader"]) -> Bool[Tensor, "pos reader"]:
+    return seen.any(0, keepdim=True).expand_as(seen)
 
 
 def _later(seen: Bool[Tensor, "pos reader"]) -> Bool[Tensor, "pos reader"]:

@@ -16,6 +16,7 @@ to the edge that comes first in the graph.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 
@@ -38,7 +39,7 @@ _TOLD += ("model", "task", "task_fingerprint", "seed", "versions", "convention")
 
 @verb
 def top(scores: Scores, n: int, *, absolute: bool = True) -> Circuit:
-    """The n edges with the highest scores. With positions: n of the edges at their positions.
+    """The n edges with the highest scores. With positions or spans: n of the edges at their positions.
 
     Scores of `score_nodes` give the n best heads and MLPs, and every edge between them, the input and the
     logits; such a circuit has no scores of edges.
@@ -126,7 +127,10 @@ def prune(circuit: Circuit) -> Circuit:
         True
     """
     kept = circuit.mask.cpu()
-    found = on_paths(circuit.graph, kept) if kept.ndim == 2 else on_paths_by_pos(circuit.graph, kept)
+    if kept.ndim == 2:
+        found = on_paths(circuit.graph, kept)
+    else:
+        found = on_paths_by_pos(circuit.graph, kept, ordered=not circuit.spans)
     mask = found.to(circuit.mask.device)
     told = circuit.provenance | {"pruned": int(circuit.mask.sum() - mask.sum())}
     return Circuit(circuit.graph, mask, circuit.scores, told, circuit.name)
@@ -179,6 +183,8 @@ def read(scores: Scores) -> tuple[Graph, Float[Tensor, "*pos writer reader"], Pr
     values = torch.from_numpy(mean.transpose(..., "writer", "reader").values.copy()).double()
     told = {key: scores.attrs[key] for key in _TOLD if key in scores.attrs}
     told = {key: value.item() if isinstance(value, np.generic) else value for key, value in told.items()}
+    if "span" in value.dims:
+        told["spans"] = json.dumps([str(name) for name in scores["span"].values])
     return graph, values, {**told, "n_prompts": int(scores.sizes.get("prompt", 1))}
 
 

@@ -203,6 +203,25 @@ class Task:
             spans=spans, variables={},
         )  # fmt: skip
 
+    def with_rest(self, name: str = "rest") -> Task:
+        """The task with one more span: the real positions that no other span marks.
+
+        With it the spans make up the prompts, so that a map by span leaves nothing out and a circuit by span
+        can keep all of the model. Raises ValueError for a name that is taken, and where nothing is left.
+
+        Example:
+            >>> task = interp.tasks.ioi(interp.load("tiny-ioi"), n=4).with_rest()
+            >>> list(task.spans)[-1], bool(torch.stack([*task.spans.values()]).any(0)[:, 0].all())
+            ('rest', True)
+        """
+        if name in self.spans:
+            raise ValueError(f"the task has a span {name!r} already. Give with_rest another name.")
+        real = torch.arange(self.clean.shape[1], device=self.clean.device) < self.lengths[:, None]
+        rest = real & ~torch.stack([torch.zeros_like(real), *self.spans.values()]).any(0)
+        if not rest.any():
+            raise ValueError(f"the spans {', '.join(self.spans)} mark every position: nothing is left over.")
+        return replace(self, spans={**self.spans, name: rest})
+
     def without_corrupt(self) -> Task:
         """The clean prompts alone: for zero or mean ablation, and for two models on the same prompts."""
         return replace(self, corrupt=self.clean)

@@ -56,7 +56,8 @@ def run(
 ) -> xr.Dataset:
     """The metric of every circuit on every prompt.
 
-    circuits: a Circuit, several, or masks [circuit, (pos,) writer, reader], True where an edge is kept.
+    circuits: a Circuit, several, or masks [circuit, (pos,) writer, reader], True where an edge is kept. A
+        circuit by span (from scores with `positions="span"`) is cut at positions of no span.
     lazy: compute only what a cut can reach; False computes every node (the values are the same).
     ablation: what a cut edge carries: "resample", "zero", "mean", or constants [writer, d_model].
     direction: "noise" (the default) runs the clean prompts and cuts bring in the corrupt ones; "denoise" the
@@ -138,11 +139,12 @@ def run_masks(
     with tqdm(total=total, disable=not budget.progress, desc="circuits", unit="run") as bar:
         for block, base in job.bases():
             whole[block] = base.values
+            mine = masks[:, block] if masks.ndim == 5 else masks  # [circuit, prompt, pos, writer, reader]
             first = 0
             while first < len(order):
-                size = budget.batch_size or room(base, masks[order[first : first + _LOOK]], job.room, lazy)
+                size = budget.batch_size or room(base, mine[order[first : first + _LOOK]], job.room, lazy)
                 rows = order[first : first + size]
-                out[rows, block] = values(base, base.full, masks[rows], lazy)
+                out[rows, block] = values(base, base.full, mine[rows], lazy)
                 first += size
                 bar.update(len(rows) * len(base.runs))
     return out, whole
@@ -153,8 +155,8 @@ def batch_reach(
 ) -> Reach:
     """What a batch has to compute."""
     differs = masks != state.mask
-    if masks.ndim == 4:
-        masks, differs = masks.any(1), differs.any(1)
+    if masks.ndim > 3:
+        masks, differs = masks.flatten(1, -3).any(1), differs.flatten(1, -3).any(1)
     return reach(base.spans, masks.cpu().numpy(), differs.cpu().numpy(), base.reads.everywhere, lazy)
 
 

@@ -40,7 +40,8 @@ class Changes:
         like = base.pre[0]  # [prompt, pos, d_model]
         n, n_pos, d = like.shape
         # [circuit, writer, reader] or [circuit, prompt, pos, writer, reader]
-        self.masks = masks if masks.ndim == 3 else masks[:, base.pos]
+        own = masks[:, base.prompts[:, None], base.pos] if masks.ndim == 5 else masks
+        self.masks = masks[:, base.pos] if masks.ndim == 4 else own
         differs = self.masks != state.mask
         self.differs = differs if differs.any() else None
         writes = {WHOLE: reach.writers[1:] == WHOLE}

@@ -139,14 +139,20 @@ def masks_of(
     graph: Graph,
     task: Task,
 ) -> Bool[Tensor, "circuit *pos writer reader"]:
-    """The masks of some circuits, True where an edge is kept. ValueError for those of another model."""
+    """The masks of some circuits, True where an edge is kept. ValueError for those of another model.
+
+    Of circuits by span [circuit, prompt, pos, writer, reader], since a span stands elsewhere in each prompt.
+    """
     listed = [circuits] if isinstance(circuits, Circuit) else circuits
     if isinstance(circuits, Tensor):
         masks = circuits
     elif not isinstance(listed, Sequence) or not all(isinstance(each, Circuit) for each in listed):
         raise ValueError(f"circuits is {shown(circuits)}; give a Circuit, a list of them, or a mask tensor.")
     else:
-        masks = _stacked([circuits] if isinstance(circuits, Circuit) else list(circuits), graph)
+        several = list(listed)
+        if any(circuit.spans for circuit in several):
+            return _by_span(several, graph, task)
+        masks = _stacked(several, graph)
     wanted = (len(graph.writers), len(graph.readers))
     if masks.ndim not in (3, 4) or tuple(masks.shape[-2:]) != wanted or masks.dtype != torch.bool:
         raise ValueError(
@@ -166,15 +172,33 @@ def names_of(circuits: Circuit | Sequence[Circuit] | Tensor, n: int) -> np.ndarr
     return np.array([circuit.name for circuit in several], dtype=object)
 
 
+def _by_span(
+    circuits: list[Circuit], graph: Graph, task: Task
+) -> Bool[Tensor, "circuit prompt pos writer reader"]:
+    """An edge is kept at the positions of the spans that it is kept in, and without spans everywhere."""
+    _require_graph(circuits, graph)
+    masks = []
+    for circuit in circuits:
+        missing = [name for name in circuit.spans if name not in task.spans]
+        if missing:
+            raise ValueError(
+                f"{circuit.name!r} is by the spans {', '.join(circuit.spans)}, and the task has no "
+                f"{', '.join(missing)}. Give spans= when building the task, or take one with the same names."
+            )
+        if circuit.mask.ndim == 3 and not circuit.spans:
+            raise ValueError(f"{circuit.name!r} is by position and others are by span. Run them apart.")
+        mask = circuit.mask.to(task.clean.device)
+        if circuit.spans:
+            marks = torch.stack([task.spans[name] for name in circuit.spans], -1)  # [prompt, pos, span]
+            mask = (marks.float() @ mask.flatten(1).float() > 0).unflatten(-1, mask.shape[1:])
+        masks.append(mask.expand(*task.clean.shape, *mask.shape[-2:]))
+    return torch.stack(masks) & graph.allowed.to(task.clean.device)
+
+
 def _stacked(circuits: list[Circuit], graph: Graph) -> Tensor:
     if not circuits:
         raise ValueError("no circuit given. Give a Circuit, a list of them, or a mask tensor.")
-    for circuit in circuits:
-        if circuit.graph != graph:
-            raise ValueError(
-                f"{circuit.name!r} is a circuit of another model: its graph is {circuit.graph}, this model's "
-                f"is {graph}. Use the model that it was found in."
-            )
+    _require_graph(circuits, graph)
     lengths = {circuit.mask.shape[0] for circuit in circuits if circuit.mask.ndim == 3}
     if len(lengths) > 1:
         raise ValueError(f"the circuits have {sorted(lengths)} positions. Run those of each length apart.")
@@ -182,6 +206,15 @@ def _stacked(circuits: list[Circuit], graph: Graph) -> Tensor:
         return torch.stack([circuit.mask for circuit in circuits])
     shape = (lengths.pop(), *graph.allowed.shape)
     return torch.stack([circuit.mask.expand(shape) for circuit in circuits])
+
+
+def _require_graph(circuits: list[Circuit], graph: Graph) -> None:
+    for circuit in circuits:
+        if circuit.graph != graph:
+            raise ValueError(
+                f"{circuit.name!r} is a circuit of another model: its graph is {circuit.graph}, this model's "
+                f"is {graph}. Use the model that it was found in."
+            )
 
 
 def _check_mask_positions(masks: Tensor, task: Task) -> None:
