@@ -5,6 +5,8 @@ Figures are those of that file (its hash is checked); none depends on the last d
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +81,27 @@ def test_the_heads_of_indirect_objects(model: Any) -> None:
     heads = sorted((float(mean[layer, head]), f"L{layer}H{head}") for layer in range(30) for head in range(9))
     assert {"L23H3", "L20H0"} <= {name for _, name in heads[-4:]}
     assert {"L29H0", "L24H4"} <= {name for _, name in heads[:4]}
+
+
+def test_the_page_of_indirect_objects(model: Any) -> None:
+    """Some figures of docs/smollm2-ioi.md from a small run."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "smollm2_ioi.json"
+    done = json.loads(path.read_text(encoding="utf-8"))
+    settings = done["settings"]
+    verification = interp.tasks.ioi(model, n=settings["n"], seed=settings["seed"]).split(
+        0.5, settings["seed"]
+    )[1]
+    names = ["L17H4", "L20H0", "L23H3", "L24H4"]
+    both = [
+        interp.patch(model, verification[:8], cells=names, direction=direction, **QUIET)["value"].mean(
+            "prompt"
+        )
+        for direction in ("denoise", "noise")
+    ]
+    expected = [done["heads"]["first_eight"][name] for name in names]
+    for effects in both:
+        assert effects.values.tolist() == pytest.approx(expected, abs=2e-3)
+    assert min(expected[:3]) > 1 > -1 > expected[3]
 
 
 def test_it_answers_a_chat(model: Any) -> None:
