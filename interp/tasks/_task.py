@@ -21,21 +21,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp._arguments import as_python, shown
+from interp._arguments import shown
 from interp._verbs import verb
-from interp.results import prompt_coords
-from interp.stats._units import units_of
-from interp.tasks import _files, _prompts, _spans, _tokens, _validate, _variables, chat, check
+from interp.tasks import _files, _prompts, _rows, _spans, _tokens, _validate, _variables, chat, check
 from interp.tasks._variables import Variable
 from interp.tasks.metrics import LogitDiff, Metric, as_metric
 
@@ -134,28 +129,13 @@ class Task:
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> Task:
         """The task of some of the prompts, in the order given; the width (pos) stays."""
-        rows = torch.arange(len(self))[_rows(index)].reshape(-1)
-        picked = rows.tolist()
-        clean = self.clean[rows]
-        return replace(
-            self,
-            clean=clean,
-            corrupt=self.corrupt[rows] if self.has_corrupt else clean,
-            answer=self.answer[rows],
-            wrong=self.wrong[rows],
-            positions=self.positions[rows],
-            lengths=self.lengths[rows],
-            labels=None if self.labels is None else tuple(self.labels[i] for i in picked),
-            template=tuple(self.template[i] for i in picked),
-            spans=_spans.take(self.spans, rows),
-            variables=_variables.take(self.variables, rows),
-        )
+        return _rows.take(self, index)
 
     def __add__(self, other: Task) -> Task:
         """The prompts of both, whatever their lengths; one metric, and either all or no corrupt prompts."""
         if not isinstance(other, Task):
             raise ValueError(f"a task and {shown(other)} cannot be joined. Add a Task.")
-        return joined((self, other))
+        return _rows.joined((self, other))
 
     @verb
     def split(
@@ -173,18 +153,7 @@ class Task:
             >>> [(len(part), part.part) for part in task.split()]
             [(8, 'discovery'), (8, 'verification')]
         """
-        units = units_of(xr.Dataset(coords=prompt_coords(self)), cluster)
-        first = round(share * units.n)
-        if not 0 < first < units.n:
-            raise ValueError(
-                f"share is {share}: of {units.n} independent units ({units}) {min(max(first, 0), units.n)} "
-                "would go to discovery, and one part would be empty. Use more prompts, or another share."
-            )
-        chosen = np.random.default_rng(seed).permutation(units.n)[:first]
-        here = np.isin(units.group, chosen)
-        parts = (("discovery", here), ("verification", ~here))
-        one, other = (replace(self[np.flatnonzero(rows).tolist()], part=name) for name, rows in parts)
-        return one, other
+        return _rows.parted(self, share, seed, cluster)
 
     def swap(self) -> Task:
         """Clean and corrupt exchanged, and answers with wrong answers. ValueError without wrong answers.
@@ -192,16 +161,7 @@ class Task:
         The spans of a mirrored prompt become those of its mirror, so that the names stay true. Variables are
         those of the clean prompts, and go.
         """
-        if bool((self.wrong < 0).all()):
-            raise ValueError("the task has no wrong answers, which would be the answers when exchanged.")
-        labels = self.labels
-        if labels is not None:
-            labels = _tokens.relabel(self.clean, labels, self.corrupt, self.lengths)
-        spans = _spans.swapped(self.spans, self.clean, self.corrupt)
-        return replace(
-            self, clean=self.corrupt, corrupt=self.clean, answer=self.wrong, wrong=self.answer, labels=labels,
-            spans=spans, variables={},
-        )  # fmt: skip
+        return _rows.swapped(self)
 
     def with_rest(self, name: str = "rest") -> Task:
         """The task with one more span: the real positions that no other span marks.
@@ -317,7 +277,7 @@ class Task:
         (torch.Size([1, 3]), [2], [[False, True, False]])
         """
         _tokens.require_rows("clean", clean)
-        named = _from_rows(clean, mask, lengths, spans)
+        named = _tokens.row_spans(clean, mask, lengths, spans)
         if mask is not None:
             if lengths is not None:
                 raise ValueError("both mask= and lengths= say which tokens are real. Give one of the two.")
@@ -332,21 +292,17 @@ class Task:
         tensors: dict[str, Any] = {
             "clean": rows.clean,
             "corrupt": rows.corrupt,
-            "answer": _answers(answer, "answer", chosen, where, device),
-            "wrong": _answers(wrong, "wrong", chosen, where, device),
+            "answer": _tokens.answers(answer, "answer", chosen, where, device),
+            "wrong": _tokens.answers(wrong, "wrong", chosen, where, device),
             "positions": where,
             "lengths": rows.lengths,
         }
         _validate.require_tensors(tensors)
         return cls(
-            **tensors,
-            metric=chosen,
-            name=name,
-            seed=seed,
+            **tensors, metric=chosen, name=name, seed=seed, template=tuple(template or ()),
             labels=None if labels is None else _tokens.pad_labels(labels, rows.clean.shape[1]),
-            template=tuple(template or ()),
             spans={name: marks.to(device) for name, marks in named.items()},
-        )
+        )  # fmt: skip
 
     @classmethod
     @verb
@@ -386,16 +342,9 @@ class Task:
         """
         chosen = LogitDiff() if metric is None else as_metric(metric)
         fields = _prompts.tokenize(
-            model,
-            clean=clean,
-            corrupt=corrupt,
-            answer=answer,
-            wrong=wrong,
-            prepend_bos=prepend_bos,
-            forced=chosen.over_reads == "sum",
-            positions=positions,
-            spans=spans,
-        )
+            model, clean=clean, corrupt=corrupt, answer=answer, wrong=wrong, prepend_bos=prepend_bos,
+            forced=chosen.over_reads == "sum", positions=positions, spans=spans,
+        )  # fmt: skip
         return cls._on(model, fields, metric=chosen, name=name, seed=seed, template=template)
 
     @classmethod
@@ -432,19 +381,10 @@ class Task:
         ValueError for a tokenizer without a template, and for content that holds a special token.
         """
         chosen = LogitDiff() if metric is None else as_metric(metric)
-        written = partial(chat.render, model, system=system, prefix=prefix)
-        texts = [written(each) for each in clean]
-        others = None if corrupt is None else [written(each) for each in corrupt]
-        fields = _prompts.tokenize(
-            model,
-            clean=texts,
-            corrupt=others,
-            answer=answer,
-            wrong=wrong,
-            prepend_bos=False,
+        fields = chat.tokenize(
+            model, clean, corrupt, answer, wrong, system=system, prefix=prefix,
             forced=chosen.over_reads == "sum",
-        )
-        fields["spans"] = chat.spans(model, fields, (clean, texts), (corrupt, others), system, prefix)
+        )  # fmt: skip
         return cls._on(model, fields, metric=chosen, name=name, seed=seed, template=template)
 
     @classmethod
@@ -481,90 +421,3 @@ class Task:
         which `model` may be None. The file is written whole. The metric and the variables are not in it.
         """
         return _files.write(self, Path(path), model, tokens=tokens, prepend_bos=prepend_bos)
-
-
-def _rows(index: Any) -> Any:
-    """What picks rows of a tensor. ValueError for what cannot."""
-    index = as_python(index)
-    if isinstance(index, slice):
-        return index
-    if isinstance(index, (bool, str, float)) or index is None or isinstance(index, type):
-        raise ValueError(f"a task is indexed by {shown(index)}; give a whole number, a slice, or a list.")
-    listed = index if hasattr(index, "__array__") else [index] if isinstance(index, int) else list(index)
-    rows = torch.as_tensor(listed, device="cpu")
-    if rows.is_floating_point() and rows.numel():
-        raise ValueError(f"a task is indexed by {shown(index)}; give whole numbers.")
-    return rows if rows.dtype == torch.bool else rows.long()
-
-
-def _answers(
-    ids: Tokens | None, name: str, metric: Metric, positions: Tensor, device: torch.device
-) -> Tensor:
-    """Answers as a tensor; −1 for none, where the metric reads none."""
-    if ids is not None:
-        return _tokens.pad_ids(ids, device)
-    if getattr(metric, f"reads_{name}"):
-        raise ValueError(
-            f"the metric {metric.name!r} reads {name}, which is not given. Give {name}= of each prompt."
-        )
-    return torch.full_like(positions, -1)
-
-
-def joined(tasks: Sequence[Task]) -> Task:
-    """The prompts of several tasks in one, padded to the longest; templates, labels and spans stay.
-
-    ValueError for tasks of different metrics or devices, for reads and single positions together, and where
-    some have corrupt prompts and some have not.
-    """
-    first = tasks[0]
-    for name, facts in (
-        ("metric", [repr(task.metric) for task in tasks]),
-        ("device", [str(task.clean.device) for task in tasks]),
-        ("corrupt prompts", [task.has_corrupt for task in tasks]),
-        ("several read-out positions", [task.positions.ndim == 2 for task in tasks]),
-    ):
-        if len(set(facts)) > 1:
-            other = next(fact for fact in facts if fact != facts[0])
-            raise ValueError(f"the tasks differ in {name}: {facts[0]} and {other}. Join tasks that share it.")
-    width = max(task.clean.shape[1] for task in tasks)
-    corrupt = _tokens.stacked([task.corrupt for task in tasks], 0)
-    clean = _tokens.stacked([task.clean for task in tasks], 0)
-    names, seeds = dict.fromkeys(task.name for task in tasks), {task.seed for task in tasks}
-    answers, wrongs = _alike([task.answer for task in tasks]), _alike([task.wrong for task in tasks])
-    labels = [task.labels for task in tasks]
-    return replace(
-        first,
-        clean=clean,
-        corrupt=corrupt if first.has_corrupt else clean,
-        answer=_tokens.stacked(answers, -1),
-        wrong=_tokens.stacked(wrongs, -1),
-        positions=_tokens.stacked([task.positions for task in tasks], -1),
-        lengths=torch.cat([task.lengths for task in tasks]),
-        name=" + ".join(names),
-        part=first.part if all(task.part == first.part for task in tasks) else "",
-        seed=seeds.pop() if len(seeds) == 1 else None,
-        labels=None
-        if any(rows is None for rows in labels)
-        else _tokens.pad_labels([row for rows in labels for row in rows or ()], width),
-        template=tuple(name for task in tasks for name in task.template),
-        spans=_spans.join([(task.spans, task.clean) for task in tasks]),
-        variables=_variables.join([task.variables for task in tasks]),
-    )
-
-
-def _alike(ids: list[Tensor]) -> list[Tensor]:
-    """Answers with as many dims as those that have most."""
-    dims = max(each.ndim for each in ids)
-    return [each if each.ndim == dims else each.unsqueeze(-1) for each in ids]
-
-
-def _from_rows(clean: Tokens, mask: Any, lengths: Any, spans: Mapping[str, Any] | None) -> dict[str, Tensor]:
-    """The spans of rows of ids, real tokens first."""
-    if not spans:
-        return {}
-    if mask is not None:
-        return _tokens.unpad_spans(mask, spans)
-    sizes = [len(row) for row in clean] if lengths is None else lengths
-    stop = _tokens.as_tensor(sizes).cpu()
-    width = clean.shape[1] if isinstance(clean, Tensor) else max(len(row) for row in clean)
-    return _spans.Reader(torch.zeros_like(stop), stop, width).masks(spans)

@@ -315,3 +315,30 @@ def _run(a: list[int], b: list[int]) -> int:
         run = run + 1 if x == y else 0
         longest = max(longest, run)
     return longest
+
+
+def answers(
+    ids: Tensor | Sequence[Any] | None, name: str, metric: Any, positions: Tensor, device: torch.device
+) -> Tensor:
+    """Answers as a tensor; −1 for none, where the metric reads none."""
+    if ids is not None:
+        return pad_ids(ids, device)
+    if getattr(metric, f"reads_{name}"):
+        raise ValueError(
+            f"the metric {metric.name!r} reads {name}, which is not given. Give {name}= of each prompt."
+        )
+    return torch.full_like(positions, -1)
+
+
+def row_spans(
+    clean: Tensor | Sequence[Any], mask: Any, lengths: Any, spans: Mapping[str, Any] | None
+) -> dict[str, Tensor]:
+    """The spans of rows of ids, real tokens first."""
+    if not spans:
+        return {}
+    if mask is not None:
+        return unpad_spans(mask, spans)
+    sizes = [len(row) for row in clean] if lengths is None else lengths
+    stop = as_tensor(sizes).cpu()
+    width = clean.shape[1] if isinstance(clean, Tensor) else max(len(row) for row in clean)
+    return _spans.Reader(torch.zeros_like(stop), stop, width).masks(spans)

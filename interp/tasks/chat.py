@@ -7,12 +7,13 @@ is text: where it holds one of the tokenizer's special tokens, it would change t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from interp.tasks import vocabulary
+from interp.tasks import _prompts, vocabulary
 
 _MARKER = "¤content¤"  # stands for what a turn says
 _NAMES = {"system": "system", "user": "last_user", "assistant": "response"}
@@ -46,6 +47,28 @@ def render(model: Any, messages: Any, *, system: str | None = None, prefix: str 
     if system is not None and turns[0]["role"] != "system":
         turns = [{"role": "system", "content": _plain(tokenizer, system)}, *turns]
     return _written(tokenizer, turns) + _plain(tokenizer, prefix)
+
+
+def tokenize(
+    model: Any,
+    clean: Sequence[Any],
+    corrupt: Sequence[Any] | None,
+    answer: Any,
+    wrong: Any,
+    *,
+    system: str | None,
+    prefix: str,
+    forced: bool,
+) -> dict[str, Any]:
+    """The token ids and the spans of pairs of chats, as `Task.from_tokens` takes them."""
+    written = partial(render, model, system=system, prefix=prefix)
+    texts = [written(each) for each in clean]
+    others = None if corrupt is None else [written(each) for each in corrupt]
+    fields = _prompts.tokenize(
+        model, clean=texts, corrupt=others, answer=answer, wrong=wrong, prepend_bos=False, forced=forced
+    )
+    fields["spans"] = spans(model, fields, (clean, texts), (corrupt, others), system, prefix)
+    return fields
 
 
 def _written(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> str:
