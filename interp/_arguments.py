@@ -202,11 +202,6 @@ def _none(value: Any) -> Any:
     return value if value is None else _NO
 
 
-def _text(value: Any) -> Any:
-    value = as_python(value)
-    return value if isinstance(value, str) else _NO
-
-
 def _scalar(value: Any) -> Any:
     """The number of a scalar of numpy, or of a tensor of one number without dims."""
     value = as_python(value)
@@ -274,7 +269,7 @@ def _model(value: Any) -> Any:
 
 _PLAIN = {
     "None": Kind("None", _none),
-    "str": Kind("a string", _text),
+    "str": Kind("a string", lambda value: value if isinstance(value, str) else _NO),
     "int": Kind("a whole number", _whole),
     "bool": Kind("True or False", _switch),
     "Tensor": Kind("a tensor of finite numbers", lambda value: _any_tensor(value)),
@@ -298,12 +293,8 @@ def _class(part: str) -> Kind:
 
 def _own_class(part: str, names: Mapping[str, Any]) -> Kind | None:
     """A class of this package that the function's module has under that name."""
-    kind = names.get(part) if part not in _JUDGED else None
-    if (
-        not isinstance(kind, type)
-        or not kind.__module__.startswith("interp.")
-        or hasattr(kind, "_is_protocol")
-    ):
+    kind = None if part in _JUDGED or hasattr(names.get(part), "_is_protocol") else names.get(part)
+    if not isinstance(kind, type) or not kind.__module__.startswith("interp."):
         return None
     article = "an" if part[0] in "AEIOU" else "a"
     return Kind(f"{article} {part}", lambda value: value if isinstance(value, kind) else _NO)

@@ -35,6 +35,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp._arguments import as_python, shown, whole
+from interp._columns import by_function, by_index, by_span, ends
 from interp.places import hint
 from interp.prompts import Prompts
 from interp.tasks._spans import Spans, named
@@ -292,7 +293,7 @@ def parse(given: AnyPositions) -> Positions:
     if isinstance(given, int) and not isinstance(given, bool):
         return at(given)
     if isinstance(given, slice) or (isinstance(given, tuple) and len(given) == 2):
-        return window(*_ends(given))
+        return window(*ends(given))
     if isinstance(given, Tensor) or hasattr(given, "__array__"):
         return mask(torch.as_tensor(given))
     if callable(given) and not isinstance(given, type):
@@ -324,16 +325,6 @@ def marked(pos: AnyPositions, data: Any) -> Bool[Tensor, "prompt pos"]:
     return _chosen(pos, prompts)
 
 
-def _ends(span: tuple[Any, ...] | slice) -> tuple[int | None, int | None]:
-    """The ends of a span, None where it is open. ValueError for what is no span."""
-    step = span.step if isinstance(span, slice) else None
-    ends = (span.start, span.stop) if isinstance(span, slice) else span
-    if step not in (None, 1) or len(ends) != 2:
-        raise ValueError(f"{span!r} is no span of positions; give (start, stop), or a slice without a step.")
-    start, stop = (None if end is None else whole(f"an end of the span {span!r}", end) for end in ends)
-    return start, stop
-
-
 def weights(pos: AnyPositions, prompts: Prompts) -> Float[Tensor, "prompt pos"]:
     """Weights by which the columns of each prompt are averaged: rows add up to 1 (for "all": 0 or 1).
 
@@ -355,11 +346,11 @@ def _chosen(pos: AnyPositions, prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
     """Which columns are read; ValueError where that is none of a prompt."""
     pos = as_python(pos)
     if isinstance(pos, int) and not isinstance(pos, bool):
-        return _index(torch.full_like(prompts.lengths, pos), prompts)
+        return by_index(torch.full_like(prompts.lengths, pos), prompts)
     if isinstance(pos, (tuple, slice)):
-        return _span(pos, prompts)
+        return by_span(pos, prompts)
     if callable(pos) and not isinstance(pos, (Positions, type)):
-        return _called(pos, prompts)
+        return by_function(pos, prompts)
     chosen = parse(pos)
     shortest = int(prompts.lengths.min())
     chosen.check(shortest, shortest)
@@ -374,7 +365,7 @@ def _chosen(pos: AnyPositions, prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
 
 def _by_prompt(chooses: Callable[[Tensor, Tensor], Any], name: str) -> Positions:
     """A set that a function of the prompts' tokens and lengths gives."""
-    return Positions(lambda frame: _looked_up(_called(chooses, frame.prompts), frame), name)
+    return Positions(lambda frame: _looked_up(by_function(chooses, frame.prompts), frame), name)
 
 
 def _looked_up(table: Bool[Tensor, "row position"], frame: Frame) -> Bool[Tensor, "row pos"]:
@@ -385,54 +376,3 @@ def _looked_up(table: Bool[Tensor, "row position"], frame: Frame) -> Bool[Tensor
     rows = rows.expand(frame.size[0], -1)
     inside = (frame.positions >= 0) & (frame.positions < rows.shape[1])
     return rows.gather(1, frame.positions.clamp(0, rows.shape[1] - 1)) & inside
-
-
-def _index(index: Int[Tensor, "prompt"], prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
-    columns = torch.where(index < 0, index + prompts.lengths, index)
-    bad = (columns < 0) | (columns >= prompts.lengths)
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        raise ValueError(
-            f"position {int(index[row])} is outside prompt {row}, which has {int(prompts.lengths[row])} "
-            "tokens. Positions count from the first real token; negative ones from the last."
-        )
-    return torch.arange(prompts.tokens.shape[1], device=columns.device) == columns[:, None]
-
-
-def _span(span: tuple[Any, ...] | slice, prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
-    start, stop = _ends(span)
-    start = 0 if start is None else start
-    first = torch.full_like(prompts.lengths, start) + (prompts.lengths if start < 0 else 0)
-    last = prompts.lengths if stop is None else torch.full_like(prompts.lengths, stop)
-    last = last + (prompts.lengths if stop is not None and stop < 0 else 0)
-    bad = (first < 0) | (last > prompts.lengths) | (first >= last)
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        raise ValueError(
-            f"the span {start} to {stop} is empty in, or outside, prompt {row}, which has "
-            f"{int(prompts.lengths[row])} tokens."
-        )
-    columns = torch.arange(prompts.tokens.shape[1], device=prompts.tokens.device)
-    return (columns >= first[:, None]) & (columns < last[:, None])
-
-
-def _called(chooses: Callable[[Tensor, Tensor], Any], prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
-    given = chooses(prompts.tokens, prompts.lengths)
-    try:
-        chosen = torch.as_tensor(given, device=prompts.tokens.device)
-    except (TypeError, ValueError, RuntimeError):
-        chosen = torch.zeros(())
-    if chosen.dtype != torch.bool:
-        if chosen.shape != prompts.lengths.shape or chosen.is_floating_point() or chosen.is_complex():
-            raise ValueError(
-                f"pos returned {shown(given)} for {len(prompts)} prompts; return one index for each prompt, "
-                "a whole number, or a mask [prompt, pos]."
-            )
-        return _index(chosen.long(), prompts)
-    real = prompts.real
-    if chosen.shape != real.shape or not bool(chosen.any(1).all()) or bool((chosen & ~real).any()):
-        raise ValueError(
-            f"pos returned a mask of shape {tuple(chosen.shape)}; it must have shape "
-            f"{tuple(real.shape)} and mark at least one real token of each prompt, and no padding."
-        )
-    return chosen

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from interp.steering._generate import generate as generate
     from interp.steering._generate import texts as texts
     from interp.steering._intervention import Intervention as Intervention
-    from interp.steering._intervention import steer as steer
     from interp.steering._optimise import learn as learn
     from interp.steering._optimise import optimise as optimise
     from interp.steering._side_by_side import side_by_side as side_by_side
+    from interp.steering._steer import steer as steer
     from interp.steering._sweep import sweep as sweep
     from interp.steering.edits import ablate as ablate
     from interp.steering.edits import add as add
@@ -68,7 +68,8 @@ _get, __dir__ = lazy(
         "interp.steering._bake": ("bake",),
         "interp.steering._direction": ("Direction", "controls"),
         "interp.steering._generate": ("generate", "texts"),
-        "interp.steering._intervention": ("Intervention", "steer"),
+        "interp.steering._intervention": ("Intervention",),
+        "interp.steering._steer": ("steer",),
         "interp.steering._optimise": ("learn", "optimise"),
         "interp.steering._side_by_side": ("side_by_side",),
         "interp.steering._sweep": ("sweep",),

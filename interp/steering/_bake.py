@@ -27,7 +27,8 @@ from interp.engine.trust import short_row
 from interp.models import Model, anatomy, logits
 from interp.models.places import width
 from interp.steering._edit_types import Ablate, Add, Affine, Clamp, Edit, ScaleUnits, SetUnits
-from interp.steering._intervention import Intervention, flat, steer
+from interp.steering._intervention import Intervention, flat
+from interp.steering._steer import steer
 
 _WITHIN = {torch.float64: 1e-6, torch.float32: 1e-4}  # of the spread of the logits: weights round too
 _OF_EFFECT = 1e-3  # and of what the edits change: norms of transformers compute in float32

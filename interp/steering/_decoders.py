@@ -24,7 +24,8 @@ from interp.models import Model, cache_holds, is_bridge
 from interp.models.parts import Block, Weights
 from interp.prompts import Prompts
 from interp.steering._clock import Clock
-from interp.steering._intervention import Intervention, taps
+from interp.steering._intervention import Intervention
+from interp.steering._steer import taps
 
 
 class Decoder:

@@ -135,10 +135,7 @@ class Direction:
         return replace(self, vectors=dict.fromkeys(places, self.vector), norms={}, means={}, shuffled={})
 
     def unit(self) -> Direction:
-        """Every vector at length 1 (every row of a basis or of positions).
-
-        ValueError, with the place, for a 0.
-        """
+        """Every vector (row of a basis or of positions) at length 1. ValueError, with the place, for a 0."""
         vectors = {where: _unit(vector, where) for where, vector in self.vectors.items()}
         shuffled = {
             where: _unit(vector, where) for where, vector in self.shuffled.items() if bool(vector.any())

@@ -28,7 +28,8 @@ from interp.places import hook_name
 from interp.prompts import Prompts, read, turn_end
 from interp.steering._clock import Clock
 from interp.steering._decoders import Decoder, FastDecoder
-from interp.steering._intervention import Intervention, flat, own_weights, steered
+from interp.steering._intervention import Intervention, flat
+from interp.steering._steer import own_weights, steered
 from interp.tasks import vocabulary
 
 

@@ -25,7 +25,8 @@ from interp.positions import AnyPositions, everywhere, parse
 from interp.prompts import Prompts, read
 from interp.steering._direction import Direction, found_on
 from interp.steering._edit_types import Add
-from interp.steering._intervention import Intervention, steer
+from interp.steering._intervention import Intervention
+from interp.steering._steer import steer
 
 
 @verb

@@ -24,7 +24,8 @@ from interp.models import Model, logits
 from interp.models.parts import Weights
 from interp.prompts import Prompts, read
 from interp.steering._clock import Clock
-from interp.steering._intervention import Intervention, own_weights, steered, taps
+from interp.steering._intervention import Intervention
+from interp.steering._steer import own_weights, steered, taps
 from interp.tasks.metrics import KL, Metric, Reading
 
 

@@ -24,7 +24,8 @@ from interp.positions import AnyPositions, everywhere, parse
 from interp.prompts import Prompts, read
 from interp.steering._direction import Direction, controls
 from interp.steering._generate import end_ids, generate
-from interp.steering._intervention import flat, own_weights
+from interp.steering._intervention import flat
+from interp.steering._steer import own_weights
 from interp.steering._sweep import sweep
 from interp.steering.edits import add
 from interp.steering.measures import calibrate, repetition

@@ -62,6 +62,7 @@ __all__ = [
 ]  # fmt: skip
 
 Estimator = Callable[[Tensor, Tensor], Tensor]
+Rows = Mapping[Place, Tensor]
 
 
 def __dir__() -> list[str]:
@@ -305,9 +306,8 @@ def extract(
         (64,)
     """
     how = Extraction(layer, site, head, pos, paired, mask, seed, batch_size, engine)
-    return between_classes(
-        model, positive, negative, estimator, getattr(estimator, "__name__", "custom"), how
-    )
+    name = getattr(estimator, "__name__", "custom")
+    return between_classes(model, positive, negative, estimator, name, how)
 
 
 def between_classes(
@@ -331,13 +331,12 @@ def between_classes(
     above, below = (
         {where: rows.flatten(1) for where, rows in found.items()} for found in how.rows(model, up, down)
     )
-    true = {
-        where: at_gap(estimate(estimator, above[where], below[where]), above[where], below[where])
-        for where in wanted
-    }
+    pairs_of = {where: (above[where], below[where]) for where in wanted}
+    true = {where: at_gap(estimate(estimator, *rows), *rows) for where, rows in pairs_of.items()}
     vectors = _without_rounding(true, above, below, method)
     shuffler = how.shuffler(estimator, len(above[wanted[0]]), len(below[wanted[0]]))
-    shuffled = {} if shuffler is None else _shuffled(shuffler, null or estimator, above, below)
+    drawn = {} if shuffler is None else {where: shuffler(*rows) for where, rows in pairs_of.items()}
+    shuffled = {where: at_gap(estimate(null or estimator, *rows), *rows) for where, rows in drawn.items()}
     if shuffler is None:
         warn(
             f"{method}: labels of {len(up)} and {len(down)} prompts cannot be shuffled, so the direction has "
@@ -354,16 +353,6 @@ def between_classes(
         seed=how.seed,
         **found_on(model),
     )
-
-
-Rows = Mapping[Place, Tensor]
-
-
-def _shuffled(
-    shuffler: Callable[..., Any], estimator: Estimator, above: Rows, below: Rows
-) -> dict[Place, Tensor]:
-    drawn = {where: shuffler(above[where], below[where]) for where in above}
-    return {where: at_gap(estimate(estimator, *rows), *rows) for where, rows in drawn.items()}
 
 
 def _without_rounding(

@@ -30,7 +30,18 @@ from torch import Tensor
 
 from interp._arguments import shown
 from interp._verbs import verb
-from interp.tasks import _files, _prompts, _rows, _spans, _tokens, _validate, _variables, chat, check
+from interp.tasks import (
+    _files,
+    _prompts,
+    _rows,
+    _spans,
+    _tokens,
+    _validate,
+    _variables,
+    _writing,
+    chat,
+    check,
+)  # fmt: skip
 from interp.tasks._variables import Variable
 from interp.tasks.metrics import LogitDiff, Metric, as_metric
 
@@ -158,8 +169,7 @@ class Task:
     def swap(self) -> Task:
         """Clean and corrupt exchanged, and answers with wrong answers. ValueError without wrong answers.
 
-        The spans of a mirrored prompt become those of its mirror, so that the names stay true. Variables are
-        those of the clean prompts, and go.
+        Spans become those of the mirrored prompts, so that the names stay true; variables go.
         """
         return _rows.swapped(self)
 
@@ -210,8 +220,7 @@ class Task:
 
     def problems(self, model: Any = None) -> list[str]:
         """What is wrong with the task on this model; nothing, for a task that was built, without a model."""
-        own = _validate.row_problems(self)
-        return own if model is None else own + _validate.fit_problems(self, model)
+        return _validate.row_problems(self) + ([] if model is None else _validate.fit_problems(self, model))
 
     def same_pairs(self) -> list[str]:
         """A sentence for every prompt that is its own corrupt prompt: there is nothing to exchange."""
@@ -290,13 +299,10 @@ class Task:
         where = rows.lengths - 1 if positions is None else _tokens.pad_ids(positions, device)
         chosen = LogitDiff() if metric is None else as_metric(metric)
         tensors: dict[str, Any] = {
-            "clean": rows.clean,
-            "corrupt": rows.corrupt,
+            "clean": rows.clean, "corrupt": rows.corrupt, "positions": where, "lengths": rows.lengths,
             "answer": _tokens.answers(answer, "answer", chosen, where, device),
             "wrong": _tokens.answers(wrong, "wrong", chosen, where, device),
-            "positions": where,
-            "lengths": rows.lengths,
-        }
+        }  # fmt: skip
         _validate.require_tensors(tensors)
         return cls(
             **tensors, metric=chosen, name=name, seed=seed, template=tuple(template or ()),
@@ -397,9 +403,7 @@ class Task:
         counted) and `spans` (an object from names to positions; in CSV a cell of JSON). Several answers are a
         list in JSONL and `a|b` in CSV. Errors name the line of the file.
         """
-        path = Path(path)
-        rows = _files.read(path)
-        return rows.build(cls, model, {"name": path.stem, **options})
+        return _files.read(Path(path)).build(cls, model, {"name": Path(path).stem, **options})
 
     @classmethod
     @verb
@@ -420,4 +424,4 @@ class Task:
         tokens: write token ids and not texts (JSONL only); by default for a model without a tokenizer, for
         which `model` may be None. The file is written whole. The metric and the variables are not in it.
         """
-        return _files.write(self, Path(path), model, tokens=tokens, prepend_bos=prepend_bos)
+        return _writing.write(self, Path(path), model, tokens=tokens, prepend_bos=prepend_bos)

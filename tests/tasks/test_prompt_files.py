@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from interp.tasks import KL, Task, _files, agreement, docstring, greater_than, ioi
+from interp.tasks import KL, Task, _writing, agreement, docstring, greater_than, ioi
 
 ROW = {
     "clean": "When Mary and John went to the store, John gave a book to",
@@ -58,9 +58,9 @@ def test_round_trip_without_bos(words: Any, tmp_path: Path) -> None:
 def test_an_answer_that_no_text_gives_again_is_refused(stories: Any) -> None:
     starts, inside = (stories.tokenizer.convert_tokens_to_ids(piece) for piece in ("▁he", "he"))
     assert starts != inside
-    assert _files._answer(stories, 0, "answer", starts) == "he"
+    assert _writing._answer(stories, 0, "answer", starts) == "he"
     with pytest.raises(ValueError, match=rf"prompt 0: answer is the token {inside} \('he'\), which no text"):
-        _files._answer(stories, 0, "answer", inside)
+        _writing._answer(stories, 0, "answer", inside)
 
 
 def test_options_positions_templates_and_lists(words: Any, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from interp.models.places import place
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import Prompts, read
-from interp.steering._intervention import steer
+from interp.steering._steer import steer
 from interp.steering.edits import AnyGate, Made, Number, affine
 
 

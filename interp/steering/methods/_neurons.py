@@ -20,7 +20,8 @@ from interp.models.places import Layers, places
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
-from interp.steering._intervention import flat, steer
+from interp.steering._intervention import flat
+from interp.steering._steer import steer
 from interp.steering.edits import AnyGate, Made, Number, scale_units, set_units
 from interp.tasks import Task
 from interp.tasks.metrics import Metric
