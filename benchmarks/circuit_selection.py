@@ -1,10 +1,10 @@
-"""Better circuits at equal size: ensembles, EAP-GP, bootstraps, integer programming and nodes beside plain EAP-IG.
+"""Circuits at equal size: ensembles, EAP-GP, bootstraps, integer programming and nodes beside EAP-IG.
 
     python benchmarks/circuit_selection.py [--cases tiny-ioi ...] [--docs]
 
 Circuits are found on one set of prompts and measured on another, at the same numbers of edges. CPR is the
-area under faithfulness over the share of edges, with edges ranked by signed score, CMD the area between it and
-1, ranked by size; both from no edge (0) to all (1), by straight lines. Ablation by resampling, logit
+area under faithfulness over the share of edges, with edges ranked by signed score, CMD the area between it
+and 1, ranked by size; both from no edge (0) to all (1), by straight lines. Ablation by resampling, logit
 difference.
 
 Fixed before the figures were seen: a method is better than EAP-IG where its CMD is lower by more than 0.01,
