@@ -336,7 +336,6 @@ def draw(study: Study) -> None:
     story = study.story()
     drawn = {
         "heads": interp.plot.heads(study.heads()[1], interval=0.95),
-        "queries": interp.plot.heads(study.paths()["queries"][1], interval=0.95),
         "paths": interp.plot.circuit(study.traced(story), colour="sign"),
     }
     files = [IMAGES / f"ioi-{name}.png" for name in drawn]
