@@ -10,12 +10,14 @@ import argparse
 import base64
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import nbformat
+import numpy as np
 import plotly.io
 from nbclient import NotebookClient
 
@@ -24,6 +26,7 @@ from interp import plot
 HERE = Path(__file__).resolve().parent
 PLOTLY = "application/vnd.plotly.v1+json"
 LARGEST = 750_000  # bytes of an .ipynb
+_DIGITS = 5  # of the numbers of a figure
 
 
 def main() -> None:
@@ -49,7 +52,7 @@ def build(name: str, out: Path, png: bool = True) -> Path:
     notebook = execute(jupytext.read(HERE / f"{name}.py"))
     if png:
         add_images(notebook)
-    text = nbformat.writes(notebook) + "\n"
+    text = written(notebook)
     if len(text.encode()) > LARGEST:
         raise ValueError(f"{name}.ipynb has {len(text.encode()):,} bytes; at most {LARGEST:,} are allowed.")
     out.mkdir(parents=True, exist_ok=True)
@@ -75,6 +78,31 @@ def execute(notebook: Any) -> Any:
     return notebook
 
 
+def written(notebook: Any) -> str:
+    """The file: its figures on one line each and with five digits, all else as nbformat has it."""
+    figures = []
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+        if PLOTLY in output.get("data", {}):
+            figures.append(json.dumps(_short(output.data[PLOTLY]), ensure_ascii=False, separators=(",", ":")))
+            output.data[PLOTLY] = {"figure": len(figures) - 1}
+    text = nbformat.writes(notebook) + "\n"
+    return re.sub(r'\{\s*"figure": (\d+)\s*\}', lambda match: figures[int(match[1])], text)
+
+
+def _short(node: Any) -> Any:
+    """The same tree with numbers of five digits, arrays of numbers in single precision."""
+    if isinstance(node, float):
+        return float(f"{node:.{_DIGITS}g}")
+    if isinstance(node, list):
+        return [_short(part) for part in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("dtype") == "f8":
+        values = np.frombuffer(base64.b64decode(node["bdata"]), dtype="f8").astype("f4")
+        return {**node, "dtype": "f4", "bdata": base64.b64encode(values.tobytes()).decode()}
+    return {key: _short(value) for key, value in node.items()}
+
+
 def add_images(notebook: Any) -> None:
     """Put a PNG beside every plotly output, all drawn in one browser session; none without a browser."""
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", ()) if PLOTLY in o.get("data", {})]
@@ -84,7 +112,7 @@ def add_images(notebook: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.png" for number in range(len(figures))]
         try:
-            plot.save_png(figures, paths, scale=1.0)
+            plot.save_image(figures, paths, scale=1.0)
         except RuntimeError as error:
             print(f"without PNG copies: {error}")
             return

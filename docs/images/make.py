@@ -1,22 +1,73 @@
-"""Pictures of the README: `python docs/images/make.py`. Needs kaleido, a Chromium, and the real model."""
+"""Pictures of the README and of the gallery: `python docs/images/make.py [gallery]`.
+
+Each picture of docs/gallery.md is made by the lines above it on that page. Needs kaleido and a Chromium; the
+README's also the real model.
+"""
 
 from __future__ import annotations
 
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import interp
 
 HERE = Path(__file__).parent
+PAGE = HERE.parent / "gallery.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n!\[[^\]]*\]\(images/(gallery/[\w-]+\.png)\))?", re.S | re.M)
+WIDTH = 800
 
 
-def heads(name: str, file: str, width: int, height: int, **options: int) -> None:
+def heads(name: str, file: str, width: int, **options: int) -> None:
     """The head map of one model on indirect objects."""
     model = interp.load(name)
     effects = interp.patch(model, interp.tasks.ioi(model, **options), "z")
-    figure = interp.plot.heads(effects, interval=0.95)
-    figure.write_image(HERE / file, width=width, height=height, scale=2)
+    interp.plot.save_image(interp.plot.heads(effects), HERE / file, width=width)
+
+
+def gallery() -> None:
+    """Run the page, and save what stands last in each block that has a picture."""
+    namespace: dict[str, Any] = {}
+    figures, paths = [], []
+    for body, file in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
+        shown = _run(body, namespace) if file or "save_image" not in body else None
+        if file and isinstance(shown, interp.plot.TokenStrip):
+            _photograph(shown.html(), HERE / file)
+        elif file:
+            figures.append(shown)
+            paths.append(HERE / file)
+    interp.plot.save_image(figures, paths, width=WIDTH, scale=1.0)
+
+
+def _run(body: str, namespace: dict[str, Any]) -> Any:
+    """The value of the last line of a block."""
+    tree = ast.parse(body)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, str(PAGE), "exec"), namespace)
+    if last is None:
+        return None
+    assert isinstance(last, ast.Expr)
+    return eval(compile(ast.Expression(last.value), str(PAGE), "eval"), namespace)
+
+
+def _photograph(fragment: str, path: Path) -> None:
+    """HTML as Chromium shows it."""
+    chromium = shutil.which("chromium") or "google-chrome"
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "page.html"
+        page.write_text(f"<meta charset='utf-8'><body style='margin:8px'>{fragment}", encoding="utf-8")
+        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--window-size={WIDTH},130", f"--screenshot={path}", page.as_uri()]
+        subprocess.run(command, check=True, capture_output=True)
 
 
 if __name__ == "__main__":
-    heads("tiny-ioi", "heads.png", 720, 320, n=64, seed=0)
-    heads("smollm2-135m", "heads-smollm2.png", 720, 900, n=8, seed=1, template=0)
+    gallery()
+    if "gallery" not in sys.argv[1:]:
+        heads("tiny-ioi", "heads.png", 720, n=64, seed=0)
+        heads("smollm2-135m", "heads-smollm2.png", 720, n=8, seed=1, template=0)

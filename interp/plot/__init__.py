@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from interp.plot._compare import compare as compare
     from interp.plot._curve import curve as curve
     from interp.plot._export import save_html as save_html
-    from interp.plot._export import save_png as save_png
+    from interp.plot._export import save_image as save_image
     from interp.plot._heatmaps import heads as heads
     from interp.plot._heatmaps import positions as positions
     from interp.plot._probes import probes as probes
@@ -38,7 +38,7 @@ __all__ = [
     "positions",
     "probes",
     "save_html",
-    "save_png",
+    "save_image",
     "steering",
     "subspace",
     "tokens",
@@ -53,7 +53,7 @@ __getattr__, __dir__ = lazy(
         "interp.plot._circuit": ("circuit",),
         "interp.plot._compare": ("compare",),
         "interp.plot._curve": ("curve",),
-        "interp.plot._export": ("save_html", "save_png"),
+        "interp.plot._export": ("save_html", "save_image"),
         "interp.plot._heatmaps": ("heads", "positions"),
         "interp.plot._probes": ("probes",),
         "interp.plot._steering": ("steering",),

@@ -1,4 +1,4 @@
-"""Files: one HTML page with a figure, or PNG images through kaleido and a Chromium browser."""
+"""Files: one HTML page with a figure; images (PNG, SVG, PDF) through kaleido and a Chromium browser."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import plotly.graph_objects as go
 
 from interp._verbs import verb
 from interp.files import write_text
+from interp.plot._frame import refitted
 from interp.plot._theme import WIDTH, follow, ground, own, themed
 
 INSTALL = (
-    "PNG export needs kaleido 1.x and a Chromium or Chrome browser: pip install 'kaleido>=1.0', and install "
+    "Images need kaleido 1.x and a Chromium or Chrome browser: pip install 'kaleido>=1.0', and install "
     "chromium from your system's packages (or run plotly_get_chrome). HTML needs neither: plot.save_html."
 )
 CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage", "resetScale2d"]]}
 _HEIGHT = 600
 _PAGES = (".html", ".htm")
+_IMAGES = (".png", ".svg", ".pdf")
 
 
 @verb
@@ -67,7 +69,7 @@ def require_page(path: str | Path) -> None:
 
 
 @verb
-def save_png(
+def save_image(
     figs: go.Figure | Sequence[go.Figure],
     paths: str | Path | Sequence[str | Path],
     width: int | None = None,
@@ -76,14 +78,17 @@ def save_png(
     *,
     theme: str = "auto",
 ) -> list[Path]:
-    """Write each figure as an image, in one browser session.
+    """Write each figure as PNG, SVG or PDF, by the end of its path, in one browser session.
 
-    width, height: in pixels, by default the figure's own, else 800 wide. scale: pixels of the image for each.
-    theme: "light", "dark", or "auto": the figure's own, else light. Raises ValueError where figures and paths
-    do not match, RuntimeError where no browser can be used.
+    width, height: in pixels, by default the figure's own, else 800 wide; 96 are an inch, and letters keep
+    their size. scale: what a PNG has of pixels, or a PDF of length, for each of these. For a column of a
+    paper, 3.3 inches: "heads.pdf", width=640, scale=0.5. theme: "light", "dark", or "auto": the figure's own,
+    else light.
+
+    Raises ValueError where figures and paths do not match, RuntimeError where no browser can be used.
 
     Example:
-        >>> interp.plot.save_png([], [])
+        >>> interp.plot.save_image([], [])
         Traceback (most recent call last):
         ValueError: 0 figures and 0 paths. Give one path a figure.
     """
@@ -91,30 +96,31 @@ def save_png(
     files = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(p) for p in paths]
     if len(figures) != len(files) or not files:
         raise ValueError(f"{len(figures)} figures and {len(files)} paths. Give one path a figure.")
-    wrong = [str(file) for file in files if file.suffix.lower() != ".png"]
+    wrong = [str(file) for file in files if file.suffix.lower() not in _IMAGES]
     if wrong:
-        raise ValueError(f"{wrong[0]!r} does not end in .png.")
-    sizes = [(width or fig.layout.width or WIDTH, height or fig.layout.height or _HEIGHT) for fig in figures]
+        raise ValueError(f"{wrong[0]!r} does not end in {', '.join(_IMAGES[:-1])} or {_IMAGES[-1]}.")
+    shown = [refitted(themed(fig, theme), width) for fig in figures]
+    sizes = [(width or fig.layout.width or WIDTH, height or fig.layout.height or _HEIGHT) for fig in shown]
     with tempfile.TemporaryDirectory() as folder:
-        images = _render([themed(fig, theme) for fig in figures], sizes, scale, Path(folder))
-        for image, file in zip(images, files):
+        drawings = [Path(folder) / f"{i}{file.suffix.lower()}" for i, file in enumerate(files)]
+        _render(shown, sizes, scale, drawings)
+        for drawing, file in zip(drawings, files):
             file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(image, file)
+            shutil.move(drawing, file)
     return files
 
 
-def _render(figures: list, sizes: list[tuple[int, int]], scale: float, folder: Path) -> list[Path]:
-    """Draw into numbered files, without MathJax, which kaleido would fetch from the network."""
+def _render(figures: list, sizes: list[tuple[int, int]], scale: float, files: list[Path]) -> None:
+    """Draw into files, without MathJax, which kaleido would fetch from the network."""
     try:
         import kaleido
     except ImportError as error:
         raise RuntimeError(INSTALL) from error
-    files = [folder / f"{number}.png" for number in range(len(figures))]
     jobs = [
         {
             "fig": fig.to_dict(),
             "path": file,
-            "opts": {"format": "png", "width": width, "height": height, "scale": scale},
+            "opts": {"format": file.suffix[1:], "width": width, "height": height, "scale": scale},
         }
         for fig, file, (width, height) in zip(figures, files, sizes)
     ]
@@ -125,4 +131,3 @@ def _render(figures: list, sizes: list[tuple[int, int]], scale: float, folder: P
     missing = [number for number, file in enumerate(files) if not file.exists()]
     if missing:
         raise RuntimeError(f"figure {missing[0]} could not be drawn: {failed}")
-    return files

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 import pytest
 
 from interp import plot
+from interp.plot._frame import refitted
 from interp.plot._theme import themed
 
 
@@ -93,15 +94,35 @@ def test_a_page_follows_the_readers_system_unless_told(result, tmp_path: Path) -
 def test_png_arguments_are_checked(result, tmp_path: Path) -> None:
     fig = plot.heads(result())
     with pytest.raises(ValueError, match="2 figures and 1 paths"):
-        plot.save_png([fig, fig], tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"does not end in \.png"):
-        plot.save_png(fig, tmp_path / "a.jpg")
+        plot.save_image([fig, fig], tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"does not end in \.png, \.svg or \.pdf"):
+        plot.save_image(fig, tmp_path / "a.jpg")
+
+
+def test_an_image_has_its_subtitle_set_for_its_width(result) -> None:
+    fig = plot.heads(result(model="a & b"))
+    narrow, wide = (refitted(fig, width) for width in (400, 1200))
+    text = [each.layout.title.subtitle.text for each in (narrow, fig, wide)]
+    counts = [each.count("<br>") for each in text]
+    assert counts == sorted(counts, reverse=True)
+    assert max(map(len, text[0].split("<br>"))) < 60
+    assert narrow.layout.height > fig.layout.height
+    assert "a &amp; b on ioi" in text[0]
+    assert refitted(narrow, 800) == fig == refitted(fig, 800)
+
+
+def test_svg_and_pdf(result, tmp_path: Path, browser) -> None:
+    fig = plot.bars(result())
+    svg, pdf = plot.save_image([fig, fig], [tmp_path / "a.svg", tmp_path / "a.PDF"], width=640)
+    assert 'width="640"' in svg.read_text()[:300]
+    assert "L2H1" in svg.read_text()
+    assert pdf.read_bytes().startswith(b"%PDF")
 
 
 def test_without_kaleido_the_error_says_what_to_install(result, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "kaleido", None)
     with pytest.raises(RuntimeError, match=r"pip install 'kaleido>=1\.0'"):
-        plot.save_png(plot.heads(result()), tmp_path / "a.png")
+        plot.save_image(plot.heads(result()), tmp_path / "a.png")
 
 
 def test_without_a_browser_the_error_says_what_to_install(result, tmp_path: Path, monkeypatch) -> None:
@@ -112,7 +133,7 @@ def test_without_a_browser_the_error_says_what_to_install(result, tmp_path: Path
 
     monkeypatch.setattr(kaleido, "write_fig_from_object_sync", no_browser)
     with pytest.raises(RuntimeError, match=r"Chromium or Chrome browser.*no browser"):
-        plot.save_png(plot.heads(result()), tmp_path / "a.png")
+        plot.save_image(plot.heads(result()), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -124,7 +145,7 @@ def test_every_figure_draws_something(result, tmp_path: Path, browser) -> None:
         "positions": plot.positions(result(by=("layer", "pos"), sites=("resid_pre", "attn_out", "mlp_out"))),
         "bars": plot.bars(result()),
     }
-    paths = plot.save_png(list(figures.values()), [tmp_path / f"{name}.png" for name in figures], scale=1.0)
+    paths = plot.save_image(list(figures.values()), [tmp_path / f"{name}.png" for name in figures], scale=1.0)
     for path, fig in zip(paths, figures.values()):
         width, height, shades = pixels(path)
         assert (width, height) == (800, fig.layout.height)

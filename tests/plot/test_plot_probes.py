@@ -72,5 +72,5 @@ def test_other_data_is_refused() -> None:
 
 def test_both_pictures_can_be_rendered(browser: None, tmp_path: Path) -> None:
     paths = [tmp_path / "layers.png", tmp_path / "heads.png"]
-    plot.save_png([plot.probes(result()), plot.probes(result(by_head=True))], paths, scale=1.0)
+    plot.save_image([plot.probes(result()), plot.probes(result(by_head=True))], paths, scale=1.0)
     assert all(path.stat().st_size > 8_000 for path in paths)

@@ -148,5 +148,5 @@ def test_an_unknown_metric_is_refused_with_the_nearest() -> None:
 def test_both_pictures_can_be_rendered(browser: None, tmp_path: Path) -> None:
     result = sweep()
     paths = [tmp_path / "map.png", tmp_path / "lines.png"]
-    plot.save_png([plot.steering(result), plot.steering(result.isel(layer=[0]))], paths, scale=1.0)
+    plot.save_image([plot.steering(result), plot.steering(result.isel(layer=[0]))], paths, scale=1.0)
     assert all(path.stat().st_size > 10_000 for path in paths)
