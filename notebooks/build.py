@@ -25,7 +25,7 @@ from interp import plot
 
 HERE = Path(__file__).resolve().parent
 PLOTLY = "application/vnd.plotly.v1+json"
-LARGEST = 750_000  # bytes of an .ipynb
+LARGEST = 500_000  # bytes of an .ipynb
 _DIGITS = 5  # of the numbers of a figure
 
 

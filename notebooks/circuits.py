@@ -162,7 +162,7 @@ tests[["statistic", "p", "rejected"]].to_dataframe()
 path = small.save("circuit.json")
 again = circuits.Circuit.load(path)
 print((again.mask == small.mask).all().item(), again.provenance["method"])
-interp.plot.circuit(again, colour="sign", title="The same circuit: what helps, what hurts")
+interp.plot.circuit(again, colour="part", title="The same circuit: what a head reads as query, key and value")
 
 # %% [markdown]
 # ## Questions to take away

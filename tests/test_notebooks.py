@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 NAMES = ["circuits", "estimators", "patching", "smollm2", "steering"]
 RUN = [name for name in NAMES if name != "smollm2"]  # which takes the real model and minutes: make notebooks
-LARGEST = 750_000
+LARGEST = 500_000
 
 
 def cells(notebook: Any) -> list[tuple[str, str]]:
