@@ -185,11 +185,17 @@ def sections(done: Done) -> dict[str, str]:
         "inputs": by_site(done, TRAINED, INPUTS),
         "duels": duels(done, TRAINED),
         "duels-random": duels(done, ("random",)),
-        "groups": by_group(done, "relative L1"),
+        "smollm2": by_site(only(done, "smollm2"), ("smollm2",), ("resid_pre", "mlp_out", "z")),
+        "groups": by_group({k: v for k, v in done.items() if v["group"] != "smollm2"}, "relative L1"),
         "resid_pre": by_case(done, TRAINED, "resid_pre", "relative L1"),
         "mlp_out": by_case(done, TRAINED, "mlp_out", "relative L1"),
         "times": times(done),
     }
+
+
+def only(done: Done, group: str) -> Done:
+    """The cases of one group."""
+    return {key: case for key, case in done.items() if case["group"] == group}
 
 
 def filled(page: str, done: Done) -> str:
