@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+SUMMARY, TASK = "summary.json", "task.jsonl"  # beside what a run wrote: what it was asked, and its prompts
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary file beside the path, which takes the path's place when the block ends without an error."""

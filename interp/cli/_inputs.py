@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.cli._output import Output, require_folder
+from interp.files import TASK
 from interp.places import hint
-from interp.report._run import TASK
 
 if TYPE_CHECKING:
     from interp.tasks import Metric, Task

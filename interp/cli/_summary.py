@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.cli._output import Output, as_json
-from interp.files import write_text
-from interp.report._run import SUMMARY
+from interp.files import SUMMARY, write_text
 
 _FRAME = ("command", "line", "arguments", "run", "finished", "seconds", "versions", "files")
 _HOW = (  # what never changes numbers

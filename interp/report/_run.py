@@ -17,14 +17,14 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp._verbs import verb
-from interp.files import whole, write_text
+from interp.files import SUMMARY, TASK, whole, write_text
 
 if TYPE_CHECKING:
     from interp.circuits import Circuit
     from interp.steering import Direction
     from interp.tasks import Task
 
-SUMMARY, TASK, PAGE = "summary.json", "task.jsonl", "report.html"
+PAGE = "report.html"
 _ENGINE = "h5netcdf"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _WRITERS = "interp patch, path, attribute, heads, circuit or steer"
