@@ -57,10 +57,10 @@ def _size(path: Path) -> bytes:
 
 def write(args: argparse.Namespace, out: Output, line: str, seconds: float) -> None:
     """Write it into the folder of the command's last file, if the command wrote one just now."""
-    from interp.results import versions
-
     if not out.files or out.facts.get("resumed"):
         return
+    from interp.results import versions
+
     folder = list(out.files.values())[-1].parent
     path = _path(args, folder)
     summary = {
