@@ -162,13 +162,13 @@ def kinds_of(annotation: str, names: Mapping[str, Any] | None = None) -> tuple[K
     return tuple(known) if len(known) == len(found) else None
 
 
-def _split(annotation: str) -> list[str]:
-    """The parts of a union."""
+def _split(annotation: str, mark: str = "|") -> list[str]:
+    """The parts of a union, or what another mark sets apart."""
     parts, depth, quoted = [""], 0, False
     for letter in annotation:
         quoted ^= letter == '"'
         depth += 0 if quoted else (letter == "[") - (letter == "]")
-        if letter == "|" and not depth and not quoted:
+        if letter == mark and not depth and not quoted:
             parts.append("")
         else:
             parts[-1] += letter
@@ -189,10 +189,8 @@ def _kind(part: str, whole: bool) -> Kind | None:
         return Kind("a function", _function)
     if part.startswith("Mapping[str, ") and part.endswith("]"):
         return _mapping(part[len("Mapping[str, ") : -1])
-    if part.startswith("tuple["):
-        return Kind(
-            "a pair", lambda value: value if isinstance(value, (tuple, list)) and len(value) == 2 else _NO
-        )
+    if part.startswith("tuple[") and part.endswith("]"):
+        return _tuple(part[len("tuple[") : -1])
     if part.startswith("Sequence[") and part.endswith("]"):
         return _sequence(part[len("Sequence[") : -1])
     return None
@@ -313,6 +311,26 @@ def _sequence(inside: str) -> Kind | None:
         return _NO if any(each is _NO for each in listed) else listed
 
     return Kind(f"a list, each {' or '.join(kind.words for kind in kinds)}", take)
+
+
+def _tuple(inside: str) -> Kind | None:
+    """As many entries as the annotation has; any number for `tuple[int, ...]`."""
+    entries = _split(inside, ",")
+    if entries[-1] != "...":
+        words = "a pair" if len(entries) == 2 else f"{len(entries)} entries"
+        return Kind(
+            words,
+            lambda value: value if isinstance(value, (tuple, list)) and len(value) == len(entries) else _NO,
+        )
+    several = _sequence(entries[0])
+    if several is None:
+        return None
+
+    def take(value: Any) -> Any:
+        taken = several.take(value)
+        return taken if taken is _NO else tuple(taken)
+
+    return Kind(several.words, take)
 
 
 def _mapping(inside: str) -> Kind:

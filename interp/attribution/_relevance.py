@@ -150,7 +150,7 @@ def _checked(metric: Callable[[Logits], Tensor]) -> Callable[[Logits], Tensor]:
     return measure
 
 
-def _token(model: Model, facts: Anatomy, word: str | int) -> int:
+def _token(model: Model, facts: Anatomy, word: Any) -> int:
     if isinstance(word, str):
         found = vocabulary.continuation(model, word)
         if found is None:

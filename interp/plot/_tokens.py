@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -69,7 +70,7 @@ class TokenStrip:
 @verb
 def tokens(
     labels: Sequence[str] | np.ndarray,
-    values: Sequence[float] | np.ndarray | xr.DataArray,
+    values: Sequence[Any] | np.ndarray | xr.DataArray,
     title: str = "",
     unit: str = "",
     *,

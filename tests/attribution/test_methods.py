@@ -67,7 +67,7 @@ def test_wrong_combinations_are_refused_when_made(make: object, words: str) -> N
 
 @pytest.mark.parametrize("make", [lambda: Atp(window=2), lambda: IG(ah=False), lambda: Relp(steps=3)])  # type: ignore[call-arg]
 def test_an_option_of_another_method_cannot_be_written_down(make: object) -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument"):
+    with pytest.raises(TypeError, match=r"has no argument|unexpected keyword argument"):
         make()  # type: ignore[operator]
 
 

@@ -219,7 +219,7 @@ def test_what_does_not_fit() -> None:
     model, task = model_of("small"), M.task()
     other = Circuit(Graph(1, 1), Graph(1, 1).allowed)
     refused: tuple = (
-        ({"threshold": math.nan}, "the threshold is NaN"),
+        ({"threshold": math.nan}, "threshold is nan; give a number"),
         ({"order": "random"}, "order 'random' is not one of late, early"),
         ({"guess": other}, "is a circuit of another model"),
         ({"batch_size": 0}, "batch_size is 0"),

@@ -220,3 +220,10 @@ def test_a_sentence_is_short() -> None:
     with pytest.raises(ValueError, match="seed is") as refused:
         interp.attribution.screen(seed=["x" * 1000])
     assert len(str(refused.value)) < 200
+
+
+def test_a_tuple_of_any_length_is_one() -> None:
+    for positions in ((11,), (1, 2, 3), [4, 5, 6, 7]):
+        assert interp.ablation.Gaussian(positions=positions).positions == tuple(positions)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="positions is"):
+        interp.ablation.Gaussian(positions=(1, "a"))  # type: ignore[arg-type]

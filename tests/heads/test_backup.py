@@ -155,8 +155,8 @@ def test_strengthening_a_head_that_helps_helps():
 def test_scaling_that_is_none_and_scaled_edges_are_refused():
     model = interp.load("tiny-ioi")
     task = interp.tasks.ioi(model, n=4)
-    for alpha in (1.0, float("nan")):
-        with pytest.raises(ValueError, match="other than 1"):
+    for alpha, said in ((1.0, "other than 1"), (float("nan"), "alpha is nan; give a number")):
+        with pytest.raises(ValueError, match=said):
             Scaled(alpha)
     with pytest.raises(ValueError, match="not a multiple"):
         circuits.score_edges(model, task, ablation=Scaled(2.0), **QUIET)

@@ -67,7 +67,7 @@ def test_texts_end_at_a_stop_token_and_rows_may_differ_in_length(model, ids) -> 
     [
         ({}, "coefficient= or target_kl="),
         ({"coefficient": 1.0, "target_kl": 0.1}, "one of them"),
-        ({"coefficient": float("nan")}, "finite"),
+        ({"coefficient": float("nan")}, "coefficient is nan"),
         ({"target_kl": -1.0}, "above 0"),
     ],
 )

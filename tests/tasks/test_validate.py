@@ -120,7 +120,7 @@ CASES = {
     "labels": ({"labels": [["a", "b", "c"]]}, "labels must be 2 rows of 3 strings"),
     "devices": (
         {"positions": torch.zeros(2, dtype=torch.long, device="meta")},
-        "the tensors of a task must be on one device, but clean on cpu, corrupt on cpu, answer on cpu",
+        "the tensors of a task must be on one device, but clean on cpu, corrupt on cpu, positions on meta",
     ),
 }
 

@@ -137,7 +137,7 @@ def test_bad_input_before_any_pass(model, ids, draw):
             (lambda: methods.cast_condition(model, ids, ids, kind="dot"), "kind is 'dot'"),
             (lambda: methods.cast_condition(model, ids, ids, layer=9), "out of range"),
             (lambda: methods.cast_condition(model, ids, ids, thresholds=[]), "thresholds is empty"),
-            (lambda: methods.cast_condition(model, ids, ids, thresholds=[float("nan")]), "finite"),
+            (lambda: methods.cast_condition(model, ids, ids, thresholds=[float("nan")]), "a number"),
             (lambda: methods.cast_condition(model, ids, ids, vectors=other), "found on model 'another'"),
             (lambda: steered(methods.cast(later, behaviour)), "comes after the intervention"),
             (lambda: best_threshold(one, one), "all similarities are 1"),

@@ -114,7 +114,7 @@ def test_bad_input_before_any_pass(model, ids):
         model,
         [
             (lambda: methods.style_vectors(model, ids, ["a", "b"]), "4 texts and 2 styles"),
-            (lambda: methods.style_vectors(model, ids, "abcd"), "'abcd' styles"),
+            (lambda: methods.style_vectors(model, ids, "abcd"), "styles is 'abcd'"),
             (lambda: methods.style_vectors(model, ids, ["a"] * 4), "all texts have the style 'a'"),
             (lambda: methods.style_vectors(model, ids, list("aabb"), pos="all"), "rows without a label"),
             (lambda: methods.style_vectors(model, ids, list("aabb"), layer=5), "layer 5 is out of range"),
