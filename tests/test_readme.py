@@ -23,6 +23,7 @@ PAGES = (
     "docs/heads.md",
     "docs/subspaces.md",
     "docs/explore.md",
+    "docs/gallery.md",
 )
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 TEXT = TEXTS["README.md"]
@@ -36,6 +37,7 @@ WRITTEN = {
     "docs/heads.md": {"scores.html", "sinks.html"},
     "docs/subspaces.md": {"subspace.html", "where.html"},
     "docs/explore.md": {"explore.html"},
+    "docs/gallery.md": set(),
 }
 
 
