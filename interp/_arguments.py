@@ -41,7 +41,7 @@ _ALIASES = {
     "Estimator": "Callable[[Tensor, Tensor], Tensor]",
     "Intervene": "Callable[[Direction, Any], Any]",
     "Groups": "tuple[Sequence[Any], Sequence[Any]]",
-    "Mask": "Tensor | Sequence[Tensor | None] | None",
+    "Mask": "Tensor | tuple[Tensor | None, ...] | None",
     "Positive": 'Float[Tensor, "n d"]',
     "Negative": 'Float[Tensor, "m d"]',
 }

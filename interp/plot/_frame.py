@@ -24,11 +24,11 @@ def frame(
     subtitle: str,
     *,
     theme: str,
-    height: float,
-    left: float,
-    right: float,
-    below: float,
-    above: float = 0,
+    height: float | int,
+    left: float | int,
+    right: float | int,
+    below: float | int,
+    above: float | int = 0,
 ) -> go.Figure:
     """The figure in its frame.
 

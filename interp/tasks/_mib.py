@@ -34,7 +34,7 @@ Row = Mapping[str, Any]
 @verb
 def mib(
     model: Any,
-    rows: str | Path | Iterable[Row],
+    rows: str | Path | Iterable[Any],
     *,
     counterfactual: str | None = None,
     lead: str | None = None,
