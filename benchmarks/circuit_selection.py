@@ -90,11 +90,12 @@ def case(model: Any, task: Task, other: Task, large: bool) -> Row:
         chosen |= _selected(
             name, each, numbers, lambda s, n, a: circuits.prune(circuits.top(s, n, absolute=a))
         )
-    start = time.perf_counter()
-    chosen |= _selected(
-        "eap-ig, connected", first, numbers, lambda s, n, a: circuits.connected(s, n, absolute=a)
-    )
-    seconds["eap-ig, connected"] = time.perf_counter() - start
+    if not large:  # of 70,651 edges the solver has no circuit in a minute
+        start = time.perf_counter()
+        chosen |= _selected(
+            "eap-ig, connected", first, numbers, lambda s, n, a: circuits.connected(s, n, absolute=a)
+        )
+        seconds["eap-ig, connected"] = time.perf_counter() - start
     greedy = lambda s, n, a: circuits.prune(circuits.greedy(s, n, absolute=a))  # noqa: E731
     chosen |= _selected("eap-ig, greedy", first, numbers, greedy)
     nodes = circuits.score_nodes(model, task, method=IG(), progress=False)
