@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -201,6 +202,12 @@ def shared_labels(rows: Sequence[Sequence[str]], n_pos: int) -> np.ndarray:
         tokens = [row[pos] for row in rows if pos < len(row) and row[pos]]
         out.append("" if not tokens else tokens[0] if len(set(tokens)) == 1 else f"{tokens[0]}{VARIES}")
     return np.array(out, dtype=object)
+
+
+def made_now() -> dict[str, Any]:
+    """What a summary says of its making: when it was finished, and by which versions."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return {"finished": now.isoformat(timespec="seconds"), "versions": versions()}
 
 
 def versions() -> dict[str, str]:

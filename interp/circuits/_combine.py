@@ -150,9 +150,8 @@ def _positions(members: Sequence[Scores]) -> dict[str, Any]:
             return {dim: member[dim].values}
         if member.spans:
             return {"span": _names(member.spans)}
-    first = members[0]
-    assert isinstance(first, Circuit)
-    return {"pos": np.arange(first.mask.shape[0])}
+    masks = [member.mask for member in members if isinstance(member, Circuit)]
+    return {"pos": np.arange(masks[0].shape[0])}
 
 
 def _names(names: Sequence[str]) -> np.ndarray:

@@ -58,7 +58,7 @@ def execute(args: argparse.Namespace, words: Sequence[str], loaded: dict[Any, An
     """Run a command that was parsed from words. loaded: the model of the command before, if any."""
     verb = getattr(args, "verb", args.command)
     module = next(module for module, verbs in _VERBS.items() if verb in verbs)
-    args.loaded, args.run = loaded, _summary.identity(args)
+    args.loaded, args.run = loaded, _summary.identity(args) if hasattr(args, "resume") else None
     out = Output(args.command if verb == args.command else f"{args.command} {verb}", args)
     start = time.monotonic()
     try:

@@ -6,7 +6,6 @@ Scripts read it, `interp.open` reads it, and with --resume a finished run is kno
 from __future__ import annotations
 
 import argparse
-import datetime
 import hashlib
 import json
 import shutil
@@ -59,7 +58,7 @@ def write(args: argparse.Namespace, out: Output, line: str, seconds: float) -> N
     """Write it into the folder of the command's last file, if the command wrote one just now."""
     if not out.files or out.facts.get("resumed"):
         return
-    from interp.results import versions
+    from interp.results import made_now
 
     folder = list(out.files.values())[-1].parent
     path = _path(args, folder)
@@ -68,9 +67,8 @@ def write(args: argparse.Namespace, out: Output, line: str, seconds: float) -> N
         "line": line,
         "arguments": arguments(args),
         "run": args.run,
-        "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(seconds, 2),
-        "versions": versions(),
+        **made_now(),
         **out.facts,
         "files": {name: _relative(file, folder) for name, file in out.files.items()},
     }

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 from collections.abc import Mapping
@@ -204,7 +203,7 @@ def save(
         ['heads.nc', 'report.html', 'summary.json', 'task.jsonl']
     """
     from interp.report._page import write
-    from interp.results import versions
+    from interp.results import made_now
 
     folder = Path(folder)
     _check(items, claim)
@@ -223,8 +222,7 @@ def save(
     ]
     page += [part for name, item in items.items() for part in _shown(name, item)]
     files["report"] = write(page, folder / PAGE, title=title or "Claim and evidence").name
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    summary |= {"finished": now, "versions": versions(), "files": files}
+    summary |= {**made_now(), "files": files}
     write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return folder
 
