@@ -1,6 +1,6 @@
 """Circuit discovery by this package against the same work done one forward at a time, in one run, as ratios.
 
-    python benchmarks/circuits.py [--quick] [--device cuda] [--rows acdc exact acdc-gpt2]
+    python benchmarks/circuits.py [--quick] [--device cuda] [--rows acdc exact acdc-gpt2 evaluate]
 
 The one-by-one side is `interp.circuits._reference`: one forward of the whole model for each edge tried, in
 plain tensor operations. Both sides give the same numbers, or the script says by how much they differ. Times
@@ -36,7 +36,11 @@ COLUMNS: table.Columns = {
     "edges": lambda r: f"{r['edges']:,}",
     "kept": lambda r: str(r.get("kept", "–")),
     "one by one": lambda r: (
-        f"{r['reference_s']:.2f} s ({r['forwards']:,} forwards)" if "forwards" in r else "–"
+        f"{r['reference_s']:.2f} s ({r['forwards']:,} forwards)"
+        if "forwards" in r
+        else f"run: {r['run_s']:.2f} s"
+        if "run_s" in r
+        else "–"
     ),
     "interp": lambda r: f"{r['ours_s']:.2f} s" + (f" ({r['rows']:,} rows)" if "rows" in r else ""),
     "ratio": lambda r: f"**{r['ratio']:.1f}×**" if "ratio" in r else "–",
@@ -111,7 +115,28 @@ def acdc_gpt2(device: str, quick: bool) -> list[Row]:
     return [_of(model, task, found.graph) | row | {"model": "GPT-2 small's shape, random"}]
 
 
-ROWS: dict[str, Callable[[str, bool], list[Row]]] = {"acdc": acdc, "exact": exact, "acdc-gpt2": acdc_gpt2}
+def evaluate(device: str, quick: bool) -> list[Row]:
+    """`evaluate` by its default measures against `run` of the same circuit, on SmolLM2-135M: 169 edges."""
+    name, edges = ("tiny-ioi", 40) if quick else ("smollm2-135m", 169)
+    model = interp.load(name, device=device)
+    task = interp.tasks.ioi(model, n=8, seed=0)
+    circuit = circuits.top(circuits.score_edges(model, task, progress=False), edges)
+    _, run, _, ours = _both(
+        partial(circuits.run, model, task, circuit, progress=False),
+        partial(circuits.evaluate, model, task, circuit, progress=False),
+        1 if quick else 3,
+    )
+    row = {"work": "evaluate: faithfulness and KL, against run", "asked": "≤ 1.5× of run, aim 1.2×"}
+    row |= {"kept": circuit.n_edges, "ours_s": ours, "run_s": run, "ratio": ours / run}
+    return [_of(model, task, circuit.graph) | row]
+
+
+ROWS: dict[str, Callable[[str, bool], list[Row]]] = {
+    "acdc": acdc,
+    "exact": exact,
+    "acdc-gpt2": acdc_gpt2,
+    "evaluate": evaluate,
+}
 
 
 def _of(model: Any, task: Any, graph: circuits.Graph) -> Row:

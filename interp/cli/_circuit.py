@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from interp.circuits._judge import MEASURES
 from interp.cli._inputs import (
     check_measure,
     default_folder,
@@ -25,13 +26,13 @@ from interp.cli._inputs import (
 )
 from interp.cli._output import Output
 from interp.cli._summary import repeated
+from interp.places import hint
 
 if TYPE_CHECKING:
     from interp.circuits import Circuit
     from interp.tasks import Task
 
 _DRAWS = 20
-_MEASURES = ("faithfulness", "kl", "completeness", "minimality")
 _SAME = "evaluated on the same prompts"
 
 
@@ -51,7 +52,7 @@ def circuit(args: argparse.Namespace, out: Output) -> None:
     options = run_options(args)
     circuit, scores = _search(model, task, args, folder, options)
     _require_edges(circuit, args)
-    result = circuits.evaluate(model, fresh, circuit, measures=_MEASURES, level=args.level, **options)
+    result = circuits.evaluate(model, fresh, circuit, measures=args.measures, level=args.level, **options)
     random = circuits.random_baseline(model, fresh, circuit.n_edges, draws=_DRAWS, **options)
     curve = None if scores is None else circuits.curve(model, fresh, scores, level=args.level, **options)
     summary = _summary(circuit, result, random, evaluated)
@@ -80,6 +81,9 @@ def _check(args: argparse.Namespace, folder: Path) -> None:
             raise ValueError("--method acdc takes --threshold (in units of its metric), not --edges.")
     elif (args.threshold is None) == (args.edges is None):
         raise ValueError(f"--method {args.method} takes --edges or --threshold, one of them.")
+    for name in args.measures:
+        if name not in MEASURES:
+            raise ValueError(f"--measures {name!r} is not one of {', '.join(MEASURES)}{hint(name, MEASURES)}")
     if args.split is not None and not 0 < args.split < 1:
         raise ValueError(f"--split is {args.split:g}; it is the share to search on, between 0 and 1.")
     if args.eval is not None and not args.eval.is_file():

@@ -226,6 +226,14 @@ def _add_circuit(commands: argparse._SubParsersAction) -> None:
         help="count edges that hurt like edges that help (default: no for acdc, yes for scores)",
     )
     _add_contrast(what, "the task's own, and for the search of acdc kl; the first one decides")
+    what.add_argument(
+        "--measures",
+        type=_names,
+        default=["faithfulness", "kl"],
+        metavar="NAME[,NAME]",
+        help="of the circuit: faithfulness, kl, completeness, minimality (default the first two; the others "
+        "take a run for each of its nodes)",
+    )
     other = what.add_mutually_exclusive_group()
     other.add_argument(
         "--eval", type=nonempty, metavar="FILE", help="other prompts, on which the circuit is measured"

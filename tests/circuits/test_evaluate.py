@@ -10,6 +10,7 @@ import torch
 from architectures import build, grid
 from scipy.integrate import trapezoid
 from scipy.stats import hypergeom
+from torch.utils.flop_counter import FlopCounterMode
 
 import interp
 from interp import circuits
@@ -17,7 +18,7 @@ from interp.circuits import Circuit, Graph
 from interp.circuits._judge.evaluate import without
 from interp.circuits._paths import on_paths
 from interp.circuits._run import batch, state
-from interp.tasks import LogitDiff, Prob, Rank, Task
+from interp.tasks import KL, LogitDiff, Prob, Rank, Task
 
 CONFIGS = dict(grid())
 MEASURES = ("faithfulness", "kl", "completeness", "minimality")
@@ -231,3 +232,30 @@ def test_all_metrics_and_measures_are_read_off_one_run(monkeypatch: pytest.Monke
     alone = circuits.evaluate(model, task, chosen, metric=Prob(), progress=False)
     np.testing.assert_allclose(found["raw"].sel(metric="prob"), alone["raw"], atol=1e-9)
     np.testing.assert_allclose(found["kl"], alone["kl"], atol=1e-9)
+
+
+def test_a_measure_costs_only_where_it_is_asked_for() -> None:
+    """`evaluate` of faithfulness is `run` to the last product, and KL adds the vocabulary that it reads; sets
+    of nodes and nodes one by one are run only by name."""
+    model = interp.load("tiny-ioi")
+    task = interp.tasks.ioi(model, n=4)
+    circuit = circuits.prune(circuits.top(circuits.score_edges(model, task, progress=False), 40))
+    options = {"progress": False}
+    circuits.run(model, task, circuit, **options)  # the trust check has been here
+    alone = _flops(lambda: circuits.run(model, task, circuit, **options))
+    both = _flops(lambda: circuits.run(model, task, circuit, metric=[LogitDiff(), KL()], **options))
+    of = {
+        names: _flops(lambda names=names: circuits.evaluate(model, task, circuit, measures=names, **options))
+        for names in (("faithfulness",), ("faithfulness", "kl"), ("completeness",), ("minimality",))
+    }
+    assert of["faithfulness",] == alone > 0
+    assert (
+        of["faithfulness", "kl"] == both == _flops(lambda: circuits.evaluate(model, task, circuit, **options))
+    )
+    assert min(of["completeness",], of["minimality",]) > alone
+
+
+def _flops(call) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()

@@ -49,8 +49,9 @@ def test_scores_give_a_circuit_and_its_evaluation_on_other_prompts(
     np.testing.assert_allclose(written["faithfulness"], again["faithfulness"], rtol=1e-6)
     assert written.attrs["task_fingerprint"] == other.fingerprint() != task.fingerprint()
     assert f"faithfulness {float(again['faithfulness'][0]):.3f}" in "\n".join(out)
+    assert not {"without", "minimality"} & set(written)  # those take a run for each node: by name only
     page = (folder / out[-1]).read_text(encoding="utf-8")
-    assert all(word in page for word in ("faithfulness of the rest of the model", "L0H0", "Random circuits"))
+    assert all(word in page for word in ("KL from the clean run", "L0H0", "Random circuits"))
 
 
 def test_acdc_resumes_and_is_never_overwritten(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
@@ -71,7 +72,10 @@ def test_acdc_resumes_and_is_never_overwritten(capsys: pytest.CaptureFixture[str
 
 
 def test_report_takes_everything_that_circuit_wrote(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    assert main([*COMMAND, "--method", "eap", "--edges", "30", "--json", "--quiet"]) == 0
+    measures = "kl,completeness"
+    assert (
+        main([*COMMAND, "--method", "eap", "--edges", "30", "--measures", measures, "--json", "--quiet"]) == 0
+    )
     told = json.loads(capsys.readouterr().out)
     assert (told["command"], told["model"], told["of_edges"]) == ("circuit", "tiny-ioi", 262)
     assert 10 < told["edges"] <= 30
@@ -95,6 +99,7 @@ def test_report_takes_everything_that_circuit_wrote(capsys: pytest.CaptureFixtur
         (("--method", "acdc", "--threshold", "nan"), "--threshold is nan; it must be 0 or more"),
         (("--method", "eap", "--edges", "0"), "--edges is 0"),
         (("--method", "eap", "--edges", "9", "--memory", "0"), "--memory is 0.0"),
+        (("--method", "eap", "--edges", "9", "--measures", "minimal"), "did you mean 'minimality'"),
         (("--method", "eap", "--edges", "999"), "there are 262 edges"),
         (("--method", "eap", "--threshold", "1e9"), "lower --threshold"),
         (("--method", "eap", "--edges", "9", "--metric", "speed"), "unknown metric 'speed'"),

@@ -35,6 +35,7 @@ from interp._verbs import verb
 from interp.ablation import Ablation
 from interp.circuits._circuit import Circuit
 from interp.circuits._graph import Graph
+from interp.circuits._judge import MEASURES
 from interp.circuits._judge.faithfulness import faithfulness, recipe
 from interp.circuits._run.batch import Measured, measure, metric_coord
 from interp.circuits._run.job import masks_of, prepare, start
@@ -43,8 +44,6 @@ from interp.models import Model
 from interp.places import hint
 from interp.tasks import Task
 from interp.tasks.metrics import KL
-
-MEASURES = ("faithfulness", "kl", "completeness", "minimality")
 
 
 @verb
