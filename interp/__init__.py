@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from interp import positions as positions
     from interp import probes as probes
     from interp import report as report
+    from interp import sae as sae
     from interp import stats as stats
     from interp import steering as steering
     from interp import subspaces as subspaces
@@ -58,6 +59,7 @@ _SUBMODULES = (
     "positions",
     "probes",
     "report",
+    "sae",
     "stats",
     "steering",
     "subspaces",
@@ -91,6 +93,7 @@ __all__ = [
     "positions",
     "probes",
     "report",
+    "sae",
     "stats",
     "steering",
     "subspaces",

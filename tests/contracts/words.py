@@ -18,6 +18,7 @@ PACKAGES = (
     "plot",
     "probes",
     "report",
+    "sae",
     "stats",
     "steering",
     "subspaces",
