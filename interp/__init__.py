@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from interp import circuits as circuits
     from interp import heads as heads
     from interp import labs as labs
+    from interp import lens as lens
     from interp import live as live
     from interp import methods as methods
     from interp import models as models
@@ -49,6 +50,7 @@ _SUBMODULES = (
     "circuits",
     "heads",
     "labs",
+    "lens",
     "live",
     "methods",
     "models",
@@ -77,6 +79,7 @@ __all__ = [
     "explore",
     "heads",
     "labs",
+    "lens",
     "live",
     "load",
     "methods",

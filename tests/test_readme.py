@@ -24,6 +24,7 @@ PAGES = (
     "docs/subspaces.md",
     "docs/explore.md",
     "docs/gallery.md",
+    "docs/readouts.md",
 )
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 TEXT = TEXTS["README.md"]
@@ -38,6 +39,7 @@ WRITTEN = {
     "docs/subspaces.md": {"subspace.html", "where.html"},
     "docs/explore.md": {"explore.html"},
     "docs/gallery.md": set(),
+    "docs/readouts.md": set(),
 }
 
 

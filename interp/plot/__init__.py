@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from interp.plot._export import save_image as save_image
     from interp.plot._heatmaps import heads as heads
     from interp.plot._heatmaps import positions as positions
+    from interp.plot._lens import lens as lens
     from interp.plot._probes import probes as probes
     from interp.plot._steering import steering as steering
     from interp.plot._subspace import subspace as subspace
@@ -35,6 +36,7 @@ __all__ = [
     "compare",
     "curve",
     "heads",
+    "lens",
     "positions",
     "probes",
     "save_html",
@@ -55,6 +57,7 @@ __getattr__, __dir__ = lazy(
         "interp.plot._curve": ("curve",),
         "interp.plot._export": ("save_html", "save_image"),
         "interp.plot._heatmaps": ("heads", "positions"),
+        "interp.plot._lens": ("lens",),
         "interp.plot._probes": ("probes",),
         "interp.plot._steering": ("steering",),
         "interp.plot._subspace": ("subspace",),

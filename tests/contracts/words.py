@@ -12,6 +12,7 @@ PACKAGES = (
     "attribution",
     "circuits",
     "heads",
+    "lens",
     "live",
     "patching",
     "paths",
@@ -46,8 +47,8 @@ DEFAULTS: dict[str, Any] = {
 # `site` is the first question of a sweep and has no default there.
 REQUIRED_IN_SWEEPS = ("patch", "plan", "attribute", "screen")
 
-# Methods of papers read where their papers do.
-POSITIONS_OF_PAPERS = ("class_neurons", "expert_units", "linear_act", "moral_direction")
+# Methods of papers read where their papers do, and a lens the whole text.
+POSITIONS_OF_PAPERS = ("class_neurons", "expert_units", "linear_act", "logit", "moral_direction")
 
 # Their order, wherever two of them occur.
 ORDER = (
