@@ -37,7 +37,7 @@ def lens(
     show: str | None = None,
     prompt: int = 0,
     target: int = 0,
-    pos: int | None = None,
+    at: int | None = None,
     title: str | None = None,
     *,
     theme: str = "auto",
@@ -46,7 +46,7 @@ def lens(
     end.
 
     result: of `lens.logit`. show: what the colour is: "probability" (of the token in the cell), "rank" of a
-    target, "kl", "entropy", or "logit" where directions were read. prompt, target: which of several. pos: one
+    target, "kl", "entropy", or "logit" where directions were read. prompt, target: which of several. at: one
     position, whose ranks (on a log axis) and KL are drawn as curves over layers; this is also what a result
     of one position gives. Raises ValueError for another Dataset, results of single heads (choose one with
     `.sel(head=3)`), and what is not there.
@@ -54,16 +54,16 @@ def lens(
     Example:
         >>> model = interp.load("tiny-ioi")
         >>> found = interp.lens.logit(model, interp.tasks.ioi(model, n=2, seed=0))
-        >>> len(interp.plot.lens(found).data), len(interp.plot.lens(found, pos=-1).data)
+        >>> len(interp.plot.lens(found).data), len(interp.plot.lens(found, at=-1).data)
         (1, 2)
     """
     one = _checked(result, prompt, target)
     n_pos = _length(one)
-    if pos is not None and not -n_pos <= pos < n_pos:
-        raise ValueError(f"pos is {pos}; the prompt has {n_pos} tokens.")
+    if at is not None and not -n_pos <= at < n_pos:
+        raise ValueError(f"at is {at}; the prompt has {n_pos} tokens.")
     one = one.isel(pos=slice(0, n_pos))
-    if pos is not None or n_pos == 1:
-        return _curves(result, one.isel(pos=-1 if pos is None else pos), title, theme)
+    if at is not None or n_pos == 1:
+        return _curves(result, one.isel(pos=-1 if at is None else at), title, theme)
     return _grid(result, one, show, title, theme)
 
 

@@ -14,7 +14,7 @@ from interp import plot
 @pytest.fixture(scope="module")
 def found() -> Any:
     model = interp.load("tiny-ioi")
-    return interp.lens.logit(model, interp.tasks.ioi(model, n=3, seed=0))
+    return interp.lens.logit(model, interp.tasks.ioi(model, n=4, seed=0))
 
 
 def test_a_cell_holds_the_likeliest_token_and_its_probability(found: Any) -> None:
@@ -37,7 +37,7 @@ def test_other_colours_are_dark_near_the_end(found: Any, show: str) -> None:
 
 
 def test_ranks_are_drawn_on_a_log_axis(found: Any) -> None:
-    fig = plot.lens(found, pos=-1)
+    fig = plot.lens(found, at=-1)
     n = int((found["top_id"].values[0, 0, :, 0] >= 0).sum())
     np.testing.assert_allclose(fig.data[0].y, found["rank"].values[0, :, n - 1, 0] + 1)
     np.testing.assert_allclose(fig.data[1].y, found["kl"].values[0, :, n - 1])
@@ -48,8 +48,8 @@ def test_what_it_cannot_draw_is_said(found: Any) -> None:
     for call, said in (
         (lambda: plot.lens(found.drop_vars("rank")), "lacks rank"),
         (lambda: plot.lens(found, "kll"), "did you mean 'kl'"),
-        (lambda: plot.lens(found, prompt=3), "prompt is 3; the result has 3"),
-        (lambda: plot.lens(found, pos=99), "pos is 99"),
+        (lambda: plot.lens(found, prompt=4), "prompt is 4; the result has 4"),
+        (lambda: plot.lens(found, at=99), "at is 99"),
     ):
         with pytest.raises(ValueError, match=said):
             call()
