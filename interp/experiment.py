@@ -22,6 +22,7 @@ from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.engine.trust import check_engine
 from interp.models import Anatomy, Model, anatomy, model_fingerprint, part_in_training
+from interp.stores import require_place
 from interp.tasks import Task
 from interp.tasks.metrics import Metric, as_metric
 
@@ -58,6 +59,8 @@ class Budget:
             _whole("batch_size", self.batch_size, "or None to fill the memory")
         _whole("memory", self.memory, "a number of bytes such as 2 * 2**30")
         check_engine(self.engine)
+        if self.store is not None:
+            require_place(self.store)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp._arguments import shown
 from interp.models import Model
 from interp.tasks import vocabulary
 from interp.tasks._prompts import unknown_words
@@ -188,8 +189,8 @@ def _padding(model: Model, ids: Tensor, what: str) -> Tensor | None:
 def _from_rows(model: Model, data: Any, what: str) -> Prompts:
     if isinstance(data, str):
         data = [data]
-    if not isinstance(data, Sequence) or not len(data):
-        got = "no prompts" if isinstance(data, Sequence) else f"a {type(data).__name__}"
+    if not isinstance(data, Sequence) or isinstance(data, bytes) or not len(data):
+        got = shown(data) if isinstance(data, bytes) or not isinstance(data, Sequence) else "no prompts"
         raise ValueError(f"{what}: got {got}. Give strings, token ids [prompt, pos], messages, or a Task.")
     chats = conversations(data)
     if chats is not None:
@@ -207,7 +208,7 @@ def _row(row: Any, i: int, what: str) -> list[int]:
         ids = torch.as_tensor(row)
     except (TypeError, ValueError, RuntimeError):
         ids = torch.zeros(1)
-    if ids.is_floating_point() and ids.numel():
+    if isinstance(row, bytes) or ids.dtype == torch.bool or (ids.is_floating_point() and ids.numel()):
         raise ValueError(
             f"{what}: prompt {i} is {str(row)[:60]}; give strings, rows of token ids, or messages, all of "
             "one kind."

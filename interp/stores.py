@@ -54,19 +54,7 @@ def locked(path: Path) -> Iterator[None]:
     ends.
     """
     lock = path.with_name(f".{path.name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    file = lock.open("a+", encoding="utf-8")
-    while _take(file) and not _still_there(file):  # its last holder removed it as we opened it
-        file.close()
-        file = lock.open("a+", encoding="utf-8")
-    with file:
-        file.seek(0)
-        holder = file.read().strip()
-        if not _take(file):
-            raise ValueError(
-                f"{path} is being written by {holder or 'another process'}. Wait for it to end, or choose "
-                "another path."
-            )
+    with _taken(lock, path) as file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -75,6 +63,34 @@ def locked(path: Path) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 lock.unlink()
+
+
+def require_place(path: Path) -> None:
+    """ValueError where no store can be made: below a file, or in a folder that cannot be written."""
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        told = "cannot be written" if above.is_dir() else "is no folder"
+        raise ValueError(f"{path} cannot be written: {above} {told}. Choose another path.")
+
+
+def _taken(lock: Path, path: Path) -> TextIO:
+    """The lock's file, open and held; a file that its last holder removed as we opened it holds nothing."""
+    while True:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written: {error}. Choose another path.") from None
+        if not _take(file):
+            with file:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+            raise ValueError(
+                f"{path} is being written by {holder}. Wait for it to end, or choose another path."
+            )
+        if _still_there(file):
+            return file
+        file.close()
 
 
 def _take(file: TextIO) -> bool:
@@ -240,14 +256,16 @@ class LogStore:
 
     path: Path
     lines: list[dict[str, Any]] = field(default_factory=list)
+    written: int = 1  # lines of the file, with its head
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write an entry, and see that it is on the disk."""
         text = json.dumps(dict(line))
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{_check(text)} {text}\n")
+            file.write(_line(self.written + 1, text))
             file.flush()
             os.fsync(file.fileno())
+        self.written += 1
 
 
 @contextlib.contextmanager
@@ -265,14 +283,14 @@ def open_log(path: str | Path | None, kind: str, identity: Identity) -> Iterator
     with locked(path):
         if not path.exists() or path.stat().st_size == 0:
             head = json.dumps({"kind": kind, **_plain(identity)})
-            write_text(path, f"{_check(head)} {head}\n")
+            write_text(path, _line(1, head))
         text = path.read_bytes()
         complete = text[: text.rfind(b"\n") + 1]  # what comes after it, a kill cut short
         head, *lines = _entries(path, complete, kind)
         _same(path, head, {"kind": kind, **_plain(identity)})
         if len(complete) < len(text):
             write_text(path, complete.decode("utf-8"))
-        yield LogStore(path, lines)
+        yield LogStore(path, lines, 1 + len(lines))
 
 
 def _entries(path: Path, text: bytes, kind: str) -> list[dict[str, Any]]:
@@ -287,7 +305,7 @@ def _entries(path: Path, text: bytes, kind: str) -> list[dict[str, Any]]:
             if number == 1:
                 raise _foreign(path, kind) from error
             raise _damaged(path, number) from error
-        if check != _check(body):
+        if check != _check(number, body):
             raise _damaged(path, number)
         entries.append(entry)
     if not entries:
@@ -302,8 +320,13 @@ def _damaged(path: Path, number: int) -> ValueError:
     )
 
 
-def _check(text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=6).hexdigest()
+def _line(number: int, text: str) -> str:
+    return f"{_check(number, text)} {text}\n"
+
+
+def _check(number: int, text: str) -> str:
+    """Of a line where it stands: lines lost or exchanged are damage too."""
+    return hashlib.blake2b(f"{number} {text}".encode(), digest_size=6).hexdigest()
 
 
 def _require_file(path: Path) -> None:

@@ -144,11 +144,19 @@ def test_a_log_resumes_and_refuses(tmp_path):
         stores.open_log(path, "train_mask", identity),
     ):
         pass
-    text = path.read_text().replace('"b->c"', '"b->d"')
-    path.write_text(text)
-    with pytest.raises(ValueError, match="line 3 is damaged"), stores.open_log(path, "acdc", identity):
-        pass
-    assert path.read_text() == text
+    head, one, two = path.read_text().splitlines(keepends=True)
+    for text, line in (
+        (head + one + two.replace('"b->c"', '"b->d"'), 3),
+        (head + two, 2),  # a line was lost
+        (head + two + one, 2),  # two were exchanged
+    ):
+        path.write_text(text)
+        with (
+            pytest.raises(ValueError, match=f"line {line} is damaged"),
+            stores.open_log(path, "acdc", identity),
+        ):
+            pass
+        assert path.read_text() == text
     with pytest.raises(ValueError, match="is a folder"), stores.open_log(tmp_path, "acdc", identity):
         pass
 
@@ -177,6 +185,30 @@ def test_a_state_resumes_and_refuses(tmp_path):
     ):
         pass
     assert path.read_text() == "my notes"
+
+
+def test_a_path_that_cannot_be_written_is_told_before_the_first_pass(model, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(type(model.blocks[0]), "forward", lambda *_, **__: pytest.fail("a pass was run"))
+    with pytest.raises(ValueError, match=r"file/run\.zarr cannot be written: .*Choose another path"):
+        run(model, tmp_path / "file" / "run.zarr")
+
+
+def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path, monkeypatch):
+    """Its last holder removes it; who had opened it before would hold nothing, beside the next one."""
+    path, lock = tmp_path / "run.zarr", tmp_path / ".run.zarr.lock"
+    take, gone = stores._take, []
+
+    def late(file):
+        if not gone:
+            gone.append(lock.unlink())
+        return take(file)
+
+    monkeypatch.setattr(stores, "_take", late)
+    with stores.locked(path):
+        assert lock.exists()
+        with pytest.raises(ValueError, match="is being written by process"), stores.locked(path):
+            pass
 
 
 def test_no_path_is_no_store():

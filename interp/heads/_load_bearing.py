@@ -74,8 +74,10 @@ def load_bearing(
     """
     facts = anatomy(model)
     check_model(model, facts)
-    if not isinstance(draws, int) or draws < 1:
-        raise ValueError(f"draws is {draws!r}; at least one random set is needed.")
+    if score is not None and not isinstance(heads, xr.Dataset):
+        raise ValueError(f"score is {score!r}, of a result, and heads is a list. Leave one of the two out.")
+    if n < 1:
+        raise ValueError(f"n is {n}; give a whole number of heads, at least 1.")
     names = top(heads, n, score=score) if isinstance(heads, xr.Dataset) else heads
     task = repeats(model, seed=seed) if task is None else task
     places = places_of(facts, task.clean.shape[1], names)

@@ -19,7 +19,7 @@ from interp.engine.trust import prove_sites, require_weights
 from interp.experiment import check_model
 from interp.models import Anatomy, Model, anatomy, logits
 from interp.places import hook_name
-from interp.positions import weights
+from interp.positions import AnyPositions, weights
 from interp.prompts import Prompts, read
 from interp.tasks import vocabulary
 from interp.tasks._spans import named
@@ -35,8 +35,8 @@ def attention(
     *,
     by: str = "pos",
     layer: int | Sequence[int] | None = None,
-    dst: Any = "all",
-    src: Any = "all",
+    dst: AnyPositions | Sequence[AnyPositions] = "all",
+    src: AnyPositions | Sequence[AnyPositions] = "all",
     weighting: str = "plain",
     batch_size: int | None = None,
 ) -> xr.Dataset:
@@ -80,11 +80,11 @@ def attention(
     if weighting not in _WEIGHTINGS:
         raise ValueError(f"weighting is {weighting!r}; it must be {' or '.join(map(repr, _WEIGHTINGS))}.")
     layers, n = _layers(layer, facts), len(data)
-    outputs = _outputs(model, data, layers) if weighting == "value" else None
     if by not in ("pos", "span"):
         raise ValueError(f"by is {by!r}; it must be 'pos' or 'span'.")
     make = _Ends.spans if by == "span" else _Ends.of
     ends = {"dst": make(dst, data, mean=True), "src": make(src, data, mean=False)}
+    outputs = _outputs(model, data, layers) if weighting == "value" else None
     parts = []
     for patterns in batches(model, data.tokens, layers, batch_size, outputs):
         rows = slice(sum(map(len, parts)), sum(map(len, parts)) + len(patterns))

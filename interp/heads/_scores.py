@@ -300,6 +300,8 @@ def repeat_lengths(lengths: Sequence[int] | None, facts: Anatomy, n_tokens: int,
     if lengths is None and longest >= 2:
         top = min(longest, 60)
         return sorted({max(2, top // 2), top} if top < 40 else {20, 41})
+    if lengths is not None and len(set(lengths)) < len(lengths):
+        raise ValueError(f"lengths is {list(lengths)}, with one twice; give each once.")
     for size in lengths or (2,):
         if not 2 <= size <= longest:
             raise ValueError(

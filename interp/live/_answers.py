@@ -21,7 +21,7 @@ they are cut to the one. Arrays are packed (`_arrays`), each with its largest er
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from interp._arguments import shown
 from interp.circuits import Circuit
 from interp.live import _heads
 from interp.live._arrays import at_prompt
@@ -97,16 +98,18 @@ class Answers:
         return tuple(self._kinds)
 
     def ask(
-        self, kind: str, args: dict[str, Any] | None = None, checkpoint: Checkpoint | None = None
+        self, kind: str, args: Mapping[str, Any] | None = None, checkpoint: Checkpoint | None = None
     ) -> Answer:
         """The answer, or {"error": sentence}. See the module's table. checkpoint: called between steps."""
-        given = dict(args or {})
-        prompt = None if kind in _BY_PROMPT else given.pop("prompt", None)
         self._checkpoint = checkpoint or _go_on
         self._checkpoint()
         try:
-            if kind not in self._kinds:
-                raise ValueError(f"kind is {kind!r}; ask for one of {', '.join(self._kinds)}.")
+            if not isinstance(kind, str) or kind not in self._kinds:
+                raise ValueError(f"kind is {shown(kind)}; ask for one of {', '.join(self._kinds)}.")
+            if args is not None and not isinstance(args, Mapping):
+                raise ValueError(f"args is {shown(args)}; give a dict of arguments by name.")
+            given = dict(args or {})
+            prompt = None if kind in _BY_PROMPT else given.pop("prompt", None)
             answer = self._kinds[kind](**given)
             self._checkpoint()
             return answer if prompt is None else at_prompt(answer, self._prompt(kind, prompt))

@@ -21,11 +21,12 @@ from typing import Any
 
 import xarray as xr
 
+from interp import ablation as ablations
 from interp._verbs import verb
 from interp.ablation import Ablation
 from interp.circuits import Circuit
 from interp.circuits._run.job import prepare
-from interp.experiment import MEMORY, Metrics, check_model, check_task
+from interp.experiment import MEMORY, Metrics, check_metric, check_model, check_task
 from interp.files import write_text
 from interp.live._answers import Answer, Answers
 from interp.live._circuits import require_fit
@@ -33,7 +34,7 @@ from interp.live._ladder import COEFFICIENTS, Ladder, check_ladder
 from interp.models import Model, anatomy
 from interp.plot._export import require_page
 from interp.steering import Direction
-from interp.tasks import Task
+from interp.tasks import LogitDiff, Task
 
 _BYTES = 3_000_000  # of attention, before base64: what decides how many prompts have theirs in a file
 _WEIGHTINGS = 3
@@ -122,13 +123,13 @@ def explore(
         'Effect of each head (z)'
     """
     listed: list[Any] = list(items) if isinstance(items, (list, tuple)) else [items]
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must lie between 0 and 1, for example 0.95.")
     _check_sides(model, task)
     for number, item in enumerate(listed):
         _check_item(item, number, model)
     options: dict[str, Any] = {"ablation": ablation, "direction": direction, "metric": metric}
     options |= {"batch_size": batch_size, "memory": memory, "progress": progress}
+    ablations.parse(ablation)
+    check_metric(metric, LogitDiff())
     circuits = [item for item in listed if isinstance(item, Circuit)]
     if circuits and model is not None and task is not None:
         prepare(model, task, **options)  # raises for what does not fit

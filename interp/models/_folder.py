@@ -20,16 +20,30 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")  # of the tokenizers that we write
 
 
+_LARGEST = {  # more than any model has: a file that says more would take all memory
+    **dict.fromkeys(("n_layer", "n_layers", "num_layers", "num_hidden_layers"), 10_000),
+    **dict.fromkeys(("n_head", "n_heads", "num_attention_heads", "num_key_value_heads"), 100_000),
+    **dict.fromkeys(("n_embd", "d_model", "hidden_size", "d_mlp", "intermediate_size"), 10_000_000),
+    **dict.fromkeys(("d_vocab", "vocab_size", "n_ctx", "max_position_embeddings"), 1_000_000_000),
+}
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of config.json."""
-    return read_json(folder / "config.json")
+    """The content of config.json. ValueError for sizes that no model has."""
+    path = folder / "config.json"
+    config = read_json(path)
+    for name, most in _LARGEST.items():
+        size = config.get(name)
+        if isinstance(size, float) or (isinstance(size, int) and size > most):
+            raise ValueError(f"{path}: {name} is {size}; it must be a whole number of at most {most:,}.")
+    return config
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The fields of a file, or a ValueError that says what it holds instead."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). Copy the model's files again.") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds a {type(config).__name__}, not an object with the model's fields.")

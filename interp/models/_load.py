@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from interp._arguments import shown
 from interp._verbs import verb
 from interp.models import _fetch, _hub, _own, _release, handmade
 from interp.models._anatomy import Model
@@ -103,10 +104,12 @@ def _adds_bos(folder: Path) -> bool:
 
 def _folder(name: str | Path) -> Path | None:
     """The folder that the name means; None when it is the name of a model."""
+    text = str(name)
+    if len(text) > 1000 or "\0" in text:
+        raise ValueError(f"name is {shown(text)}, which can be neither a model's name nor a path.")
     path = Path(name).expanduser()
     if (path / "config.json").is_file():
         return path
-    text = str(name)
     is_path = isinstance(name, Path) or path.is_absolute() or text.startswith((".", "~")) or path.is_dir()
     if not is_path:
         return None

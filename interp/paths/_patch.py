@@ -37,6 +37,7 @@ from interp.paths._carry import Batch, carry, pointwise
 from interp.paths._ends import Cell, Ends, Named, make, read_at, written
 from interp.paths._receive import receive
 from interp.paths._reference import PathReference
+from interp.positions import AnyPositions
 from interp.tasks import Task
 from interp.tasks.check import warn_unsolved
 
@@ -51,8 +52,8 @@ def path_patch(
     freeze: str | Sequence[str] = "heads",
     norm: str = "exact",
     combine: str = "replace",
-    sender_positions: Any = "all",
-    receiver_positions: Any = "all",
+    sender_positions: AnyPositions | Sequence[AnyPositions] = "all",
+    receiver_positions: AnyPositions | Sequence[AnyPositions] = "all",
     top: int = 3,
     source: Model | None = None,
     ablation: str | Ablation = "resample",

@@ -42,7 +42,7 @@ def read_result(path: Path) -> xr.Dataset:
         raise FileNotFoundError(f"{path} does not exist. Give a .nc file that {_WRITERS} wrote.")
     try:
         result = xr.load_dataset(path, engine=_ENGINE)
-    except OSError as error:
+    except Exception as error:  # whatever HDF5 says of a file that is damaged, or something else
         raise ValueError(
             f"{path} cannot be read as netCDF ({error}). Give a file that {_WRITERS} wrote."
         ) from None

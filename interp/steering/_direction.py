@@ -64,6 +64,7 @@ class Direction:
             object.__setattr__(self, name, copies)
 
     @classmethod
+    @verb
     def from_tensor(
         cls,
         vector: Float[Tensor, "*rows d"],
@@ -177,6 +178,9 @@ class Direction:
     __rmul__ = __mul__
 
     def __truediv__(self, factor: float | int) -> Direction:
+        factor = number("a direction's divisor", factor)
+        if factor == 0:
+            raise ValueError("a direction cannot be divided by 0.")
         return self * (1.0 / factor)
 
     def project(self, activations: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows"]:
@@ -279,6 +283,8 @@ def _checked(where: Place, vector: Tensor, layout: str) -> Tensor:
             f"the vector at {str(where)!r} has shape {tuple(vector.shape)}; layout {layout!r} needs "
             f"{'[d]' if rows == 1 else '[rows, d]'}."
         )
+    if not vector.is_floating_point():
+        raise ValueError(f"the vector at {str(where)!r} holds {vector.dtype}; give floating-point numbers.")
     if not bool(torch.isfinite(vector).all()):
         raise ValueError(f"the vector at {str(where)!r} is not finite.")
     wide = vector.detach().clone()

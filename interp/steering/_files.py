@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from interp._arguments import checked, number
+from interp._kinds import kinds_of
 from interp.files import read_tensors, whole, write_tensors
 from interp.places import Place, parse
 from interp.results import versions
@@ -44,17 +46,26 @@ def _from_file(tensors: dict[str, Tensor], header: dict[str, Any], path: Path) -
     try:
         plain = {parse(name): vector for name, vector in tensors.items() if not name.startswith(_SHUFFLED)}
         drawn = {name.removeprefix(_SHUFFLED): v for name, v in tensors.items() if name.startswith(_SHUFFLED)}
+        weights = tuple(float(number("weights", value)) for value in header.get("weights", ()))
         places = sorted(plain, key=lambda where: (where.layer or 0, str(where)))
         return Direction(
             vectors={where: plain[where] for where in places},
             shuffled={parse(name): vector for name, vector in drawn.items()},
-            norms={parse(name): float(norm) for name, norm in header["norms"].items()},
-            means={parse(name): (float(up), float(down)) for name, (up, down) in header["means"].items()},
-            weights=tuple(float(value) for value in header.get("weights", ())),
-            **{name: header[name] for name in _PLAIN},
+            norms={parse(name): number(f"norm at {name}", norm) for name, norm in header["norms"].items()},
+            means={
+                parse(name): (number("means", up), number("means", down))
+                for name, (up, down) in header["means"].items()
+            },
+            weights=weights,
+            **{name: _plain(name, header[name]) for name in _PLAIN},
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no direction: {error} Write it with Direction.save.") from None
+
+
+def _plain(name: str, value: Any) -> Any:
+    kind = {"model": "str | None", "seed": "int | None"}.get(name, "str")
+    return checked(name, value, kinds_of(kind) or ())
 
 
 _ALIGNMENT = 32

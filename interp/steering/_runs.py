@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp._arguments import shown
 from interp.engine.forward import forward
 from interp.engine.readout import Readout, Reads, measured, widened
 from interp.engine.runs import Runs
@@ -26,6 +27,7 @@ from interp.prompts import Prompts, read
 from interp.steering._clock import Clock
 from interp.steering._intervention import Intervention
 from interp.steering._steer import own_weights, steered, taps
+from interp.tasks import vocabulary
 from interp.tasks.metrics import KL, Metric, Reading
 
 
@@ -63,10 +65,13 @@ def question_of(
     rows = read(model, prompts, mask)
     device = rows.tokens.device
     if is_task:
+        if answer is not None or wrong is not None:
+            raise ValueError("a Task has answers of its own; leave answer= and wrong= out.")
         ids = [prompts.answers.to(device), prompts.wrongs.to(device)]
         positions, several = prompts.last_position.to(device), prompts.reads
     else:
-        ids = [_columns(each, rows, name) for each, name in ((answer, "answer"), (wrong, "wrong"))]
+        size = vocabulary.size(model)
+        ids = [_columns(each, rows, size, name) for each, name in ((answer, "answer"), (wrong, "wrong"))]
         positions, several = rows.lengths - 1, None
     own = prompts.metric if is_task else Entropy()
     default = (own,) if own.name == "kl" else (own, KL())
@@ -76,12 +81,18 @@ def question_of(
     return Question(rows, Reads(runs, chosen), prompts if is_task else None)
 
 
-def _columns(ids: Tensor | None, rows: Prompts, name: str) -> Tensor:
+def _columns(ids: Tensor | None, rows: Prompts, size: int, name: str) -> Tensor:
+    """Token ids by prompt [prompt, k], -1 where one has fewer. ValueError for what is none."""
     if ids is None:
         return torch.zeros((len(rows), 0), dtype=torch.long, device=rows.tokens.device)
     if len(ids) != len(rows):
         raise ValueError(f"{name} has {len(ids)} rows for {len(rows)} prompts. Give one a prompt.")
-    return (ids if ids.ndim == 2 else ids[:, None]).to(rows.tokens.device)
+    ids = ids if ids.ndim == 2 else ids[:, None]
+    if not ids.numel() or int(ids.min()) < -1 or int(ids.max()) >= size or bool((ids < 0).all(1).any()):
+        raise ValueError(
+            f"{name} is {shown(ids)}; give token ids from 0 to {size - 1}, one or more a prompt."
+        )
+    return ids.to(rows.tokens.device)
 
 
 def _require_answers(metrics: Sequence[Metric], found: list[Tensor]) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp import results
+from interp._arguments import shown
 from interp._verbs import verb
 from interp.engine.readout import Reads
 from interp.experiment import Metrics
@@ -96,6 +97,7 @@ def sweep(
     steps = _steps(coefficients)
     parts = _by_layer(model, directions, steps)
     question = question_of(model, prompts, mask, answer, wrong, metric)
+    texts = None if neutral is None else question_of(model, neutral, None, None, None, Loss())
     sets: dict[str, list[Direction | None]] = {"raw": list(parts)}
     sets |= controls(parts, seed) if with_controls else {}
     job = _Job(model, parts, steps, intervene, when)
@@ -112,8 +114,7 @@ def sweep(
         **_effects(question.reads, measured, clean),
         "clean": (("prompt", "metric"), clean),
     }
-    if neutral is not None:
-        texts = question_of(model, neutral, None, None, None, Loss())
+    if texts is not None:
         again = job.runner(texts, _settled(engine, run), 1)
         loss = job.measure(again, texts.reads, list(parts), lambda n: None)
         variables["neutral_loss"] = (("layer", "coefficient", "neutral_prompt"), loss[..., 0])
@@ -144,13 +145,19 @@ def _effects(reads: Reads, measured: Mapping[str, np.ndarray], clean: np.ndarray
 
 def _steps(coefficients: Any) -> list[float]:
     """Coefficients as numbers. ValueError for anything else."""
-    if isinstance(coefficients, (str, bytes)) or not hasattr(coefficients, "__iter__"):
+    if (
+        isinstance(coefficients, (str, bytes))
+        or not hasattr(coefficients, "__iter__")
+        or (getattr(coefficients, "shape", None) == ())
+    ):
         raise ValueError(f"coefficients is {coefficients!r}; give numbers, as in [-1.0, 0.0, 1.0].")
     for each in coefficients:
         finite("coefficients", each)
     steps = [float(each) for each in coefficients]
     if not steps:
         raise ValueError("coefficients is empty. Give at least one; 0 is the unsteered run.")
+    if len(set(steps)) < len(steps):
+        raise ValueError(f"coefficients is {shown(coefficients)}, with one twice; give each once.")
     return steps
 
 

@@ -171,12 +171,15 @@ def scan(
         >>> result["value"].dims, result["value"].shape
         (('layer', 'pos'), (2, 2))
     """
+    Budget(engine=engine, progress=progress)
     facts = anatomy(model)
     spots = [read_place(each, facts) for each in places]
     kinds = {(spot.site, spot.head) for spot in spots}
     if len(kinds) != 1:
         raise ValueError(f"places are of {len(kinds)} sites or heads; scan one of them, layer by layer.")
     where = [pos] if isinstance(pos, (str, int)) else list(pos)
+    if not where:
+        raise ValueError("pos is empty; give positions, or names of spans.")
     search = _Search.of(rank, featuriser, l1=l1, controls=controls, steps=steps, lr=lr, seed=seed)
     stages = [[Stage.of(model, task, spot, each, engine) for each in where] for spot in spots]
     for row in stages:

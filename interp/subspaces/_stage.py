@@ -23,7 +23,7 @@ from interp._verbs import verb
 from interp.engine import block as B
 from interp.engine.forward import forward, unembed, whole_runs
 from interp.engine.readout import widened
-from interp.engine.trust import own_weights
+from interp.engine.trust import check_engine, own_weights
 from interp.experiment import check_model, check_task
 from interp.models import Model, anatomy, logits
 from interp.models.hook_points import patch_hooks
@@ -233,6 +233,7 @@ def accuracy(
         >>> result["raw"].dims, [str(each) for each in result["exchange"].values]
         (('pair', 'exchange'), ['none', 'whole', 'subspace'])
     """
+    check_engine(engine)
     by_name = {"subspace": subspace} if isinstance(subspace, Subspace) else dict(subspace)
     places = {each.place for each in by_name.values()}
     if len(places) != 1:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp._verbs import verb
+from interp._verbs import settings, verb
 from interp.models import Anatomy
 from interp.models.places import place
 from interp.places import HEAD_SITES, Place, parse
@@ -55,7 +55,8 @@ def orthonormal(matrix: Float[Tensor, "width rank"]) -> Float[Tensor, "width ran
             f"{matrix.shape[1]} columns do not fit into {matrix.shape[0]} dimensions; give a basis [width, "
             "rank] with rank at most width."
         )
-    Q, R = torch.linalg.qr(matrix)
+    half = matrix.dtype in (torch.float16, torch.bfloat16)  # which QR does not know
+    Q, R = torch.linalg.qr(matrix.float() if half else matrix)
     sizes = R.diagonal().detach().abs()
     if not bool(sizes.isfinite().all()) or float(sizes.min()) <= 1e-6 * float(sizes.max()):
         raise ValueError(
@@ -95,6 +96,7 @@ def _couple(x: Tensor, number: int, weights: tuple[Tensor, Tensor, Tensor], sign
     return torch.cat((low + sign * (torch.tanh(high @ W_in + b) @ W_out), high), -1)
 
 
+@settings
 @dataclass(frozen=True, eq=False)
 class Subspace:
     """Directions of a site's activation, as an orthonormal basis.
@@ -127,8 +129,6 @@ class Subspace:
         seed: int = -1,
         flow: Flow | None = None,
     ) -> None:
-        if not isinstance(basis, Tensor) or basis.ndim not in (1, 2) or not basis.is_floating_point():
-            raise ValueError("a basis is a tensor of floats [width, rank], or [width] for one direction.")
         basis = basis[:, None] if basis.ndim == 1 else basis
         where = place if isinstance(place, Place) else parse(place)
         for name, value in (("basis", basis), ("place", where), ("method", method), ("seed", seed)):

@@ -21,7 +21,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,8 +148,8 @@ def _ids(model: Any, fields: dict[str, Any]) -> dict[str, Any]:
     }
     if "positions" in fields and any(isinstance(where, list) for where in fields["positions"]):
         device = vocabulary.device(model)
-        several = {key: _tokens.pad_ids(ids, device) for key, ids in answers.items()}
-        several["positions"] = _tokens.pad_ids(fields["positions"], device)
+        several = {key: _tokens.pad_ids(key, ids, device) for key, ids in answers.items()}
+        several["positions"] = _tokens.pad_ids("positions", fields["positions"], device)
         answers = dict.fromkeys(answers)
     else:
         several = {}
@@ -205,9 +205,9 @@ def _read_csv(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
     header = text.split("\n", 1)[0]
     counts = {mark: header.count(mark) for mark in (",", ";", "\t")}
     reader = csv.reader(lines, delimiter=max(counts, key=lambda mark: counts[mark]))
-    names = [name.strip().lower() for name in next(reader, [])]
+    names = [name.strip().lower() for name in next(_lines(path, reader), [])]
     rows = []
-    for cells in reader:
+    for cells in _lines(path, reader):
         line = reader.line_num
         if not any(cell.strip() for cell in cells):
             continue
@@ -219,6 +219,14 @@ def _read_csv(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
         row: dict[str, Any] = {name: cell for name, cell in zip(names, cells) if cell}
         rows.append((line, {k: several(v) if k in ("answer", "wrong") else v for k, v in row.items()}))
     return rows
+
+
+def _lines(path: Path, reader: Any) -> Iterator[list[str]]:
+    """The rows of a reader. ValueError, with the line, for what it cannot read."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num + 1}: no CSV that can be read ({error}).") from None
 
 
 def several(cell: str) -> str | list[str]:

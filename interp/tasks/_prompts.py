@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -169,7 +169,7 @@ def require_single(model: Any, field: str, words: Sequence[str]) -> None:
 def _compact(rows: list[list[int]], device: Any) -> Any:
     """(prompt,) when every prompt has one answer, else (prompt, k)."""
     single = all(len(row) == 1 for row in rows)
-    return _tokens.pad_ids([row[0] for row in rows] if single else rows, device)
+    return _tokens.pad_ids("answer", [row[0] for row in rows] if single else rows, device)
 
 
 def _answer_problem(model: Any, i: int, field: str, text: str) -> str | None:
@@ -236,7 +236,10 @@ def _require_counts(**fields: Sequence[Any] | None) -> None:
             raise ValueError(f"{name} is one string; give a list of strings, one per prompt: [{values!r}].")
         if values is None and name == "clean":
             raise ValueError("clean is None; give a list of strings, one per prompt.")
-        if values is not None and not hasattr(values, "__len__"):
+        listed = hasattr(values, "__len__") and not isinstance(values, (Mapping, Set, bytes))
+        if values is not None and (
+            not listed or hasattr(values, "columns") or getattr(values, "ndim", 1) != 1
+        ):
             raise ValueError(f"{name} is {shown(values)}; give a list of strings, one per prompt.")
     counts = {name: len(values) for name, values in fields.items() if values is not None}
     if len(set(counts.values())) > 1:

@@ -60,6 +60,8 @@ def _picked(index: Any) -> Any:
 def parted(task: Task, share: float, seed: int, cluster: str | None) -> tuple[Task, Task]:
     """Two parts that share no independent unit. ValueError where one would be empty."""
     units = units_of(xr.Dataset(coords=prompt_coords(task)), cluster)
+    if not 0 < share < 1:
+        raise ValueError(f"share is {share}; give that of the prompts to discover on, between 0 and 1.")
     first = round(share * units.n)
     if not 0 < first < units.n:
         raise ValueError(

@@ -286,6 +286,8 @@ class Task:
         (torch.Size([1, 3]), [2], [[False, True, False]])
         """
         _tokens.require_rows("clean", clean)
+        if corrupt is not None:
+            _tokens.require_rows("corrupt", corrupt)
         named = _tokens.row_spans(clean, mask, lengths, spans)
         if mask is not None:
             if lengths is not None:
@@ -296,7 +298,7 @@ class Task:
             _tokens.require_unpadded(clean, corrupt, pad)
         rows = _tokens.pad_pairs(clean, corrupt, lengths, pad)
         device = rows.clean.device
-        where = rows.lengths - 1 if positions is None else _tokens.pad_ids(positions, device)
+        where = rows.lengths - 1 if positions is None else _tokens.pad_ids("positions", positions, device)
         chosen = LogitDiff() if metric is None else as_metric(metric)
         tensors: dict[str, Any] = {
             "clean": rows.clean, "corrupt": rows.corrupt, "positions": where, "lengths": rows.lengths,

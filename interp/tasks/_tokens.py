@@ -9,7 +9,7 @@ position (`shift_warnings`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import torch
@@ -48,9 +48,7 @@ def pad_pairs(
     pad: int,
 ) -> Rows:
     """The prompts of every pair in two tensors of one shape; `corrupt=None` gives the clean tensor itself."""
-    require_rows("clean", clean)
     if corrupt is not None:
-        require_rows("corrupt", corrupt)
         require_equal_lengths(clean, corrupt)
     left = pad_rows(clean, pad)
     right = left if corrupt is None else pad_rows(corrupt, pad, left.device)
@@ -65,14 +63,17 @@ def require_rows(name: str, rows: Tensor | Sequence[Any]) -> None:
     """Prompts are rows of ids: (prompt, pos), or a list of lists."""
     if isinstance(rows, Tensor) and rows.ndim != 2:
         raise ValueError(f"{name} has shape {tuple(rows.shape)}; it must be (prompt, pos).")
-    if isinstance(rows, (str, bytes)) or not hasattr(rows, "__len__") or not hasattr(rows, "__getitem__"):
+    listed = isinstance(rows, Tensor) or (isinstance(rows, Sequence) and not isinstance(rows, (str, bytes)))
+    if not listed and not (hasattr(rows, "__array__") and getattr(rows, "ndim", 0) == 2):
         raise ValueError(f"{name} is {shown(rows)}; give rows of token ids, one per prompt.")
     if not len(rows):
         raise ValueError(f"{name} has 0 prompts; a task needs at least one.")
     if not isinstance(rows, Tensor) and any(isinstance(row, str) for row in rows):
         raise ValueError(f"{name} is {shown(rows)}; give token ids, or texts to Task.from_prompts.")
-    if not isinstance(rows, Tensor) and any(isinstance(row, int) for row in rows):
+    if any(isinstance(row, int) for row in rows):
         raise ValueError(f"{name} is a list of numbers; give a list of lists, one per prompt.")
+    if not isinstance(rows, Tensor) and not all(hasattr(row, "__len__") for row in rows):
+        raise ValueError(f"{name} is {shown(rows)}; give rows of token ids, one per prompt.")
 
 
 def require_equal_lengths(clean: Tensor | Sequence[Any], corrupt: Tensor | Sequence[Any]) -> None:
@@ -104,22 +105,33 @@ def pad_rows(rows: Tensor | Sequence[Any], pad: int, device: torch.device | None
     return torch.tensor([[*_ids(row), *[pad] * (width - len(row))] for row in rows], device=device)
 
 
-def pad_ids(values: Tensor | Sequence[Any], device: torch.device | None = None) -> Tensor:
+def pad_ids(name: str, values: Any, device: torch.device | None = None) -> Tensor:
     """Answers or positions as (prompt,), (prompt, k) or (prompt, read, k), −1 where a prompt has fewer."""
     if isinstance(values, Tensor):
         return values
-    values = [value.tolist() if isinstance(value, Tensor) else value for value in values]
-    if all(isinstance(value, int) for value in values):
-        return torch.tensor(values, device=device)
-    rows = [[value] if isinstance(value, int) else list(value) for value in values]
+    ids = _listed(values)
+    if not isinstance(ids, list) or not all(isinstance(each, (int, list)) for each in ids):
+        raise ValueError(f"{name} is {shown(values)}; give a whole number a prompt, or a list of them each.")
+    if all(isinstance(each, int) for each in ids):
+        return torch.tensor(ids, device=device)
+    rows = [[each] if isinstance(each, int) else each for each in ids]
     if not any(isinstance(each, (list, tuple)) for row in rows for each in row):
         return pad_rows(rows, -1, device)
-    rows = [[[each] if isinstance(each, int) else list(each) for each in row] for row in rows]
+    rows = [[[each] if isinstance(each, int) else each for each in row] for row in rows]
     reads, k = max(map(len, rows)), max(len(each) for row in rows for each in row)
     whole = [
         [[*each, *[-1] * (k - len(each))] for each in [*row, *[[]] * (reads - len(row))]] for row in rows
     ]
     return torch.tensor(whole, device=device)
+
+
+def _listed(values: Any) -> Any:
+    """Ids in lists, of lists, tuples, iterators, arrays and tensors; anything else as it is."""
+    if hasattr(values, "tolist"):
+        return values.tolist()
+    if isinstance(values, (str, bytes, Mapping, Set, type)) or not hasattr(values, "__iter__"):
+        return values
+    return [_listed(each) for each in values]
 
 
 def real_tokens(mask: Any, shape: tuple[int, ...], what: str = "") -> Bool[Tensor, "prompt pos"]:
@@ -165,7 +177,9 @@ def unpad(
     moved = [
         None if side is None else torch.where(kept, side.gather(1, order), pad) for side in (rows, others)
     ]
-    where = None if positions is None else _shifted(pad_ids(positions, marks.device), first, lengths)
+    where = (
+        None if positions is None else _shifted(pad_ids("positions", positions, marks.device), first, lengths)
+    )
     return moved[0], moved[1], lengths, where, first  # type: ignore[return-value]
 
 
@@ -322,7 +336,7 @@ def answers(
 ) -> Tensor:
     """Answers as a tensor; −1 for none, where the metric reads none."""
     if ids is not None:
-        return pad_ids(ids, device)
+        return pad_ids(name, ids, device)
     if getattr(metric, f"reads_{name}"):
         raise ValueError(
             f"the metric {metric.name!r} reads {name}, which is not given. Give {name}= of each prompt."

@@ -156,8 +156,12 @@ def decode(model: Any, ids: list[int]) -> str:
 def strings(
     model: Any, tokens: Int[Tensor, "prompt pos"], lengths: Int[Tensor, "prompt"]
 ) -> tuple[tuple[str, ...], ...]:
-    """The string of each token; "" for padding. U+0000, which no file of results can hold, becomes ␀."""
-    names = {token: decode(model, [token]).replace("\0", "␀") for token in tokens.unique().tolist()}
+    """The string of each token; "" for padding. U+0000, which no file of results can hold, becomes ␀.
+
+    What is outside the vocabulary is `#id`, for whoever says so.
+    """
+    known, n = tokens.unique().tolist(), size(model)
+    names = {t: decode(model, [t]).replace("\0", "␀") if 0 <= t < n else f"#{t}" for t in known}
     return tuple(
         tuple(names[token] if at < length else "" for at, token in enumerate(row))
         for row, length in zip(tokens.tolist(), lengths.tolist())

@@ -92,8 +92,68 @@ def test_the_sentence_says_the_value_and_what_to_give(argument: str, value: Any,
         verb(**{argument: value})
 
 
+@pytest.mark.parametrize(
+    ("verb", "argument", "value"),
+    [
+        ("interp.patch", "neurons", [1, 1]),
+        ("interp.patch", "neurons", np.array([5, 3, 5])),
+        ("interp.patch", "site", ["z", "z"]),
+        ("interp.steering.methods.boost_attention", "heads", (0, 0)),
+        ("interp.steering.methods.cumulativity", "counts", [3, 1, 3]),
+        ("interp.subspaces.scan", "places", ["L1.resid_pre"] * 2),
+        ("interp.subspaces.interchange", "pos", ["end", "s2", "end"]),
+        ("interp.subspaces.das", "controls", ("random", "random")),
+        ("interp.heads.attention", "dst", ["end", "end"]),
+        ("interp.heads.attention", "layer", [0, 0]),
+        ("interp.path_patch", "freeze", ["heads", "heads"]),
+        ("interp.explore", "coefficients", [1.0, 1]),
+    ],
+)
+def test_labels_of_a_result_are_given_once(verb: str, argument: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{argument} has .* twice; give each once\."):
+        VERBS[verb](**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("verb", "argument", "value"),
+    [
+        ("interp.heads.backup", "heads", {"L2H2"}),
+        ("interp.path_patch", "receivers", {"L2H3.q"}),
+        ("interp.subspaces.scan", "places", frozenset({"L1.resid_pre"})),
+        ("interp.subspaces.scan", "places", 3),
+        ("interp.path_patch", "senders", object()),
+        ("interp.path_patch", "sender_positions", 1.5),
+        ("interp.steering.methods.actadd", "coordinates", 3),
+        ("interp.steering.methods.actadd", "coordinates", slice(0.5, 2)),
+        ("interp.steering.methods.cross_effects", "tasks", {1: None}),
+        ("interp.steering.methods.interference", "neurons", {"a": None}),
+        ("interp.subspaces.accuracy", "subspace", {"a": 3}),
+        ("interp.probes.fit", "groups", (1, 2)),
+        ("interp.probes.fit", "l2", float("inf")),
+        ("interp.subspaces.das", "l1", float("inf")),
+        ("interp.subspaces.das", "lr", 0),
+        ("interp.steering.methods.layer_effects", "target_kl", -0.1),
+        ("interp.steering.methods.cast", "coefficient", float("inf")),
+        ("interp.probes.selectors.mutual_information", "bins", 10**12),
+        ("interp.path_patch", "top", 0),
+    ],
+)
+def test_other_members_of_the_kinds(verb: str, argument: str, value: Any) -> None:
+    """What has no order, what is inside of pairs and dicts, and numbers that are none of the named ones."""
+    with pytest.raises(ValueError, match=rf"^{argument} is .*; (give|it must)"):
+        VERBS[verb](**{argument: value})
+
+
 IDS = [[5, 6, 7], [7, 6, 5]], [[5, 6, 8], [8, 6, 5]]
+METHOD = interp.steering.methods
 SWEEP = interp.steering.measures
+
+
+def swept(model: Any, prompts: Any, **options: Any) -> xr.Dataset:
+    direction = interp.steering.Direction.from_tensor(torch.ones(64), "L1.resid_pre")
+    return interp.steering.sweep(model, direction, prompts, [1.0], progress=False, **options)
+
+
 BEYOND: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no sites": (lambda m: interp.activations(m, IDS[0], []), r"sites is \[\]"),
     "a place twice": (lambda m: interp.activations(m, IDS[0], ["L0.z", "L0.z"]), "each once"),
@@ -129,6 +189,61 @@ BEYOND: dict[str, tuple[Callable[[Any], Any], str]] = {
         ),
         "chance is inf",
     ),
+    "bytes for text": (lambda m: interp.heads.telemetry(m, b"When Mary"), "prompts: got b'When Mary'"),
+    "truth for ids": (lambda m: interp.heads.telemetry(m, [[True, False]]), r"prompt 0 is \[True, False\]"),
+    "a task and answers": (
+        lambda m: swept(m, interp.tasks.ioi(m, n=2), answer=torch.tensor([5, 6])),
+        "a Task has answers of its own",
+    ),
+    "an answer of no vocabulary": (
+        lambda m: swept(m, IDS[0], answer=torch.tensor([5, 10**6])),
+        "answer is .*; give token ids from 0 to",
+    ),
+    "no answer at all": (
+        lambda m: swept(m, IDS[0], answer=torch.tensor([5, -1])),
+        "answer is .*one or more a prompt",
+    ),
+    "a task of another model": (
+        lambda m: METHOD.measure(interp.load("induction"), interp.tasks.ioi(m, n=2)),
+        "token id|tokens, the model's context",
+    ),
+    "no tasks": (lambda m: METHOD.interference(m, {}, {}), "tasks is empty"),
+    "an engine of no name": (
+        lambda m: interp.subspaces.scan(
+            m, interp.tasks.ioi(m, n=8), "output_position", ["L1.resid_pre"], engine="fats"
+        ),
+        "engine 'fats' is not one of auto, fast, reference; did you mean 'fast'",
+    ),
+    "no positions": (
+        lambda m: interp.subspaces.scan(m, interp.tasks.ioi(m, n=8), "output_position", ["L1.resid_pre"], []),
+        "pos is empty",
+    ),
+    "an ablation of no name": (lambda m: interp.explore([], ablation="zeros"), "ablation 'zeros'|'zero'"),
+    "a metric of no name": (lambda m: interp.explore([], metric="logits"), "metric 'logits' is not one of"),
+    "a score of a list": (
+        lambda m: interp.heads.load_bearing(m, None, ["L0H0"], score="x"),
+        "score is 'x', of a result",
+    ),
+    "a length twice": (lambda m: interp.heads.scores(m, lengths=[5, 5]), "with one twice"),
+    "layers of other scores": (
+        lambda m: METHOD.top_neurons(torch.ones(3, 4), 2, [0, 1]),
+        r"layers is \[0, 1\] for 3 rows",
+    ),
+    "units of other rows": (
+        lambda m: METHOD.fit_heads(torch.ones(4, 1, 1, 2), torch.zeros(4, 1, 1, 2), units=torch.arange(3)),
+        "units has 3 entries for 4",
+    ),
+    "no similarities": (
+        lambda m: METHOD.best_threshold(torch.zeros(0), torch.zeros(2)),
+        "0 and 2 similarities",
+    ),
+    "neutral texts that are none": (
+        lambda m: swept(m, IDS[0], neutral=3),
+        "prompts: got 3",
+    ),
+    "a judge that is none": (lambda m: swept(m, IDS[0], judges={"a": 3}), "judges is .*each a function"),
+    "no name of a model": (lambda m: interp.load("a" * 5000), "name is .*neither a model's name nor a path"),
+    "nothing in a path": (lambda m: interp.load("a\0b"), "neither a model's name nor a path"),
     "a quantile of 2": (
         lambda m: interp.circuits.random_baseline(m, interp.tasks.ioi(m, n=2), 5, quantiles=[2.0]),
         "quantiles is",
@@ -157,6 +272,41 @@ METHODS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "no factor": (
         lambda m, t: interp.steering.Direction.from_tensor(torch.ones(64), "L1.resid_pre") * "a",
         "factor is 'a'",
+    ),
+    "whole numbers for a direction": (
+        lambda m, t: interp.steering.Direction.from_tensor(torch.ones(64, dtype=torch.long), "L1.resid_pre"),
+        r"vector is a Tensor \[64\] of torch.int64; give a tensor",
+    ),
+    "a direction by 0": (
+        lambda m, t: interp.steering.Direction.from_tensor(torch.ones(64), "L1.resid_pre") / 0,
+        "cannot be divided by 0",
+    ),
+    "bounds of words": (lambda m, t: METHOD.Bounds(rate="x"), "rate is 'x'; give a number"),
+    "bounds of nothing": (lambda m, t: METHOD.Bounds(per_layer=0), "per_layer is 0"),
+    "a method that is no word": (
+        lambda m, t: interp.subspaces.Subspace(torch.eye(4), "L1H0", method=3),
+        "method is 3; give a string",
+    ),
+    "an infinite share": (lambda m, t: t.split(float("inf")), "share is inf"),
+    "one answer for all": (
+        lambda m, t: interp.Task.from_tokens(clean=[[1]], answer=5),
+        "answer is 5; give a",
+    ),
+    "answers in halves": (
+        lambda m, t: interp.Task.from_tokens(clean=[[1]], answer=[0.5]),
+        r"answer is \[0.5\]; give a whole number a prompt",
+    ),
+    "a dict for prompts": (
+        lambda m, t: interp.Task.from_tokens(clean=[[1]], corrupt={"x": 1}, answer=[5]),
+        "corrupt is .*; give rows of token ids",
+    ),
+    "positions by truth": (
+        lambda m, t: interp.Task.from_tokens(clean=[[1]], answer=[5], wrong=[6], positions=True),
+        "positions is True",
+    ),
+    "prompts without an order": (
+        lambda m, t: interp.Task.from_prompts(m, clean={"When Mary went"}, answer=[" John"]),
+        "clean is .*; give a list of strings",
     ),
     "no steps": (lambda m, t: interp.methods.IG(steps="8"), "steps is '8'; give a whole number"),
     "half a draw": (lambda m, t: interp.ablation.Gaussian(draws=1.5), "draws is 1.5"),

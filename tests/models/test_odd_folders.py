@@ -107,3 +107,19 @@ def test_more_weights_than_the_model_has(tmp_path: Path) -> None:
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"config.json has no place for 'model.layers.2.mlp.up_proj.weight'"):
         interp.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "is not JSON"),
+        ('{"model_type": "gpt2", "n_layer": NaN}', "n_layer is nan; it must be a whole number"),
+        ('{"model_type": "gpt2", "n_layer": 1000000000}', "n_layer is 1000000000; .*at most 10,000"),
+        ('{"model_type": "llama", "hidden_size": 1000000000000}', "hidden_size is"),
+    ],
+)
+def test_a_hostile_config_is_refused_before_a_model_is_made(text: str, said: str, tmp_path: Path) -> None:
+    """One of a billion layers would take all memory."""
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        interp.load(tmp_path)

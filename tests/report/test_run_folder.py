@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,15 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("[1")
     with pytest.raises(ValueError, match="is not JSON"):
         interp.open(tmp_path)
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    """Whatever HDF5 says of it: a flipped byte, a file cut short, nothing at all, a pickle."""
+    model = interp.load("tiny-ioi")
+    result = interp.patch(model, interp.tasks.ioi(model, n=2), "z", progress=False)
+    path = interp.report.save(tmp_path, {"heads": result}, claim="heads matter") / "heads.nc"
+    data = path.read_bytes()
+    for damaged in (data[:2000] + bytes(200) + data[2200:], data[: len(data) // 2], b"", pickle.dumps(1)):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"heads\.nc cannot be read as netCDF"):
+            interp.open(path)

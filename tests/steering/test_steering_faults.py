@@ -261,12 +261,20 @@ def test_files_that_hold_no_direction_say_so(model, ids, tmp_path):
         ({"norms": {"L1.resid_pre": float("nan")}}, "norm at L1.resid_pre"),
         ({"means": {"L1.resid_pre": 3}}, "holds no direction"),
         ({"layout": "circle"}, "layout is 'circle'"),
+        ({"norms": {"L1.resid_pre": "3"}}, "norm at L1.resid_pre is '3'"),
+        ({"model": ["a"]}, r"model is \['a'\]"),
+        ({"seed": "x"}, "seed is 'x'"),
+        ({"weights": [float("nan")]}, "weights is nan"),
     ):
         kept = {k: v for k, v in {**header, **change}.items() if v is not None}
         meta = {"format": "interp-direction-1", "direction": json.dumps(kept)}
         save_file(load_file(path), tmp_path / "bad.safetensors", metadata=meta)
         with pytest.raises(ValueError, match=match):
             Direction.load(tmp_path / "bad.safetensors")
+    whole = {name: tensor.long() for name, tensor in load_file(path).items()}
+    save_file(whole, tmp_path / "bad.safetensors", metadata={**meta, "direction": json.dumps(header)})
+    with pytest.raises(ValueError, match=r"holds torch\.int64; give floating-point"):
+        Direction.load(tmp_path / "bad.safetensors")
 
 
 def test_one_language_of_positions_reads_and_acts(model, ids):

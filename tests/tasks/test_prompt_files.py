@@ -243,3 +243,14 @@ class Bare(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.cfg = SimpleNamespace(d_vocab=10, n_ctx=8)
+
+
+def test_what_csv_cannot_hold_and_ids_that_are_none(words: Any, tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    path.write_text('clean,answer\n"' + "a" * 200_000 + '",Mary\n')
+    with pytest.raises(ValueError, match=r"long\.csv, line \d: no CSV that can be read"):
+        Task.from_file(words, path)
+    path = tmp_path / "ids.jsonl"
+    path.write_text(json.dumps({"clean": [1, -2], "corrupt": [1, 2], "answer": 3, "wrong": 4}))
+    with pytest.raises(ValueError, match=r"ids\.jsonl, line 1: .*-2"):
+        Task.from_file(words, path)

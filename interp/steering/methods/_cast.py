@@ -164,6 +164,8 @@ def best_threshold(
         >>> methods.best_threshold(torch.tensor([1.0, 0.75]), torch.tensor([0.0, 0.25]))
         (0.5, False, 1.0)
     """
+    if not len(on) or not len(off):
+        raise ValueError(f"on and off have {len(on)} and {len(off)} similarities; give some of each.")
     f1, _, threshold, below = _best(on, off, None if thresholds is None else _grid(thresholds))
     return threshold, below, f1
 

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp._verbs import verb
+from interp._verbs import settings, verb
 from interp.models import Model
 from interp.models.places import Layers
 from interp.positions import AnyPositions
@@ -33,6 +33,7 @@ WEIGHTS = (0.45, 0.35, 0.20)
 _SMALL = 1e-4
 
 
+@settings
 @dataclass(frozen=True)
 class Bounds:
     """What a class-specific neuron must pass; the defaults are those of the authors' code.
@@ -46,6 +47,10 @@ class Bounds:
     log_odds: float = 0.7
     margin: float = 0.4
     per_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.per_layer is not None and self.per_layer < 1:
+            raise ValueError(f"per_layer is {self.per_layer}; give 1 or more, or None for any number.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -142,6 +142,8 @@ def fit_heads(
     _check_split(len(positive), len(negative), share, paired)
     generator = torch.Generator().manual_seed(seed)
     sizes = (len(positive), len(negative))
+    if units is not None and len(units) != sum(sizes):
+        raise ValueError(f"units has {len(units)} entries for {sizes[0]} + {sizes[1]} rows; give one a row.")
     if units is None or len(units.unique()) == len(units):
         (up, up_rest), (down, down_rest) = _split(*sizes, share, paired, generator)
     else:

@@ -14,7 +14,7 @@ from interp._activations import activations
 from interp._verbs import verb
 from interp.engine.readout import Reads, Scores
 from interp.engine.runs import Runs
-from interp.experiment import Metrics, check_metric
+from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy, logits
 from interp.models.places import Layers, places
 from interp.places import Place
@@ -110,6 +110,10 @@ def top_neurons(
         >>> methods.top_neurons(torch.tensor([[0.1, 0.9], [0.5, 0.2]]), 2, [0, 1]).names
         ('L0N1', 'L1N0')
     """
+    if len(layers) != len(scores) or len(set(layers)) < len(layers) or min(layers, default=0) < 0:
+        raise ValueError(
+            f"layers is {list(layers)} for {len(scores)} rows; give the layer of each row, each once."
+        )
     if not 1 <= n <= scores.numel():
         raise ValueError(f"n is {n}; there are {scores.numel()} neurons.")
     order = scores.flatten().argsort(descending=True, stable=True)[:n].tolist()
@@ -173,6 +177,7 @@ def measure(
         >>> tuple(methods.measure(model, task).shape)
         (8,)
     """
+    check_task(task, anatomy(model), model)
     chosen = check_metric(metric, task.metric)
     made = [each.check(model) for each in flat(interventions)]
     parts = [task[start : start + _ROWS] for start in range(0, len(task), _ROWS)]

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from interp import results
 from interp._verbs import verb
-from interp.experiment import Metrics, check_metric
+from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy
 from interp.models.places import Layers
 from interp.positions import AnyPositions
@@ -135,6 +135,10 @@ def interference(
         ('deactivated', 'relation')
     """
     chosen = (Prob(),) if metric is None else check_metric(metric, Prob())
+    if not tasks or not neurons:
+        raise ValueError(f"{'neurons' if tasks else 'tasks'} is empty; give at least one, by name.")
+    for task in tasks.values():
+        check_task(task, anatomy(model), model)
     sets = {"value": neurons, "random": {name: each.random(seed) for name, each in neurons.items()}}
     clean = {name: measure(model, task, metric=chosen) for name, task in tasks.items()}
     variables: dict[str, Any] = {
