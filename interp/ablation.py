@@ -323,7 +323,7 @@ def site_means(
     Patterns [prompt, head, dst, src] have their positions on the axis dst.
     """
     facts = anatomy(model)
-    tokens, real, by_position = _averaged(task, ablation, facts.device)
+    tokens, real, by_position = averaged(task, ablation, facts.device)
     if not by_position and "pattern" in sites:
         raise ValueError(
             f"Mean(over=) has {tokens.shape[1]} tokens a row, the task's prompts {task.clean.shape[1]}: "
@@ -339,7 +339,7 @@ def site_means(
     return {place: _divided(place[0], total, counts, by_position) for place, total in sums.items()}
 
 
-def _averaged(task: Task, ablation: Mean, device: torch.device) -> tuple[Tensor, Tensor, bool]:
+def averaged(task: Task, ablation: Mean, device: torch.device) -> tuple[Tensor, Tensor, bool]:
     """The prompts that means are taken over, which of their positions are real, and whether these line up."""
     if ablation.over is not None:
         tokens = ablation.over.to(device)

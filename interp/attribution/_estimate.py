@@ -30,6 +30,7 @@ from interp import results
 from interp._verbs import verb, warn
 from interp.ablation import Ablation, Constants
 from interp.attribution._atp_star import paths_left
+from interp.attribution._features import attribute_features
 from interp.attribution._first_order import along_path, first_order
 from interp.attribution._passes import Estimated, Passes, autograd_on, prompt_bytes
 from interp.attribution._scoring import scorings
@@ -43,7 +44,9 @@ from interp.experiment import MEMORY, Experiment, Metrics, prepare
 from interp.grid import Grid, Sheet, make_grid
 from interp.methods import IG, AtpStar, Method, Secant, parse
 from interp.models import Anatomy, Model, anatomy, expert_points, unsupported
+from interp.patching._features import require_alone
 from interp.places import SITES
+from interp.sae import Dictionary
 from interp.tasks import Task
 from interp.tasks.check import warn_unsolved
 
@@ -58,6 +61,7 @@ def attribute(
     method: str | Method = "atp",
     cells: Sequence[str | Sequence[str]] | None = None,
     neurons: Sequence[int] | None = None,
+    features: Dictionary | None = None,
     ablation: str | Ablation = "resample",
     direction: str | None = None,
     metric: Metrics | None = None,
@@ -72,9 +76,11 @@ def attribute(
         "gim" (relevance rules), "secant" (two-point slopes); or a value of `interp.methods` with its options,
         such as IG(steps=16) or Relp(ah=False).
     cells: instead of a grid, a list of cells by name; one place each.
-    batch_size: prompts at once at most; by default as many as `memory` allows.
-    memory: bytes to use above the model's own.
-    progress: one bar, counting passes.
+    features: a dictionary, whose features (and error) are the cells, as in `interp.patch`; method "atp", or
+        "ig" (along the straight line at the site). They add up to the estimate of the whole site; the
+        attribute `error_share` is the error's part of it. batch_size: prompts at once at most; by default
+        as many as `memory` allows. memory: bytes to use above the model's own. progress: one bar, counting
+        passes.
 
     Returns a Dataset as `interp.patch` does: `value` [prompt, (site,) dims of `by`, (metric)] in units of the
     metric, positive where the cell helps; `clean`, `corrupt`, `clean_right`. With GradDrop values are
@@ -102,6 +108,11 @@ def attribute(
             model, task, ablation=ablation, direction=direction, metric=metric, batch_size=batch_size,
             memory=memory, progress=progress,
         )  # fmt: skip
+        if features is not None:
+            require_alone(site, 1, neurons, None)
+            result = attribute_features(experiment, features, chosen, by, cells)
+            warn_unsolved(float(result["clean_right"].mean()), metric=(task.metric, *experiment.metric))
+            return result
         chosen.check(experiment.metric, experiment.contrast.ablation, experiment.contrast.direction)
         grid = make_grid(facts, task, site, by, cells, neurons=neurons)
         chosen = _fitted(experiment, grid, chosen)

@@ -43,10 +43,11 @@ class Items:
         return int((self.stop - self.start).sum())
 
 
-def live_items(facts: Anatomy, cells: Cells, reads: Reads, touched: Touched) -> Items:
+def live_items(facts: Anatomy, cells: Cells, reads: Reads, touched: Touched, units: bool = False) -> Items:
     """The alive items of all cells and prompts, in order of entry.
 
-    `touched(site, layer)` says where base and source differ, as `entry.touched` does.
+    `touched(site, layer)` says where base and source differ, as `entry.touched` does. units: cells are units
+    of given changes (`engine.changes`), numbered as neurons are.
     """
     runs = reads.runs
     starts = np.full((len(cells), len(runs)), runs.n_pos)
@@ -59,10 +60,11 @@ def live_items(facts: Anatomy, cells: Cells, reads: Reads, touched: Touched) -> 
             rows = np.flatnonzero((cells.site == SITES.index(site)) & (cells.column("layer") == layer))
             where = entry.point(facts, site, layer)
             last = where >= 2 * facts.n_layers - 1
-            differ = touched(site, layer) & _later(site, first, runs.n_pos)
+            like = "post" if units else site  # the shape of the table
+            differ = touched(site, layer) & _later(like, first, runs.n_pos)
             if last and read is not None and site not in ("k", "v"):
-                differ = differ & _at_read(site, read, runs.n_pos)
-            np.minimum.at(starts, cells.cell[rows], _starts(differ, site, cells, rows, spans).T)
+                differ = differ & _at_read(like, read, runs.n_pos)
+            np.minimum.at(starts, cells.cell[rows], _starts(differ, like, cells, rows, spans).T)
             points[cells.cell[rows]] = where
     if not entry.closed_form(facts, cells):
         points = 2 * cells.first_layer()

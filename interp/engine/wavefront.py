@@ -93,8 +93,7 @@ class Prepared:
     def _score(self, items: Items, cells: Cells) -> np.ndarray:
         """Metrics of one batch of items: [item, metric]."""
         layout = Layout(items, len(self.weights.blocks), self.reads.everywhere, self.runs.base.device)
-        closed_form = entry.closed_form(self.budget.facts, cells)
-        stream = Wavefront(self.weights, self.saved, cells, layout, closed_form).run()
+        stream = self._wave(cells, layout).run()
         logits = self.readout.logits(stream)
         prompt = layout.item_prompt
         if self.reads.everywhere:  # positions before an item's start are the base run's
@@ -102,6 +101,10 @@ class Prepared:
             whole[layout.final_item, layout.final_pos] = logits
             logits = whole
         return self.readout.score(logits, self.clean_logits[prompt], prompt).cpu().numpy()
+
+    def _wave(self, cells: Cells, layout: Layout) -> Wavefront:
+        closed_form = entry.closed_form(self.budget.facts, cells)
+        return Wavefront(self.weights, self.saved, cells, layout, closed_form)
 
 
 class Wavefront:

@@ -34,6 +34,8 @@ from interp.engine.wavefront import Prepared
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
 from interp.grid import Grid, Sheet, make_grid
 from interp.models import Model, expert_points, unsupported, weights
+from interp.patching._features import FeatureSweep, asked, require_alone
+from interp.sae import Dictionary
 from interp.tasks import Task
 from interp.tasks.check import warn_unsolved
 
@@ -50,6 +52,7 @@ def patch(
     cells: Sequence[str | Sequence[str]] | None = None,
     window: int = 1,
     neurons: Sequence[int] | None = None,
+    features: Dictionary | None = None,
     source: Model | None = None,
     ablation: str | Ablation = "resample",
     direction: str | None = None,
@@ -74,19 +77,21 @@ def patch(
         "L2E3"); a list within the list is patched together.
     window: patch the site at this many layers at once, from `layer` on.
     neurons: which neurons, for dims with "neuron".
-    source: another model of the same shape (a checkpoint, a tuned copy, an adapter merged or not): the other
-        run is its run, so that the sweep asks where two models differ. On the same prompts with
-        `task.without_corrupt()`; `corrupt` is then the model's own metric, `clean` that of source (noise: the
-        other way round).
-    ablation: "resample" (the other run), "gaussian", "zero", "mean", or settings of `interp.ablation`.
-    direction: "denoise" (the default) or "noise"; zero and mean ablation only "noise".
-    metric: one or several; the task's own by default.
-    batch_size: counterfactual runs at once at most; by default as many as `memory` allows.
-    memory: bytes to use above the model's own.
-    store: a zarr folder, written as the sweep goes; the same call after a kill resumes. Units that were lost
-        or damaged are measured again; another process on it is refused.
-    engine: "auto" (fast if it proves itself on this model, else reference), "fast" or "reference".
-    progress: one bar, counting counterfactual runs.
+    features: a dictionary (`interp.sae.load`), whose place is the site: cells are its features, and its
+        error. by: "feature" (the default), ("pos", "feature"), ("span", "feature"); every feature that
+        differs anywhere. cells: "L12.resid_pre.F431@5", "L12.resid_pre.error". A feature changes the site
+        by (φ' - φ) times its decoder row (2403.19647); zero and mean ablation are of φ, and of the error.
+        source: another model of the same shape (a checkpoint, a tuned copy, an adapter merged or not): the
+        other run is its run, so that the sweep asks where two models differ. On the same prompts with
+        `task.without_corrupt()`; `corrupt` is then the model's own metric, `clean` that of source (noise:
+        the other way round). ablation: "resample" (the other run), "gaussian", "zero", "mean", or settings
+        of `interp.ablation`. direction: "denoise" (the default) or "noise"; zero and mean ablation only
+        "noise". metric: one or several; the task's own by default. batch_size: counterfactual runs at once
+        at most; by default as many as `memory` allows. memory: bytes to use above the model's own. store: a
+        zarr folder, written as the sweep goes; the same call after a kill resumes. Units that were lost or
+        damaged are measured again; another process on it is refused. engine: "auto" (fast if it proves
+        itself on this model, else reference), "fast" or "reference". progress: one bar, counting
+        counterfactual runs.
 
     Returns a Dataset: `value`, the effect in units of the metric, with dims prompt, (site,) the dims of `by`,
     (metric); `clean` and `corrupt`, the raw metric of both runs by prompt; `clean_right`, 1 where the clean
@@ -111,6 +116,11 @@ def patch(
             model, task, ablation=ablation, direction=direction, metric=metric, batch_size=batch_size,
             memory=memory, store=store, engine=engine, progress=progress, source=source,
         )  # fmt: skip
+        if features is not None:
+            require_alone(site, window, neurons, store)
+            result = FeatureSweep(experiment, features, asked(experiment, features, by, cells)).run()
+            warn_unsolved(float(result["clean_right"].mean()), metric=(task.metric, *experiment.metric))
+            return result
         sweep = Sweep.of(experiment, site, by, cells, window, neurons)
         sites, other = sweep.grid.all_sites, model if source is None else source
         with expert_points(model, sites), expert_points(other, sites):

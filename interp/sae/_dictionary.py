@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NORMS = ("none", "layer_norm", "constant_norm_rescale")
-MLP_READS = ("mlp_in", "mlp_normed")  # what an MLP reads: after its norm and gain; after its norm alone
 _EPS = 1e-5
 
 
@@ -177,6 +176,13 @@ class Dictionary:
         target = self._rows(x if written is None else written, self.d_out).to(phi)
         out = target - phi @ own.W_dec - own.constant
         return out if own.W_skip is None else out - self._rows(x).to(phi) @ own.W_skip.T
+
+    def difference(self, x: Float[Tensor, "*any d"], f: Float[Tensor, "*any feature"]) -> Tensor:
+        """What a difference of features adds to the site at x: Σ (φ' − φ) d, [..., d']."""
+        f, own = self._at(f)
+        if self.norm != "none":
+            f = f * self._scale(self._rows(x).to(f))[0]
+        return f @ own.W_dec
 
     def at(self, place: str | Place, reads: str | None = None) -> Dictionary:
         """The same dictionary at a place of a model."""

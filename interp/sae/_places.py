@@ -11,6 +11,8 @@ from typing import Any
 
 from interp.places import Place, from_hook_name
 
+MLP_READS = ("mlp_in", "mlp_normed")  # what an MLP reads: after norm and gain; after the norm alone
+
 _HOOKS = {  # TransformerLens's hook points that are no site of ours, by what follows the block's number
     "ln2.hook_normalized": "mlp_normed",
     "hook_mlp_in": "resid_mid",  # before the norm

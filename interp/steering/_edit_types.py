@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.positions import Frame, Positions
+from interp.sae._dictionary import Dictionary
 
 Rows = Float[Tensor, "*lead d"]
 
@@ -282,27 +283,30 @@ class ToAngle(_InPlane):
 
 
 @dataclass(frozen=True, eq=False)
-class SaeDelta(Edit):
-    """h + (z' − z) · decoder, with z = encode(h) and z' = change(z).
+class Features(Edit):
+    """h + Σ (φ' − φ) d, with f the features of h, f' = change(f), and φ as they add to the site.
 
-    What the autoencoder does not reconstruct stays in h, and latents that are left alone change nothing.
+    What the dictionary does not reconstruct stays in h, and features that are left alone change nothing.
     """
 
-    encode: Callable[[Tensor], Tensor]  # h [..., d] -> latents [..., latent]
-    decoder: Float[Tensor, "latent d"]
-    change: Callable[[Tensor], Tensor]  # latents -> latents, a new tensor
+    dictionary: Dictionary
+    change: Callable[[Tensor], Tensor]  # features -> features, a new tensor
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "width", self.decoder.shape[-1])
+        if self.dictionary.is_transcoder:
+            raise ValueError(
+                "a transcoder reads another site than it writes; an edit of features reads where it writes."
+            )
 
     def __call__(self, h: Tensor) -> Tensor:
-        z = self.encode(h)
-        changed = self.change(z)
-        if changed.shape != z.shape:
+        f = self.dictionary.encode(h)
+        changed = self.change(f)
+        if changed.shape != f.shape:
             raise ValueError(
-                f"change made latents of shape {tuple(changed.shape)} from {tuple(z.shape)}; keep the shape."
+                f"change made features of shape {tuple(changed.shape)} from {tuple(f.shape)}; keep the shape."
             )
-        return h + (changed - z).to(h) @ self.decoder.to(h)
+        step = self.dictionary.difference(h, changed.to(f) - f)
+        return h + step.reshape(h.shape).to(h)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,9 @@ from interp._verbs import verb
 from interp.places import Place, parse
 from interp.positions import AnyPositions, everywhere
 from interp.positions import parse as parse_positions
-from interp.steering._edit_types import Affine, Edit, Gradient, SaeDelta, ScaleUnits, ScoreBias, SetUnits
+from interp.sae import Dictionary
+from interp.sae._site import require_place
+from interp.steering._edit_types import Affine, Edit, Features, Gradient, ScaleUnits, ScoreBias, SetUnits
 from interp.steering._intervention import Intervention
 from interp.steering.gates import Gate
 
@@ -94,26 +96,60 @@ def set_units(
 
 
 @verb
-def sae_delta(
-    site: str | Place,
-    encode: Callable[[Tensor], Tensor],
-    decoder: Float[Tensor, "latent d"],
+def features(
+    dictionary: Dictionary,
     change: Callable[[Tensor], Tensor],
     *,
     when: AnyPositions = everywhere,
     gate: AnyGate = None,
 ) -> Made:
-    """h + (z' − z) · decoder with z = encode(h), z' = change(z): a sparse autoencoder's latents, edited.
+    """Features of a dictionary edited at its place: h + Σ (φ' − φ) d, with f' = change(f) (`interp.sae`).
+
+    change: from features [..., feature] to features, a new tensor. What the dictionary does not reconstruct
+    stays.
 
     Example:
         >>> import torch
-        >>> from interp import steering
-        >>> decoder = torch.eye(64)
-        >>> made = steering.edits.sae_delta("L1.resid_pre", torch.relu, decoder, lambda z: 2 * z)
-        >>> len(made)
+        >>> from interp import sae, steering
+        >>> eye = torch.eye(64)
+        >>> d = sae.Dictionary(eye, torch.zeros(64), eye, torch.zeros(64), place="L1.resid_pre")
+        >>> len(steering.edits.features(d, lambda f: 2 * f))
         1
     """
-    return _one(site, SaeDelta(encode, decoder, change), when, gate)
+    return _one(require_place(dictionary), Features(dictionary, change), when, gate)
+
+
+@verb
+def set_features(
+    dictionary: Dictionary,
+    features: Sequence[int],
+    value: Number = 0.0,
+    *,
+    when: AnyPositions = everywhere,
+    gate: AnyGate = None,
+) -> Made:
+    """Features of a dictionary set to a value: 0 ablates them, another clamps them. Raises ValueError for
+    none.
+
+    Example:
+        >>> import torch
+        >>> from interp import sae, steering
+        >>> eye = torch.eye(64)
+        >>> d = sae.Dictionary(eye, torch.zeros(64), eye, torch.zeros(64), place="L1.resid_pre")
+        >>> edit = steering.edits.set_features(d, [3], 8.0)[0].edit
+        >>> edit(torch.ones(64))[2:5].tolist()
+        [1.0, 8.0, 1.0]
+    """
+    finite("value", value)
+    outside = [each for each in features if not 0 <= each < dictionary.n_features]
+    if outside or not features:
+        raise ValueError(f"features is {list(features)}; give some of 0 to {dictionary.n_features - 1}.")
+    index = torch.tensor(list(features))
+
+    def change(f: Tensor) -> Tensor:
+        return f.index_fill(-1, index.to(f.device), value)
+
+    return _one(require_place(dictionary), Features(dictionary, change), when, gate)
 
 
 @verb

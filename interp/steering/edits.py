@@ -30,16 +30,17 @@ from interp.steering._site_edits import AnyGate as AnyGate
 from interp.steering._site_edits import Made as Made
 from interp.steering._site_edits import Number as Number
 from interp.steering._site_edits import affine as affine
+from interp.steering._site_edits import features as features
 from interp.steering._site_edits import finite as finite
 from interp.steering._site_edits import gradient as gradient
-from interp.steering._site_edits import sae_delta as sae_delta
 from interp.steering._site_edits import scale_units as scale_units
 from interp.steering._site_edits import score_bias as score_bias
+from interp.steering._site_edits import set_features as set_features
 from interp.steering._site_edits import set_units as set_units
 
 __all__ = [
-    "Edit", "ablate", "add", "affine", "clamp", "gradient", "inject", "rotate", "sae_delta", "scale_units",
-    "score_bias", "set_units", "to_angle",
+    "Edit", "ablate", "add", "affine", "clamp", "features", "gradient", "inject", "rotate", "scale_units",
+    "score_bias", "set_features", "set_units", "to_angle",
 ]  # fmt: skip
 
 

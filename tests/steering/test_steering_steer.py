@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from interp import positions, steering
+from interp import sae as dictionaries
 from interp.models import logits
-from interp.steering._edit_types import SaeDelta
+from interp.steering._edit_types import Features
 
 
 def hooks_of(model) -> int:
@@ -98,12 +99,8 @@ def test_every_site_is_steered_without_changing_a_tensor_in_place(toy, ids, draw
 def test_no_ops_are_bit_identical(toy, ids, draw):
     base = run(toy, ids)
     one, two = (steering.Direction.from_tensor(draw(24), "L1.resid_pre") for _ in range(2))
-    W, decoder = draw(24, 9), draw(9, 24)
-
-    def encode(h):
-        return torch.relu(h @ W.to(h))
-
-    sae = steering.edits.sae_delta("L1.resid_pre", encode, decoder, lambda z: z.clone())
+    d = dictionaries.Dictionary(draw(24, 9), draw(9), draw(9, 24), draw(24), place="L1.resid_pre")
+    sae = steering.edits.features(d, lambda f: f.clone())
     nothing = {
         "add": steering.add(one, 0.0),
         "ablate": steering.ablate(one, 0.0),
@@ -178,9 +175,9 @@ def test_attention_from_cached_positions_is_raised_too(model, ids):
 
 def test_latents_are_edited_with_the_brackets(draw):
     """h + (z' − z) W_dec keeps the reconstruction error; h + z' − z W_dec, or decode(z'), would not."""
-    W, decoder, h = draw(24, 9), draw(9, 24), draw(2, 5, 24)
-    edit = SaeDelta(lambda h: torch.relu(h @ W), decoder, lambda z: z + torch.eye(9, dtype=z.dtype)[4])
-    torch.testing.assert_close(edit(h), h + decoder[4], rtol=0, atol=1e-12)
+    d, h = dictionaries.Dictionary(draw(24, 9), draw(9), draw(9, 24), draw(24)), draw(2, 5, 24)
+    edit = Features(d, lambda f: f + torch.eye(9, dtype=f.dtype)[4])
+    torch.testing.assert_close(edit(h), h + d.W_dec[4].to(h), rtol=0, atol=1e-7)
 
 
 def test_the_position_by_position_difference_turns_one_prompt_into_another(toy, ids, within):
