@@ -131,7 +131,7 @@ def _captured(weights: Weights, runs: Runs, sites: tuple[str, ...]) -> Capture:
     embedded = [weights.embed(runs.base, base_noise), weights.embed(runs.source, source_noise)]
     x = torch.cat(embedded).flatten(0, 1)  # [2 n_prompt pos, d_model]
     saved = Capture(spans=runs.spans)
-    keep = lambda layer, k, v: saved.past.append(B.Past(k[:n], v[:n]))  # noqa: E731
+    keep = lambda layer, k, v: saved.past.append(B.Past(k[:n].clone(), v[:n].clone()))  # noqa: E731
     x = through_blocks(
         weights, x, whole_runs((2 * n, n_pos), x.device, keep), _saver(saved, runs, needed(sites))
     )
@@ -151,7 +151,9 @@ def _saver(saved: Capture, runs: Runs, sites: set[str]) -> B.Tap:
             whole = tensor if group else tensor.unflatten(0, (2 * n, n_pos))
             base, source = whole[:n], whole[n:]
             if site in ("resid_pre", "resid_mid"):
-                (saved.pre if site == "resid_pre" else saved.mid).append(base)
+                # A copy, unless the source's half is kept as well: a view would hold on to both.
+                stream = base if site in sites else base.clone()
+                (saved.pre if site == "resid_pre" else saved.mid).append(stream)
             if site in sites:
                 saved.base[site, layer] = base
                 saved.source[site, layer] = runs.patched_in(site, layer, source)

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import architectures
+import held
 import masks as M
 import numpy as np
 import pytest
@@ -232,3 +233,16 @@ def test_what_does_not_fit() -> None:
         circuits.acdc_sweep(model, task, [])
     with pytest.raises(ValueError, match="was not found by acdc"):
         circuits.trace(other)
+
+
+def test_blocks_of_prompts_take_turns_in_the_memory_given() -> None:
+    """More prompts than `memory` holds: the same circuit, and no more than the bound above the model."""
+    model = interp.load("tiny-ioi")
+    task = interp.tasks.ioi(model, n=16, seed=0)
+    circuits.run(model, task, Circuit(Graph.of(model), Graph.of(model).allowed), **QUIET)  # the trust check
+    bound, whole, pieces = 2**21, [], []
+    unbounded = held.peak(lambda: whole.append(circuits.acdc(model, task, 1.0, **QUIET)))
+    bounded = held.peak(lambda: pieces.append(circuits.acdc(model, task, 1.0, memory=bound, **QUIET)))
+    assert bounded <= 1.1 * bound < unbounded
+    assert pieces[0].edges() == whole[0].edges() != []
+    np.testing.assert_allclose(pieces[0].scores, whole[0].scores, atol=1e-5)

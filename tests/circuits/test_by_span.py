@@ -78,7 +78,7 @@ def test_prompts_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     model, task = model_of(FEW[1]), uneven()
     found = top(score_edges(model, task, positions="span", **QUIET), 40)
     whole = run(model, task, found, **QUIET)["raw"]
-    monkeypatch.setattr("interp.circuits._run.job.Job._prompts_at_once", lambda self: 3)
+    monkeypatch.setattr("interp.circuits._run.job.Job._prompts_at_once", lambda self, rebased: 3)
     np.testing.assert_allclose(run(model, task, found, **QUIET)["raw"], whole, atol=1e-9)
 
 
@@ -124,3 +124,21 @@ def test_spans_that_do_not_fit_are_sentences() -> None:
     other = Circuit(found.graph, found.mask, provenance={"spans": '["a", "b", "c"]'}, name="o")
     with pytest.raises(ValueError, match="are by different spans"):
         _ = found | other
+
+
+@pytest.mark.parametrize("method", ["eap", "secant"])
+@pytest.mark.parametrize("positions", [False, True, "span"])
+def test_without_prompts_scores_are_their_mean(positions: bool | str, method: str) -> None:
+    """Of a span over the prompts that have it; circuits of the mean are circuits of the scores by prompt."""
+    model, task = model_of(FEW[1]), M.task() if positions is True else uneven()
+    options: dict[str, Any] = {"method": method, "positions": positions, "batch_size": 2, **QUIET}
+    if positions == "span":
+        assert not task.spans["verb"].any(1).all()  # one prompt has no verb
+    every, mean = score_edges(model, task, **options), score_edges(model, task, by_prompt=False, **options)
+    wanted = every["value"].mean("prompt")
+    assert mean["value"].dims == wanted.dims == every["value"].dims[1:]
+    np.testing.assert_allclose(mean["value"], wanted, atol=1e-12)
+    assert float(abs(wanted).max()) > 1e-3
+    np.testing.assert_array_equal(mean["clean"], every["clean"])
+    if positions is not True:
+        assert torch.equal(top(mean, 40).mask, top(every, 40).mask)

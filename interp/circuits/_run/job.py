@@ -79,21 +79,28 @@ class Job:
             contrast = replace(self.experiment.contrast, metric=(metric,))
             yield replace(self, experiment=replace(self.experiment, contrast=contrast))
 
-    def bases(self) -> Iterator[tuple[slice, Base]]:
-        """Blocks of prompts, each with its base run."""
-        n, size = len(self.runs), self._prompts_at_once()
-        for start in range(0, n, size):
-            block = slice(start, min(start + size, n))
-            yield block, self.base(block)
+    def bases(self, rebased: bool = False) -> Iterator[tuple[slice, Base]]:
+        """Blocks of prompts, each with its base run, which is emptied before the next is made."""
+        for block in self.blocks(rebased):
+            base = self.base(block)
+            yield block, base
+            base.let_go()
+
+    def blocks(self, rebased: bool = False) -> list[slice]:
+        """The prompts whose base run (and with `rebased` the state of another circuit) is held at once."""
+        n, size = len(self.runs), self._prompts_at_once(rebased)
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
     def base(self, block: slice = slice(None)) -> Base:
         """The base run of some prompts."""
         return Base(self.weights, self.runs.take(block), self.spans, self.metric, self.constants)
 
-    def _prompts_at_once(self) -> int:
+    def _prompts_at_once(self, rebased: bool = False) -> int:
         facts, reads = self.facts, Reads(self.runs, self.metric)
         columns = facts.d_vocab if reads.columns is None else len(reads.columns)
         per_pos = len(self.graph.writers) * facts.d_model * 2
+        if rebased:  # what writers write beyond the base run, and what readers see
+            per_pos += (len(self.graph.writers) + len(self.graph.readers)) * facts.d_model
         per_pos += facts.n_layers * (8 * facts.d_model + 8 * facts.n_heads * facts.d_head)
         each = self.runs.n_pos * per_pos + 4 * columns * (self.runs.n_pos if reads.everywhere else 1)
         return max(1, int(self.room.limit / 2 / (each * self.room.item_size)))

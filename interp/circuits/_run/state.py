@@ -75,6 +75,10 @@ class Base:
         self.streams = saved  # pre, mid and past of the base run, all positions
         saved.base, saved.source, saved.final = {}, {}, base.new_empty(0)
 
+    def let_go(self) -> None:
+        """Free all that is held, whoever still has a name for it."""
+        vars(self).clear()
+
     @cached_property
     def pos(self) -> Int[Tensor, "prompt pos"]:
         """The positions that are computed of each prompt."""

@@ -40,7 +40,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -56,7 +56,7 @@ from interp.circuits._run.state import Base
 from interp.circuits._score.exact import exact_edges
 from interp.circuits._score.flow_routes import flow_routes
 from interp.circuits._score.passes import INPUT, EdgePasses, Passed, Place, run_base, run_secant
-from interp.circuits._score.result import edge_dataset, node_dataset, of_nodes
+from interp.circuits._score.result import averaged, edge_dataset, node_dataset, of_nodes
 from interp.circuits._score.sums import Sums
 from interp.engine.memory import Budget
 from interp.experiment import MEMORY, Experiment, Metrics
@@ -75,6 +75,7 @@ def score_edges(
     *,
     method: str | Method = "eap",
     positions: bool | str = False,
+    by_prompt: bool = True,
     ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
     direction: str | None = None,
     metric: Metrics | None = None,
@@ -90,15 +91,17 @@ def score_edges(
         edge is cut).
     positions: a score for each position (of the reader's input), in prompts of one length; "span": for each
         of the task's named positions, in prompts of any length, NaN where one has no such span.
+    by_prompt: False gives the mean over prompts alone (of prompts that have the span), which is all that
+        `top` and its like read: one array of the graph however many prompts there are, for large models.
     ablation: what a cut edge carries: "resample", "zero", "mean", or constants [writer, d_model].
     direction: "noise" (the default: the clean run, edges cut) or "denoise" (the corrupt run, edges brought
         in).
     metric: one or several, the task's own by default.
     batch_size: prompts at once at most; by default as many as `memory` (bytes above the model's own) allows.
 
-    Returns a Dataset: `value` with dims prompt, (pos,) writer, reader (and metric, if there are several), NaN
-    where there is no edge, in the unit of the metric, positive where the edge helps; `clean` and `corrupt`,
-    the raw metric of both runs.
+    Returns a Dataset: `value` with dims (prompt,) (pos,) writer, reader (and metric, if there are several),
+    NaN where there is no edge, in the unit of the metric, positive where the edge helps; `clean` and
+    `corrupt`, the raw metric of both runs.
 
     Cost, by prompt: two forwards, and one backward by metric ("eap-ig": see `interp.methods`; "exact": the
     layers after each edge's reader). Raises ValueError for anything wrong with the request, before the first
@@ -118,7 +121,7 @@ def score_edges(
         model, task, chosen, positions, ablation=ablation, direction=direction, metric=metric,
         batch_size=batch_size, memory=memory, progress=progress,
     )  # fmt: skip
-    return _scores(experiment, chosen, positions)
+    return _scores(experiment, chosen, positions, by_prompt)
 
 
 @verb
@@ -128,6 +131,7 @@ def score_nodes(
     *,
     method: str | Method = "eap",
     positions: bool | str = False,
+    by_prompt: bool = True,
     ablation: str | Float[Tensor, "constant d_model"] | Ablation = "resample",
     direction: str | None = None,
     metric: Metrics | None = None,
@@ -139,8 +143,8 @@ def score_nodes(
 
     Arguments, cost and errors as for `score_edges`.
 
-    Returns a Dataset: `value` with dims prompt, (pos,) writer (and metric, if there are several), in the unit
-    of the metric, positive where the node helps; `clean` and `corrupt`, the raw metric of both runs.
+    Returns a Dataset: `value` with dims (prompt,) (pos,) writer (and metric, if there are several), in the
+    unit of the metric, positive where the node helps; `clean` and `corrupt`, the raw metric of both runs.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -155,8 +159,8 @@ def score_nodes(
     )  # fmt: skip
     if isinstance(chosen, Exact):
         with torch.inference_mode():
-            return _exact_nodes(start(experiment))
-    return of_nodes(_scores(experiment, chosen, positions), Graph.of(model))
+            return averaged(_exact_nodes(start(experiment)), by_prompt)
+    return of_nodes(_scores(experiment, chosen, positions, by_prompt), Graph.of(model))
 
 
 def _prepared(
@@ -198,15 +202,15 @@ def _check_positions(task: Task, method: Method, positions: bool | str) -> None:
         )
 
 
-def _scores(experiment: Experiment, method: Method, positions: bool | str) -> xr.Dataset:
+def _scores(experiment: Experiment, method: Method, positions: bool | str, by_prompt: bool) -> xr.Dataset:
     if isinstance(method, Exact):
-        return exact_edges(start(experiment))
+        return averaged(exact_edges(start(experiment)), by_prompt)
     with torch.inference_mode(False), torch.no_grad():
         job = Job.of(experiment, read=("q", "k", "v"))
         job = replace(job, runs=job.runs.outside_inference())
     if isinstance(method, FlowRoutes):
-        return flow_routes(job, positions is True)
-    return Scoring(job, method, positions).run()
+        return averaged(flow_routes(job, positions is True), by_prompt)
+    return Scoring(job, method, positions, by_prompt).run()
 
 
 def _exact_nodes(job: Job) -> xr.Dataset:
@@ -238,16 +242,18 @@ class Scoring:
     job: Job
     method: Method
     positions: bool | str
+    by_prompt: bool = True
 
     def run(self) -> xr.Dataset:
         """All prompts."""
         job, graph, n, n_metrics = self.job, self.job.graph, len(self.job.runs), len(self.job.metric)
-        names = list(job.experiment.task.spans) if self.positions == "span" else None
-        pos = () if not self.positions else (job.runs.n_pos if names is None else len(names),)
-        scores = np.zeros((n_metrics, n, *pos, len(graph.writers), len(graph.readers)))
+        by_span, spans = self.positions == "span", job.experiment.task.spans
+        pos = () if not self.positions else (len(spans) if by_span else job.runs.n_pos,)
+        shape = (*pos, len(graph.writers), len(graph.readers), n_metrics)
+        effects = np.zeros((n if self.by_prompt else 1, *shape))
         ends = np.empty((2, n, n_metrics))
         notes: dict[str, float] = {}
-        size, at_once = sizes(job.room, job.runs.n_pos, graph, n_metrics)
+        size, at_once = sizes(job.room, job.runs.n_pos, graph, n_metrics * (pos[0] if pos else 1))
         starts = range(0, n, size)
         forwards, backwards = self.method.edge_cost(graph.n_layers, graph.attn_only)
         path = self.method.steps if isinstance(self.method, GradPath) else 0
@@ -256,16 +262,44 @@ class Scoring:
         with tqdm(total=total, disable=quiet, desc=self.method.edge_name, unit="pass") as bar:
             for first in starts:
                 block = slice(first, min(first + size, n))
-                scores[:, block], ends[:, block], more = self._block(block, at_once, bar.update)
+                scores, ends[:, block], more = self._block(block, at_once, bar.update)
+                self._take(effects, block, np.moveaxis(scores, 0, -1))
                 notes = {name: max(value, notes.get(name, 0.0)) for name, value in more.items()}
-        effects = np.moveaxis(scores, 0, -1) * job.experiment.signs + 0.0  # no -0.0
-        if names is not None and job.runs.spans is not None:
-            effects[~job.runs.spans.any(-1).cpu().numpy()] = np.nan
+        lead = ("prompt",) if not pos else ("prompt", "span" if by_span else "pos")
+        if not self.by_prompt:
+            lead, effects = lead[1:], effects[0] / self._counts(n) + 0.0
         clean, corrupt = ends if job.runs.clean_is_base else ends[::-1]
         attrs = {"forwards": forwards, "backwards": backwards, **self.method.attrs(), **notes}
-        out = edge_dataset(effects, clean, corrupt, job, names, method=self.method.edge_name, **attrs)
+        out = edge_dataset(effects, clean, corrupt, job, lead, method=self.method.edge_name, **attrs)
         out.attrs["convention"] = "estimate of: " + out.attrs["convention"]
         return out
+
+    def _take(
+        self, effects: np.ndarray, block: slice, scores: Float[np.ndarray, "prompt *any metric"]
+    ) -> None:
+        """Put the scores of a block in their place, or add them to the sum over prompts."""
+        if not self.by_prompt:
+            effects[0] += scores.sum(0) * self.job.experiment.signs
+            return
+        effects[block] = scores
+        effects[block] *= self.job.experiment.signs
+        effects[block] += 0.0  # no -0.0
+        if (present := self._present) is not None:
+            effects[block][~present[block]] = np.nan
+
+    @property
+    def _present(self) -> Bool[np.ndarray, "prompt span"] | None:
+        """Which prompts have which spans, where these are kept apart."""
+        if self.positions != "span" or self.job.runs.spans is None:
+            return None
+        return self.job.runs.spans.any(-1).cpu().numpy()
+
+    def _counts(self, n: int) -> np.ndarray | int:
+        """Prompts that a mean is over; of a span that none has it is NaN."""
+        if (present := self._present) is None:
+            return n
+        counts = present.sum(0).astype(float)  # [span]
+        return np.where(counts > 0, counts, np.nan)[:, None, None, None]
 
     def _block(
         self, block: slice, at_once: int, tick: Callable[[int], object]

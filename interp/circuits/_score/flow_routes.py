@@ -36,8 +36,9 @@ def flow_routes(job: Job, positions: bool) -> xr.Dataset:
     with torch.inference_mode(False), torch.no_grad():
         parts = [_by_metric(alone, positions) for alone in job.by_metric()]
     values, clean = (np.stack(arrays, -1) for arrays in zip(*parts))
+    lead = ("prompt", "pos") if positions else ("prompt",)
     out = edge_dataset(
-        values, clean, np.full_like(clean, np.nan), job, method="flow-routes", forwards=1, backwards=0
+        values, clean, np.full_like(clean, np.nan), job, lead, method="flow-routes", forwards=1, backwards=0
     )
     words = {"unit": ", ".join(["share"] * len(job.metric)), "ablation": "none"}
     return out.assign_attrs(convention=_CONVENTION, **words)

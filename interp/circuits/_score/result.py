@@ -20,24 +20,32 @@ _CUT = {
 
 
 def edge_dataset(
-    values: Float[np.ndarray, "prompt *pos writer reader metric"],
+    values: Float[np.ndarray, "*lead writer reader metric"],
     clean: Float[np.ndarray, "prompt metric"],
     corrupt: Float[np.ndarray, "prompt metric"],
     job: Job,
-    spans: list[str] | None = None,
+    lead: tuple[str, ...] = ("prompt",),
     *,
     method: str,
     **more: str | int | float,
 ) -> xr.Dataset:
-    """Effects of edges; NaN where there is no edge. spans: names of the axis of positions, if it has any."""
+    """Effects of edges, which are written into: NaN where there is no edge.
+
+    lead: the dims before writer and reader, of prompt (without it values are means) and pos or span.
+    """
     values[..., ~job.graph.allowed.numpy(), :] = np.nan
-    pos = () if values.ndim < 5 else ("pos",) if spans is None else ("span",)
     coords: dict[str, Any] = {"writer": _names(job.graph.writers), "reader": _names(job.graph.readers)}
-    if spans is not None:
-        present = [int(mask.any(1).sum()) for mask in job.experiment.task.spans.values()]
-        coords |= {"span": np.array(spans, dtype=object), "present": ("span", np.array(present))}
-    dims = ("prompt", *pos, "writer", "reader", "metric")
+    if "span" in lead:
+        spans = job.experiment.task.spans
+        present = np.array([int(mask.any(1).sum()) for mask in spans.values()])
+        coords |= {"span": np.array(list(spans), dtype=object), "present": ("span", present)}
+    dims = (*lead, "writer", "reader", "metric")
     return _dataset("edge", (dims, values), clean, corrupt, coords, job, method, more)
+
+
+def averaged(result: xr.Dataset, by_prompt: bool) -> xr.Dataset:
+    """The mean of the effects over prompts, unless they are wanted by prompt."""
+    return result if by_prompt else result.assign(value=result["value"].mean("prompt"))
 
 
 def node_dataset(
@@ -80,7 +88,8 @@ def _dataset(
     variables = {"value": value, "clean": (("prompt", "metric"), clean)}
     variables["corrupt"] = (("prompt", "metric"), corrupt)
     if "pos" in value[0]:
-        coords |= {"pos": np.arange(value[1].shape[1]), "token": ("pos", results.position_labels(task))}
+        n_pos = value[1].shape[value[0].index("pos")]
+        coords |= {"pos": np.arange(n_pos), "token": ("pos", results.position_labels(task))}
     start = results.CONVENTION[direction].split(",")[0]
     words = {"convention": f"{start}, {_CUT[what][direction]}; positive: the {what} helps"} | more
     attrs = results.attrs(job.experiment, method=method, site=f"{what}s", **words)

@@ -30,7 +30,7 @@ interrupted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,7 @@ def acdc(
     whose provenance has threshold, recipe and counts; `trace(circuit)` gives the decisions in order.
 
     Cost: two forwards per prompt; for each edge into a live reader a row, of which only the changes are run.
+    Where `memory` does not hold all prompts, another two forwards per prompt for every batch of rows.
     Raises ValueError for anything wrong with the request, before the first forward pass.
 
     Example:
@@ -259,20 +260,26 @@ _MOST = 256
 class Losses:
     """The mean metric of batches of circuits over all prompts, each batch as changes to the circuit so far.
 
-    All prompts stay in memory, block by block.
+    Base runs stay in memory where all prompts fit into its half. Where they do not, blocks of prompts take
+    turns, and every batch makes the base runs again.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.bases = [base for _, base in job.bases()]
+        self.device = job.runs.base.device
+        self.kept = [job.base()] if len(job.blocks(rebased=True)) == 1 else []
         self.sign = -1.0 if job.metric[0].better == "higher" else 1.0
-        self.clean = self._mean([base.values[None] for base in self.bases])[0]
+        ends = [(base.values[None], base.pre[0].numel()) for base in self._bases()]
+        self.clean = self._mean([values for values, _ in ends])[0]
+        self.elements = sum(elements for _, elements in ends)  # of the stream that one row computes
+
+    def _bases(self) -> Iterator[Base]:
+        yield from self.kept or (base for _, base in self.job.bases(rebased=True))
 
     @property
     def limit(self) -> int:
         """Rows beyond which a batch is no faster."""
-        each = sum(base.pre[0].numel() for base in self.bases)
-        most = _ELEMENTS.get(self.bases[0].pre[0].device.type, 2**24) // each
+        most = _ELEMENTS.get(self.device.type, 2**24) // self.elements
         return max(8, min(most, _MOST))
 
     def loss(self, value: float) -> float:
@@ -283,9 +290,8 @@ class Losses:
         self, masks: Bool[np.ndarray, "circuit writer reader"], now: Bool[np.ndarray, "writer reader"]
     ) -> list[float]:
         """The metric of each mask; all of them keep no edge that `now` has cut."""
-        device = self.bases[0].pre[0].device
-        rows, start = torch.from_numpy(masks).to(device), torch.from_numpy(now.copy()).to(device)
-        return self._mean([self._values(base, rows, start) for base in self.bases])
+        rows, start = torch.from_numpy(masks).to(self.device), torch.from_numpy(now.copy()).to(self.device)
+        return self._mean([self._values(base, rows, start) for base in self._bases()])
 
     def _values(self, base: Base, masks: Tensor, now: Tensor) -> Tensor:
         state = self._state(base, now)
