@@ -22,6 +22,12 @@ def uneven(**options: Any) -> Task:
     return M.uneven(spans=SPANS, **options).with_rest()
 
 
+def level() -> Task:
+    """Three prompts of one length, all read at the end."""
+    task = M.task(n_prompts=3)
+    return Task.from_tokens(clean=task.clean, corrupt=task.corrupt, answer=[3, 4, 5], wrong=[6, 7, 8])
+
+
 def test_the_rest_is_what_no_span_marks() -> None:
     task = uneven()
     assert list(task.spans) == ["first", "verb", "rest"]
@@ -130,7 +136,7 @@ def test_spans_that_do_not_fit_are_sentences() -> None:
 @pytest.mark.parametrize("positions", [False, True, "span"])
 def test_without_prompts_scores_are_their_mean(positions: bool | str, method: str) -> None:
     """Of a span over the prompts that have it; circuits of the mean are circuits of the scores by prompt."""
-    model, task = model_of(FEW[1]), M.task() if positions is True else uneven()
+    model, task = model_of(FEW[1]), uneven() if positions == "span" else level()
     options: dict[str, Any] = {"method": method, "positions": positions, "batch_size": 2, **QUIET}
     if positions == "span":
         assert not task.spans["verb"].any(1).all()  # one prompt has no verb
@@ -140,5 +146,5 @@ def test_without_prompts_scores_are_their_mean(positions: bool | str, method: st
     np.testing.assert_allclose(mean["value"], wanted, atol=1e-12)
     assert float(abs(wanted).max()) > 1e-3
     np.testing.assert_array_equal(mean["clean"], every["clean"])
-    if positions is not True:
+    if not positions:
         assert torch.equal(top(mean, 40).mask, top(every, 40).mask)
