@@ -9,16 +9,31 @@ from interp._lazy import lazy
 if TYPE_CHECKING:
     from interp.sae._cross_layer import CrossLayer as CrossLayer
     from interp.sae._dictionary import Dictionary as Dictionary
+    from interp.sae._direct import through_attention as through_attention
+    from interp.sae._direct import to_logits as to_logits
     from interp.sae._load import load as load
     from interp.sae._load import load_set as load_set
+    from interp.sae._report import check as check
+    from interp.sae._report import report as report
 
-__all__ = ["CrossLayer", "Dictionary", "load", "load_set"]
+__all__ = [
+    "CrossLayer",
+    "Dictionary",
+    "check",
+    "load",
+    "load_set",
+    "report",
+    "through_attention",
+    "to_logits",
+]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "interp.sae._cross_layer": ("CrossLayer",),
         "interp.sae._dictionary": ("Dictionary",),
+        "interp.sae._direct": ("through_attention", "to_logits"),
         "interp.sae._load": ("load", "load_set"),
+        "interp.sae._report": ("check", "report"),
     },
 )
