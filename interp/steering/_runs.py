@@ -39,6 +39,12 @@ class Question:
     reads: Reads
     task: Any = None
 
+    def take(self, prompts: Int[Tensor, "prompt"]) -> Question:
+        """The same of some prompts."""
+        return Question(
+            self.rows[prompts], Reads(self.reads.runs.take(prompts), self.reads.metrics), self.task
+        )
+
 
 @dataclass(frozen=True)
 class Entropy(Metric):

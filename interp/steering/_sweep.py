@@ -24,12 +24,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from interp import experiment as experiments
 from interp import results
 from interp._arguments import shown
 from interp._verbs import verb
+from interp.engine.memory import Budget
 from interp.engine.readout import Reads
-from interp.experiment import Metrics
-from interp.models import Model, anatomy
+from interp.experiment import MEMORY, Metrics
+from interp.models import Anatomy, Model, anatomy
 from interp.positions import AnyPositions, everywhere, parse
 from interp.prompts import Prompts
 from interp.steering._direction import Direction, controls
@@ -65,6 +67,7 @@ def sweep(
     with_controls: bool = True,
     metric: Metrics | None = None,
     seed: int = 0,
+    memory: int = MEMORY,
     engine: str = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
@@ -75,8 +78,9 @@ def sweep(
     token ids, read at the last token. metric: one or several; default: the task's own or entropy, and KL from
     the unsteered run. intervene: (direction, coefficient) -> interventions; default: add the vector times the
     coefficient. neutral: prompts of neutral text, for `neutral_loss` (layer, coefficient, neutral_prompt) in
-    nats a token. judges: functions of the tokens generated [prompt, pos] (0 and after the end of a text, see
-    `generate`) to numbers [prompt], a variable each (prompt, layer, coefficient).
+    nats a token. memory: bytes above the model's own; where the prompts do not fit, blocks of them take turns
+    (texts for judges are not bounded). judges: functions of the tokens generated [prompt, pos] (0 and after
+    the end of a text, see `generate`) to numbers [prompt], a variable each (prompt, layer, coefficient).
 
     `raw` is the metric of the steered run, `clean` (prompt[, metric]) that of the unsteered one. `random` and
     `shuffled` are the effects of a random direction and that of shuffled labels, of equal norm; NaN where an
@@ -103,32 +107,23 @@ def sweep(
     job = _Job(model, parts, steps, intervene, when)
     job.check(question.rows)
     total = len(parts) * len(steps) * len(question.reads.runs) * len(sets)
-    measured: dict[str, np.ndarray] = {}
+    budget = Budget(anatomy(model), experiments.Budget(memory=memory).memory)
     with tqdm(total=total, disable=not progress, desc="sweep", unit="run") as bar:
-        run = job.runner(question, engine, len(sets))
-        for name, members in sets.items():
-            measured[name] = job.measure(run, question.reads, members, bar.update)
-    every = torch.arange(len(question.rows), device=question.rows.tokens.device)
-    clean = score(question.reads, run.clean, run.clean, every).cpu().numpy()
+        measured, clean, engine = job.all_sets(question, sets, engine, budget, bar.update)
     variables: dict[str, Any] = {
         **_effects(question.reads, measured, clean),
         "clean": (("prompt", "metric"), clean),
     }
     if texts is not None:
-        again = job.runner(texts, _settled(engine, run), 1)
-        loss = job.measure(again, texts.reads, list(parts), lambda n: None)
-        variables["neutral_loss"] = (("layer", "coefficient", "neutral_prompt"), loss[..., 0])
+        raw: dict[str, list[Direction | None]] = {"raw": list(parts)}
+        losses, _, _ = job.all_sets(texts, raw, engine, budget, lambda n: None)
+        variables["neutral_loss"] = (("layer", "coefficient", "neutral_prompt"), losses["raw"][..., 0])
     for name, judge in (judges or {}).items():
         variables[name] = (
             ("prompt", "layer", "coefficient"),
-            job.judged(question.rows, judge, max_new_tokens, _settled(engine, run)),
+            job.judged(question.rows, judge, max_new_tokens, engine),
         )
-    return _dataset(job, question, variables, seed, run.engine)
-
-
-def _settled(engine: str, run: Suffix | Whole) -> str:
-    """The engine of what follows a run: a fall-back is told of once."""
-    return run.engine if run.engine == "reference" else engine
+    return _dataset(job, question, variables, seed, "reference" if engine == "reference" else "fast")
 
 
 def _effects(reads: Reads, measured: Mapping[str, np.ndarray], clean: np.ndarray) -> dict[str, Any]:
@@ -192,17 +187,63 @@ class _Job:
         made = [self.made(part, 0.0) for part in self.parts]
         return runner(self.model, question, made, engine, n_sets * len(self.parts) * len(self.steps))
 
+    def all_sets(
+        self,
+        question: Question,
+        sets: Mapping[str, Sequence[Direction | None]],
+        engine: str,
+        budget: Budget,
+        done: Callable[[int], Any],
+    ) -> tuple[dict[str, np.ndarray], Float[np.ndarray, "prompt metric"], str]:
+        """Metrics of every set, those of the clean runs, and the engine of what follows: "reference" after a
+        fall-back, which is told of once. Blocks of prompts take turns; half of the budget is for what a block
+        holds, half for the runs of a batch."""
+        reads = question.reads
+        parts: list[dict[str, np.ndarray]] = []
+        clean: list[np.ndarray] = []
+        for block in torch.arange(len(reads.runs), device=reads.runs.base.device).split(
+            self._block(reads, budget)
+        ):
+            some = question.take(block)
+            run = self.runner(some, engine, len(sets))
+            engine = run.engine if run.engine == "reference" else engine
+            size = self._at_once(reads, budget)
+            parts.append(
+                {name: self.measure(run, some.reads, each, done, size) for name, each in sets.items()}
+            )
+            every = torch.arange(len(block), device=block.device)
+            clean.append(score(some.reads, run.clean, run.clean, every).cpu().numpy())
+        measured = {name: np.concatenate([part[name] for part in parts], 2) for name in sets}
+        return measured, np.concatenate(clean), engine
+
+    def _block(self, reads: Reads, budget: Budget) -> int:
+        """Prompts whose clean runs are held: the stream at every steered layer, and the logits read."""
+        facts, n_pos = budget.facts, reads.runs.n_pos
+        read = _columns(reads, facts) * (n_pos if reads.everywhere else 1)
+        each = n_pos * facts.d_model * len(self.parts) + 2 * read
+        each += budget.run_bytes(n_pos, _columns(reads, facts), reads.everywhere) // budget.item_size
+        return max(1, int(budget.limit / 2 / (each * budget.item_size)))
+
+    def _at_once(self, reads: Reads, budget: Budget) -> int:
+        """Runs in a batch."""
+        each = budget.run_bytes(reads.runs.n_pos, _columns(reads, budget.facts), reads.everywhere)
+        return max(1, min(_ROWS // reads.runs.n_pos, int(budget.limit / 2 / each)))
+
     def measure(
         self,
         run: Suffix | Whole,
         reads: Reads,
         members: Sequence[Direction | None],
         done: Callable[[int], Any],
+        at_once: int | None = None,
     ) -> np.ndarray:
-        """Metrics [layer, coefficient, prompt, metric]; NaN where a control does not exist."""
+        """Metrics [layer, coefficient, prompt, metric]; NaN where a control does not exist.
+
+        at_once: runs in a batch; by default what keeps the processor busy.
+        """
         n, device = len(reads.runs), reads.runs.base.device
         out = np.full((len(members), len(self.steps), n, len(reads.metrics)), np.nan)
-        size = max(1, _ROWS // reads.runs.n_pos)
+        size = max(1, _ROWS // reads.runs.n_pos) if at_once is None else at_once
         pairs = torch.cartesian_prod(torch.arange(len(self.steps)), torch.arange(n)).view(-1, 2)
         groups = [pairs] if self.intervene is None else list(pairs.split(n))
         for layer, part in enumerate(members):
@@ -230,6 +271,10 @@ class _Job:
                     raise ValueError(f"the judge returned {got}; return a tensor of shape ({len(rows)},).")
                 out[:, layer, i] = value.double().cpu().numpy()
         return out
+
+
+def _columns(reads: Reads, facts: Anatomy) -> int:
+    return facts.d_vocab_out if reads.columns is None else len(reads.columns)
 
 
 def _continued(model: Model, whole: Tensor, rows: Prompts, n_new: int) -> Int[Tensor, "prompt pos"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import held
 import numpy as np
 import pytest
 import torch
@@ -52,6 +53,25 @@ def test_a_sweep_is_the_runs_one_by_one(toy, ids, answers, directions, within):
     signs = np.array([1, -1, -1, -1])
     np.testing.assert_allclose(found["value"], signs * (found["raw"] - found["clean"]), rtol=0, atol=1e-9)
     assert mask.all()
+
+
+def test_blocks_of_prompts_take_turns_in_the_memory_given(model, ids):
+    """The same numbers from a bound that holds neither all prompts nor all coefficients at once."""
+    directions = steering.mean_difference(model, ids[:2], ids[2:], layer=[0, 1])
+    many = ids.repeat(8, 1)
+    options = {"neutral": many[:4], "progress": False}
+    whole: list = []
+    steering.sweep(model, directions, ids, STEPS, **options)  # the trust check
+    unbounded = held.peak(lambda: whole.append(steering.sweep(model, directions, many, STEPS, **options)))
+    bound = unbounded // 4
+    pieces: list = []
+    tight = held.peak(
+        lambda: pieces.append(steering.sweep(model, directions, many, STEPS, memory=bound, **options))
+    )
+    assert tight <= 1.1 * bound
+    for name in ("value", "raw", "random", "neutral_loss", "clean"):
+        np.testing.assert_allclose(pieces[0][name], whole[0][name], atol=1e-9)
+    assert abs(whole[0]["value"]).max() > 1e-3
 
 
 def test_both_runners_agree_under_every_when_and_site(toy, ids, draw, within):
