@@ -58,6 +58,14 @@ def data_dir() -> Path:
     )
 
 
+def notebooks_dir() -> Path:
+    """The folder of the research notebooks: `notebooks/` in a checkout, `interp/_data/notebooks/` in a
+    wheel.
+    """
+    data = data_dir()
+    return data / "notebooks" if (data / "notebooks").is_dir() else data.parent / "notebooks"
+
+
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], *, form: str, key: str, header: Mapping[str, Any]
 ) -> Path:

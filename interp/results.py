@@ -30,6 +30,11 @@ ATTRS = (
     "method", "site", "direction", "ablation", "metric", "unit", "better", "convention", "model", "task",
     "task_fingerprint", "seed", "versions", "n_prompts",
 )  # fmt: skip
+# What is said of a result wherever it is shown (terminal, JSON, page), in this order: those that it has.
+FACTS = (
+    "method", "model", "task", "task_fingerprint", "n_prompts", "site", "direction", "ablation", "metric",
+    "unit", "window", "engine", "granularity", "seed",
+)  # fmt: skip
 CONVENTION = {
     "denoise": "effect = metric(patched) - metric(corrupt), clean patched into corrupt",
     "noise": "effect = metric(clean) - metric(patched), corrupt patched into clean",
@@ -37,6 +42,11 @@ CONVENTION = {
 SCALED = "effect = metric(patched) - metric(clean), activations of the clean run made stronger"
 VARIES = "*"  # after the token of a position that has another one in other prompts
 _PACKAGES = ("interp-workbench", "transformer-lens", "torch", "numpy")
+
+
+def facts(result: xr.Dataset) -> dict[str, Any]:
+    """What a result says of itself, by name: the attributes of `FACTS` that it has and that apply to it."""
+    return {name: result.attrs[name] for name in FACTS if result.attrs.get(name) not in (None, "", "none")}
 
 
 def attrs(

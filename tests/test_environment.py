@@ -30,7 +30,7 @@ def pins(release: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("release", LOCKS)
-@pytest.mark.parametrize("group", ["dependencies", "dev", "notebooks", "images", "gguf"])
+@pytest.mark.parametrize("group", ["dependencies", "dev", "notebooks", "images", "gguf", "widget"])
 def test_every_requirement_is_pinned_inside_its_range(release: str, group: str) -> None:
     versions = pins(release)
     for requirement in listed(group):

@@ -1,7 +1,7 @@
 """Pictures of the README and of the gallery: `python docs/images/make.py [gallery]`.
 
-Each picture of docs/gallery.md is made by the lines above it on that page. Needs kaleido and a Chromium; the
-README's also the real model.
+Each picture of docs/gallery.md is made by the lines above it on that page. Needs kaleido, Pillow and a
+Chromium; the README's also the real model.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 import interp
 
@@ -42,6 +45,15 @@ def gallery() -> None:
             figures.append(shown)
             paths.append(HERE / file)
     interp.plot.save_image(figures, paths, width=WIDTH, scale=1.0)
+    shrink(paths)
+
+
+def shrink(paths: Sequence[Path]) -> None:
+    """Write pictures again with a palette of 256 colours, the rare ones among them: a third of the bytes."""
+    for path in paths:
+        with Image.open(path) as picture:
+            small = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        small.save(path, optimize=True)
 
 
 def _run(body: str, namespace: dict[str, Any]) -> Any:

@@ -13,6 +13,7 @@ from interp.plot._cells import is_significant, labels, top_cells
 from interp.plot._export import require_page
 from interp.report import _run
 from interp.report._figures import LEVEL, metric_names, write_page
+from interp.results import facts as facts_of
 
 
 def largest(result: xr.Dataset, top: int = 10, level: float = LEVEL) -> list[dict[str, Any]]:
@@ -47,10 +48,8 @@ def _named(metric: str | None) -> dict[str, str]:
 
 
 def about(result: xr.Dataset) -> dict[str, Any]:
-    """What a result is, for scripts: its attributes, and the means of its baselines."""
-    names = ("method", "model", "task", "task_fingerprint", "site", "direction", "ablation", "metric", "seed")
-    facts: dict[str, Any] = {name: result.attrs[name] for name in names if name in result.attrs}
-    facts["n_prompts"] = result.sizes.get("prompt", result.attrs.get("n_prompts"))
+    """What a result is, for scripts: its facts, and the means of its baselines."""
+    facts = facts_of(result) | {"n_prompts": result.sizes.get("prompt", result.attrs.get("n_prompts"))}
     for name in ("clean", "corrupt", "empty"):
         if name in result:
             facts[name] = np.atleast_1d(result[name].mean("prompt").values).tolist()

@@ -26,12 +26,20 @@ def _list(args: argparse.Namespace, out: Output) -> None:
 
 
 def _copy(args: argparse.Namespace, out: Output) -> None:
-    from interp.labs import copy
+    from interp.labs import copy, research
 
     require_folder(args.folder, "DIR")
-    paths = copy(
-        args.folder, args.lab, teacher=args.teacher, seed=args.seed, form=args.form, overwrite=args.overwrite
-    )
+    if args.research:
+        paths = research(args.folder, overwrite=args.overwrite)
+    else:
+        paths = copy(
+            args.folder,
+            args.lab,
+            teacher=args.teacher,
+            seed=args.seed,
+            form=args.form,
+            overwrite=args.overwrite,
+        )
     for path in paths:
         out.wrote(path.stem, path)
 
@@ -70,11 +78,17 @@ def _grade(args: argparse.Namespace, out: Output) -> None:
 
 def _bundle(args: argparse.Namespace, out: Output) -> None:
     from interp.labs import bundle
+    from interp.labs._bundle import CPU
 
     require_folder(args.folder, "DIR")
-    out.say("This downloads about 300 MB from the package index, once.")
+    out.say("This downloads about 450 MB from the package index, once.")
     paths = bundle(
-        args.folder, source=args.source, platform=args.platform, python=args.python, models=args.model or ()
+        args.folder,
+        source=args.source,
+        platform=args.platform,
+        python=args.python,
+        index=CPU if args.index is None else args.index or None,
+        models=args.model or (),
     )
     for path in paths:
         out.wrote(path.name, path)
@@ -89,8 +103,9 @@ def _doctor(args: argparse.Namespace, out: Output) -> None:
         out.say(str(finding))
         findings.append({"what": finding.what, "seen": finding.seen, "todo": finding.todo})
     out.tell(findings=findings)
-    if any(finding["todo"] for finding in findings):
-        out.status = 1
+    todo = sum(bool(finding["todo"]) for finding in findings)
+    out.say("This computer is ready for the labs." if not todo else f"Not ready: {todo} to do, see ✗ above.")
+    out.status = 1 if todo else 0
 
 
 _COMMANDS: dict[str, Any] = {

@@ -53,6 +53,9 @@ def _add_copy(verbs: argparse._SubParsersAction) -> None:
     copy.add_argument(
         "--teacher", action="store_true", help="with solutions, answers, minutes, common mistakes"
     )
+    copy.add_argument(
+        "--research", action="store_true", help="the research notebooks instead, as the start of a project"
+    )
     copy.add_argument("--seed", type=int, default=0, help="the student's own task (default 0)")
     copy.add_argument(
         "--form", choices=("ipynb", "py"), default="ipynb", help="ipynb (default) or plain Python"
@@ -67,7 +70,9 @@ def _add_grade(verbs: argparse._SubParsersAction) -> None:
         "--seconds", type=float, default=180.0, help="processor time of one copy (default 180)"
     )
     grade.add_argument("--memory", type=float, default=4.0, metavar="GIB", help="GiB of one copy (default 4)")
-    grade.add_argument("--at-once", type=int, metavar="N", help="copies at once (default: one for two cores)")
+    grade.add_argument(
+        "--at-once", type=int, metavar="N", help="copies at once (default: one a core and 2 GiB free)"
+    )
     grade.add_argument("--out", type=nonempty, help="folder to write (default: DIR)")
 
 
@@ -82,6 +87,11 @@ def _add_bundle(verbs: argparse._SubParsersAction) -> None:
     bundle.add_argument("--python", metavar="3.X", help="of the laptops (default: this one's)")
     bundle.add_argument(
         "--model", type=_names, metavar="NAME", help="real models that are here: smollm2-135m"
+    )
+    bundle.add_argument(
+        "--index",
+        metavar="URL",
+        help="of torch's CPU builds (default: PyTorch's own; '' for pip's indexes alone)",
     )
     bundle.add_argument("--source", type=Path, help="checkout or wheel of interp (default: this checkout)")
 

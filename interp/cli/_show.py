@@ -13,24 +13,11 @@ from interp.cli._output import Output, require_file
 from interp.plot._cells import is_tested
 from interp.plot._export import require_page
 from interp.report import _run
+from interp.results import facts as facts_of
 
 if TYPE_CHECKING:
     from interp.circuits import Circuit
     from interp.steering import Direction
-
-_FACTS = (
-    "method",
-    "model",
-    "task",
-    "n_prompts",
-    "site",
-    "direction",
-    "ablation",
-    "metric",
-    "unit",
-    "engine",
-    "seed",
-)
 
 
 def show(args: argparse.Namespace, out: Output) -> None:
@@ -58,10 +45,8 @@ def _folder(path: Path, run: _run.Run, args: argparse.Namespace, out: Output) ->
 def _result(name: str, result: xr.Dataset, args: argparse.Namespace, out: Output) -> dict[str, Any]:
     from interp import stats
 
-    known = [
-        f"{fact} {result.attrs[fact]}" for fact in _FACTS if result.attrs.get(fact) not in (None, "none", "")
-    ]
-    out.say("", f"{name}: " + "; ".join(known), f"dims: {dict(result.sizes)}")
+    known = "; ".join(f"{fact.replace('_', ' ')} {value}" for fact, value in facts_of(result).items())
+    out.say("", f"{name}: {known}", f"dims: {dict(result.sizes)}")
     facts = about(result) | {"dims": dict(result.sizes)}
     if not _has_cells(result):
         return facts

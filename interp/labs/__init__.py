@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from interp.labs import check as check
     from interp.labs._bundle import bundle as bundle
     from interp.labs._copies import copy as copy
+    from interp.labs._copies import research as research
     from interp.labs._doctor import doctor as doctor
     from interp.labs._exercise import Case as Case
     from interp.labs._exercise import Exercise as Exercise
@@ -36,13 +37,14 @@ __all__ = [
     "doctor",
     "grade",
     "labs",
+    "research",
 ]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "interp.labs._bundle": ("bundle",),
-        "interp.labs._copies": ("copy",),
+        "interp.labs._copies": ("copy", "research"),
         "interp.labs._doctor": ("doctor",),
         "interp.labs._exercise": ("Case", "Exercise", "NotYet", "Wrong"),
         "interp.labs._grade": ("grade",),

@@ -1,7 +1,7 @@
 """One folder for laptops without a network: wheels with a CPU build of torch, models, labs, and how to
 install.
 
-    bundle/README.txt  install.sh  install.ps1  constraints.txt  wheels/  labs/  models/
+    bundle/README.txt  install.sh  install.ps1  constraints.txt  wheels/  labs/  notebooks/  models/
 
 Wheels are for one platform and one Python version: those of the computer that makes the bundle, unless others
 are named. The bundled and the hand-built models travel in this package's own wheel.
@@ -17,10 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from interp.files import write_text
-from interp.labs._copies import copy
+from interp.labs._copies import copy, research
 
 CPU = "https://download.pytorch.org/whl/cpu"
 EXTRA = ("notebook",)  # to show the labs
+SOURCE_ONLY = (
+    "transformers-stream-generator",
+)  # needed by TransformerLens 3.9; its index has no wheel of it
 NAME = "interp-workbench"
 
 README = """\
@@ -36,18 +39,19 @@ INSTALL_SH = """\
 set -e
 cd "$(dirname "$0")"
 "${PYTHON:-python3}" -m venv env
-env/bin/python -m pip install --no-index --find-links wheels -c constraints.txt interp-workbench notebook
+env/bin/python -m pip install --no-index -f wheels -c constraints.txt interp-workbench notebook
 if [ -d models ]; then mkdir -p "$HOME/.cache/interp" && cp -R models/. "$HOME/.cache/interp/"; fi
 env/bin/python -m interp labs doctor
 """
+# One line is one command: PowerShell knows no line that goes on by itself.
 INSTALL_PS1 = """\
 # Makes env here and installs from wheels; no network.
 $ErrorActionPreference = "Stop"
 Set-Location $PSScriptRoot
 python -m venv env
 if ($LASTEXITCODE) { exit $LASTEXITCODE }
-env\\Scripts\\python -m pip install --no-index --find-links wheels -c constraints.txt interp-workbench
-notebook if ($LASTEXITCODE) { exit $LASTEXITCODE }
+env\\Scripts\\python -m pip install --no-index -f wheels -c constraints.txt interp-workbench notebook
+if ($LASTEXITCODE) { exit $LASTEXITCODE }
 if (Test-Path models) {
   $cache = Join-Path $HOME ".cache/interp"
   New-Item -ItemType Directory -Force $cache | Out-Null
@@ -73,9 +77,9 @@ def bundle(
 
     source: the checkout or wheel of this package, by default the checkout that runs. platform, python: of the
     laptops, as pip names them (`win_amd64`, `3.12`), by default this computer's. index: where torch's CPU
-    builds are; None: pip's own index alone. models: real models to put in, fetched here before. run: runs a
-    command of pip. Raises ValueError for a wrong argument or a download that failed. Cost: a download of
-    about 300 MB.
+    builds are; None: the indexes and folders that pip is set up with, alone. models: real models to put in,
+    fetched here before. run: runs a command of pip. Raises ValueError for a wrong argument or a download that
+    failed. Cost: a download of about 450 MB.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -87,8 +91,10 @@ def bundle(
     wheels.mkdir(parents=True)
     constraints = write_text(folder / "constraints.txt", pins())
     own = _own_wheel(origin, wheels, run)
+    _build_missing(wheels, constraints, run)
     run([*_download(wheels, constraints, platform, python, index), str(own), *EXTRA])
     copy(folder / "labs")
+    research(folder / "notebooks")
     for name, there in real.items():
         shutil.copytree(there, folder / "models" / name)
     version = python or ".".join(map(str, sys.version_info[:2]))
@@ -117,6 +123,20 @@ def _own_wheel(origin: Path, wheels: Path, run: Run) -> Path:
     if not built:
         raise ValueError(f"pip built no wheel of {origin}.")
     return built[-1]
+
+
+def _build_missing(wheels: Path, constraints: Path, run: Run) -> None:
+    """Wheels of pure Python of what the index has as source alone: laptops have no means to build."""
+    installed = [name for name in SOURCE_ONLY if _has(name)]
+    if installed:
+        run(["wheel", "--no-deps", "--wheel-dir", str(wheels), "--constraint", str(constraints), *installed])
+
+
+def _has(name: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _download(
@@ -157,5 +177,5 @@ def _model(name: str) -> Path:
 def _pip(arguments: Sequence[str]) -> None:
     done = subprocess.run([sys.executable, "-m", "pip", *arguments], capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        raise ValueError(f"pip {arguments[0]} failed: {last}")
+        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        raise ValueError("\n".join([f"pip {arguments[0]} failed:", *lines[-8:]]))

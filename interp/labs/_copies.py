@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from interp.files import write_text
+from interp.files import notebooks_dir, write_text
 from interp.labs._source import Cell, Lab, labs, pick, read_cells, write_cells
 
 TEACHER_ONLY = ("solution", "answer", "teacher")
@@ -50,16 +50,39 @@ def copy(
     folder = Path(folder)
     end = f"_teacher.{form}" if teacher else f".{form}"
     paths = [folder / f"{lab.name}{end}" for lab in chosen]
+    _refuse_to_overwrite(folder, paths, overwrite)
+    for lab, path in zip(chosen, paths):
+        cells = cells_for(lab, teacher=teacher, seed=seed)
+        write_text(path, _notebook(lab, cells, seed) if form == "ipynb" else _script(lab, cells, seed))
+    return paths
+
+
+def research(folder: str | Path, *, overwrite: bool = False) -> list[Path]:
+    """Write the research notebooks (patching, circuits, estimators, steering, SmolLM2) with their pictures
+    into a folder, as the start of a project; the paths. Raises ValueError as `copy` does.
+
+    Example:
+        >>> import tempfile
+        >>> from interp import labs
+        >>> [path.name for path in labs.research(tempfile.mkdtemp())][:2]
+        ['circuits.ipynb', 'estimators.ipynb']
+    """
+    folder = Path(folder)
+    sources = sorted(notebooks_dir().glob("*.ipynb"))
+    paths = [folder / source.name for source in sources]
+    _refuse_to_overwrite(folder, paths, overwrite)
+    for source, path in zip(sources, paths):
+        write_text(path, source.read_text(encoding="utf-8"))
+    return paths
+
+
+def _refuse_to_overwrite(folder: Path, paths: Sequence[Path], overwrite: bool) -> None:
     there = [path.name for path in paths if path.exists()]
     if there and not overwrite:
         raise ValueError(
             f"{folder} already has {', '.join(there)}, perhaps with somebody's work. "
             "Choose another folder, or say overwrite=True (--overwrite)."
         )
-    for lab, path in zip(chosen, paths):
-        cells = cells_for(lab, teacher=teacher, seed=seed)
-        write_text(path, _notebook(lab, cells, seed) if form == "ipynb" else _script(lab, cells, seed))
-    return paths
 
 
 def cells_for(lab: Lab, *, teacher: bool = False, seed: int = 0) -> tuple[Cell, ...]:

@@ -27,6 +27,7 @@ from typing import Any
 
 from interp.files import write_text
 from interp.labs._copies import read_copy
+from interp.labs._doctor import free_memory
 from interp.labs._source import Lab
 
 RUNS_CODE = (
@@ -37,8 +38,8 @@ RUNS_CODE = (
 
 @dataclass(frozen=True)
 class Grade:
-    """What one copy has done: `passed` and `said` by exercise, `answers` by question, or why it could not
-    be run.
+    """What one copy has done: `passed` and `said` by exercise, `answers` by question, the first `error` of
+    its own cells (a stub that is not filled in is none), or why it could not be run.
     """
 
     path: Path
@@ -47,7 +48,7 @@ class Grade:
     said: dict[str, str] = field(default_factory=dict)
     answers: dict[str, str | None] = field(default_factory=dict)
     problem: str = ""
-    stopped_cells: int = 0
+    error: str = ""
 
     @property
     def done(self) -> int:
@@ -66,9 +67,9 @@ def grade(
     """Run every copy (.ipynb, .py) in a folder and below; a row each, by path.
 
     seconds: of processor time for one copy's own code; four times that and two minutes of wall time, which is
-    all that Windows counts. memory: bytes above what the libraries take. at_once: processes, by
-    default one for two cores. tell: gets a line as each copy ends. Raises ValueError for a folder without
-    copies.
+    all that Windows counts. memory: bytes above what the libraries take. at_once: processes, by default one
+    for each core and each 2 GiB of free memory (a copy computes on one core). tell: gets a line as each copy
+    ends. Raises ValueError for a folder without copies.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -88,13 +89,22 @@ def grade(
         tell(f"{path.relative_to(folder)}: {summary(row)}")
         return row
 
-    with ThreadPoolExecutor(at_once or max(1, (os.cpu_count() or 2) // 2)) as pool:
+    with ThreadPoolExecutor(at_once or _room()) as pool:
         return list(pool.map(one, paths))
+
+
+def _room() -> int:
+    """How many copies the computer holds at once."""
+    free = free_memory()
+    by_memory = free // (2 * 2**30) if free else 1
+    return max(1, min(os.cpu_count() or 1, by_memory))
 
 
 def summary(row: Grade) -> str:
     """One copy in a few words."""
-    return row.problem or f"{row.done} of {len(row.passed)} exercises"
+    return row.problem or f"{row.done} of {len(row.passed)} exercises" + (
+        f"; {row.error}" if row.error else ""
+    )
 
 
 def _grade(path: Path, seconds: float, memory: int) -> Grade:
@@ -112,7 +122,8 @@ def _grade(path: Path, seconds: float, memory: int) -> Grade:
         return Grade(path, lab, dict.fromkeys(lab.exercises, False), problem=said["failed"])
     passed = {name: bool(verdict[0]) for name, verdict in said["passed"].items()}
     texts = {name: verdict[1] for name, verdict in said["passed"].items()}
-    return Grade(path, lab, passed, texts, said["answers"], stopped_cells=len(said["errors"]))
+    errors = (error for error in said["errors"] if not error.startswith("NotImplementedError"))
+    return Grade(path, lab, passed, texts, said["answers"], error=next(errors, ""))
 
 
 def _run(path: Path, seconds: float, settings: str) -> tuple[str, str]:
@@ -165,6 +176,7 @@ def hardest(rows: Sequence[Grade]) -> list[tuple[str, int, int]]:
     )
 
 
+EMPTY = ("not there", "not written yet")  # what `_run` says of an exercise that was not begun
 COLUMNS = ("file", "lab", "exercises", "of", "predictions", "finding", "problem")
 
 
@@ -179,7 +191,7 @@ def table(rows: Sequence[Grade], folder: Path) -> list[dict[str, Any]]:
             "of": len(row.passed),
             "predictions": right(row),
             "finding": row.answers.get("finding") or "",
-            "problem": row.problem,
+            "problem": row.problem or row.error,
             **{name: int(row.passed[name]) if name in row.passed else "" for name in names},
         }
         for row in rows
@@ -202,34 +214,86 @@ def _harmless(value: Any) -> Any:
 
 
 def write_html(rows: Sequence[Grade], folder: Path, path: Path) -> Path:
-    """The table as a page of its own: exercises that most got wrong, every copy, what each check said."""
-    lines = table(rows, folder)
+    """The table as a page of its own: exercises that most got wrong, then each lab's copies with what the
+    checks said.
+    """
     most = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{missed} of {have}</td></tr>"
-        for name, missed, have in hardest(rows)
+        f"<tr><td>{html.escape(name)}</td><td>{missed} of {have}</td>"
+        f"<td><meter min=0 max={have} value={missed}>{missed} of {have}</meter></td></tr>"
+        for name, missed, have in hardest(rows)[:12]
+        if missed
     )
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in lines[0])
-    body = "".join(_row(line, row) for line, row in zip(lines, rows))
-    return write_text(path, _PAGE.format(most=most, head=head, body=body, warning=html.escape(RUNS_CODE)))
+    whole = sum(bool(row.passed) and row.done == len(row.passed) for row in rows)
+    stopped = sum(bool(row.problem) for row in rows)
+    line = (
+        f"{len(rows)} copies; {whole} with every exercise right; {stopped} that could not be run to the end."
+    )
+    labs = {row.lab.number: row.lab for row in rows if row.lab}
+    parts = [
+        _lab_table(lab, [row for row in rows if row.lab is lab], folder) for _, lab in sorted(labs.items())
+    ]
+    if strangers := [row for row in rows if row.lab is None]:
+        parts.append(_strangers(strangers, folder))
+    page = _PAGE.format(line=line, most=most, copies="".join(parts), warning=html.escape(RUNS_CODE))
+    return write_text(path, page)
 
 
-def _row(line: dict[str, Any], row: Grade) -> str:
-    cells = []
-    for name, value in line.items():
-        said = row.said.get(name, "")
-        mark = {1: "✓", 0: "✗"}.get(value, "") if name in row.passed else str(value)
-        cells.append(f'<td title="{html.escape(said)}">{html.escape(mark)}</td>')
+def _lab_table(lab: Lab, rows: Sequence[Grade], folder: Path) -> str:
+    """The copies of one lab: a mark for each exercise, predictions, and the finding with what checks said."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in (*lab.exercises, "predictions", "in words"))
+    questions = len([name for name in lab.answers if name != "finding"])
+    body = "".join(_row(row, lab, questions, folder) for row in rows)
+    table = f"<table><tr><th>copy</th>{head}</tr>{body}</table>"
+    return f"<h2>{html.escape(lab.title)}</h2><div tabindex=0>{table}</div>"
+
+
+def _row(row: Grade, lab: Lab, questions: int, folder: Path) -> str:
+    marks = [
+        '<td class="yes">✓ right</td>' if row.passed.get(name)
+        else f'<td class="no">{"– empty" if row.said.get(name) in EMPTY else "✗ not yet"}</td>'
+        for name in lab.exercises
+    ]  # fmt: skip
+    words = [f'<p class="no">{html.escape(row.problem or row.error)}</p>'] if row.problem or row.error else []
+    words += [f"<p>{html.escape(finding)}</p>"] if (finding := row.answers.get("finding")) else []
+    wrong = [text for name, text in row.said.items() if not row.passed[name] and text not in EMPTY]
+    if wrong:
+        said = html.escape("\n\n".join(wrong))
+        words.append(f"<details><summary>what the checks said</summary><pre>{said}</pre></details>")
+    name = html.escape(str(row.path.relative_to(folder)))
+    cells = [
+        f"<th>{name}</th>",
+        *marks,
+        f"<td>{right(row)} of {questions}</td>",
+        f"<td>{''.join(words)}</td>",
+    ]
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _strangers(rows: Sequence[Grade], folder: Path) -> str:
+    """Files that are copies of no lab, each with the reason."""
+    items = "".join(
+        f"<li><b>{html.escape(str(row.path.relative_to(folder)))}</b>: {html.escape(row.problem)}</li>"
+        for row in rows
+    )
+    return f"<h2>Not read</h2><ul>{items}</ul>"
 
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Labs, graded</title>
 <meta name="viewport" content="width=device-width"><style>
-:root {{ color-scheme: light dark }} body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem; max-width:
-100rem }} table {{ border-collapse: collapse; margin: 1rem 0 }} th, td {{ border: 1px solid #8888; padding:
-.25rem .6rem; text-align: left }} th {{ position: sticky; top: 0; background: Canvas }} div {{ overflow-x:
-auto }} </style></head><body><h1>Labs, graded</h1>
+html {{ color-scheme: light dark; background: Canvas; color: CanvasText }}
+body {{ font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; padding: 0 1rem; max-width: 90rem }}
+h2 {{ margin: 2rem 0 .5rem; font-size: 1.15rem }}
+table {{ border-collapse: collapse }}
+th, td {{ padding: .3rem .7rem; text-align: left; vertical-align: top; font-weight: 400;
+  border-bottom: 1px solid #8886 }}
+tr:first-child th {{ font-weight: 600 }}
+td {{ white-space: nowrap }} td:last-child {{ white-space: normal; min-width: 16rem }}
+p {{ margin: 0 }} pre {{ white-space: pre-wrap; margin: .3rem 0; font-size: 13px }}
+meter {{ width: 10rem }} div {{ overflow-x: auto }}
+.yes {{ color: light-dark(#1a6334, #7fd39a) }} .no {{ color: light-dark(#a3221c, #ff9d8f) }}
+</style></head><body><main><h1>Labs, graded</h1><p>{line}</p>
 <h2>Exercises, those that most got wrong first</h2><table><tr><th>exercise</th><th>not
-passed</th></tr>{most}</table> <h2>Copies</h2><p>Point at a mark to read what the check said.</p>
-<div><table><tr>{head}</tr>{body}</table></div><p>{warning}</p></body></html>
+passed</th><th>share</th></tr>{most}</table>
+{copies}<p>{warning}</p></main></body></html>
 """

@@ -49,11 +49,11 @@ function endOf(values) {
   return rest > 0 && sizes[few - 1][0] > 3 * rest ? { end: rest, beyond: sizes.slice(0, few).map(([, i]) => i) } : { end: most, beyond: [] };
 }
 
-/** Class and strength of a cell's colour. */
+/** Class and strength of a cell's colour; its text is black or white by page.css, whichever can be read on it. */
 function colour(value, end) {
   if (Number.isNaN(value)) return { class: "none" };
   const share = Math.min(100, Math.round((100 * Math.abs(value)) / end));
-  return { class: `${value < 0 ? "minus" : "plus"}${share > 55 ? " strong" : ""}`, "--t": share };
+  return { class: value < 0 ? "minus" : "plus", "--t": share };
 }
 
 /**
@@ -77,7 +77,7 @@ function map({ name, rows, columns, value, say, end, chosen, open, back, numbers
   };
   const table = h("table", { class: `map ${numbers ? "full" : ""} ${columns.length > 6 ? "many" : ""}`, role: "grid", "aria-label": name,
     "--size": size, "--height": numbers ? "26px" : size, "--across": columns.length },
-    h("thead", {}, h("tr", {}, h("th", {}, corner), columns.map((column) => h("th", { scope: "col", class: tall ? "tall" : null }, column)))),
+    h("thead", {}, h("tr", {}, h(corner ? "th" : "td", { class: corner ? null : "beyond" }, corner), columns.map((column) => h("th", { scope: "col", class: tall ? "tall" : null }, column)))),
     h("tbody", {}, rows.map((row, r) =>
       h("tr", {}, h("th", { scope: "row", class: marks.includes(r) ? "mark" : null }, row), columns.map((_, c) => cell(r, c))))));
   const at = (target) => target.closest?.("td[data-at]")?.dataset.at.split(",").map(Number);
@@ -134,9 +134,20 @@ function bars(rows, end) {
       h("span", { class: "name" }, name), bar(value, end, low, high), h("span", { class: "number" }, number(value)))));
 }
 
+/** What may be wider than the page: the keyboard can scroll it where it is. */
+function wide(name, content) {
+  const box = h("div", { class: "wide" }, content);
+  new ResizeObserver(() => {
+    const reach = { tabindex: "0", role: "region", "aria-label": name };
+    for (const [attribute, value] of Object.entries(reach))
+      if (box.scrollWidth > box.clientWidth) box.setAttribute(attribute, value); else box.removeAttribute(attribute);
+  }).observe(box);
+  return box;
+}
+
 /** A table of words and numbers. */
 function plainTable(header, rows, name) {
-  return h("div", { class: "wide" }, h("table", { class: "plain", "aria-label": name },
+  return wide(name, h("table", { class: "plain", "aria-label": name },
     h("thead", {}, h("tr", {}, header.map((text) => h("th", { scope: "col" }, text)))),
     h("tbody", {}, rows.map((row) => h("tr", {}, row.map((part) =>
       part instanceof Node ? h("td", {}, part) : h("td", { class: typeof part === "number" ? "number" : null },
@@ -215,7 +226,7 @@ function circuitPicture({ name, nodes, edges, effect, cut, chosen, open, say }) 
   const box = ({ name: node, label }) => s("g", { class: "node" },
     s("rect", { x: spots[node][0] - BOX[0] / 2, y: spots[node][1] - BOX[1] / 2, width: BOX[0], height: BOX[1], rx: 4 }),
     s("text", { x: spots[node][0], y: spots[node][1] + 4 }, label));
-  return h("div", { class: "wide" },
+  return wide(name,
     s("svg", { class: "circuit", viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": name },
       edges.filter((edge) => edge.name !== chosen).map(line), edges.filter((edge) => edge.name === chosen).map(line), nodes.map(box)));
 }

@@ -255,8 +255,8 @@ function elsewherePart({ meta, state }, head) {
   const rows = others.map(({ result, metric, unit, mean, low, high }) => [label(result), mean, `${metric === unit ? "" : metric} (${unit})`, interval(low, high, meta.level)]);
   const scores = head.scores.map(({ name, mean, low, high }) => [name, mean, interval(low, high, meta.level)]);
   return [
-    rows.length ? [h("h3", {}, "The same head elsewhere"), plainTable(["result", "mean", "", ""], rows, "Other results of this head")] : null,
-    scores.length ? [h("h3", {}, "Scores"), plainTable(["score", "mean", ""], scores, "Scores of this head")] : null,
+    rows.length ? [h("h3", {}, "The same head elsewhere"), plainTable(["result", "mean", "metric and unit", "interval"], rows, "Other results of this head")] : null,
+    scores.length ? [h("h3", {}, "Scores"), plainTable(["score", "mean", "interval"], scores, "Scores of this head")] : null,
   ].flat();
 }
 
@@ -337,7 +337,7 @@ function edgeList(page, circuit, single, k) {
       h("td", { class: "number", "data-value": row?.toggled[k].faithfulness }, row ? number(row.toggled[k].faithfulness, false) : ""),
       h("td", {}, row ? h("button", { type: "button", "data-key": `toggle ${edge.name}`, "aria-pressed": String(on), onclick: () => toggle(page, edge.name) }, edge.kept ? "cut" : "keep") : null));
   });
-  const header = ["edge", "cut alone", "score", "faithfulness, toggled", ""];
+  const header = ["edge", "cut alone", "score", "faithfulness, toggled", "toggle"];
   return h("div", { class: "edges" }, h("table", { class: "plain", "aria-label": "Edges" },
     h("thead", {}, h("tr", {}, header.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows)));
 }
@@ -388,7 +388,7 @@ function rungTable({ rungs }) {
     row(number(coefficient), runs.map((run) => h("td", { "data-rung": `${coefficient} ${run}`, "data-value": all[run].kl }, words(all[run]))))]);
   const still = [0, row("0", h("td", { colspan: runs.length, "data-rung": "0 base" }, h("span", { class: "written" }, base.text || "(nothing)"), h("span", { class: "small" }, ` loss ${number(base.loss, false)}`)))];
   const ordered = [...rows, still].sort((a, b) => a[0] - b[0]).map(([, element]) => element);
-  return h("div", { class: "wide" }, h("table", { class: "plain texts", "aria-label": "Texts by coefficient" },
+  return wide("Texts by coefficient", h("table", { class: "plain texts", "aria-label": "Texts by coefficient" },
     h("thead", {}, h("tr", {}, ["coefficient", ...runs.map((run) => RUNS[run])].map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, ordered)));
 }
 

@@ -33,6 +33,12 @@ class _Points:
         """The cells on which the estimate errs most, the largest error first."""
         return np.argsort(-np.abs(self.estimate - self.exact), kind="stable")[:count]
 
+    def near(self, a: tuple[float, float], b: tuple[float, float]) -> bool:
+        """Whether names beside two points would lie on each other; both axes go over all numbers."""
+        both = np.concatenate([self.exact, self.estimate, [0.0]])
+        span = float(both.max() - both.min())
+        return abs(a[0] - b[0]) < 0.09 * span and abs(a[1] - b[1]) < 0.045 * span
+
 
 @verb
 def agreement(
@@ -47,9 +53,9 @@ def agreement(
     """A point for each live cell (not 0 in both): exact effect across, estimate up; on the line they agree.
 
     estimate, exact: results over the same cells and prompts. worst: how many of the cells with the largest
-    error are named. metric: which, if the results have several. The subtitle holds the figures of
-    `stats.agreement`, and says where the exact effects are too small for them; colours tell whether the sign
-    agrees.
+    error are named; of names that would lie on each other the first is drawn. metric: which, if the results
+    have several. The subtitle holds the figures of `stats.agreement`, and says where the exact effects are
+    too small for them; colours tell whether the sign agrees.
 
     Raises ValueError for results that cannot be compared.
 
@@ -136,7 +142,12 @@ def _name_worst(fig: go.Figure, points: _Points, count: int) -> None:
     chosen = points.worst(count)
     names = cell_names(points.cells.value, points.cells.attrs, [points.indices[i] for i in chosen])
     middle = float(np.median(points.exact))
+    named: list[tuple[float, float]] = []
     for i, name in zip(chosen, names):
+        spot = (float(points.exact[i]), float(points.estimate[i]))
+        if any(points.near(spot, other) for other in named):
+            continue  # the hover has its name; one on the other could not be read
+        named.append(spot)
         left = points.exact[i] > middle  # a name on the outer side would leave the figure
         fig.add_annotation(
             x=points.exact[i],

@@ -257,7 +257,7 @@ def _mosaic(tiles: _Tiles, title: str, notes: str, theme: str) -> go.Figure:
         )
     )  # fmt: skip
     across, down = _middles(tops, n_src), _middles(sides, n_dst)
-    down["range"] = down["range"][::-1]  # the first layer is on top
+    down |= {"range": down["range"][::-1], "ticklabelstandoff": 6}  # the first layer is on top
     fig.update_xaxes(type="category", **across)
     fig.update_yaxes(type="category", **down)
     height = min(_TALLEST, max(240, n_rows * 52))

@@ -15,7 +15,8 @@ from interp.plot._theme import escape
 
 _BAR, _RIGHT = 24, 32  # pixels: of a bar, of the margin
 _LONGEST_NAME = 40
-_PALE = 0.4
+_FULL = 0.75  # of the colour, so that the half of an interval that lies on the bar is seen
+_PALE = 0.3
 
 
 @verb
@@ -53,7 +54,7 @@ def bars(
         orientation="h",
         marker={
             "color": [look.POSITIVE if v > 0 else look.NEGATIVE for v in value],
-            "opacity": [_PALE if is_significant(cells, index) is False else 1.0 for index in indices],
+            "opacity": [_PALE if is_significant(cells, index) is False else _FULL for index in indices],
             "line": {"width": 0},
         },
         error_x=_errors(cells, indices),
@@ -87,7 +88,7 @@ def _errors(cells: Cells, indices: list[Index]) -> dict | None:
     if cells.low is None or cells.high is None:
         return None
     value, low, high = (at(part, indices) for part in (cells.value, cells.low, cells.high))
-    style = {"color": look.MUTED, "thickness": 1.4, "width": 4}
+    style = {"color": look.INK, "thickness": 1.4, "width": 4}
     return {"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low, **style}
 
 

@@ -26,6 +26,7 @@ _LETTER = 7.0  # pixels of a letter of a panel's title
 _NUMBERS = 46  # pixels that a number in a cell needs
 _LABELS = 24  # pixels of ticks that lie flat
 _AXIS = {"pos": "position"}
+_SHARE = "share of attention"  # from 0 to 1; a difference of two has negative values
 _NAMED = 3  # cells beyond the scale whose names are told
 
 
@@ -91,7 +92,10 @@ def draw(
         fig.update_yaxes(**_y_axis(panel, titled=column == 0, numbered=column == 0 or not alike), **place)
     fig.update_annotations(font_size=13, yshift=2)  # the panel titles
     beyond = _beyond(panels, end)
-    fig.update_layout(coloraxis=look.effect_axis(panels[0].cells.unit, height, end, bool(beyond)))
+    unit = panels[0].cells.unit
+    shares = unit == _SHARE and all((panel.values[np.isfinite(panel.values)] >= 0).all() for panel in panels)
+    axis = look.effect_axis(unit, height, 1.0 if shares else end, bool(beyond), one_sided=shares)
+    fig.update_layout(coloraxis=axis)
     notes = SEPARATOR.join(filter(None, [subtitle, beyond]))
     margins = {"left": _LEFT, "right": _RIGHT, "below": below + 34, "above": 18 if titled else 0}
     return frame(fig, title, notes, theme=theme, height=height, **margins)

@@ -191,14 +191,18 @@ def robust(values: np.ndarray) -> float:
     return rest if rest > 0 and finite[-1] > _HUGE * rest else symmetric(values)
 
 
-def effect_axis(unit: str, pixels: int, end: float, beyond: bool = False) -> dict:
-    """A colour axis for effects from -end to end: red, white at 0, blue. beyond: some lie beyond it."""
+def effect_axis(unit: str, pixels: int, end: float, beyond: bool = False, *, one_sided: bool = False) -> dict:
+    """A colour axis for effects from -end to end: red, white at 0, blue. beyond: some lie beyond it.
+    one_sided: for what is never below 0, from 0 to end in blue.
+    """
     words = "<br>".join([*map(escape, textwrap.wrap(unit, 15)), " "])
     bar = {
         "title": {"text": words, "side": "top", "font": {"size": 12}},
         "thickness": 14, "lenmode": "pixels", "len": max(150.0, min(320.0, pixels)), "outlinewidth": 0,
         "tickfont": {"size": 11}, "x": 1.0, "xpad": 16, "y": 1.0, "yanchor": "top", "ypad": 0,
     }  # fmt: skip
+    if one_sided:
+        return {"colorscale": scale(SEQUENTIAL), "cmin": 0.0, "cmax": end, "colorbar": bar}
     if beyond:
         shown = [-end, -end / 2, 0.0, end / 2, end]
         words = [f"{step:.2g}".replace("-", "−") for step in shown]

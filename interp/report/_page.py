@@ -22,6 +22,7 @@ from interp.report._circuits import circuit_tables, curve_tables, edge_table
 from interp.report._effects import Comparison, comparison_tables, facts_table, result_table
 from interp.report._html import CSS, figure, heading, paragraph, strip
 from interp.report._steering import generations_tables, probe_table, sweep_table
+from interp.results import facts
 
 _TABLES = {  # by the method of a result; all others are effects of cells
     "curve": curve_tables,
@@ -30,10 +31,6 @@ _TABLES = {  # by the method of a result; all others are effects of cells
     "probe": probe_table,
     "sweep": sweep_table,
 }
-_FACTS = (
-    "method", "model", "task", "task_fingerprint", "n_prompts", "site", "direction", "metric", "ablation",
-    "window", "engine", "granularity", "seed",
-)  # fmt: skip
 
 
 @verb
@@ -147,10 +144,7 @@ def footer(results: Sequence[xr.Dataset]) -> str:
 
 
 def _line(result: xr.Dataset) -> str:
-    facts = [(name, str(result.attrs[name])) for name in _FACTS if name in result.attrs]
-    return "; ".join(
-        f"{name.replace('_', ' ')} {value}" for name, value in facts if value not in ("", "none")
-    )
+    return "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts(result).items())
 
 
 def _versions(text: str) -> str:

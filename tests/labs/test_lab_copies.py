@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 import interp
-from interp.labs import copy, labs
+from interp.labs import copy, labs, research
 from interp.labs._copies import cells_for, read_copy
 from interp.labs._run import run_cells
 from interp.labs._source import read_cells, write_cells
@@ -48,6 +48,14 @@ def test_nobodys_work_is_overwritten(tmp_path: Path) -> None:
     copy(tmp_path, ["1"], overwrite=True)
     with pytest.raises(ValueError, match="there is no lab 'lab77'"):
         copy(tmp_path, ["lab77"])
+
+
+def test_research_notebooks_are_copied_whole_and_never_over_work(tmp_path: Path) -> None:
+    paths = research(tmp_path)
+    assert [path.stem for path in paths] == ["circuits", "estimators", "patching", "smollm2", "steering"]
+    assert all(nbformat.read(path, as_version=4).cells for path in paths)
+    with pytest.raises(ValueError, match=r"already has circuits.ipynb, .*with somebody's work"):
+        research(tmp_path)
 
 
 @pytest.mark.parametrize(

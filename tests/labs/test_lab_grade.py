@@ -38,6 +38,7 @@ COPIES = {
     + "def sweep(*args): return 1\n"
     + "check.sweep.cases = lambda: []\n"
     + "print('passed: all')\n",
+    "broken/lab01.py": HEAD + "# %%\nraise NotImplementedError('a stub')\n\n# %%\ndef logit_diff(:\n",
     "other/notes.txt": "not a copy",
     "empty/lab01.ipynb": "",
 }
@@ -56,7 +57,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Gr
 @pytest.mark.slow
 def test_every_copy_is_a_row(graded: tuple[Path, dict[str, Grade]], tmp_path: Path) -> None:
     folder, rows = graded
-    assert set(rows) == {"good", "crashing", "endless", "cheating", "empty"}
+    assert set(rows) == {"good", "crashing", "endless", "cheating", "broken", "empty"}
     assert (rows["good"].done, rows["good"].problem) == (4, "")
     assert right(rows["good"]) == 1
     assert rows["crashing"].problem == "ended with status 3"
@@ -65,7 +66,8 @@ def test_every_copy_is_a_row(graded: tuple[Path, dict[str, Grade]], tmp_path: Pa
     assert [rows[name].done for name in ("crashing", "endless", "cheating", "empty")] == [0, 0, 0, 0]
     assert "lab's own" in rows["cheating"].said["logit_diff"]
     listed = list(rows.values())
-    assert hardest(listed)[0][1:] == (3, 4)
+    assert hardest(listed)[0][1:] == (4, 5)
+    assert (rows["broken"].problem, rows["broken"].error[:12]) == ("", "SyntaxError:")
     with write_csv(listed, folder, tmp_path / "table.csv").open(encoding="utf-8-sig") as file:
         lines = list(csv.DictReader(file))
     assert [line["exercises"] for line in lines] == [str(row.done) for row in listed]
@@ -73,6 +75,9 @@ def test_every_copy_is_a_row(graded: tuple[Path, dict[str, Grade]], tmp_path: Pa
     page = write_html(listed, folder, tmp_path / "table.html").read_text(encoding="utf-8")
     assert "stopped after 8 seconds" in page
     assert "runs the students&#x27; code" in page
+    assert "6 copies; 1 with every exercise right; 3 that could not be run to the end." in page
+    assert "SyntaxError" in page
+    assert page.index("Lab 01") < page.index("your function calls the lab") < page.index("Not read")
 
 
 def test_a_folder_without_copies_is_said(tmp_path: Path) -> None:

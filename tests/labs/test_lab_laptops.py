@@ -14,6 +14,8 @@ import pytest
 from interp.cli import main
 from interp.labs import _bundle, _doctor, bundle, doctor, labs
 
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+
 
 def test_the_doctor_looks_at_everything() -> None:
     findings = {finding.what: finding for finding in doctor(picture=False)}
@@ -39,10 +41,18 @@ def test_a_first_picture_that_fails_is_quoted() -> None:
     assert str(_doctor._picture(run)) == "✗ first picture: none. Python said: ImportError: no torch"
 
 
+def test_a_first_picture_says_what_of_its_time_is_an_import() -> None:
+    def run(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], 0, "a notice\n7.6\n", "")
+
+    assert str(_doctor._picture(run)) == "✓ first picture: in 0 seconds, of which 8 import TransformerLens"
+
+
 def downloader(wheels: Path, calls: list[list[str]]) -> _bundle.Run:
     def run(arguments: Sequence[str]) -> None:
         calls.append(list(arguments))
-        name = "interp_workbench-9-py3-none-any.whl" if arguments[0] == "wheel" else "torch-9.whl"
+        own = arguments[0] == "wheel" and "--constraint" not in arguments
+        name = "interp_workbench-9-py3-none-any.whl" if own else "torch-9.whl"
         (wheels / name).write_bytes(b"")
 
     return run
@@ -54,10 +64,12 @@ def test_a_bundle_holds_wheels_labs_and_how_to_install(tmp_path: Path) -> None:
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert names >= {"README.txt", "install.sh", "install.ps1", "constraints.txt", "wheels/torch-9.whl"}
     assert {f"labs/{lab.name}.ipynb" for lab in labs().values()} <= names
+    assert {f"notebooks/{path.name}" for path in NOTEBOOKS.glob("*.ipynb")} <= names
     assert len((folder / "README.txt").read_text().splitlines()) == 5
     assert "Python 3.12" in (folder / "README.txt").read_text()
-    build, fetch = calls
+    build, *missing, fetch = calls
     assert build[0] == "wheel"
+    assert [call[-1] for call in missing] == [name for name in _bundle.SOURCE_ONLY if _bundle._has(name)]
     options = dict(itertools.pairwise(fetch))
     assert (options["--platform"], options["--python-version"]) == ("win_amd64", "3.12")
     assert options["--extra-index-url"] == _bundle.CPU
@@ -66,6 +78,24 @@ def test_a_bundle_holds_wheels_labs_and_how_to_install(tmp_path: Path) -> None:
     assert "+cpu" not in pinned
     assert "--no-index" in (folder / "install.sh").read_text()
     assert subprocess.run(["sh", "-n", str(folder / "install.sh")]).returncode == 0
+
+
+def test_both_scripts_do_the_same_and_each_step_of_windows_is_a_line_of_its_own() -> None:
+    """PowerShell goes on after a command that failed, so every one is followed by a look at its status."""
+    windows = _bundle.INSTALL_PS1.splitlines()
+    (unix,) = (line for line in _bundle.INSTALL_SH.splitlines() if "pip install" in line)
+    at = next(number for number, line in enumerate(windows) if "pip install" in line)
+    assert windows[at].replace("env\\Scripts\\python", "env/bin/python") == unix
+    assert windows[at + 1] == "if ($LASTEXITCODE) { exit $LASTEXITCODE }"
+    assert windows[-1] == "env\\Scripts\\python -m interp labs doctor"
+    for opening, closing in ("()", "{}"):
+        assert _bundle.INSTALL_PS1.count(opening) == _bundle.INSTALL_PS1.count(closing)
+
+
+def test_the_wheel_is_told_to_hold_labs_and_every_notebook() -> None:
+    project = (NOTEBOOKS.parent / "pyproject.toml").read_text(encoding="utf-8")
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        assert f'"notebooks/{path.name}" = "interp/_data/notebooks/{path.name}"' in project
 
 
 def test_a_bundle_that_cannot_be_made_is_said_before_anything(tmp_path: Path) -> None:

@@ -12,6 +12,15 @@ from interp.live._page import module, source
 from interp.live._serve import Asking
 from interp.live._widget import reply
 
+# What anywidget's front end does with a widget's module: a model of messages, and an element to draw in.
+RENDER = """async (code) => {
+  const widget = await import(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
+  let heard;
+  const model = { on: (name, listen) => { heard = listen; },
+                  send: async (message) => heard(await window.kernel(message)) };
+  widget.default.render({ model, el: document.getElementById("cell") });
+}"""
+
 
 @pytest.fixture(scope="module")
 def page(model: Any, task: interp.Task, heads: Any) -> Any:
@@ -65,13 +74,7 @@ def test_the_widget_draws_the_same_page_from_messages(
     tab.set_content("<div id=cell></div>")
     tab.add_style_tag(content=source("page.css"))
     tab.evaluate(
-        """async (code) => {
-          const widget = await import(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
-          let heard;
-          const model = { on: (name, listen) => { heard = listen; },
-                          send: async (message) => heard(await window.kernel(message)) };
-          widget.default.render({ model, el: document.getElementById("cell") });
-        }""",
+        RENDER,
         module(),
     )
     tab.click('td[data-at="2,3"]')
@@ -84,3 +87,31 @@ def test_the_widget_draws_the_same_page_from_messages(
     assert shown == pytest.approx(expected.tolist(), abs=1e-5)
     assert said == []
     context.close()
+
+
+def test_anywidgets_own_widget_carries_the_page_and_answers(
+    browser: Any, page: Any, heads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("anywidget", reason="the widget extra is not installed")
+    widget = page.widget()
+    state, replies = widget.get_state(), list[Any]()
+    monkeypatch.setattr(type(widget), "send", lambda self, content, buffers=None: replies.append(content))
+
+    def kernel(message: Any) -> Any:
+        widget._handle_custom_msg(message, [])  # as ipywidgets does with what the browser sends
+        return replies.pop()
+
+    tab = browser.new_context().new_page()
+    tab.expose_function("kernel", kernel)
+    tab.set_content("<div id=cell></div>")
+    tab.add_style_tag(content=str(state["_css"]))
+    tab.evaluate(RENDER, str(state["_esm"]))
+    tab.click('td[data-at="2,3"]')
+    tab.wait_for_selector("text=Measure exactly")
+    shown = tab.eval_on_selector_all(
+        'section[aria-label="Map of effects"] td[data-at]',
+        "all => all.map(each => Number(each.dataset.value))",
+    )
+    expected = heads.sel(metric="logit_diff")["value"].mean("prompt").values.ravel()
+    assert shown == pytest.approx(expected.tolist(), abs=1e-5)
+    tab.context.close()

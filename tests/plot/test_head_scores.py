@@ -24,6 +24,13 @@ def test_a_panel_a_score(scores):
     assert "none" not in fig.layout.title.subtitle.text
 
 
+def test_shares_have_a_scale_from_0_to_1_and_their_differences_one_around_0(scores):
+    axis = interp.plot.heads(scores).layout.coloraxis
+    assert (axis.cmin, axis.cmax, axis.cmid) == (0, 1, None)
+    moved = scores.assign(value=scores["value"] - 0.5)
+    assert interp.plot.heads(moved).layout.coloraxis.cmid == 0
+
+
 def test_one_score_has_its_name_in_the_title(scores):
     fig = interp.plot.heads(scores.sel(score="previous_token"))
     assert fig.layout.title.text == "<b>Previous token score of each head</b>"

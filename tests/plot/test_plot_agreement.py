@@ -36,6 +36,16 @@ def test_the_worst_cells_are_named(result) -> None:
     assert plot.agreement(estimate, exact, worst=0).layout.annotations == ()
 
 
+def test_a_name_that_would_lie_on_another_is_left_to_the_hover(result) -> None:
+    estimate, exact = pair(result)
+    for data, value in ((estimate, 9.0), (exact, 2.0)):
+        data["value"][:, 1, 4] = value
+        data["value"][:, 3, 0] = value - 0.1
+    fig = plot.agreement(estimate, exact, worst=2)
+    assert [note.text for note in fig.layout.annotations] == ["L1H4"]
+    assert any("L3H0" in text for text in fig.data[1].hovertext)
+
+
 def test_cells_that_are_zero_in_both_are_left_out(result) -> None:
     estimate, exact = pair(result)
     for data in (estimate, exact):
