@@ -134,10 +134,8 @@ class ArrayStore:
     """An open zarr folder. `done` says which units of work are finished, and undamaged."""
 
     def __init__(self, path: Path, template: xr.Dataset, regions: Sequence[Regions]) -> None:
-        import zarr
-
         self.path, self._template, self._regions = path, template, regions
-        self._group: Any = zarr.open_group(str(path), mode="r+")
+        self._group = _group(path, template)
         self._sums = self._group[_SUMS]
         if self._sums.shape[0] != len(regions):
             raise ValueError(
@@ -202,6 +200,22 @@ def open_arrays(
             _create(path, template, identity, chunks, len(regions))
         _same(path, _identity_of(path), _plain(identity))
         yield ArrayStore(path, template, regions)
+
+
+def _group(path: Path, template: xr.Dataset) -> Any:
+    """The folder's arrays. ValueError where one that is filled is lost, or of another shape or type."""
+    import zarr
+
+    group: Any = zarr.open_group(str(path), mode="r+")
+    for name, wanted in [*template.data_vars.items(), (_SUMS, None)]:
+        try:
+            array = group[str(name)]
+            right = wanted is None or (array.shape, array.dtype) == (wanted.shape, wanted.dtype)
+        except Exception:  # whatever zarr says of what it cannot read
+            right = False
+        if not right:
+            raise ValueError(f"{path} is damaged: its array {name!r} is lost. Choose another path.")
+    return group
 
 
 def _create(

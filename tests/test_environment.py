@@ -63,3 +63,12 @@ def test_the_package_does_not_need_its_training() -> None:
     sources = (ROOT / "interp").rglob("*.py")
     assert [path for path in sources if imports.search(path.read_text(encoding="utf-8"))] == []
     assert 'packages = ["interp"]' in PROJECT
+
+
+def test_a_plain_install_shows_pictures_in_jupyter() -> None:
+    """plotly's first picture in a notebook is an error without nbformat."""
+    import plotly.graph_objects as go
+    import plotly.io as pio
+
+    assert {"nbformat", "plotly"} <= {need.name for need in listed("dependencies")}
+    assert pio.renderers["plotly_mimetype"].to_mimebundle(go.Figure().to_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,23 @@ def test_damage_is_noticed_and_measured_again(model, stored, damage):
         again = run(model, path)
     xr.testing.assert_identical(again, whole)
     xr.testing.assert_identical(run(model, path), whole)  # and nothing is said any more
+
+
+@pytest.mark.parametrize(
+    ("name", "lose"),
+    [
+        ("value", lambda folder: shutil.rmtree(folder)),
+        ("value", lambda folder: (folder / ".zarray").unlink()),
+        ("clean", lambda folder: (folder / ".zarray").write_text("x")),
+        ("_sums", lambda folder: shutil.rmtree(folder)),
+    ],
+)
+def test_a_lost_array_is_named(model, stored, name, lose):
+    lose(stored[1] / name)
+    before = sorted(stored[1].rglob("*"))
+    with pytest.raises(ValueError, match=rf"run\.zarr is damaged: its array '{name}' is lost"):
+        run(model, stored[1])
+    assert sorted(stored[1].rglob("*")) == before
 
 
 def test_a_second_process_is_refused_by_name(tmp_path):
@@ -209,6 +227,30 @@ def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path, monkeypatch):
         assert lock.exists()
         with pytest.raises(ValueError, match="is being written by process"), stores.locked(path):
             pass
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_an_interrupted_kernel_leaves_model_and_store_as_they_were(model, tmp_path, monkeypatch, engine):
+    """A notebook's stop button: KeyboardInterrupt between two units, in a process that goes on."""
+    path, write, written = tmp_path / "run.zarr", stores.ArrayStore.write, []
+
+    def stop(self, unit, parts):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(unit)
+        write(self, unit, parts)
+
+    options = {"engine": engine}
+    mode = (model.training, torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_rng_state().sum())
+    with monkeypatch.context() as patched:
+        patched.setattr(stores.ArrayStore, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, path, **options)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    left = (model.training, torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_rng_state().sum())
+    assert left == mode
+    assert [each.name for each in tmp_path.iterdir()] == ["run.zarr"]  # no lock is left, nor anything half
+    xr.testing.assert_allclose(run(model, path, **options), run(model, None, **options))
 
 
 def test_no_path_is_no_store():

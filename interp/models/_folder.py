@@ -36,6 +36,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         size = config.get(name)
         if isinstance(size, float) or (isinstance(size, int) and size > most):
             raise ValueError(f"{path}: {name} is {size}; it must be a whole number of at most {most:,}.")
+    if not isinstance(config.get("model_type", ""), str):
+        raise ValueError(f"{path}: model_type is {config['model_type']!r}; it must be the name of one.")
     return config
 
 

@@ -115,6 +115,7 @@ def test_more_weights_than_the_model_has(tmp_path: Path) -> None:
         ("[" * 100_000, "is not JSON"),
         ('{"model_type": "gpt2", "n_layer": NaN}', "n_layer is nan; it must be a whole number"),
         ('{"model_type": "gpt2", "n_layer": 1000000000}', "n_layer is 1000000000; .*at most 10,000"),
+        ('{"model_type": [1]}', r"model_type is \[1\]"),
         ('{"model_type": "llama", "hidden_size": 1000000000000}', "hidden_size is"),
     ],
 )
