@@ -11,18 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from interp import ablation as ablations
+from interp import workers as pools
+from interp._locks import require_place
 from interp.ablation import Ablation
 from interp.engine import memory as engine_memory
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.engine.trust import check_engine
 from interp.models import Anatomy, Model, anatomy, model_fingerprint, part_in_training
-from interp.stores import require_place
 from interp.tasks import Task
 from interp.tasks.metrics import Metric, as_metric
 
@@ -53,14 +55,34 @@ class Budget:
     engine: str = "auto"
     progress: bool = True
     store: Path | None = None
+    workers: int | None = None
+    executor: Any = None
 
     def __post_init__(self) -> None:
+        pools.check(self.workers, self.executor)
+        if self.workers is not None:
+            _whole("workers", self.workers, "a number of processes, or None for this one")
         if self.batch_size is not None:
             _whole("batch_size", self.batch_size, "or None to fill the memory")
         _whole("memory", self.memory, "a number of bytes such as 2 * 2**30")
         check_engine(self.engine)
         if self.store is not None:
             require_place(self.store)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether units are handed to other processes."""
+        return self.workers is not None or self.executor is not None
+
+    @property
+    def of_a_worker(self) -> Budget:
+        """The same in a worker: it tells and keeps nothing, the driver does."""
+        return replace(self, progress=False, store=None, workers=None, executor=None)
+
+    @property
+    def kept(self) -> str:
+        """What of finished units outlasts a failure, in words."""
+        return "lost (store= keeps them)" if self.store is None else f"in {self.store}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +159,8 @@ def prepare(
     engine: str = "auto",
     progress: bool = True,
     store: str | Path | None = None,
+    workers: int | None = None,
+    executor: Any = None,
     natural: str = "denoise",
     source: Model | None = None,
 ) -> Experiment:
@@ -160,7 +184,8 @@ def prepare(
     )
     task.require_metrics(model, contrast.metric)
     path = None if store is None else Path(store)
-    return Experiment(model, task, facts, contrast, Budget(memory, batch_size, engine, progress, path))
+    budget = Budget(memory, batch_size, engine, progress, path, workers, executor)
+    return Experiment(model, task, facts, contrast, budget)
 
 
 def check_metric(metric: Metrics | None, default: Metric) -> tuple[Metric, ...]:

@@ -9,7 +9,7 @@
 All three know which run they belong to (an identity) and refuse another one, changing nothing. All are
 locked while they are open: a second process is refused with the first one's host and process id, and a lock
 goes with the process that held it. Every part carries a checksum: what was lost or damaged is done again.
-Nothing that another process made is ever removed.
+Nothing that another process made is ever removed. `status` says how far a store has come.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interp._locks import holder_of, locked
 from interp._verbs import warn
 from interp.files import whole, write_text
 
@@ -41,75 +42,6 @@ Identity = Mapping[str, Any]
 
 _KEY = "interp_run"
 _SUMS = "_sums"  # by unit, the checksum of what was written; 0: not done
-
-
-# --- one driver at a time -----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the store at a path alone. Raises ValueError, naming the holder, where another process has it.
-
-    The lock is the operating system's, on a file beside the store: it ends with its process, however that
-    ends.
-    """
-    lock = path.with_name(f".{path.name}.lock")
-    with _taken(lock, path) as file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                lock.unlink()
-
-
-def require_place(path: Path) -> None:
-    """ValueError where no store can be made: below a file, or in a folder that cannot be written."""
-    above = next(parent for parent in path.absolute().parents if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        told = "cannot be written" if above.is_dir() else "is no folder"
-        raise ValueError(f"{path} cannot be written: {above} {told}. Choose another path.")
-
-
-def _taken(lock: Path, path: Path) -> TextIO:
-    """The lock's file, open and held; a file that its last holder removed as we opened it holds nothing."""
-    while True:
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise ValueError(f"{path} cannot be written: {error}. Choose another path.") from None
-        if not _take(file):
-            with file:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-            raise ValueError(
-                f"{path} is being written by {holder}. Wait for it to end, or choose another path."
-            )
-        if _still_there(file):
-            return file
-        file.close()
-
-
-def _take(file: TextIO) -> bool:
-    """Lock an open file without waiting; whether this process has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, where an open file cannot be removed
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _still_there(file: TextIO) -> bool:
-    with contextlib.suppress(OSError):
-        return os.fstat(file.fileno()).st_ino == os.stat(file.name).st_ino
-    return False
 
 
 def _same(path: Path, there: Identity, here: Identity) -> None:
@@ -140,7 +72,8 @@ class ArrayStore:
         if self._sums.shape[0] != len(regions):
             raise ValueError(
                 f"{path} was written in {self._sums.shape[0]} units and this run has {len(regions)}: "
-                "batch_size or memory differ. Use the same, or another store."
+                "another release of interp, or another device, divides the work otherwise. Choose another "
+                "path; nothing was changed."
             )
         sums = np.asarray(self._sums[:])
         self.done = np.array(
@@ -410,3 +343,63 @@ def _sum_of(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+# --- how far it has come ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a store holds, and who writes it."""
+
+    path: Path
+    kind: str
+    done: int  # units of a sweep, batches of a search, saves of a training
+    total: int | None  # None where nobody can know
+    holder: str  # who writes it now; "" for nobody
+    changed: float  # seconds since the last write
+    run: Mapping[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.done == self.total
+
+    def __str__(self) -> str:
+        share = f" of {self.total} units" if self.total is not None else " entries"
+        state = "finished" if self.finished else self.holder or "nobody writes it; the same call resumes"
+        writer = f"written by {state}" if self.holder and not self.finished else state
+        return f"{self.path}: {self.kind}, {self.done}{share}; {writer}; last change {self.changed:.0f} s ago"
+
+
+def status(path: str | Path) -> Status:
+    """How far the store at a path has come. Nothing is locked, read as numbers, or changed.
+
+    Raises ValueError for what is no store.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"there is no {path}. Give the path that store= had.")
+    if path.is_dir():
+        run = _identity_of(path)
+        import zarr
+
+        sums: Any = zarr.open_group(str(path), mode="r")[_SUMS]
+        done, total, kind = int((np.asarray(sums[:]) != 0).sum()), int(sums.shape[0]), str(run["method"])
+        last = max(each.stat().st_mtime for each in path.rglob("*"))
+    else:
+        last, total = path.stat().st_mtime, None
+        run, done = _log_of(path)
+        kind = str(run["kind"])
+    return Status(path, kind, done, total, holder_of(path), max(0.0, time.time() - last), run)
+
+
+def _log_of(path: Path) -> tuple[dict[str, Any], int]:
+    """The run of a log and its entries, or that of a state."""
+    try:
+        head, *lines = path.read_bytes().split(b"\n")[:-1]
+        run = json.loads(head.decode("utf-8").partition(" ")[2])
+        return {"kind": run["kind"], **run}, len(lines)
+    except (ValueError, LookupError, TypeError):
+        identity, _ = _read_state(path, "interp")
+        return identity, 1

@@ -16,7 +16,8 @@ import xarray as xr
 from patching.cases import QUIET, task
 
 import interp
-from interp import stores
+from interp import _locks, stores
+from interp.patching import _units
 
 SITES = ["resid_pre", "attn_out"]
 
@@ -24,6 +25,13 @@ SITES = ["resid_pre", "attn_out"]
 @pytest.fixture(scope="module")
 def model():
     return small.model()
+
+
+@pytest.fixture(autouse=True)
+def small_units(monkeypatch):
+    """Many units where there would be one."""
+    monkeypatch.setitem(_units._FLOPS, "cpu", 1)
+    monkeypatch.setattr(_units, "_ROWS", 1)
 
 
 def run(model, path, **options):
@@ -119,7 +127,9 @@ import sys, warnings
 warnings.simplefilter("ignore")
 sys.path[:0] = {paths!r}
 import interp, small
+from interp.patching import _units
 from patching.cases import task
+_units._FLOPS["cpu"], _units._ROWS = 1, 1
 try:
     interp.patch(small.model(), task(), {sites!r}, batch_size=4, store={path!r}, progress=False)
 except ValueError as error:
@@ -215,14 +225,14 @@ def test_a_path_that_cannot_be_written_is_told_before_the_first_pass(model, tmp_
 def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path, monkeypatch):
     """Its last holder removes it; who had opened it before would hold nothing, beside the next one."""
     path, lock = tmp_path / "run.zarr", tmp_path / ".run.zarr.lock"
-    take, gone = stores._take, []
+    take, gone = _locks._take, []
 
     def late(file):
         if not gone:
             gone.append(lock.unlink())
         return take(file)
 
-    monkeypatch.setattr(stores, "_take", late)
+    monkeypatch.setattr(_locks, "_take", late)
     with stores.locked(path):
         assert lock.exists()
         with pytest.raises(ValueError, match="is being written by process"), stores.locked(path):

@@ -1,5 +1,5 @@
 """The command line: `interp demo | models | tasks | heads | patch | path | attribute | circuit |
-steer | labs | report | explore | serve | show | compare | run`.
+steer | labs | report | explore | serve | show | status | compare | run`.
 
 Results go to standard output, progress and errors to standard error; `--json` gives one object on standard
 output. Exit status: 0, 1 when a job of `interp run` failed, 2 for a user's mistake (one line says which),
@@ -33,7 +33,7 @@ _VERBS = {  # where the function of each verb is
     "_labs": ("labs",),
     "_lists": ("models", "tasks"),
     "_live": ("explore", "serve"),
-    "_show": ("show", "compare"),
+    "_show": ("show", "status", "compare"),
     "steer._directions": ("fit", "calibrate", "bake"),
     "steer._effects": ("sweep", "generate"),
 }

@@ -49,6 +49,8 @@ def patch(args: argparse.Namespace, out: Output) -> None:
 
     folder = args.out or default_folder(args, _what(args))
     _check(args, folder)
+    if args.workers is not None and args.workers < 1:
+        raise ValueError(f"--workers is {args.workers}; it must be at least 1.")
     require_store(args.store)
     if repeated(args, folder, out):
         return
@@ -63,7 +65,9 @@ def patch(args: argparse.Namespace, out: Output) -> None:
     out.say("; ".join(str(task.check(model)).splitlines()[:2]))  # its notes come as warnings
     with warnings.catch_warnings(), unfinished(args, folder) as own:
         warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)  # the check has warned of it
-        result = interp.patch(model, task, store=args.store or own, **options)
+        result = interp.patch(
+            model, task, store=args.store or own, workers=args.workers, executor=args.scheduler, **options
+        )
         out.files["result"] = save_result(result, folder / "result.nc")
     write_task(task, folder, out)
     top = largest(result, level=args.level)

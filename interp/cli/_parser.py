@@ -25,6 +25,7 @@ examples:
   interp patch tiny-ioi --task ioi --site resid_pre,attn_out,mlp_out --direction noise
   interp patch gpt2 --task ioi --site z --by layer,pos,head --store run.zarr
   interp patch tiny-ioi --task ioi --cells L1H0,L2H3.q,L0H1+L0H2
+  interp patch gpt2 --task ioi --site z --by layer,pos,head --store run.zarr --workers 4
 """
 _PATH_EXAMPLES = """\
 examples:
@@ -144,6 +145,11 @@ def _add_patch(commands: argparse._SubParsersAction) -> None:
     how.add_argument("--engine", default="auto", metavar="NAME", help="auto (default), fast, reference")
     how.add_argument(
         "--store", type=nonempty, help="zarr folder written during the run; the same command resumes"
+    )
+    others = how.add_mutually_exclusive_group()
+    others.add_argument("--workers", type=int, metavar="N", help="share the work among N processes")
+    others.add_argument(
+        "--scheduler", metavar="ADDRESS", help="share it among a Dask cluster: tcp://host:8786"
     )
     how.add_argument("--plan", action="store_true", help="print what the run would cost, and stop")
     add_output(patch)

@@ -1,4 +1,7 @@
-"""`interp show` and `interp compare`: what files hold, and how far two of them agree. No model is loaded."""
+"""`interp show`, `status`, `compare`: what files hold, how far a store has come, how far two files agree.
+
+No model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,25 @@ def show(args: argparse.Namespace, out: Output) -> None:
         raise ValueError(f"--top is {args.top}; it must be at least 1.")
     shown = [_folder(path, _run.open(path), args, out) for path in args.files]
     out.tell(shown=shown)
+
+
+def status(args: argparse.Namespace, out: Output) -> None:
+    """A line for every store; of a folder that a command writes, the unfinished stores in it."""
+    from interp import stores
+
+    paths = [each for path in args.stores for each in (sorted(path.glob("unfinished-*.zarr")) or [path])]
+    states = [stores.status(path) for path in paths]
+    out.say(*states)
+    out.tell(
+        stores=[
+            {
+                "path": str(each.path), "kind": each.kind, "done": each.done, "total": each.total,
+                "finished": each.finished, "holder": each.holder, "changed_s": round(each.changed, 1),
+                "run": dict(each.run),
+            }
+            for each in states
+        ]
+    )  # fmt: skip
 
 
 def _folder(path: Path, run: _run.Run, args: argparse.Namespace, out: Output) -> dict[str, Any]:

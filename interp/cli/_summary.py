@@ -19,8 +19,8 @@ from interp.files import SUMMARY, write_text
 
 _FRAME = ("command", "line", "arguments", "run", "finished", "seconds", "versions", "files")
 _HOW = (  # what never changes numbers
-    "batch_size", "json", "loaded", "log", "memory", "out", "plan", "quiet", "resume", "run", "store",
-    "traceback",
+    "batch_size", "json", "loaded", "log", "memory", "out", "plan", "quiet", "resume", "run",
+    "scheduler", "store", "traceback", "workers",
 )  # fmt: skip
 _PAGES = ("report", "explore")  # commands that write a page among others
 _TEXT = 65_536  # bytes: a folder's files up to this are read, of larger ones size and time are taken

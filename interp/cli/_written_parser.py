@@ -1,4 +1,4 @@
-"""The arguments of the commands that start from what is written: report, show, compare, run."""
+"""The arguments of the commands that start from what is written: report, show, status, compare, run."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ stop the others. Exit status: 0, 1 when a job failed, 2 when the file is wrong (
 
 
 def add_written(commands: argparse._SubParsersAction, add_output: AddOutput) -> None:
-    """The four commands; add_output adds what every command takes."""
-    for add in (_add_report, _add_show, _add_compare, _add_run):
+    """These commands; add_output adds what every command takes."""
+    for add in (_add_report, _add_show, _add_status, _add_compare, _add_run):
         add(commands, add_output)
 
 
@@ -57,6 +57,14 @@ def _add_show(commands: argparse._SubParsersAction, add_output: AddOutput) -> No
     show.add_argument("--top", type=int, default=10, help="largest cells that are listed (default 10)")
     show.add_argument("--level", type=float, default=0.95, help="of the intervals (default 0.95)")
     add_output(show)
+
+
+def _add_status(commands: argparse._SubParsersAction, add_output: AddOutput) -> None:
+    status = commands.add_parser("status", help="how far the store of a run has come, and who writes it")
+    status.add_argument(
+        "stores", nargs="+", type=Path, metavar="STORE", help="what store= or --store named (run.zarr)"
+    )
+    add_output(status)
 
 
 def _add_compare(commands: argparse._SubParsersAction, add_output: AddOutput) -> None:

@@ -32,9 +32,9 @@ from interp.models import (
     Model,
     computation_fingerprint,
     final_norm,
+    lasting,
     logits,
     part_in_training,
-    remade,
     unsupported,
     weights,
 )
@@ -294,7 +294,7 @@ def _values(model: Model, parts: Weights) -> bytes:
     read are summed whole: what was 0 when the logits were compared (an adapter, a bias) may count later.
     """
     read = {tensor.untyped_storage().data_ptr() for tensor in _tensors(parts)}
-    every = {id(each): each.detach() for each in _lasting(model)}.values()
+    every = {id(each): each.detach() for each in lasting(model)}.values()
     sums = [
         total
         for each in every
@@ -302,15 +302,6 @@ def _values(model: Model, parts: Weights) -> bytes:
         for total in _sums(_sample(each) if each.untyped_storage().data_ptr() in read else each)
     ]
     return torch.stack(sums).cpu().numpy().tobytes()
-
-
-def _lasting(model: Model) -> Iterator[Tensor]:
-    """Parameters and buffers, but for those that each pass makes anew (`models.remade`)."""
-    for module in model.modules():
-        anew = remade(module)
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None and name not in anew:
-                yield tensor
 
 
 def _sample(tensor: Tensor) -> Tensor:

@@ -19,16 +19,18 @@ if TYPE_CHECKING:
     from interp.models._anatomy import anatomy as anatomy
     from interp.models._anatomy import computation_fingerprint as computation_fingerprint
     from interp.models._anatomy import has_hooks as has_hooks
+    from interp.models._anatomy import lasting as lasting
     from interp.models._anatomy import logits as logits
     from interp.models._anatomy import model_fingerprint as model_fingerprint
     from interp.models._anatomy import part_in_training as part_in_training
-    from interp.models._anatomy import remade as remade
     from interp.models._experts import expert_points as expert_points
     from interp.models._fetch import get as get
     from interp.models._load import ModelNotReachable as ModelNotReachable
     from interp.models._load import load as load
     from interp.models._own import require_free as require_free
     from interp.models._own import save as save
+    from interp.models._recipe import Recipe as Recipe
+    from interp.models._recipe import recipe as recipe
     from interp.models._release import cache_holds as cache_holds
     from interp.models._weights import ACTIVATIONS as ACTIVATIONS
     from interp.models._weights import attentions as attentions
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 _ANATOMY = (
     *("Anatomy", "Model", "anatomy", "computation_fingerprint", "has_hooks", "logits", "model_fingerprint"),
-    *("activation_shape", "part_in_training", "remade"),
+    *("activation_shape", "lasting", "part_in_training"),
 )
 _NORMS = ("attn_out_norm", "final_norm", "stream_norms")
 _WEIGHTS = ("ACTIVATIONS", "attentions", "unsupported", "weights", *_NORMS)
@@ -54,6 +56,7 @@ __getattr__, __dir__ = lazy(
         "interp.models._fetch": ("get",),
         "interp.models._load": ("ModelNotReachable", "load"),
         "interp.models._own": ("require_free", "save"),
+        "interp.models._recipe": ("Recipe", "recipe"),
         "interp.models._release": ("cache_holds",),
         "interp.models._weights": _WEIGHTS,
         "interp.models.hook_points": ("is_bridge",),

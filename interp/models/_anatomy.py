@@ -359,6 +359,25 @@ def remade(module: torch.nn.Module) -> frozenset[str]:
     return frozenset(names)
 
 
+def lasting(model: Model) -> Iterator[Tensor]:
+    """Parameters and buffers, but for those that each pass makes anew (`remade`)."""
+    for module in model.modules():
+        anew = remade(module)
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and name not in anew:
+                yield tensor
+
+
+def settings_of(model: Model) -> Iterator[tuple[Any, ...]]:
+    """What modules and configs say beside their tensors and functions; the same in every process."""
+    for module in model.modules():
+        anew = remade(module)
+        fields = ((name, value) for name, value in vars(module).items() if name not in anew)
+        yield type(module).__name__, *((name, str(value)) for name, value in fields if _is_setting(value))
+    configs = {id(each): each for module in model.modules() for each in vars(module).values()}
+    yield from (_settings(each) for each in configs.values() if _is_config(each))
+
+
 def _is_setting(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 

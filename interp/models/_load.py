@@ -30,6 +30,7 @@ from interp.models import _fetch, _hub, _own, _release, handmade
 from interp.models._anatomy import Model
 from interp.models._bundled import available, folder_of
 from interp.models._folder import is_own, read_config, read_tokenizer, require_whole_model
+from interp.models._recipe import note
 from interp.models._release import offline_if_unreachable
 from interp.models._same import Expected
 
@@ -64,21 +65,36 @@ def load(
     where, kind = _device(device), _dtype(dtype)
     by_hand = str(name) in handmade.NAMES
     folder = None if by_hand else folder_of(str(name)) or _converted(name) or _folder(name)
+    named = by_hand or folder is None or folder_of(str(name)) or str(name) in _fetch.WHEELS
+    described = str(name) if named else str(Path(name).expanduser().resolve())
     with torch.random.fork_rng(devices=[]):  # models are made with random weights before they are filled
         if by_hand:
-            return handmade.build(str(name), where, kind, flags).eval()
-        if folder is None:
-            return _load_name(str(name), where, kind, flags).eval()
-        config = read_config(folder)
-        if config.get("is_encoder_decoder"):
-            classes = ", ".join(config.get("architectures") or ["a model"])
-            raise ValueError(
-                f"{folder} holds {classes}, an encoder-decoder; only models of one stack of blocks will do."
-            )
-        if _is_gguf(name):
-            flags = {"default_prepend_bos": _adds_bos(folder), **flags}
-        module = _own if is_own(folder, config) else _hub
-        return module.load_folder(folder, config, where, kind, flags).eval()
+            model = handmade.build(str(name), where, kind, flags)
+        elif folder is None:
+            model = _load_name(str(name), where, kind, flags)
+        else:
+            model = _load_folder(name, folder, where, kind, flags)
+    return note(model.eval(), described, where, kind, flags)
+
+
+def _load_folder(
+    name: str | Path,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    flags: dict[str, Any],
+) -> Any:
+    """The model of a folder in our own format or the hub's, or of the one that a GGUF file became."""
+    config = read_config(folder)
+    if config.get("is_encoder_decoder"):
+        classes = ", ".join(config.get("architectures") or ["a model"])
+        raise ValueError(
+            f"{folder} holds {classes}, an encoder-decoder; only models of one stack of blocks will do."
+        )
+    if _is_gguf(name):
+        flags = {"default_prepend_bos": _adds_bos(folder), **flags}
+    module = _own if is_own(folder, config) else _hub
+    return module.load_folder(folder, config, device, dtype, flags)
 
 
 def _is_gguf(name: str | Path) -> bool:

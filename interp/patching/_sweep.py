@@ -12,34 +12,34 @@ Wang et al. 2022 (2211.00593), Zhang & Nanda 2023 (2309.16042), Heimersheim & Na
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from tqdm import tqdm
 
 from interp import results, stores
+from interp import workers as workers_
 from interp._verbs import verb
 from interp.ablation import Ablation, Constants, Optimal
-from interp.engine.cells import Cells
 from interp.engine.plan import Plan, make_plan
 from interp.engine.readout import Reads
-from interp.engine.reference import Reference
 from interp.engine.runs import Mix, Runs
 from interp.engine.trust import choose
-from interp.engine.wavefront import Prepared
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
 from interp.grid import Grid, Sheet, make_grid
-from interp.models import Model, expert_points, unsupported, weights
+from interp.models import Model, expert_points, unsupported
 from interp.patching._features import FeatureSweep, asked, require_alone
+from interp.patching._units import Bench, Measured, PatchJob, Unit, units_of
 from interp.sae import Dictionary
 from interp.tasks import Task
 from interp.tasks.check import warn_unsolved
 
-_LISTED = 64  # listed cells in a unit of work, with a store
+_LISTED = 64  # listed cells in a chunk of a store
 
 
 @verb
@@ -60,6 +60,8 @@ def patch(
     batch_size: int | None = None,
     memory: int = MEMORY,
     store: str | Path | None = None,
+    workers: int | None = None,
+    executor: Any = None,
     engine: str = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
@@ -81,17 +83,23 @@ def patch(
         error. by: "feature" (the default), ("pos", "feature"), ("span", "feature"); every feature that
         differs anywhere. cells: "L12.resid_pre.F431@5", "L12.resid_pre.error". A feature changes the site
         by (φ' - φ) times its decoder row (2403.19647); zero and mean ablation are of φ, and of the error.
-        source: another model of the same shape (a checkpoint, a tuned copy, an adapter merged or not): the
-        other run is its run, so that the sweep asks where two models differ. On the same prompts with
-        `task.without_corrupt()`; `corrupt` is then the model's own metric, `clean` that of source (noise:
-        the other way round). ablation: "resample" (the other run), "gaussian", "zero", "mean", or settings
-        of `interp.ablation`. direction: "denoise" (the default) or "noise"; zero and mean ablation only
-        "noise". metric: one or several; the task's own by default. batch_size: counterfactual runs at once
-        at most; by default as many as `memory` allows. memory: bytes to use above the model's own. store: a
-        zarr folder, written as the sweep goes; the same call after a kill resumes. Units that were lost or
-        damaged are measured again; another process on it is refused. engine: "auto" (fast if it proves
-        itself on this model, else reference), "fast" or "reference". progress: one bar, counting
-        counterfactual runs.
+    source: another model of the same shape (a checkpoint, a tuned copy, an adapter merged or not): the other
+        run is its run, so that the sweep asks where two models differ. On the same prompts with
+        `task.without_corrupt()`; `corrupt` is then the model's own metric, `clean` that of source (noise: the
+        other way round).
+    ablation: "resample" (the other run), "gaussian", "zero", "mean", or settings of `interp.ablation`.
+    direction: "denoise" (the default) or "noise"; zero and mean ablation only "noise".
+    metric: one or several; the task's own by default.
+    batch_size: counterfactual runs at once at most; by default as many as `memory` allows.
+    memory: bytes to use above the model's own.
+    store: a zarr folder, written as the sweep goes; the same call after a kill resumes. Units that were lost
+        or damaged are measured again; another process on it is refused.
+    workers: this many processes share the work; each loads the model, which must come from `interp.load`.
+    executor: instead, a `concurrent.futures` executor, a Dask Client, or the address of a Dask scheduler
+        ("tcp://host:8786"). Units, and so the numbers, are those of one process; a worker that dies costs its
+        unit, which is done again.
+    engine: "auto" (fast if it proves itself on this model, else reference), "fast" or "reference".
+    progress: one bar, counting counterfactual runs.
 
     Returns a Dataset: `value`, the effect in units of the metric, with dims prompt, (site,) the dims of `by`,
     (metric); `clean` and `corrupt`, the raw metric of both runs by prompt; `clean_right`, 1 where the clean
@@ -100,8 +108,9 @@ def patch(
 
     Cost: two forwards per prompt, and for each cell that can matter the layers after it at the positions
     after it (`interp.plan` counts); engine "reference" one forward per cell and prompt.
-    Raises ValueError for anything wrong with the request, before the first forward pass. Warns
-    `UnsolvedTask`, with the accuracy, when fewer than half of the clean runs are right.
+    Raises ValueError for anything wrong with the request, before the first forward pass, and
+    `workers.WorkersLost`, an OSError, where workers die again and again. Warns `UnsolvedTask`, with the
+    accuracy, when fewer than half of the clean runs are right.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -114,10 +123,13 @@ def patch(
     with torch.inference_mode():
         experiment = prepare(
             model, task, ablation=ablation, direction=direction, metric=metric, batch_size=batch_size,
-            memory=memory, store=store, engine=engine, progress=progress, source=source,
+            memory=memory, store=store, workers=workers, executor=executor, engine=engine, progress=progress,
+            source=source,
         )  # fmt: skip
         if features is not None:
             require_alone(site, window, neurons, store)
+            if experiment.budget.elsewhere:
+                raise ValueError("features= is measured here: leave out workers= and executor=.")
             result = FeatureSweep(experiment, features, asked(experiment, features, by, cells)).run()
             warn_unsolved(float(result["clean_right"].mean()), metric=(task.metric, *experiment.metric))
             return result
@@ -172,17 +184,6 @@ def plan(
 
 
 @dataclass(frozen=True, eq=False)
-class _Unit:
-    """A block of prompts, one site, and a span of the first dim of its cells."""
-
-    number: int
-    prompts: slice
-    site: int
-    first: slice
-    cells: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
 class Sweep:
     """A grid of an experiment; `runs` holds each prompt's draws side by side."""
 
@@ -219,26 +220,52 @@ class Sweep:
 
     def run(self) -> xr.Dataset:
         """Unit by unit: run, average the draws, write, go on."""
+        budget = self.experiment.budget
+        parcel = self._parcel() if budget.elsewhere else None  # raises before the first pass
         engine = self._engine()
-        sheet, units = self._sheet(engine), list(self._units(engine))
+        sheet, units = self._sheet(engine), units_of(self.experiment, self.grid, self.runs, engine)
         with self._opened(sheet, units) as opened:
             todo = units if opened is None else [unit for unit in units if not opened.done[unit.number]]
-            with self._bar(todo) as bar:
-                for unit, cells, ready, right in self._prepared(engine, todo):
-                    outcome = ready.run(cells, bar.update)
+            with self._bar(todo) as bar, closing(self._measured(engine, todo, bar, parcel)) as measured:
+                for unit, (outcome, right) in measured:
                     parts = sheet.fill(unit.prompts, unit.site, unit.first, outcome, right)
                     if opened is not None:
                         opened.write(unit.number, parts)
             return sheet.dataset() if opened is None else opened.load()
 
+    def _measured(
+        self, engine: str, units: list[Unit], bar: tqdm, parcel: workers_.Parcel | None
+    ) -> Generator[tuple[Unit, Measured], None, None]:
+        """Units with what was measured: here in order, elsewhere as they come."""
+        if parcel is None:
+            bench = Bench(self.experiment, self.grid, self.runs, engine)
+            for unit in units:
+                yield unit, bench.measure(unit, bar.update)
+            return
+        budget = self.experiment.budget
+        parcel = workers_.Parcel.of(parcel.head, PatchJob.of(self.experiment, self.grid, engine))
+        for unit, outcome in workers_.measured(parcel, units, budget.workers, budget.executor, budget.kept):
+            bar.update(unit.n_runs * self.experiment.draws)
+            yield unit, outcome
+
+    def _parcel(self) -> workers_.Parcel:
+        """What goes to workers, but for the engine, which a pass chooses."""
+        experiment, source = self.experiment, self.experiment.contrast.source
+        models = [experiment.model] if source is None else [experiment.model, source]
+        named = workers_.metrics_of(experiment.metric, experiment.task)
+        return workers_.pack(PatchJob.of(experiment, self.grid, experiment.budget.engine), models, named)
+
     def run_mixed(self, mixes: Sequence[Mix]) -> list[xr.Dataset]:
         """A result for every mixture of base and source that is patched in; both are run once. No store."""
         engine = self._engine()
-        sheets, units = [self._sheet(engine) for _ in mixes], list(self._units(engine))
+        sheets, units = (
+            [self._sheet(engine) for _ in mixes],
+            units_of(self.experiment, self.grid, self.runs, engine),
+        )
+        bench = Bench(self.experiment, self.grid, self.runs, engine, both=True)
         with self._bar(units * len(mixes)) as bar:
-            for unit, cells, ready, right in self._prepared(engine, units, both=True):
-                for sheet, mix in zip(sheets, mixes):
-                    outcome = ready.mixed(mix).run(cells, bar.update)
+            for unit in units:
+                for sheet, (outcome, right) in zip(sheets, bench.mixed(unit, mixes, bar.update)):
                     sheet.fill(unit.prompts, unit.site, unit.first, outcome, right)
         return [sheet.dataset() for sheet in sheets]
 
@@ -252,65 +279,12 @@ class Sweep:
         attrs |= {"window": self.grid.window, "engine": engine, "draws": self.experiment.draws}
         return Sheet(self.experiment, self.grid, attrs)
 
-    def _bar(self, units: list[_Unit]) -> tqdm:
+    def _bar(self, units: list[Unit]) -> tqdm:
         draws, shown = self.experiment.draws, self.experiment.budget.progress
-        total = sum((u.prompts.stop - u.prompts.start) * draws * len(u.cells) for u in units)
+        total = sum(unit.n_runs for unit in units) * draws
         return tqdm(total=total, disable=not shown, desc="patch", unit="run")
 
-    def _units(self, engine: str) -> Iterator[_Unit]:
-        """The work in order; with a store a layer (or 64 listed cells) at a time, else all together."""
-        grid, budget = self.grid, self.experiment.budget
-        n, stored, block = len(self.experiment.task), budget.store is not None, self._block(engine)
-        number = 0
-        for start in range(0, n, block):
-            prompts = slice(start, min(start + block, n))
-            for site, (cells, coords) in enumerate(zip(grid.cells, grid.coords)):
-                length = len(coords[grid.by[0]])
-                step = (1 if grid.by[0] == "layer" else _LISTED) if stored else length
-                each = len(cells) // length
-                for first in range(0, length, step):
-                    span = slice(first, min(first + step, length))
-                    yield _Unit(number, prompts, site, span, np.arange(span.start * each, span.stop * each))
-                    number += 1
-
-    def _block(self, engine: str) -> int:
-        """Prompts to capture at once."""
-        experiment, reads = self.experiment, self.reads
-        n, draws, budget = len(experiment.task), experiment.draws, experiment.budget
-        if engine != "fast":
-            return min(n, 32)
-        columns = experiment.facts.d_vocab_out if reads.columns is None else len(reads.columns)
-        room = experiment.room.prompts(self.runs.n_pos, self.grid.all_sites, columns, reads.everywhere)
-        block = min(max(1, room // draws), n)
-        if budget.store is not None and budget.batch_size is not None:
-            block = max(1, min(block, budget.batch_size // draws))
-        return block
-
-    def _prepared(
-        self, engine: str, units: list[_Unit], both: bool = False
-    ) -> Iterator[tuple[_Unit, Cells, Prepared | Reference, np.ndarray]]:
-        """Units in order, ready to be run; base and source runs are made once for each block of prompts."""
-        start, ready, right = -1, None, np.empty(0)
-        for unit in units:
-            cells = self.grid.cells[unit.site]
-            if ready is None or start != unit.prompts.start:
-                start, ready = unit.prompts.start, None  # the old one is freed before the new one is made
-                ready = self._ready(engine, unit.prompts, both)
-                right = ready.clean_right()[:: self.experiment.draws]  # the clean run is that of every draw
-            some = cells if len(unit.cells) == len(cells) else cells.take(unit.cells)
-            yield unit, some, ready, right
-
-    def _ready(self, engine: str, prompts: slice, both: bool) -> Prepared | Reference:
-        experiment, draws = self.experiment, self.experiment.draws
-        some = self.runs.take(slice(prompts.start * draws, prompts.stop * draws))
-        source, sites = experiment.contrast.source, self.grid.all_sites
-        if engine == "fast":
-            blocks = weights(experiment.model)
-            theirs = None if source is None or source is experiment.model else weights(source)
-            return Prepared(blocks, some, sites, experiment.metric, experiment.room, theirs)
-        return Reference(experiment.model, some, sites, experiment.metric, source, both)
-
-    def _opened(self, sheet: Sheet, units: list[_Unit]):
+    def _opened(self, sheet: Sheet, units: list[Unit]):
         identity = self.experiment.identity() | {
             "method": "patch",
             "site": ", ".join(self.grid.all_sites),

@@ -15,6 +15,7 @@ positive is better by the metric. `raw` is the metric of the steered run, `clean
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from interp import experiment as experiments
 from interp import results
+from interp import workers as pools
 from interp._arguments import shown
 from interp._verbs import verb
 from interp.engine.memory import Budget
@@ -68,6 +70,8 @@ def sweep(
     metric: Metrics | None = None,
     seed: int = 0,
     memory: int = MEMORY,
+    workers: int | None = None,
+    executor: Any = None,
     engine: str = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
@@ -88,7 +92,8 @@ def sweep(
     is added, in median norms of the stream there. engine: "fast" runs the model's weights, "reference" the
     model under hooks; "auto" takes the first where the weights give the model's logits, and else warns why;
     the attribute `engine` names it. Cost: a pass of each prompt, then one for each coefficient and direction
-    from the steered layer on. Raises ValueError before any pass. The model is left as found.
+    from the steered layer on. workers, executor: as in `interp.patch`; a unit is a direction, and neutral
+    texts and judges stay here. Raises ValueError before any pass. The model is left as found.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -108,8 +113,13 @@ def sweep(
     job.check(question.rows)
     total = len(parts) * len(steps) * len(question.reads.runs) * len(sets)
     budget = Budget(anatomy(model), experiments.Budget(memory=memory).memory)
+    work = _Work(parts, steps, intervene, when, sets, (prompts, mask, answer, wrong, metric), engine, memory)
+    parcel = work.packed(model, question, workers, executor)
     with tqdm(total=total, disable=not progress, desc="sweep", unit="run") as bar:
-        measured, clean, engine = job.all_sets(question, sets, engine, budget, bar.update)
+        here = sets if parcel is None else {}
+        measured, clean, engine = job.all_sets(question, here, engine, budget, bar.update)
+        if parcel is not None:
+            measured = work.elsewhere(parcel, workers, executor, bar.update)
     variables: dict[str, Any] = {
         **_effects(question.reads, measured, clean),
         "clean": (("prompt", "metric"), clean),
@@ -275,6 +285,58 @@ class _Job:
 
 def _columns(reads: Reads, facts: Anatomy) -> int:
     return facts.d_vocab_out if reads.columns is None else len(reads.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """A sweep as workers get it: all but the model. A unit is a direction: the name of a set, and a layer."""
+
+    parts: list[Direction]
+    steps: list[float]
+    intervene: Intervene | None
+    when: AnyPositions
+    sets: dict[str, list[Direction | None]]
+    asked: tuple[Any, ...]  # prompts, mask, answer, wrong, metric
+    engine: str
+    memory: int
+
+    def packed(
+        self, model: Model, question: Question, workers: int | None, executor: Any
+    ) -> pools.Parcel | None:
+        """What goes to workers; None where the work stays here."""
+        pools.check(workers, executor)
+        if workers is None and executor is None:
+            return None
+        named: dict[str, Any] = {f"metric {each.name!r}": each for each in question.reads.metrics}
+        named |= {"intervene=": self.intervene, "when=": self.when, "the prompts": self.asked}
+        return pools.pack(self, [model], named)
+
+    def start(self, models: Sequence[Model]) -> Callable[[tuple[str, int]], np.ndarray]:
+        """In a worker. Cost of a unit: as here, and the unsteered runs."""
+        (model,) = models
+        question, budget = question_of(model, *self.asked), Budget(anatomy(model), self.memory)
+        job = _Job(model, self.parts, self.steps, self.intervene, self.when)
+
+        def measure(unit: tuple[str, int]) -> np.ndarray:
+            name, layer = unit
+            members = {name: [self.sets[name][layer]]}
+            return job.all_sets(question, members, self.engine, budget, lambda n: None)[0][name]
+
+        return measure
+
+    def elsewhere(
+        self, parcel: pools.Parcel, workers: int | None, executor: Any, done: Callable[[int], Any]
+    ) -> dict[str, np.ndarray]:
+        """The metrics [layer, coefficient, prompt, metric] of every set, by workers."""
+        units = [(name, layer) for name, members in self.sets.items() for layer in range(len(members))]
+        arrays: dict[tuple[str, int], np.ndarray] = {}
+        for unit, array in pools.measured(parcel, units, workers, executor, "lost"):
+            arrays[unit] = array
+            done(array.shape[1] * array.shape[2])
+        return {
+            name: np.concatenate([arrays[name, layer] for layer in range(len(members))])
+            for name, members in self.sets.items()
+        }
 
 
 def _continued(model: Model, whole: Tensor, rows: Prompts, n_new: int) -> Int[Tensor, "prompt pos"]:

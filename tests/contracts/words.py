@@ -36,6 +36,8 @@ DEFAULTS: dict[str, Any] = {
     "batch_size": None,
     "memory": 2 * 2**30,
     "store": None,
+    "workers": None,
+    "executor": None,
     "engine": "auto",
     "progress": True,
     "site": "resid_pre",
@@ -52,7 +54,8 @@ POSITIONS_OF_PAPERS = ("class_neurons", "expert_units", "linear_act", "logit", "
 
 # Their order, wherever two of them occur.
 ORDER = (
-    "ablation", "direction", "metric", "level", "seed", "batch_size", "memory", "store", "engine", "progress",
+    "ablation", "direction", "metric", "level", "seed", "batch_size", "memory", "store", "workers",
+    "executor", "engine", "progress",
 )  # fmt: skip
 
 GONE = (

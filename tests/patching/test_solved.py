@@ -109,6 +109,6 @@ def test_a_stored_run_warns_again_when_it_is_read(model, tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.warns(UnsolvedTask, match=r"right in 12\.5% of"):
             found = interp.patch(model, made, "z", store=tmp_path / "run.zarr", batch_size=4, **QUIET)
-        monkeypatch.setattr("interp.patching._sweep.Prepared", None)
+        monkeypatch.setattr("interp.patching._units.Prepared", None)
     plain = found["clean_right"].values
     np.testing.assert_array_equal(plain, [1, 0, 0, 0, 0, 0, 0, 0])

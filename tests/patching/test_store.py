@@ -17,12 +17,15 @@ import zarr
 from cases import QUIET, task
 
 import interp
+from interp.patching import _units
 
 SITES = ["resid_pre", "attn_out"]
 SCRIPT = """
 import sys, time
 sys.path[:0] = {paths!r}
 import cases, interp, small, interp.stores as store
+from interp.patching import _units
+_units._FLOPS["cpu"], _units._ROWS = 1, 1
 write = store.ArrayStore.write
 def slow(self, unit, parts):
     write(self, unit, parts)
@@ -36,6 +39,13 @@ interp.patch(small.model(), cases.task(), {sites!r}, batch_size=4, store={path!r
 @pytest.fixture(scope="module")
 def model():
     return small.model()
+
+
+@pytest.fixture(autouse=True)
+def small_units(monkeypatch):
+    """Many units where there would be one."""
+    monkeypatch.setitem(_units._FLOPS, "cpu", 1)
+    monkeypatch.setattr(_units, "_ROWS", 1)
 
 
 def run(model, path=None, **options):
@@ -65,7 +75,7 @@ def test_several_metrics_and_draws(model, tmp_path):
 
 def test_finished_store_is_read_not_run(model, tmp_path, monkeypatch):
     first = run(model, tmp_path / "run.zarr")
-    monkeypatch.setattr("interp.patching._sweep.Prepared", None)
+    monkeypatch.setattr("interp.patching._units.Prepared", None)
     xr.testing.assert_identical(first, run(model, tmp_path / "run.zarr"))
 
 
@@ -105,7 +115,7 @@ def _files(path: Path) -> dict[str, bytes]:
     return {str(f.relative_to(path)): f.read_bytes() for f in sorted(path.rglob("*")) if f.is_file()}
 
 
-def test_store_of_another_run_is_refused(model, tmp_path):
+def test_store_of_another_run_is_refused(model, tmp_path, monkeypatch):
     path = tmp_path / "run.zarr"
     run(model, path)
     before = _files(path)
@@ -114,8 +124,9 @@ def test_store_of_another_run_is_refused(model, tmp_path):
             run(model, path, **options)
     with pytest.raises(ValueError, match="task_fingerprint"):
         interp.patch(model, task(first=4), SITES, store=path, **QUIET)
+    monkeypatch.setattr(_units, "_ROWS", 10**6)
     with pytest.raises(ValueError, match=r"written in .* units"):
-        run(model, path, batch_size=2)
+        run(model, path)
     assert _files(path) == before
 
 

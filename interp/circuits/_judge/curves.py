@@ -16,6 +16,8 @@ that every edge of the random circuit can matter: the harder comparison.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.integrate import trapezoid
 from torch import Tensor
+from tqdm import tqdm
 
 from interp import results
 from interp._verbs import verb
@@ -31,14 +34,17 @@ from interp.circuits._graph import Graph
 from interp.circuits._judge.faithfulness import faithfulness, recipe
 from interp.circuits._judge.overlap import SIZES
 from interp.circuits._paths import on_paths, random_paths
-from interp.circuits._run.batch import measure, metric_coord
-from interp.circuits._run.job import prepare, start
+from interp.circuits._run import elsewhere
+from interp.circuits._run.batch import Measured, measure, metric_coord
+from interp.circuits._run.job import Job, prepare, start
 from interp.circuits._select import RANKINGS, Scores, first, mean_scores, name_of, ranked
 from interp.experiment import MEMORY, Metrics
 from interp.models import Model
 from interp.tasks import Task
+from interp.workers import Parcel
 
 KINDS = ("uniform", "paths")
+_MASKS = 16  # circuits of a unit
 
 
 @verb
@@ -116,12 +122,15 @@ def random_baseline(
     seed: int = 0,
     batch_size: int | None = None,
     memory: int = MEMORY,
+    workers: int | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Faithfulness of random circuits.
 
     n_edges: the size, or several. kind: "uniform" or "paths" (then a circuit can be larger by a path's
-    length). draws: circuits of each size. ablation, direction, metric: as in `circuits.run`.
+    length). draws: circuits of each size. ablation, direction, metric: as in `circuits.run`. workers,
+    executor: as in `interp.patch`; a unit is sixteen circuits.
 
     Returns a Dataset: `faithfulness` and `edges` by size and draw, `quantile` by size and level (and metric,
     if there are several), and by prompt `value`, the effect, `raw`, the metric, `clean` and `empty`.
@@ -142,11 +151,12 @@ def random_baseline(
         raise ValueError(f"quantiles is {list(quantiles)}; give numbers from 0 to 1.")
     experiment = prepare(
         model, task, ablation=ablation, direction=direction, metric=metric, seed=seed,
-        batch_size=batch_size, memory=memory, progress=progress,
+        batch_size=batch_size, memory=memory, workers=workers, executor=executor, progress=progress,
     )  # fmt: skip
+    parcel = elsewhere.packed(experiment, _of_masks)
     rng = np.random.default_rng(seed)
     masks = torch.stack([random_mask(graph, size, kind, rng) for size in sizes for _ in range(draws)])
-    measured = measure(start(experiment), masks)
+    measured = _in_units(start(experiment), parcel, masks)
     dims, grid = ("size", "draw"), (len(sizes), draws)
     ratio = faithfulness(measured, experiment)["faithfulness"].reshape(*grid, -1)  # [size, draw, metric]
     variables = measured.variables(experiment, dims, grid)
@@ -157,6 +167,25 @@ def random_baseline(
     }
     coords = {"size": sizes, "level": list(quantiles), **metric_coord(experiment)}
     return results.dataset(variables, coords, recipe(experiment, "random baseline", kind=kind), task)
+
+
+def _in_units(job: Job, parcel: Parcel | None, masks: Tensor) -> Measured:
+    """`measure`, some masks at a time, here or elsewhere."""
+    starts, quiet = range(0, len(masks), _MASKS), not job.experiment.budget.progress
+    raw = np.empty((len(job.runs), len(masks), len(job.metric)))
+    ends = np.empty((2, len(job.runs), len(job.metric)))
+    units = [(start, masks[start : start + _MASKS]) for start in starts]
+    with tqdm(total=len(masks), disable=quiet, desc="random circuits", unit="circuit") as bar:
+        for (start, some), part in elsewhere.measured(job, parcel, _of_masks, units):
+            raw[:, start : start + len(some)] = part.raw
+            ends[:] = part.whole, part.empty
+            bar.update(len(some))
+    return Measured(raw, *ends)
+
+
+def _of_masks(job: Job, unit: tuple[int, Tensor]) -> Measured:
+    quiet = replace(job.experiment, budget=job.experiment.budget.of_a_worker)
+    return measure(replace(job, experiment=quiet), unit[1])
 
 
 def areas(

@@ -13,7 +13,8 @@ the sign turned for metrics where lower is better. Positive: what the clean run 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from interp._verbs import verb
 from interp.ablation import Ablation
+from interp.circuits._run import elsewhere
 from interp.circuits._run.job import Job, prepare, start
 from interp.circuits._run.state import Base
 from interp.circuits._score.result import edge_dataset
@@ -36,6 +38,9 @@ from interp.experiment import MEMORY, Metrics
 from interp.models import Model
 from interp.models.parts import MLP
 from interp.tasks import Task
+from interp.workers import Parcel
+
+_RUNS = 4096  # of a block of prompts
 
 
 @verb
@@ -47,11 +52,14 @@ def exact(
     direction: str | None = None,
     metric: Metrics | None = None,
     memory: int = MEMORY,
+    workers: int | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """The effect of cutting each edge alone.
 
-    ablation, direction, metric: as in `circuits.run`.
+    ablation, direction, metric: as in `circuits.run`. workers, executor: as in `interp.patch`; a unit is a
+    prompt.
 
     Returns a Dataset: `value` with dims prompt, writer, reader (and metric, if there are several), NaN where
     there is no edge, in the unit of the metric, positive where the edge helps; `clean` and `corrupt`, the raw
@@ -67,13 +75,15 @@ def exact(
         ('prompt', 'writer', 'reader')
     """
     experiment = prepare(
-        model, task, ablation=ablation, direction=direction, metric=metric, memory=memory, progress=progress
-    )
-    return exact_edges(start(experiment))
+        model, task, ablation=ablation, direction=direction, metric=metric, memory=memory, workers=workers,
+        executor=executor, progress=progress,
+    )  # fmt: skip
+    parcel = elsewhere.packed(experiment, _of_block)
+    return exact_edges(start(experiment), parcel)
 
 
-def exact_edges(job: Job) -> xr.Dataset:
-    """See `exact`."""
+def exact_edges(job: Job, parcel: Parcel | None = None) -> xr.Dataset:
+    """See `exact`. parcel: the same for workers."""
     graph, n, n_metrics = job.graph, len(job.runs), len(job.metric)
     values = np.full((n, len(graph.writers), len(graph.readers), n_metrics), np.nan)
     ends = np.empty((2, n, n_metrics))  # base, source
@@ -82,14 +92,31 @@ def exact_edges(job: Job) -> xr.Dataset:
         torch.inference_mode(),
         tqdm(total=n * graph.n_edges, disable=quiet, desc="exact", unit="run") as bar,
     ):
-        for block, base in job.bases():
-            ends[:, block] = torch.stack((base.values, base.source_values)).cpu().numpy()
-            for writers, readers, measured in _edges(job, base):
-                effect = measured - base.values  # [writer, reader, prompt, metric]
-                values[block, writers, readers] = effect.movedim(2, 0).cpu().numpy()
-                bar.update(effect[..., 0].numel())
+        for block, (each, both) in elsewhere.measured(job, parcel, _of_block, _blocks(job)):
+            values[block], ends[:, block] = each, both
+            bar.update((block.stop - block.start) * graph.n_edges)
     clean, corrupt = ends if job.runs.clean_is_base else ends[::-1]
     return edge_dataset(job.experiment.signs * values, clean, corrupt, job, method="exact")
+
+
+def _blocks(job: Job) -> list[slice]:
+    """Blocks of prompts, in which there are some thousand runs: a prompt, but in small models."""
+    n, size = len(job.runs), max(1, _RUNS // job.graph.n_edges)
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _of_block(job: Job, block: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Raw changes [prompt, writer, reader, metric] of a block, and its runs' metrics [2, prompt, metric]."""
+    graph, n, n_metrics = job.graph, block.stop - block.start, len(job.metric)
+    values = np.full((n, len(graph.writers), len(graph.readers), n_metrics), np.nan)
+    ends = np.empty((2, n, n_metrics))  # base, source
+    part = replace(job, runs=job.runs.take(block))
+    for some, base in part.bases():
+        ends[:, some] = torch.stack((base.values, base.source_values)).cpu().numpy()
+        for writers, readers, metrics in _edges(part, base):
+            effect = metrics - base.values  # [writer, reader, prompt, metric]
+            values[some, writers, readers] = effect.movedim(2, 0).cpu().numpy()
+    return values, ends
 
 
 def _edges(job: Job, base: Base) -> Iterator[tuple[slice, slice, Tensor]]:

@@ -30,7 +30,7 @@ interrupted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from interp._verbs import verb, warn
 from interp.ablation import Ablation
 from interp.circuits._circuit import Circuit
 from interp.circuits._graph import Graph
+from interp.circuits._run import elsewhere
 from interp.circuits._run.batch import batch_reach, planned_room, planned_values, rebased, values
 from interp.circuits._run.job import Job, one_metric, prepare, start
 from interp.circuits._run.state import Base, State
@@ -131,11 +132,15 @@ def acdc_sweep(
     batch_size: int | None = None,
     memory: int = MEMORY,
     store: str | Path | None = None,
+    workers: int | None = None,
+    executor: Any = None,
     progress: bool = True,
 ) -> list[Circuit]:
     """The circuit of each threshold, in the order given: a Pareto curve of size against loss.
 
-    store: a folder, with a file for each threshold. The rest is as in `acdc`.
+    store: a folder, with a file for each threshold. workers, executor: as in `interp.patch`; a unit is a
+    threshold, whose file is written when it is whole, and no circuit guesses for the next: the decisions are
+    the same, and take more rows. The rest is as in `acdc`.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -149,14 +154,62 @@ def acdc_sweep(
     if store is not None and Path(store).is_file():
         raise ValueError(f"{store} is a file. A sweep has a file for each threshold; give a folder.")
     circuits: dict[float, Circuit] = {}
-    guess = None
-    for threshold in sorted({float(t) for t in thresholds}, reverse=True):
-        path = None if store is None else Path(store) / f"{threshold:g}.jsonl"
+    guess, descending = None, sorted({float(t) for t in thresholds}, reverse=True)
+    paths = {each: None if store is None else Path(store) / f"{each:g}.jsonl" for each in descending}
+    if workers is not None or executor is not None:
+        experiment = prepare(
+            model, task, ablation=ablation, direction="noise", metric=KL() if metric is None else metric,
+            batch_size=batch_size, memory=memory, store=store, workers=workers, executor=executor,
+            progress=progress,
+        )  # fmt: skip
+        todo = [each for each in descending if (path := paths[each]) is None or not path.exists()]
+        circuits = _found_elsewhere(experiment, todo, absolute, order, paths)
+    for threshold in (each for each in descending if each not in circuits):
+        path = paths[threshold]
         guess = circuits[threshold] = acdc(
             model, task, threshold, absolute=absolute, order=order, guess=guess, ablation=ablation,
             metric=metric, batch_size=batch_size, memory=memory, store=path, progress=progress,
         )  # fmt: skip
     return [circuits[float(threshold)] for threshold in thresholds]
+
+
+def _found_elsewhere(
+    experiment: Experiment,
+    thresholds: Sequence[float],
+    absolute: bool,
+    order: str,
+    paths: Mapping[float, Path | None],
+) -> dict[float, Circuit]:
+    """The circuits of some thresholds, searched by workers; the driver alone writes their files."""
+    one_metric(experiment, "acdc")
+    rules = [Rule(threshold, absolute) for threshold in thresholds]
+    for rule in rules:
+        _check(rule, order, None, experiment.model)
+    circuits, quiet = {}, not experiment.budget.progress
+    with tqdm(total=len(rules), disable=quiet, desc="acdc", unit="threshold") as bar:
+        handed = elsewhere.handed(experiment, _found, [(rule, order) for rule in rules])
+        for (rule, _), (circuit, lines) in handed:
+            identity = _identity(experiment, rule, order)
+            with open_log(paths[rule.threshold], "acdc", identity) as log:
+                if log is not None and not log.lines:
+                    for line in lines:
+                        log.append(line)
+            circuits[rule.threshold] = circuit
+            bar.update()
+    return circuits
+
+
+class _Kept(LogStore):
+    """Decisions that go back to the driver, which writes them."""
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        self.lines.append(dict(line))
+
+
+def _found(job: Job, unit: tuple[Rule, str]) -> tuple[Circuit, list[dict[str, Any]]]:
+    """In a worker: the circuit of a threshold, and its decisions."""
+    (rule, order), kept, losses = unit, _Kept(Path()), Losses(job)
+    return search(job, _resolved(rule, job, losses), order, None, kept, losses), kept.lines
 
 
 def search(
