@@ -166,6 +166,12 @@ OTHERS: dict[str, Verb] = {
     "composition": lambda m, t, c, d, **o: heads.composition(m),
     "lens": lambda m, t, c, d, **o: interp.lens.logit(m, t),
     "lens of heads": lambda m, t, c, d, **o: interp.lens.logit(m, t, site="z", pos="last"),
+    "backward": lambda m, t, c, d, **o: interp.lens.backward(
+        m, t, steering.mean_difference(m, t[:3], t[3:], layer=1)
+    ),
+    "mixed": lambda m, t, c, d, **o: interp.lens.mixed(m, t),
+    "patchscope": lambda m, t, c, d, **o: interp.lens.patchscope(m, t, "Mary gave a book to"),
+    "values": lambda m, t, c, d, **o: interp.lens.values(m, 1, clusters=3),
     "lens of vectors": lambda m, t, c, d, **o: interp.lens.read(m, ["L1N3"]),
     "knockouts": lambda m, t, c, d, **o: interp.patching.knockouts(m, [t], {"s": ["L0H0"]}, draws=2, **o),
     "pairs": lambda m, t, c, d, **o: interp.patching.pairs(m, t, ["L0H0", "L1H1"], **o),
