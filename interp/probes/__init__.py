@@ -1,4 +1,4 @@
-"""Probes: what can be read from activations, by layer and head, against shuffled labels.
+"""Probes: what can be read from activations, against shuffled labels; monitors that read while text grows.
 
 Importing this package loads no torch; the first use of a name does.
 """
@@ -14,12 +14,21 @@ if TYPE_CHECKING:
     from interp.probes import calibration as calibration
     from interp.probes import selectors as selectors
     from interp.probes import splits as splits
+    from interp.probes import thresholds as thresholds
     from interp.probes._fit import fit as fit
     from interp.probes._probes import Probes as Probes
+    from interp.probes._table import table as table
+    from interp.probes._watch import stream as stream
+    from interp.probes._watch import watch as watch
 
-__all__ = ["Probes", "fit", "selectors"]
+__all__ = ["Probes", "fit", "selectors", "stream", "table", "thresholds", "watch"]
 __getattr__, __dir__ = lazy(
     __name__,
-    {"interp.probes._fit": ("fit",), "interp.probes._probes": ("Probes",)},
-    submodules=("aggregate", "calibration", "selectors", "splits"),
+    {
+        "interp.probes._fit": ("fit",),
+        "interp.probes._probes": ("Probes",),
+        "interp.probes._table": ("table",),
+        "interp.probes._watch": ("stream", "watch"),
+    },
+    submodules=("aggregate", "calibration", "selectors", "splits", "thresholds"),
 )

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import interp
-from interp import circuits, heads, results, steering
+from interp import circuits, heads, probes, results, steering
 from interp.tasks import KL, LogitDiff
 
 QUIET = {"progress": False}
@@ -157,6 +157,14 @@ def test_a_result_is_kept_by_netcdf(name: str, made: Callable[..., xr.Dataset], 
         assert {k: str(v) for k, v in again.attrs.items()} == {k: str(v) for k, v in result.attrs.items()}
 
 
+def more(model: Any) -> Any:
+    return interp.tasks.ioi(model, n=16, seed=3).clean
+
+
+def monitor(model: Any, task: interp.Task) -> probes.Probes:
+    return probes.fit(model, more(model)[:8], more(model)[8:], layer=1, agg="mean", draws=1, **QUIET)[1]
+
+
 OTHERS: dict[str, Verb] = {
     "attention": lambda m, t, c, d, **o: heads.attention(m, "When Mary and John went"),
     "backup": lambda m, t, c, d, **o: heads.backup(m, t, ["L1H1"], **o),
@@ -169,6 +177,9 @@ OTHERS: dict[str, Verb] = {
     "backward": lambda m, t, c, d, **o: interp.lens.backward(
         m, t, steering.mean_difference(m, t[:3], t[3:], layer=1)
     ),
+    "stream": lambda m, t, c, d, **o: probes.stream(m, t, monitor(m, t)),
+    "table": lambda m, t, c, d, **o: probes.table(m, more(m)[:8], more(m)[8:], layer=1, ks=[2], draws=1, **o),
+    "watch": lambda m, t, c, d, **o: probes.watch(m, t, monitor(m, t), max_new_tokens=1)[1],
     "mixed": lambda m, t, c, d, **o: interp.lens.mixed(m, t),
     "patchscope": lambda m, t, c, d, **o: interp.lens.patchscope(m, t, "Mary gave a book to"),
     "values": lambda m, t, c, d, **o: interp.lens.values(m, 1, clusters=3),
