@@ -102,6 +102,8 @@ def _kind(part: str, whole: bool, names: Mapping[str, Any]) -> Kind | None:
         return _tuple(part[len("tuple[") : -1], names)
     if part.startswith(("Sequence[", "Iterable[")) and part.endswith("]"):
         return _sequence(part[len("Sequence[") : -1], names)
+    if part.startswith("Collection[") and part.endswith("]"):
+        return _sequence(part[len("Collection[") : -1], names, ordered=False)
     return _own_class(part, names)
 
 
@@ -213,14 +215,15 @@ def _own_class(part: str, names: Mapping[str, Any]) -> Kind | None:
     return Kind(f"{article} {part}", lambda value: value if isinstance(value, kind) else NO)
 
 
-def _sequence(inside: str, names: Mapping[str, Any]) -> Kind | None:
-    """A list of anything that can be gone through in an order: a set has none."""
+def _sequence(inside: str, names: Mapping[str, Any], ordered: bool = True) -> Kind | None:
+    """A list of anything that can be gone through, where it is ordered in an order: a set has none."""
+    refused = (str, bytes, Mapping, Set) if ordered else (str, bytes, Mapping)
     kinds = kinds_of(inside, names)
     if kinds is None:
         return None
 
     def take(value: Any) -> Any:
-        if isinstance(value, (str, bytes, Mapping, Set)) or not isinstance(value, Iterable) or _is_one(value):
+        if isinstance(value, refused) or not isinstance(value, Iterable) or _is_one(value):
             return NO
         items = getattr(value, "tolist", lambda: value)()
         listed = [_first(kinds, each) for each in items]

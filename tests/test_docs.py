@@ -66,9 +66,8 @@ def test_every_page_of_the_site_is_in_its_menu_and_every_link_leads_somewhere() 
 
 
 def test_every_picture_of_the_gallery_is_there_and_light() -> None:
-    shown = set(
-        re.findall(r"images/(gallery/[\w-]+\.png)", (DOCS / "gallery.md").read_text(encoding="utf-8"))
-    )
+    page = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"images/(gallery/[\w-]+\.png)", page))
     files = {f"gallery/{path.name}": path.stat().st_size for path in (DOCS / "images/gallery").glob("*.png")}
     assert shown == set(files)
     assert {name: size for name, size in files.items() if size > 60_000} == {}

@@ -9,7 +9,7 @@ edge outside the mask is cut: its reader sees what the writer writes in some oth
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -70,7 +70,7 @@ class Circuit:
     def from_edges(
         cls,
         graph: Graph,
-        edges: Iterable[str],
+        edges: Collection[str],
         *,
         provenance: Provenance | None = None,
         name: str = "circuit",

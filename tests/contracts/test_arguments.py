@@ -377,3 +377,11 @@ def test_a_tuple_of_any_length_is_one() -> None:
         assert interp.ablation.Gaussian(positions=positions).positions == tuple(positions)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="positions is"):
         interp.ablation.Gaussian(positions=(1, "a"))  # type: ignore[arg-type]
+
+
+def test_a_set_is_taken_where_order_means_nothing() -> None:
+    graph = interp.circuits.Graph(n_layers=1, n_heads=2)
+    names = ["a0.h0->logits", "a0.h1->logits"]
+    listed, a_set = (interp.circuits.Circuit.from_edges(graph, each) for each in (names, set(names)))
+    assert torch.equal(listed.mask, a_set.mask)
+    assert int(a_set.mask.sum()) == 2

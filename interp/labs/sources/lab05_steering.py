@@ -161,7 +161,8 @@ equal_length = "b"
 draw = torch.Generator().manual_seed(SEED)
 randoms = [torch.randn(len(direction), generator=draw) for _ in range(9)]
 randoms = [vector / vector.norm() * direction.norm() for vector in randoms]
-labels = torch.randperm(len(good) + len(bad), generator=draw) < len(good)
+# Half of each class on either side: a plain shuffle leaves some of the difference in, and that is all a model listens to.
+labels = torch.cat([torch.randperm(len(rows), generator=draw) < len(rows) // 2 for rows in (good, bad)])
 both = torch.cat([stream(good), stream(bad)])
 shuffled = mean_difference(both[labels], both[~labels])
 for what, vector in (("yours", direction), ("random", randoms[0]), ("shuffled", shuffled)):
