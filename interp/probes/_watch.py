@@ -179,7 +179,7 @@ def _states(model: Model, probes: Probes) -> dict[Place, State]:
 
 def _assembled(scores: Sequence[tuple[Tensor, Tensor]]) -> np.ndarray:
     """The passes of a run, one after the other: [row, token], NaN behind a row's last one."""
-    total = int(sum(count for _, count in scores).max())
+    total = int(torch.stack([count for _, count in scores]).sum(0).max())
     out = np.full((len(scores[0][1]), total), np.nan)
     filled = np.zeros(len(out), dtype=np.int64)
     for running, count in ((each.cpu().numpy(), n.cpu().numpy()) for each, n in scores):
