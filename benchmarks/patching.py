@@ -100,7 +100,7 @@ def against_peer(model: Any, task: Task, site: str, by: tuple[str, ...], most: i
     flops = FlopCounterMode(display=False)
     with flops:
         call()
-    plan = interp.plan(model, task, site, by)
+    plan = interp.plan("patch", model, task, site, by)
     gap = float(np.abs(raw.ravel()[other.cells] - other.metric).max())
     return {
         "site": site, "by": list(by), "tokens": task.clean.shape[1], "prompts": len(task), "cells": raw.size,
@@ -140,7 +140,7 @@ def scaling(device: str) -> list[dict[str, Any]]:
         task = task_of(model, now["tokens"], 0, now["prompts"])
         site = "z" if "head" in now["by"] else "resid_pre"
         seconds, _ = timed(partial(interp.patch, model, task, site, now["by"], progress=False))
-        plan = interp.plan(model, task, site, now["by"])
+        plan = interp.plan("patch", model, task, site, now["by"])
         rows.append(now | {"site": site, "cells": plan.cells, "flops": plan.flops, "seconds": seconds})
     return rows
 

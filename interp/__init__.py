@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from interp import patching as patching
     from interp import paths as paths
     from interp import places as places
+    from interp import plans as plans
     from interp import plot as plot
     from interp import positions as positions
     from interp import probes as probes
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from interp.live import explore as explore
     from interp.models import load as load
     from interp.patching import patch as patch
-    from interp.patching import plan as plan
     from interp.paths import path_patch as path_patch
+    from interp.plans import plan as plan
     from interp.report._run import open as open
     from interp.tasks import Task as Task
 
@@ -57,6 +58,7 @@ _SUBMODULES = (
     "patching",
     "paths",
     "places",
+    "plans",
     "plot",
     "positions",
     "probes",
@@ -92,6 +94,7 @@ __all__ = [
     "paths",
     "places",
     "plan",
+    "plans",
     "plot",
     "positions",
     "probes",
@@ -112,8 +115,9 @@ __getattr__, _ = lazy(
         "interp.attribution": ("attribute",),
         "interp.live": ("explore",),
         "interp.models": ("load",),
-        "interp.patching": ("patch", "plan"),
+        "interp.patching": ("patch",),
         "interp.paths": ("path_patch",),
+        "interp.plans": ("plan",),
         "interp.report._run": ("open",),
         "interp.tasks": ("Task",),
     },

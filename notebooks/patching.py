@@ -61,7 +61,7 @@ print(task.check(model))
 # %%
 aligned = interp.tasks.ioi(model, n=64, seed=0, template=1)
 sites = ("resid_pre", "attn_out", "mlp_out")
-print(interp.plan(model, aligned, sites))
+print(interp.plan("patch", model, aligned, sites))
 
 # %% [markdown]
 # **Predict first.** `resid_pre` at layer 0 is the token embedding. Which of its cells can have any effect? In the last

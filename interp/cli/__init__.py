@@ -1,5 +1,5 @@
 """The command line: `interp demo | models | tasks | heads | patch | path | attribute | circuit |
-steer | labs | report | explore | serve | show | status | compare | run`.
+steer | plan | labs | report | explore | serve | show | status | compare | run`.
 
 Results go to standard output, progress and errors to standard error; `--json` gives one object on standard
 output. Exit status: 0, 1 when a job of `interp run` failed, 2 for a user's mistake (one line says which),
@@ -25,7 +25,7 @@ from interp.cli._parser import make_parser
 __all__ = ["main"]
 
 _VERBS = {  # where the function of each verb is
-    "_measure": ("demo", "patch", "path", "attribute"),
+    "_measure": ("demo", "patch", "path", "attribute", "plan"),
     "_circuit": ("circuit",),
     "_files": ("report",),
     "_heads": ("heads",),

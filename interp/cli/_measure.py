@@ -11,6 +11,7 @@ from typing import Any
 import xarray as xr
 
 from interp.cli._inputs import (
+    GIB,
     bars,
     check_measure,
     default_folder,
@@ -58,7 +59,9 @@ def patch(args: argparse.Namespace, out: Output) -> None:
     task = make_task(model, args)
     say_task(task, out)
     options = {**_cells(args), **run_options(args), "window": args.window, "engine": args.engine}
-    plan = interp.plan(model, task, **{name: value for name, value in options.items() if name != "progress"})
+    plan = interp.plan(
+        "patch", model, task, **{name: value for name, value in options.items() if name != "progress"}
+    )
     out.say(plan)
     if args.plan:
         return out.tell(plan=str(plan).splitlines())
@@ -76,6 +79,26 @@ def patch(args: argparse.Namespace, out: Output) -> None:
     out.wrote("result", folder / "result.nc")
     page = write_page([result], folder / "report.html", f"{args.model}, {task.name}", level=args.level)
     out.wrote("report", page)
+
+
+def plan(args: argparse.Namespace, out: Output) -> None:
+    """What a verb would cost. Nothing is run, and nothing is written."""
+    import interp
+    from interp.plans import SHAPES, Sizes
+
+    for name in ("n", "tokens", "runs"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1.")
+    if not args.memory > 0:
+        raise ValueError(f"--memory is {args.memory} GiB; it must be above 0.")
+    model = args.model if args.model in SHAPES else load(args)
+    counted = interp.plan(
+        args.of, model, Sizes(args.n, args.tokens, args.first), args.site, args.by, method=args.method,
+        runs=args.runs, memory=int(args.memory * GIB),
+    )  # fmt: skip
+    out.say(counted)
+    numbers = ("forwards", "backwards", "flops", "memory", "chunks", "seconds")
+    out.tell(verb=args.of, **{name: getattr(counted, name) for name in numbers})
 
 
 def path(args: argparse.Namespace, out: Output) -> None:
@@ -227,7 +250,7 @@ def demo(args: argparse.Namespace, out: Output) -> None:
     results = []
     for name, site, prompts in (("positions", STREAM, aligned), ("heads", "z", task)):
         out.say(f"\n{name}: {site if isinstance(site, str) else ', '.join(site)}")
-        out.say(interp.plan(model, prompts, site))
+        out.say(interp.plan("patch", model, prompts, site))
         results.append(interp.patch(model, prompts, site, progress=bars(args)))
         out.wrote(name, save_result(results[-1], args.out / f"{name}.nc"))
     out.tell(model=MODEL, task=task.name, n_prompts=len(task), top=largest(results[-1]))

@@ -20,7 +20,10 @@ from interp.places import AXES
 
 @dataclass(frozen=True)
 class Plan:
-    """Counts of a sweep: counterfactual runs in all and those that must be computed, FLOPs, bytes, chunks."""
+    """Counts of a sweep: counterfactual runs in all and those that must be computed, FLOPs, bytes, chunks.
+
+    Of other verbs `cells` is how many edges or runs there are, and none is a no-op. seconds: on this machine.
+    """
 
     cells: int
     prompts: int
@@ -31,21 +34,31 @@ class Plan:
     chunks: int
     engine: str
     note: str = ""
+    verb: str = "patch"
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float | None = None
 
     @property
     def no_ops(self) -> int:
         """Runs that are exactly the baseline, as no change reaches them, and are not run."""
-        return self.cells * self.prompts - self.live
+        return self.cells * self.prompts - self.live if self.verb == "patch" else 0
 
     def __str__(self) -> str:
         ratio = self.naive_flops / self.flops if self.flops else float("inf")
-        lines = {
+        naive = f", a naive loop {self.naive_flops:.3g} ({ratio:.1f} times more)"
+        passes = f"{self.forwards:,} forwards and {self.backwards:,} backwards of {self.prompts:,} prompts"
+        swept = {
             "cells": f"{self.cells:,} on {self.prompts:,} prompts",
             "runs": f"{self.live:,} to compute, {self.no_ops:,} no-ops by causality",
-            "FLOPs": f"{self.flops:.3g}, a naive loop {self.naive_flops:.3g} ({ratio:.1f} times more)",
+        }
+        lines = (swept if self.verb == "patch" else {"passes": passes}) | {
+            "FLOPs": f"{self.flops:.3g}" + (naive if self.verb == "patch" else ""),
             "memory": f"about {self.memory / 2**20:.0f} MiB above the model, in {self.chunks:,} chunk(s)",
             "engine": self.engine + (f" ({self.note})" if self.note else ""),
         }
+        if self.seconds is not None:
+            lines["time"] = f"at least {self.seconds:.2g} s, by the rate of products here (docs/scaling.md)"
         return "\n".join(f"{name:>7}  {text}" for name, text in lines.items())
 
 

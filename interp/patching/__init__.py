@@ -5,6 +5,5 @@ from __future__ import annotations
 from interp.patching._knockouts import knockouts as knockouts
 from interp.patching._pairs import pairs as pairs
 from interp.patching._sweep import patch as patch
-from interp.patching._sweep import plan as plan
 
-__all__ = ["knockouts", "pairs", "patch", "plan"]
+__all__ = ["knockouts", "pairs", "patch"]

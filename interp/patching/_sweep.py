@@ -141,8 +141,7 @@ def patch(
     return result
 
 
-@verb
-def plan(
+def sweep_plan(
     model: Model,
     task: Task,
     site: str | Sequence[str] | None = None,
@@ -159,16 +158,7 @@ def plan(
     memory: int = MEMORY,
     engine: str = "auto",
 ) -> Plan:
-    """What `patch` with the same arguments would cost: cells, no-ops, FLOPs, memory, engine. No forward pass.
-
-    (For mean ablation the means are not computed either.) Raises the same errors as `patch`.
-
-    Example:
-        >>> model = interp.load("tiny-ioi")
-        >>> plan = interp.plan(model, interp.tasks.ioi(model, n=4), "z")
-        >>> plan.cells, plan.prompts
-        (12, 4)
-    """
+    """What `patch` with the same arguments would cost. Raises the same errors."""
     with torch.inference_mode():
         experiment = prepare(
             model, task, ablation=ablation, direction=direction, metric=metric, batch_size=batch_size,

@@ -111,7 +111,7 @@ def test_the_engine_is_chosen_and_plans_count() -> None:
     with pytest.warns(UserWarning, match="MixtralForCausalLM is a mixture of experts"):
         found = interp.patch(one.model, one.task[:1], "router", **QUIET)
     assert found.attrs["engine"] == "reference"
-    assert interp.plan(one.model, one.task, "router").cells == 12
+    assert interp.plan("patch", one.model, one.task, "router").cells == 12
     with pytest.raises(ValueError, match=r"expert 4 is out of range .* there are 4 experts"):
         interp.patch(one.model, one.task, cells=["L0E4"], **QUIET)
 

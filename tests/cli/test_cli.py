@@ -153,7 +153,7 @@ def test_the_plan_is_printed_first_and_alone_when_asked(
     _, out, _ = run(capsys, *arguments)
     assert out[: len(planned)] == planned
     model = interp.load(MODEL)
-    assert str(interp.plan(model, interp.tasks.ioi(model, n=6), "z")) == "\n".join(planned[1:])
+    assert str(interp.plan("patch", model, interp.tasks.ioi(model, n=6), "z")) == "\n".join(planned[1:])
 
 
 def test_patch_takes_a_list_of_cells(capsys: pytest.CaptureFixture[str], folder: Path) -> None:

@@ -33,11 +33,11 @@ def test_no_cell_is_a_no_op_by_causality(model):
         exact = interp.patch(model, given, "resid_pre", progress=False)
     last = abs(exact["value"].sel(layer=1))
     assert float(last.min()) > 1e-3
-    plan = interp.plan(model, given, "resid_pre")
+    plan = interp.plan("patch", model, given, "resid_pre")
     assert plan.live == 1 + 2 * 4  # layer 0: the token that differs
-    patterns = interp.plan(model, given, "pattern", ("layer", "head", "dst", "src"))
+    patterns = interp.plan("patch", model, given, "pattern", ("layer", "head", "dst", "src"))
     assert patterns.no_ops == 4 * 3 * 4  # of the last layer, other destinations than the one that is read
-    assert interp.plan(model, given, "z", ("layer", "pos", "head")).live >= 2 * 4 * 4
+    assert interp.plan("patch", model, given, "z", ("layer", "pos", "head")).live >= 2 * 4 * 4
 
 
 def test_prompts_of_several_lengths_are_refused(model):

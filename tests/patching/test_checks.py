@@ -65,7 +65,7 @@ def test_wrong_arguments(model, no_forward, arguments, message):
         interp.patch(model, task(), **arguments, **QUIET)
     if "engine" not in arguments:
         with pytest.raises(ValueError, match=message):
-            interp.plan(model, task(), **arguments)
+            interp.plan("patch", model, task(), **arguments)
 
 
 def test_not_a_model(no_forward):

@@ -33,7 +33,7 @@ def test_a_classifier_is_patched_as_any_model(classifier, task, site):
     fast, slow = (interp.patch(classifier, task, site, engine=e, **QUIET) for e in ("fast", "reference"))
     np.testing.assert_allclose(fast["value"], slow["value"], atol=1e-12)
     assert float(abs(slow["value"]).max()) > 1e-3
-    assert interp.plan(classifier, task, site).engine == "fast"
+    assert interp.plan("patch", classifier, task, site).engine == "fast"
 
 
 @needs_hooked

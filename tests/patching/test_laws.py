@@ -101,8 +101,8 @@ def test_cells_without_effect_are_not_run(model, monkeypatch):
     interp.patch(model, task(first=6, n=1), "resid_pre", **QUIET)
     assert len(rows) == 3
     assert rows[0] <= 1 + 2 + 3
-    assert interp.plan(model, task(first=8, n=1), "resid_pre").live == 3
-    assert interp.plan(model, task(first=8, n=1), "resid_pre").no_ops == 3 * 8
+    assert interp.plan("patch", model, task(first=8, n=1), "resid_pre").live == 3
+    assert interp.plan("patch", model, task(first=8, n=1), "resid_pre").no_ops == 3 * 8
 
 
 def test_padded_batch_equals_each_prompt_alone(model):

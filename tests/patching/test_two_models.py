@@ -146,9 +146,9 @@ def test_what_does_not_fit(model: Any) -> None:
         (lambda: interp.patch(model, of, "z", source=ioi, **QUIET), r"source= has \w+ \d+, the model \d+"),
         (lambda: interp.patch(model, of, "z", source=3, **QUIET), "expected a TransformerLens model"),
         (lambda: interp.patch(model, of, "z", source=model, ablation="mean"), "puts in no activation"),
-        (lambda: interp.plan(model, of, "z", source=model, ablation="zero"), "puts in no activation"),
+        (lambda: interp.plan("patch", model, of, "z", source=model, ablation="zero"), "puts in no"),
     ])  # fmt: skip
-    assert interp.plan(model, of.without_corrupt(), "resid_pre", source=model).no_ops == 0
+    assert interp.plan("patch", model, of.without_corrupt(), "resid_pre", source=model).no_ops == 0
     assert not of.without_corrupt().has_corrupt
 
 

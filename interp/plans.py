@@ -1,0 +1,297 @@
+"""What work will cost before it is done: passes, FLOPs, bytes, and seconds on this machine.
+
+1. FLOPs are counted from sizes alone: multiply-adds times two of the matrix products. A forward of one prompt
+   of T tokens takes T · (4 d·kv + 4 d·w + m d·d_mlp) + 4 w T² a layer, with w = heads · d_head, kv that of
+   key-value heads, m = 6 for gated MLPs and 4 for others, and 2 d·columns where logits are read. A backward,
+   to activations alone, takes as much as a forward.
+2. Bytes are what the verbs themselves count with, to fill `memory` and no more.
+3. Seconds are FLOPs by the rate of products of the model's shape, measured for less than a second. They leave
+   out copies and elementwise work: docs/scaling.md says by how much they were wrong where they were measured.
+
+No forward pass is made, and a shape needs no weights, so that a model of any size can be planned for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from interp._verbs import verb as public
+from interp.ablation import Ablation
+from interp.attribution._passes import prompt_bytes
+from interp.circuits._graph import Graph
+from interp.circuits._score.edges import sizes as edge_sizes
+from interp.engine.cells import grid
+from interp.engine.memory import Budget
+from interp.engine.plan import Plan, forward_flops, make_plan
+from interp.engine.readout import Reads
+from interp.engine.runs import Runs
+from interp.experiment import MEMORY, Metrics, check_metric
+from interp.methods import parse
+from interp.models import Anatomy, Model, anatomy
+from interp.patching._sweep import sweep_plan
+from interp.places import AXES, hint
+from interp.tasks import LogitDiff, Task
+
+VERBS = ("patch", "attribute", "score_edges", "exact", "run", "sweep")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model that need not be there. Defaults are those of Llama: gated MLPs, float32."""
+
+    n_layers: int
+    n_heads: int
+    n_key_value_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    gated: bool = True
+    dtype: torch.dtype = torch.float32
+    name: str = "a shape"
+
+    @property
+    def facts(self) -> Anatomy:
+        """As facts of a serial causal model."""
+        n = self.n_layers
+        return Anatomy(
+            n_layers=n, n_heads=self.n_heads, n_key_value_heads=self.n_key_value_heads, d_model=self.d_model,
+            d_head=self.d_head, d_mlp=self.d_mlp, d_vocab=self.d_vocab, d_vocab_out=self.d_vocab,
+            n_ctx=2**20, attn_only=False, parallel=False, causal=True, rotary_switch=None,
+            windows=(None,) * n, experts=(False,) * n, n_experts=0, latent=False, embed_scale=1.0,
+            whole_qk_norm=False,
+            post_norm=False, dtype=self.dtype, device=torch.device("cpu"), act_fn=None, architecture="",
+            name=self.name,
+        )  # fmt: skip
+
+
+SHAPES = {
+    "gpt2": Shape(12, 12, 12, 768, 64, 3072, 50257, gated=False, name="gpt2"),
+    "llama-3-8b": Shape(32, 32, 8, 4096, 128, 14336, 128256, name="llama-3-8b"),
+    "llama-3-70b": Shape(80, 64, 8, 8192, 128, 28672, 128256, name="llama-3-70b"),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Prompts that need not be there: how many, of how many tokens, and the first that differs."""
+
+    prompts: int
+    tokens: int
+    first: int = 0
+
+    @property
+    def runs(self) -> Runs:
+        """Tokens that differ from `first` on, read at the last."""
+        base = torch.zeros(self.prompts, self.tokens, dtype=torch.long)
+        source, ids = base.clone(), torch.zeros(self.prompts, 1, dtype=torch.long)
+        source[:, self.first :] = 1  # where nothing differs, nothing is run
+        lengths = torch.full((self.prompts,), self.tokens)
+        return Runs(base, source, False, ids, ids + 1, lengths - 1, lengths)
+
+
+@public
+def plan(
+    verb: str,
+    model: Model | Shape | str,
+    task: Task | Sizes,
+    site: str | Sequence[str] | None = None,
+    by: str | Sequence[str] | None = None,
+    *,
+    method: str | None = None,
+    runs: int = 1,
+    cells: Sequence[str | Sequence[str]] | None = None,
+    window: int = 1,
+    neurons: Sequence[int] | None = None,
+    source: Model | None = None,
+    ablation: str | Ablation = "resample",
+    direction: str | None = None,
+    metric: Metrics | None = None,
+    batch_size: int | None = None,
+    memory: int = MEMORY,
+    engine: str = "auto",
+) -> Plan:
+    """What a verb would cost: passes, FLOPs, bytes, and seconds on this machine. No forward pass.
+
+    verb: "patch", "attribute", "score_edges" (of `circuits`), "exact" (every edge cut), "run" (circuits,
+        `runs` of them), "sweep" (steered runs, `runs` of each prompt: layers × coefficients × directions).
+    model: a model, a `Shape`, or a name of `SHAPES` ("llama-3-8b", "llama-3-70b", "gpt2"). task: a Task, or
+        `Sizes(prompts, tokens, first)`.
+    method: of attribute and score_edges. The rest: as in `interp.patch`; cells, window, neurons, source and
+        engine count for "patch" of a model with a task, which is counted cell by cell.
+
+    Returns a Plan, which prints. For "run" and "sweep" FLOPs are at most: runs are computed only where they
+    differ. Seconds divide by a rate of products that is measured once (under a second). Raises ValueError for
+    an unknown verb, and for "patch" as `patch` does.
+
+    Example:
+        >>> from interp.plans import Sizes
+        >>> interp.plan("attribute", "llama-3-8b", Sizes(prompts=64, tokens=20)).forwards
+        128
+        >>> model = interp.load("tiny-ioi")
+        >>> plan = interp.plan("patch", model, interp.tasks.ioi(model, n=4), "z")
+        >>> plan.cells, plan.prompts
+        (12, 4)
+    """
+    if verb not in VERBS:
+        raise ValueError(f"verb is {verb!r}; it must be one of {', '.join(VERBS)}{hint(verb, VERBS)}")
+    if isinstance(model, str) and model not in SHAPES:
+        raise ValueError(f"{model!r} is no known shape ({', '.join(SHAPES)}); give one, a Shape or a model.")
+    shape = SHAPES[model] if isinstance(model, str) else model
+    if verb == "patch" and not isinstance(shape, Shape) and isinstance(task, Task):
+        counted = sweep_plan(
+            shape, task, site, by, cells=cells, window=window, neurons=neurons, source=source,
+            ablation=ablation, direction=direction, metric=metric, batch_size=batch_size, memory=memory,
+            engine=engine,
+        )  # fmt: skip
+        return _timed(counted, anatomy(shape))
+    facts = shape.facts if isinstance(shape, Shape) else anatomy(shape)
+    gated = shape.gated if isinstance(shape, Shape) else bool(getattr(shape.cfg, "gated_mlp", False))
+    own = task.metric if isinstance(task, Task) else LogitDiff()
+    reads = Reads(_runs_of(task), check_metric(metric, own))
+    work = _Work(facts, gated, reads, Budget(facts, memory, batch_size))
+    sites = [site or "z"] if isinstance(site, str) or site is None else list(site)
+    counted = {
+        "patch": lambda: work.patch(sites, by),
+        "attribute": lambda: work.attribute(sites, method or "atp"),
+        "score_edges": lambda: work.score_edges(method or "eap"),
+        "exact": work.exact,
+        "run": lambda: work.runs(verb, runs + 1),
+        "sweep": lambda: work.runs(verb, runs),
+    }[verb]()
+    return _timed(counted, facts)
+
+
+def _runs_of(task: Task | Sizes) -> Runs:
+    if isinstance(task, Sizes):
+        return task.runs
+    ends = (task.answers, task.wrongs, task.last_position, task.lengths)
+    return Runs(task.corrupt, task.clean, False, *ends)
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """Sizes, from which every verb's cost follows."""
+
+    facts: Anatomy
+    gated: bool
+    reads: Reads
+    budget: Budget
+
+    @property
+    def prompts(self) -> int:
+        return len(self.reads.runs)
+
+    @property
+    def n_pos(self) -> int:
+        return self.reads.runs.n_pos
+
+    def forward(self) -> float:
+        """FLOPs of one prompt, with the logits that are read."""
+        columns = self.facts.d_vocab_out if self.reads.columns is None else len(self.reads.columns)
+        n_read = self.n_pos if self.reads.everywhere else 1
+        return forward_flops(self.facts, self.gated, self.n_pos, columns, n_read)
+
+    def whole(self) -> float:
+        """FLOPs of one prompt, with all logits: a pass through the model itself."""
+        return forward_flops(self.facts, self.gated, self.n_pos, self.facts.d_vocab_out, self.n_pos)
+
+    def patch(self, sites: list[str], by: str | Sequence[str] | None) -> Plan:
+        """Every cell of a grid of each site, counted as `patch` counts."""
+        plans = []
+        for site in sites:
+            dims = (by,) if isinstance(by, str) else tuple(by or ("layer", AXES[site][-1]))
+            table, _ = grid(self.facts, site, dims, self.n_pos)
+            plans.append(make_plan(self.facts, self.gated, table, self.reads, self.budget, "fast"))
+        first = max(plans, key=lambda each: each.memory)
+        summed: dict[str, float] = {
+            name: sum(getattr(each, name) for each in plans) for name in ("cells", "live", "flops")
+        }
+        summed["forwards"] = 2 * self.prompts
+        return replace(first, **summed, naive_flops=sum(each.naive_flops for each in plans))
+
+    def attribute(self, sites: list[str], method: str) -> Plan:
+        forwards, backwards = parse(method).cost(self.facts.n_layers)
+        n_metrics = len(self.reads.metrics)
+        each = prompt_bytes(
+            self.facts, self.budget.item_size, self.n_pos, tuple(sites), n_metrics, max(1, backwards)
+        )
+        block = max(1, min(self.prompts, int(self.budget.limit // each)))
+        return self._passes("attribute", forwards, backwards * n_metrics, block * each, block)
+
+    def score_edges(self, method: str) -> Plan:
+        graph, n_metrics = self._graph(), len(self.reads.metrics)
+        forwards, backwards = parse(method, over="edges").edge_cost(graph.n_layers, graph.attn_only)
+        block, _ = edge_sizes(self.budget, self.n_pos, graph, n_metrics)
+        block, pairs = min(block, self.prompts), len(graph.writers) * len(graph.readers)
+        sites = ("z", "mlp_out", "resid_pre", "resid_mid", "q")
+        run = prompt_bytes(self.facts, self.budget.item_size, self.n_pos, sites, 1, 0)
+        held = int(block * (1.5 * run + 24 * pairs * n_metrics))
+        result = 8 * self.prompts * pairs * n_metrics
+        each = result / self.prompts / 2**30
+        note = f"the result is {result / 2**30:.2g} GiB more; with by_prompt=False {each:.2g}"
+        counted = self._passes("score_edges", forwards, backwards * n_metrics, held, block)
+        products = 2.0 * pairs * self.facts.d_model * self.n_pos * max(1, backwards) * n_metrics
+        return replace(counted, flops=counted.flops + self.prompts * products, note=note)
+
+    def exact(self) -> Plan:
+        """The layers after each edge's reader."""
+        graph = self._graph()
+        allowed = graph.allowed.numpy()
+        layers = np.array([graph.n_layers if name == "logits" else int(name[1:].split(".")[0].split("<")[0])
+                           for name in graph.readers])  # fmt: skip
+        share = (allowed.sum(0) * (graph.n_layers - layers)).sum() / graph.n_layers
+        flops = self.prompts * (2 + share) * self.forward()
+        counted = self._counted("exact", flops, self.budget.limit, 1)
+        return replace(counted, cells=graph.n_edges, forwards=2 * self.prompts)
+
+    def runs(self, verb: str, n: int) -> Plan:
+        """Circuits, or steered runs of each prompt, each at most a forward."""
+        note = "at most: only what differs is run"
+        counted = self._counted(verb, self.prompts * (2 + n) * self.forward(), self.budget.limit, 1)
+        return replace(counted, cells=n, forwards=(2 + n) * self.prompts, note=note)
+
+    def _graph(self) -> Graph:
+        f = self.facts
+        return Graph(
+            f.n_layers, f.n_heads, f.n_key_value_heads, attn_only=f.attn_only, parallel=f.parallel,
+            d_model=f.d_model,
+        )  # fmt: skip
+
+    def _passes(self, verb: str, forwards: int, backwards: int, memory: float, block: int) -> Plan:
+        flops = self.prompts * (forwards + backwards) * self.whole()
+        counted = self._counted(verb, flops, memory, -(-self.prompts // block))
+        return replace(counted, forwards=forwards * self.prompts, backwards=backwards * self.prompts)
+
+    def _counted(self, verb: str, flops: float, memory: float, chunks: int) -> Plan:
+        return Plan(
+            cells=0, prompts=self.prompts, live=0, flops=flops, naive_flops=flops, memory=int(memory),
+            chunks=chunks, engine="fast", verb=verb,
+        )  # fmt: skip
+
+
+def _timed(counted: Plan, facts: Anatomy) -> Plan:
+    shape = (str(facts.device), facts.dtype, facts.d_model, max(facts.d_mlp, facts.d_model))
+    return replace(counted, seconds=counted.flops / rate(*shape, torch.get_num_threads()))
+
+
+@lru_cache(maxsize=16)
+def rate(device: str, dtype: torch.dtype, d_model: int, d_mlp: int, threads: int) -> float:
+    """FLOPs a second of products of 256 rows into an MLP and back, the better half of a third of a second."""
+    d_model, d_mlp = min(d_model, 4096), min(d_mlp, 8192)
+    x = torch.zeros(256, d_model, dtype=dtype, device=device)
+    W_in, W_out = (torch.zeros(d_model, d_mlp, dtype=dtype, device=device) for _ in range(2))
+    seconds, start = [], time.perf_counter()
+    with torch.inference_mode():
+        while len(seconds) < 3 or time.perf_counter() - start < 0.3:
+            before = time.perf_counter()
+            out = (x @ W_in) @ W_out.T
+            float(out[0, 0])  # waits for a GPU
+            seconds.append(time.perf_counter() - before)
+    return 4.0 * 256 * d_model * d_mlp / float(np.median(sorted(seconds)[: (len(seconds) + 1) // 2]))
