@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from interp._verbs import verb
 from interp.ablation import Mean, Optimal, make_runs, site_means
-from interp.attribution._passes import autograd_on
+from interp.attribution._by_hooks import autograd_on
 from interp.engine.readout import Reads, Scores
 from interp.engine.runs import Runs
 from interp.experiment import MEMORY, Experiment, Metrics, prepare

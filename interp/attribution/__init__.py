@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from interp._lazy import lazy
 
 if TYPE_CHECKING:
+    from interp.attribution._by_hooks import gradients as gradients
     from interp.attribution._direct import direct as direct
     from interp.attribution._estimate import attribute as attribute
-    from interp.attribution._passes import gradients as gradients
     from interp.attribution._relevance import relevance as relevance
     from interp.attribution._screen import screen as screen
     from interp.attribution.rules import relevance_rules as relevance_rules
@@ -26,7 +26,7 @@ __getattr__, __dir__ = lazy(
     {
         "interp.attribution._direct": ("direct",),
         "interp.attribution._estimate": ("attribute",),
-        "interp.attribution._passes": ("gradients",),
+        "interp.attribution._by_hooks": ("gradients",),
         "interp.attribution._relevance": ("relevance",),
         "interp.attribution._screen": ("screen",),
         "interp.attribution.rules": ("relevance_rules",),

@@ -38,7 +38,6 @@ from torch import Tensor
 from interp.attribution._scoring import Scoring
 from interp.attribution._tables import Place, with_totals
 from interp.models import Anatomy
-from interp.places import hook_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,15 +151,10 @@ class Gates:
     def __init__(self, facts: Anatomy) -> None:
         self.shut: int | None = None
         sites = ["attn_out"] if facts.attn_only else ["attn_out", "mlp_out"]
-        self.hooks = [
-            (hook_name(site, layer), self._hook(layer)) for layer in range(facts.n_layers) for site in sites
-        ]
+        self.by_place = {(site, n): self._gate(n) for n in range(facts.n_layers) for site in sites}
 
-    def _hook(self, layer: int) -> Callable[..., Tensor]:
-        def hook(tensor: Tensor, hook: Any) -> Tensor:
-            return _Gate.apply(tensor, self, layer)  # type: ignore[no-any-return]
-
-        return hook
+    def _gate(self, layer: int) -> Callable[[Tensor], Tensor]:
+        return lambda tensor: _Gate.apply(tensor, self, layer)  # type: ignore[no-any-return]
 
 
 class _Gate(torch.autograd.Function):

@@ -30,20 +30,22 @@ from interp import results
 from interp._verbs import verb, warn
 from interp.ablation import Ablation, Constants
 from interp.attribution._atp_star import paths_left
+from interp.attribution._by_hooks import autograd_on
 from interp.attribution._features import attribute_features
 from interp.attribution._first_order import along_path, first_order
-from interp.attribution._passes import Estimated, Passes, autograd_on, prompt_bytes
+from interp.attribution._passes import Estimated, Passes, prompt_bytes
 from interp.attribution._scoring import scorings
 from interp.attribution._tables import Place, places, read, summed
-from interp.attribution.rules import check_hooks
+from interp.attribution.rules import check_hooks, check_rules
 from interp.attribution.secant import secant
 from interp.engine.cells import Cells
 from interp.engine.runs import Runs
-from interp.engine.trust import require_weights
+from interp.engine.trust import require_weights, slope_weights
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
 from interp.grid import Grid, Sheet, make_grid
 from interp.methods import IG, AtpStar, Method, Secant, parse
 from interp.models import Anatomy, Model, anatomy, expert_points, unsupported
+from interp.models.parts import Weights
 from interp.patching._features import require_alone
 from interp.places import SITES
 from interp.sae import Dictionary
@@ -67,6 +69,7 @@ def attribute(
     metric: Metrics | None = None,
     batch_size: int | None = None,
     memory: int = MEMORY,
+    engine: str = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
     """Estimated effect of patching every cell of a grid.
@@ -79,8 +82,11 @@ def attribute(
     features: a dictionary, whose features (and error) are the cells, as in `interp.patch`; method "atp", or
         "ig" (along the straight line at the site). They add up to the estimate of the whole site; the
         attribute `error_share` is the error's part of it. batch_size: prompts at once at most; by default
-        as many as `memory` allows. memory: bytes to use above the model's own. progress: one bar, counting
-        passes.
+        as many as `memory` allows. memory: bytes to use above the model's own.
+    engine: "fast" makes the passes by the model's weights (an error where these do not give its logits and
+        the activations asked for), "reference" through the model itself under hooks, "auto" the first where
+        it can; `attrs["engine"]` says which. "secant" and features go through the model.
+    progress: one bar, counting passes.
 
     Returns a Dataset as `interp.patch` does: `value` [prompt, (site,) dims of `by`, (metric)] in units of the
     metric, positive where the cell helps; `clean`, `corrupt`, `clean_right`. With GradDrop values are
@@ -106,7 +112,7 @@ def attribute(
         check_hooks(model)
         experiment = prepare(
             model, task, ablation=ablation, direction=direction, metric=metric, batch_size=batch_size,
-            memory=memory, progress=progress,
+            memory=memory, engine=engine, progress=progress,
         )  # fmt: skip
         if features is not None:
             require_alone(site, 1, neurons, None)
@@ -117,12 +123,25 @@ def attribute(
         grid = make_grid(facts, task, site, by, cells, neurons=neurons)
         chosen = _fitted(experiment, grid, chosen)
         runs = experiment.runs(grid.all_sites).outside_inference()
-        if chosen.needs_weights:
-            require_weights(model, runs.base, runs.lengths, what=f"method {chosen.name!r}")
+        weights = _weights(experiment, grid, chosen, runs)
     with expert_points(model, grid.all_sites):
-        result = _Estimation(experiment, grid, chosen, runs).run()
+        result = _Estimation(experiment, grid, chosen, runs, weights).run()
     warn_unsolved(float(result["clean_right"].mean()), metric=(task.metric, *experiment.metric))
     return result
+
+
+def _weights(experiment: Experiment, grid: Grid, method: Method, runs: Runs) -> Weights | None:
+    """The weights that passes go by; None where they go through the model."""
+    model, engine = experiment.model, experiment.budget.engine
+    check_rules(model, method.rules)
+    if method.needs_weights:
+        if engine == "fast":
+            raise ValueError(
+                f"method {method.name!r} goes through the model itself. Use engine='auto' or 'reference'."
+            )
+        require_weights(model, runs.base, runs.lengths, what=f"method {method.name!r}")
+        return None
+    return slope_weights(model, runs.base, runs.lengths, sites=grid.all_sites, engine=engine)
 
 
 def _fitted(experiment: Experiment, grid: Grid, method: Method) -> Method:
@@ -178,6 +197,7 @@ class _Estimation:
     grid: Grid
     method: Method
     runs: Runs
+    weights: Weights | None
 
     def run(self) -> xr.Dataset:
         """Block by block of prompts."""
@@ -196,7 +216,9 @@ class _Estimation:
             for start in starts:
                 prompts = slice(start, min(start + block, n))
                 runs = self.runs.take(slice(prompts.start * draws, prompts.stop * draws))
-                estimates = _Estimates(Passes(experiment, runs, bar.update), wanted, self.method)
+                estimates = _Estimates(
+                    Passes(experiment, runs, bar.update, self.weights), wanted, self.method
+                )
                 for number, (cells, coords) in enumerate(zip(grid.cells, grid.coords)):
                     every = slice(0, len(coords[grid.by[0]]))
                     right = estimates.clean_right[::draws]
@@ -212,7 +234,8 @@ class _Estimation:
     def _attrs(self) -> dict[str, Any]:
         experiment, (forwards, backwards) = self.experiment, self._cost()
         attrs = results.attrs(experiment, method=self.method.name, site=", ".join(self.grid.all_sites))
-        attrs |= {"window": 1, "engine": "autograd", "draws": experiment.draws}
+        attrs |= {"window": 1, "engine": "reference" if self.weights is None else "fast"}
+        attrs["draws"] = experiment.draws
         attrs |= {"forwards": forwards, "backwards": backwards, **self.method.attrs()}
         attrs["convention"] = "estimate of: " + attrs["convention"]
         if isinstance(self.method, AtpStar) and self.method.grad_drop:
@@ -260,7 +283,7 @@ class _Estimates:
             for each in estimated.tables
         ]
         self.base, self.source = estimated.base.cpu().numpy(), estimated.source.cpu().numpy()
-        self.clean_right = passes.scores.clean_right(estimated.clean)
+        self.clean_right = passes.by.clean_right(estimated.clean)
         self.notes = estimated.notes
         self.experiment = passes.experiment
         self.magnitudes = isinstance(method, AtpStar) and method.grad_drop

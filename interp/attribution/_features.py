@@ -26,7 +26,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp import results
-from interp.attribution._passes import Passes, Plain, autograd_on, prompt_bytes, record
+from interp.attribution._by_hooks import autograd_on, record
+from interp.attribution._passes import Passes, Plain, prompt_bytes
+from interp.engine.readout import Scores
 from interp.engine.reference import finite_hooks
 from interp.experiment import Experiment
 from interp.grid import Grid, Sheet
@@ -50,6 +52,8 @@ def attribute_features(
             f"method {method.name!r} has no form for features of a dictionary. Use 'atp' or 'ig', or "
             "interp.patch."
         )
+    if experiment.budget.engine == "fast":
+        raise ValueError("features go through the model itself. Use engine='auto' or 'reference'.")
     request = asked(experiment, dictionary, by, cells)
     if request.cells is not None and any(len(cell) > 1 for cell in request.cells):
         raise ValueError(
@@ -117,7 +121,7 @@ class _Estimation:
         first = first if passes.facts.causal else torch.where(first < n_pos, 0, n_pos)
         later = torch.arange(n_pos, device=first.device)[None] >= first[:, None]
         table = table.masked_fill(~later[..., None, None], 0.0)
-        return table.cpu().numpy(), low, high, passes.scores.clean_right(clean)
+        return table.cpu().numpy(), low, high, passes.by.clean_right(clean)
 
     def _slope(self, passes: Passes, base: Plain, phi: Tensor, error: Tensor, clean: Tensor) -> Tensor:
         """The slope at the site, or its mean along the line between both runs, in float64."""
@@ -141,7 +145,7 @@ class _Estimation:
         taps = {(site, layer): slope_hook(model, site, layer)}
         recording = record(model, passes.runs.base, taps, before=before)
         passes.tick(1)
-        measured = passes.measure(passes.scores.pick(recording.logits), clean)
+        measured = passes.measure(Scores(passes.experiment.reads(passes.runs)).pick(recording.logits), clean)
         slopes = []
         for number in range(measured.shape[1]):
             last = number == measured.shape[1] - 1
@@ -164,7 +168,7 @@ class _Estimation:
     def _attrs(self, tables: list[np.ndarray]) -> dict[str, Any]:
         experiment, (forwards, backwards) = self.experiment, self._cost()
         attrs = results.attrs(experiment, method=self.method.name, site=site_name(self.dictionary))
-        attrs |= {"window": 1, "engine": "autograd", "draws": experiment.draws, "error": "live"}
+        attrs |= {"window": 1, "engine": "reference", "draws": experiment.draws, "error": "live"}
         attrs |= {"forwards": forwards, "backwards": backwards, **self.method.attrs()}
         attrs |= {"dictionary": repr(self.dictionary), "n_features": self.dictionary.n_features}
         attrs["convention"] = "estimate of: " + attrs["convention"]

@@ -21,14 +21,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.attribution._atp_star import Gates, fixes
-from interp.attribution._passes import Estimated, Graph, Passes, Plain, Values
+from interp.attribution._by_hooks import EMBED, Values
+from interp.attribution._passes import Estimated, Graph, Passes, Plain
 from interp.attribution._scoring import scorings
 from interp.attribution._tables import Linear, Place, Term, live
-from interp.attribution.rules import ruled
 from interp.methods import IG, AtpStar, Method
 from interp.models import Anatomy, activation_shape
 
-EMBED: Place = ("embed", 0)
 Tables = dict[Place, Tensor]  # [prompt, axis + 1, ..., metric]
 
 
@@ -41,8 +40,9 @@ def first_order(passes: Passes, places: Sequence[Place], method: Method) -> Esti
     source = passes.source(needed)
     gates = Gates(passes.facts) if star is not None and star.grad_drop else None
     slopes = sorted({*places, *extra} - {*fixed})
-    with ruled(passes.model, method.rules):
-        graph = passes.graph(slopes, sorted({*needed, *extra}), gates=gates.hooks if gates else ())
+    graph = passes.graph(
+        slopes, sorted({*needed, *extra}), gates=gates.by_place if gates else None, rules=method.rules
+    )
     terms = make_terms(passes, places, fixed, source, graph.values)
     clean = passes.clean(graph.picked, source.picked)
     base = passes.measure(graph.picked, clean)

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,15 @@ from torch import Tensor
 from interp import results
 from interp._arguments import whole
 from interp._verbs import verb
-from interp.attribution._passes import Recording, autograd_on, record
-from interp.attribution.rules import check_hooks, relevance_rules
-from interp.methods import Method, parse, rules_of
+from interp.attribution._by_hooks import Recording, autograd_on, record
+from interp.attribution._by_weights import constant, hold
+from interp.attribution._tables import Place
+from interp.attribution.rules import check_hooks, check_rules, relevance_rules, ruled_weights
+from interp.engine.forward import forward, unembed
+from interp.engine.trust import slope_weights
+from interp.methods import Method, Rules, parse, rules_of
 from interp.models import Anatomy, Model, anatomy
+from interp.models.parts import Weights
 from interp.places import hook_name
 from interp.tasks import vocabulary
 
@@ -58,13 +64,15 @@ def relevance(
     metric: Target | list[Target],
     *,
     method: str | Method = "relp",
+    engine: str = "auto",
 ) -> xr.Dataset:
     """Relevance of one prompt's tokens and of the model's components for a metric.
 
     tokens: the prompt, as a string or as token ids. metric: a token (its logit after the prompt), a pair of
     tokens (the first one's logit minus the second's), strings or ids; or a function from the logits [pos,
     vocab] to a number; or a list of these. method: the relevance rules, "relp", "attnlrp", "gim" or a value
-    such as `Relp(ah=False)`.
+    such as `Relp(ah=False)`. engine: "fast" by the model's weights, "reference" through the model itself
+    under hooks, "auto" the first where it can; `attrs["engine"]` says which.
 
     Returns a Dataset in units of the metric: `tokens` [pos], the relevance of the stream before the first
     block, with the coordinate `token`; `value` [component], the relevance of "embed" (all of `tokens`),
@@ -91,9 +99,11 @@ def relevance(
     targets = [_target(model, facts, each) for each in (metric if isinstance(metric, list) else [metric])]
     if len(targets) == 0:
         raise ValueError("metric is empty. Give a token, a pair of tokens or a function.")
-    biases = _biases(model)
-    with autograd_on(), _differentiable(biases), relevance_rules(model, rules):
-        recording = record(model, row, _taps(facts), before=[(hook_name("resid_pre", 0), _cut)])
+    check_rules(model, rules)
+    with torch.inference_mode(False), torch.no_grad():
+        sites = ("z",) if facts.attn_only else ("z", "mlp_out")
+        weights = slope_weights(model, row, sites=sites, engine=engine)
+    with autograd_on(), _recorded(model, weights, facts, row, rules) as (recording, biases):
         raws = [target.measure(recording.logits[0]) for target in targets]
         shares = [_scores(recording, biases, raw, raw is not raws[-1]) for raw in raws]
     attrs = results.provenance(
@@ -104,6 +114,7 @@ def relevance(
         convention="relevance = value · coefficient; positive: it raises the metric. tokens and biases "
         "add up to the metric; heads and MLPs carry the same relevance on its way",
         rules=repr(rules),
+        engine="reference" if weights is None else "fast",
     )
     return _dataset(model, row, targets, [float(raw.detach()) for raw in raws], shares, attrs)
 
@@ -162,18 +173,57 @@ def _token(model: Model, facts: Anatomy, word: Any) -> int:
     return number
 
 
+@contextmanager
+def _recorded(
+    model: Model, weights: Weights | None, facts: Anatomy, row: Tensor, rules: Rules
+) -> Iterator[tuple[Recording, list[Tensor]]]:
+    """One pass with its graph, by the weights or through the model, and the biases that are leaves of it."""
+    if weights is None:
+        biases = _biases(model)
+        with _differentiable(biases), relevance_rules(model, rules):
+            cut = [(hook_name("resid_pre", 0), _cut)]
+            names = {key: hook_name(*place) for key, place in _places(facts).items()}
+            yield record(model, row, names, before=cut), biases
+        return
+    parts, tensors = ruled_weights(constant(weights), rules, facts.act_fn), {}
+    biases = [
+        bias.requires_grad_(True) for bias in _added((parts.blocks, parts.final_norm, {"b_U": parts.b_U}))
+    ]
+    taps = {place: partial(hold, tensors, key) for key, place in _places(facts).items()}
+    with torch.no_grad():
+        x = weights.embed(row)
+    stream = forward(parts, x.detach().requires_grad_(True), taps=taps, fused=True)
+    yield Recording(unembed(parts, stream[0])[None], tensors, {key: key for key in tensors}), biases
+
+
+def _added(part: Any) -> Iterator[Tensor]:
+    """The biases of parts of a model."""
+    if isinstance(part, tuple):
+        yield from (bias for each in part for bias in _added(each))
+    elif part is not None:
+        own = (
+            part if isinstance(part, dict) else {each.name: getattr(part, each.name) for each in fields(part)}
+        )
+        for name, value in own.items():
+            if isinstance(value, Tensor) and (name == "bias" or name.startswith("b_")):
+                yield value
+            elif is_dataclass(value) and not isinstance(value, type):
+                yield from _added(value)
+
+
 def _cut(stream: Tensor, hook: Any) -> Tensor:
     """The stream before the first block, cut off from the embedding: biases before it belong to `tokens`."""
     return stream.detach()
 
 
-def _taps(facts: Anatomy) -> dict[str, str]:
-    taps = {"embed": hook_name("resid_pre", 0)}
+def _places(facts: Anatomy) -> dict[str, Place]:
+    """Where the parts that relevance is given to are read."""
+    places: dict[str, Place] = {"embed": ("resid_pre", 0)}
     for layer in range(facts.n_layers):
-        taps[f"L{layer}"] = hook_name("z", layer)
+        places[f"L{layer}"] = ("z", layer)
         if not facts.attn_only:
-            taps[f"MLP{layer}"] = hook_name("mlp_out", layer)
-    return taps
+            places[f"MLP{layer}"] = ("mlp_out", layer)
+    return places
 
 
 def _biases(model: Model) -> list[Tensor]:

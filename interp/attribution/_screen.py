@@ -89,7 +89,7 @@ def screen(
         live = _live(experiment, grid)
     options = {
         "ablation": ablation, "direction": direction, "metric": metric, "batch_size": batch_size,
-        "memory": memory, "progress": progress,
+        "memory": memory, "engine": engine, "progress": progress,
     }  # fmt: skip
     estimate = attribute(model, task, site, by, method=method, **options)
     thresholds = _thresholds(experiment, estimate, threshold)
@@ -98,7 +98,7 @@ def screen(
     )  # in the order of the grid's cells
     group = choose_cells(size, live, budget, sample, seed)
     measured = np.flatnonzero((group == 1) | (group == 2))
-    exact = patch(model, task, cells=[_name(grid, int(cell)) for cell in measured], engine=engine, **options)
+    exact = patch(model, task, cells=[_name(grid, int(cell)) for cell in measured], **options)
     return _result(estimate, exact, group, thresholds, level).assign_attrs(seed=seed)
 
 

@@ -7,18 +7,24 @@ values.
 
 What differs between passes is handed in:
 
-- `tap(site, layer, tensor, group)` sees every activation under its TransformerLens name, and what the MLP
-  reads (before its norm) as "mlp_in"; it returns what to go on with;
+- `tap(site, layer, tensor, group)` sees every activation under its TransformerLens name, and of the MLP what
+  it reads (before its norm) as "mlp_in", its pre-activations as "pre" and the other factor of a gated one as
+  "linear"; it returns what to go on with;
 - `attend(block, layer, stream, tap)` gives attention's z: which rows attend to which, and what the readers of
   attention see.
+
+Where gradients are on, slopes pass through everything but the weights of projections: nothing of the size of
+a weight is made or kept for the way back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -82,9 +88,31 @@ def normed(norm: Norm | None, x: Tensor) -> Tensor:
 
 def project(W: Tensor, b: Tensor | None, x: Tensor) -> Tensor:
     """x [row, d_model] through W [head, d_model, d_head], no copy of W: [row, head, d_head]."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Projection.apply(x, W, b).transpose(0, 1)  # type: ignore[union-attr]
+    return _by_head(x, W, b).transpose(0, 1)
+
+
+def _by_head(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
     wide = x.expand(W.shape[0], *x.shape)
-    out = torch.bmm(wide, W) if b is None else torch.baddbmm(b[:, None], wide, W)
-    return out.transpose(0, 1)
+    return torch.bmm(wide, W) if b is None else torch.baddbmm(b[:, None], wide, W)
+
+
+class _Projection(torch.autograd.Function):
+    """x [row, d_model] through W, [head, row, d_head]; back to x head by head, without a copy for each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
+        ctx.save_for_backward(W)
+        return _by_head(x, W, b)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, Tensor | None]:
+        (slope,), (W,) = slopes, ctx.saved_tensors
+        out = slope[0] @ W[0].T
+        for mine, weight in zip(slope[1:], W[1:]):
+            out.addmm_(mine, weight.T)
+        return out, None, slope.sum(1) if ctx.needs_input_grad[2] else None
 
 
 def finish(attn: Attention, x: Tensor, pos: Tensor, norm: Norm | None) -> Tensor:
@@ -157,8 +185,28 @@ def mix(pattern: Tensor, v: Tensor) -> Tensor:
 
 def attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor, query_pos: Tensor) -> tuple[Tensor, Tensor]:
     """Pattern and z of whole runs, from finished q, k and v."""
-    pattern = scores(attn, q, k, query_pos).softmax(-1)
+    pattern = attn.weigh(scores(attn, q, k, query_pos))
     return pattern, mix(pattern, v)
+
+
+def fused(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """z of whole runs by a kernel that keeps no pattern; q, k and v finished [run, pos, head, d_head]."""
+    share, bias = q.shape[2] // k.shape[2], _bias(attn, q)
+    k, v = (part if share == 1 else part.repeat_interleave(share, 2) for part in (k, v))
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=bias, is_causal=bias is None, scale=1 / attn.scale
+    )
+    return out.transpose(1, 2)
+
+
+def _bias(attn: Attention, q: Tensor) -> Tensor | None:
+    """What is added to the scores of whole runs, where that is more than a causal mask."""
+    if attn.window is None and attn.alibi is None:
+        return None
+    pos = torch.arange(q.shape[1], device=q.device)
+    heads = 1 if attn.alibi is None else len(attn.alibi)
+    return masked(attn, q.new_zeros(1, heads, len(pos), len(pos)), pos)
 
 
 def attention(
@@ -181,8 +229,8 @@ def attention(
         if past is not None and group.start > 0:
             group_k = torch.cat((past.k[group.prompts, : group.start], group_k), 1)
             group_v = torch.cat((past.v[group.prompts, : group.start], group_v), 1)
-        pattern = scores(attn, q[group.queries], group_k, group.query_pos).softmax(-1)
-        z[group.queries] = mix(tap("pattern", layer, pattern, group), group_v)
+        pattern = attn.weigh(scores(attn, q[group.queries], group_k, group.query_pos))
+        z[group.queries] = mix(attn.factor(tap("pattern", layer, pattern, group)), group_v)
     return tap("z", layer, z), k, v
 
 
@@ -190,9 +238,9 @@ def qkv(
     attn: Attention, layer: int, queries: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor], tap: Tap
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Finished queries, keys and values [row, head, d_head]; `queries` and `keys` as in `attention`."""
-    q = tap("q", layer, project(attn.W_Q, attn.b_Q, queries[0]))
-    k = tap("k", layer, project(attn.W_K, attn.b_K, keys[0]))
-    v = value(attn, tap("v", layer, project(attn.W_V, attn.b_V, keys[0])))
+    q = attn.factor(tap("q", layer, project(attn.W_Q, attn.b_Q, queries[0])))
+    k = attn.factor(tap("k", layer, project(attn.W_K, attn.b_K, keys[0])))
+    v = value(attn, attn.factor(tap("v", layer, project(attn.W_V, attn.b_V, keys[0]))))
     return finish(attn, q, queries[1], attn.q_norm), finish(attn, k, keys[1], attn.k_norm), v
 
 
@@ -214,16 +262,19 @@ def head_writes(
 def unembed(weights: Weights, stream: Tensor, W_U: Tensor, b_U: Tensor | None) -> Tensor:
     """Logits of the columns W_U [d_model, column] for final stream rows [row, d_model]."""
     x = normed(weights.final_norm, stream)
-    out = x @ W_U if b_U is None else torch.addmm(b_U, x, W_U)
-    return weights.soft_cap * torch.tanh(out / weights.soft_cap) if weights.soft_cap > 0 else out
+    return weights.capped(x @ W_U if b_U is None else torch.addmm(b_U, x, W_U))
+
+
+def mlp_inner(mlp: MLP, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The MLP's pre-activations [row, neuron] and, if it is gated, the other factor."""
+    if mlp.W_gate is not None:
+        return x @ mlp.W_gate, x @ mlp.W_in
+    return (x @ mlp.W_in if mlp.b_in is None else torch.addmm(mlp.b_in, x, mlp.W_in)), None
 
 
 def mlp_hidden(mlp: MLP, x: Tensor) -> Tensor:
     """The MLP's activations after the nonlinearity (hook_post): [row, neuron]."""
-    if mlp.W_gate is not None:
-        hidden = mlp.act(x @ mlp.W_gate) * (x @ mlp.W_in)
-        return hidden if mlp.b_in is None else hidden + mlp.b_in
-    return mlp.act(x @ mlp.W_in if mlp.b_in is None else torch.addmm(mlp.b_in, x, mlp.W_in))
+    return mlp.hidden(*mlp_inner(mlp, x))
 
 
 def mlp_write(mlp: MLP, hidden: Tensor) -> Tensor:
@@ -234,5 +285,7 @@ def mlp_write(mlp: MLP, hidden: Tensor) -> Tensor:
 
 def mlp(mlp: MLP, layer: int, x: Tensor, tap: Tap) -> Tensor:
     """The MLP's write for stream rows x [row, d_model]."""
-    hidden = tap("post", layer, mlp_hidden(mlp, normed(mlp.norm, tap("mlp_in", layer, x))))
+    pre, linear = mlp_inner(mlp, normed(mlp.norm, tap("mlp_in", layer, x)))
+    pre, linear = tap("pre", layer, pre), None if linear is None else tap("linear", layer, linear)
+    hidden = tap("post", layer, mlp.hidden(pre, linear))
     return tap("mlp_out", layer, mlp_write(mlp, hidden))

@@ -7,7 +7,7 @@ join on the way, the wavefront of patching, run the halves of the block themselv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 import torch
 from jaxtyping import Float
@@ -34,14 +34,18 @@ def forward(
     start: int = 0,
     taps: Taps | None = None,
     attend: B.Attend | None = None,
+    fused: bool = False,
 ) -> Float[Tensor, "run pos d_model"]:
     """The stream after the last block, from the stream before block `start`.
 
     taps see the activations [run, pos, ...] at their site and layer (patterns [run, head, dst, src]), and say
-    what to go on with. attend: by default each run attends to itself, from position 0 on.
+    what to go on with. attend: by default each run attends to itself, from position 0 on. fused: without a
+    pattern where no tap wants it.
     """
     size, taps = (x.shape[0], x.shape[1]), taps or {}
-    attend = whole_runs(size, x.device) if attend is None else attend
+    if attend is None:
+        alone = [layer for layer in range(len(weights.blocks)) if fused and ("pattern", layer) not in taps]
+        attend = whole_runs(size, x.device, fused=alone)
 
     def tap(site: str, layer: int, tensor: Tensor, group: B.Group | None = None) -> Tensor:
         act = taps.get((site, layer))
@@ -52,20 +56,30 @@ def forward(
     return through_blocks(weights, x.flatten(0, 1), attend, tap, start).unflatten(0, size)
 
 
-def whole_runs(size: tuple[int, int], device: torch.device, keep: Keep | None = None) -> B.Attend:
-    """Attention of whole runs to themselves; size: (runs, positions). `keep` gets keys and values."""
+def whole_runs(
+    size: tuple[int, int], device: torch.device, keep: Keep | None = None, fused: Container[int] = ()
+) -> B.Attend:
+    """Attention of whole runs to themselves; size: (runs, positions). `keep` gets keys and values.
+
+    fused: layers whose pattern nobody asks for; where they can do without, it is never made.
+    """
     n, n_pos = size
     pos = torch.arange(n_pos, device=device)
     rows = torch.arange(n * n_pos, device=device).view(n, n_pos)
     runs = torch.arange(n, device=device)
-    groups, every = [B.Group(0, n_pos, runs, rows, rows, pos, runs)], pos.repeat(n)
+    group, every = B.Group(0, n_pos, runs, rows, rows, pos, runs), pos.repeat(n)
 
     def attend(block: Block, layer: int, x: Tensor, tap: B.Tap) -> Tensor:
-        h = B.normed(block.attn_norm, x)
-        z, k, v = B.attention(block.attn, layer, (h, every), (h, every), groups, None, tap)
+        attn, h = block.attn, B.normed(block.attn_norm, x)
+        q, k, v = (part.unflatten(0, size) for part in B.qkv(attn, layer, (h, every), (h, every), tap))
         if keep is not None:
-            keep(layer, k.unflatten(0, size), v.unflatten(0, size))
-        return z
+            keep(layer, k, v)
+        if layer in fused and attn.fused:
+            z = B.fused(attn, q, k, v)
+        else:
+            pattern = tap("pattern", layer, attn.weigh(B.scores(attn, q, k, pos)), group)
+            z = B.mix(attn.factor(pattern), v)
+        return tap("z", layer, z.flatten(0, 1))
 
     return attend
 

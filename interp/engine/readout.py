@@ -162,12 +162,14 @@ class Outcome:
 class Readout:
     """Final norm, the columns read of the unembedding, and the metrics."""
 
-    def __init__(self, weights: Weights, reads: Reads) -> None:
+    def __init__(self, weights: Weights, reads: Reads, whole: bool = False) -> None:
+        """whole: all columns, whatever the metrics read."""
         self.weights, self.reads, self.runs = weights, reads, reads.runs
-        columns = reads.columns
+        columns = None if whole else reads.columns
         self.W_U = weights.W_U if columns is None else weights.W_U[:, columns]
         self.b_U = weights.b_U if columns is None or weights.b_U is None else weights.b_U[columns]
-        self.answer, self.wrong = reads.column(self.runs.answer), reads.column(self.runs.wrong)
+        ids = (self.runs.answer, self.runs.wrong)
+        self.answer, self.wrong = ids if columns is None else (reads.column(each) for each in ids)
 
     def logits(self, stream: Float[Tensor, "row d_model"]) -> Float[Tensor, "row column"]:
         """Float32 or better."""

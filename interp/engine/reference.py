@@ -122,13 +122,15 @@ def finite_hooks(n_layers: int) -> Hooks:
 
 
 def _finite_hook(layer: int) -> tuple[str, Callable[..., Tensor]]:
-    def hook(tensor: Tensor, hook: Any) -> Tensor:
-        if not torch.isfinite(tensor).all():
-            prompt, pos = (~torch.isfinite(tensor)).any(-1).nonzero()[0].tolist()
-            raise ValueError(
-                f"the model computes values that are not finite: first in L{layer}.resid_post, "
-                f"prompt {prompt}, position {pos}. Check the weights, or load the model in float32."
-            )
-        return tensor
+    return hook_name("resid_post", layer), lambda tensor, hook: require_finite(layer, tensor)
 
-    return hook_name("resid_post", layer), hook
+
+def require_finite(layer: int, stream: Tensor) -> Tensor:
+    """The stream after a layer; ValueError for a value that is not finite."""
+    if not torch.isfinite(stream).all():
+        prompt, pos = (~torch.isfinite(stream)).any(-1).nonzero()[0].tolist()
+        raise ValueError(
+            f"the model computes values that are not finite: first in L{layer}.resid_post, "
+            f"prompt {prompt}, position {pos}. Check the weights, or load the model in float32."
+        )
+    return stream

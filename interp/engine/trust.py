@@ -101,6 +101,25 @@ def own_weights(
     return None
 
 
+def slope_weights(
+    model: Model,
+    tokens: Int[Tensor, "prompt pos"],
+    lengths: Int[Tensor, "prompt"] | None = None,
+    *,
+    sites: Sequence[str] = (),
+    engine: str,
+) -> Weights | None:
+    """`weights_of` for passes with slopes; None where they go through the model itself.
+
+    They are as many there and take about twice the time, so that nothing is warned of: the result says which
+    engine ran. engine: as in `own_weights`.
+    """
+    if engine == "auto":
+        parts = weights_of(model, tokens, lengths, sites=sites)
+        return parts if isinstance(parts, Weights) else None
+    return own_weights(model, tokens, lengths, sites=sites, engine=engine, instead="")
+
+
 def check_engine(engine: str) -> None:
     """Raise ValueError for what is no engine."""
     if engine not in ENGINES:

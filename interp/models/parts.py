@@ -1,6 +1,7 @@
 """The parts of a model as the fast engine reads them: plain tensors in TransformerLens's shapes.
 
-References, never copies, with the few functions (norm, rotary) that turn them into a forward pass.
+References, never copies, with the few functions (norm, rotary, activation, softmax) that turn them into a
+forward pass. Relevance rules are parts of the same values with other slopes (`attribution/rules/_parts.py`).
 """
 
 from __future__ import annotations
@@ -80,6 +81,19 @@ class Attention:
     rotary: Rotary | None
     alibi: Tensor | None  # slopes, [head]
 
+    @property
+    def fused(self) -> bool:
+        """Whether a kernel that never has the pattern at hand computes the same."""
+        return self.soft_cap <= 0
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        """The pattern, from masked scores [..., query, key]."""
+        return scores.softmax(-1)
+
+    def factor(self, x: Tensor) -> Tensor:
+        """A query, key, value or pattern as its product takes it."""
+        return x
+
 
 @dataclass(frozen=True, eq=False)
 class MLP:
@@ -91,6 +105,13 @@ class MLP:
     act: Callable[[Tensor], Tensor]
     norm: Norm | None  # of what it reads
     out_norm: Norm | None  # of what it writes
+
+    def hidden(self, pre: Tensor, linear: Tensor | None) -> Tensor:
+        """The activations after the nonlinearity [row, neuron]; linear: a gated MLP's other factor."""
+        if linear is None:
+            return self.act(pre)
+        out = self.act(pre) * linear
+        return out if self.b_in is None else out + self.b_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +134,9 @@ class Weights:
     b_U: Tensor | None
     soft_cap: float
     embed_scale: float = 1.0  # of the token embedding (Gemma)
+
+    def capped(self, logits: Tensor) -> Tensor:
+        return self.soft_cap * torch.tanh(logits / self.soft_cap) if self.soft_cap > 0 else logits
 
     def embed(self, tokens: Tensor, noise: Tensor | None = None) -> Tensor:
         """The stream before the first block: [prompt, pos, d_model]; noise is added to the embedding."""

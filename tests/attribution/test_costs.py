@@ -10,7 +10,9 @@ from cases import QUIET, task
 
 from interp.ablation import Gaussian
 from interp.attribution import attribute, direct, gradients
-from interp.attribution._passes import Recording, prompt_bytes
+from interp.attribution._by_hooks import Recording
+from interp.attribution._passes import prompt_bytes
+from interp.engine.forward import forward
 from interp.methods import GIM, IG, Atp, AtpStar, AttnLRP, Relp, Secant
 from interp.models import anatomy, logits
 from interp.tasks import LogitDiff, LogProb
@@ -19,23 +21,22 @@ EVERY = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "v"
 
 
 @contextmanager
-def counted(model, monkeypatch):
+def counted(monkeypatch):
     """Forwards and backwards (whole sets of slopes) of estimates; the trust check of the model is not one."""
     count = {"forward": 0, "backward": 0}
-    original = Recording.slopes
 
-    def asked(*args):
-        count["forward"] += 1
-        return logits(*args)
+    def counting(of, what):
+        def call(*args, **options):
+            count[what] += 1
+            return of(*args, **options)
 
-    def slopes(recording, *args, **options):
-        count["backward"] += 1
-        return original(recording, *args, **options)
+        return call
 
     with monkeypatch.context() as patched:
-        patched.setattr(Recording, "slopes", slopes)
-        for module in ("_passes", "_direct"):
-            patched.setattr(f"interp.attribution.{module}.logits", asked)
+        patched.setattr(Recording, "slopes", counting(Recording.slopes, "backward"))
+        patched.setattr("interp.attribution._by_weights.forward", counting(forward, "forward"))
+        for module in ("_by_hooks", "_direct"):
+            patched.setattr(f"interp.attribution.{module}.logits", counting(logits, "forward"))
         yield count
 
 
@@ -44,6 +45,7 @@ def model():
     return small.model()
 
 
+@pytest.mark.parametrize("engine", ["auto", "reference"])
 @pytest.mark.parametrize("sites", [["z"], EVERY])
 @pytest.mark.parametrize(
     ("method", "forwards", "backwards"),
@@ -60,10 +62,12 @@ def model():
         (AtpStar(), 2, 3),
     ],
 )
-def test_passes(model, monkeypatch, sites, method, forwards, backwards):
+def test_passes(model, monkeypatch, sites, engine, method, forwards, backwards):
     for metrics in ([LogitDiff()], [LogitDiff(), LogProb()]):
-        with counted(model, monkeypatch) as count:
-            found = attribute(model, task(), sites, "layer", method=method, metric=metrics, **QUIET)
+        with counted(monkeypatch) as count:
+            found = attribute(
+                model, task(), sites, "layer", method=method, metric=metrics, engine=engine, **QUIET
+            )
         assert count == {"forward": forwards, "backward": backwards * len(metrics)}
         assert found.attrs["forwards"] == forwards
         assert found.attrs["backwards"] == backwards * len(metrics)
@@ -72,7 +76,7 @@ def test_passes(model, monkeypatch, sites, method, forwards, backwards):
 
 def test_blocks_of_prompts_multiply_the_passes(model, monkeypatch):
     for batch_size, blocks in ((None, 1), (6, 1), (4, 2), (1, 6)):
-        with counted(model, monkeypatch) as count:
+        with counted(monkeypatch) as count:
             attribute(model, task(), EVERY, "layer", batch_size=batch_size, **QUIET)
         assert count == {"forward": 2 * blocks, "backward": blocks}
 
@@ -81,13 +85,13 @@ def test_memory_bounds_the_prompts_in_flight(model, monkeypatch):
     """A budget for two prompts makes blocks of two; one for none still runs, one prompt at a time."""
     each = prompt_bytes(anatomy(model), 8, 9, ("z",), 1, 1)
     for budget, blocks in ((2 * each, 3), (each - 1, 6), (6 * each, 1)):
-        with counted(model, monkeypatch) as count:
+        with counted(monkeypatch) as count:
             attribute(model, task(), "z", memory=budget, **QUIET)
         assert count["forward"] == 2 * blocks
 
 
 def test_draws_stay_together(model, monkeypatch):
-    with counted(model, monkeypatch) as count:
+    with counted(monkeypatch) as count:
         found = attribute(model, task(), "z", ablation=Gaussian(draws=3), batch_size=6, **QUIET)
     assert count == {"forward": 6, "backward": 3}
     assert found.attrs["draws"] == 3
@@ -95,7 +99,7 @@ def test_draws_stay_together(model, monkeypatch):
 
 
 def test_direct_and_gradients(model, monkeypatch):
-    with counted(model, monkeypatch) as count:
+    with counted(monkeypatch) as count:
         direct(model, task(), batch_size=4)
         assert count == {"forward": 2, "backward": 0}
         gradients(model, task().clean, ["blocks.1.hook_resid_post"], lambda out: out[:, -1, 3])

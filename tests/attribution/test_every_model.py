@@ -138,11 +138,12 @@ def test_attention_that_is_delegated() -> None:
     model = small.bridge("gptj")
     for method in ("relp", "gim", GIM(ln=False)):
         with pytest.raises(ValueError, match=r"is not what attention goes on with.*Use a method that leaves"):
-            attribute(model, task(), "resid_pre", method=method, **QUIET)
+            attribute(model, task(), "resid_pre", method=method, engine="reference", **QUIET)
+        assert attribute(model, task(), "resid_pre", method=method, **QUIET).attrs["engine"] == "fast"
     with pytest.raises(ValueError, match=r"attention hands over its pattern after|has to know every step"):
         attribute(model, task(), "z", method="secant", **QUIET)
     with pytest.raises(ValueError, match=r"no gradient reaches blocks\.0\.attn\.hook_pattern.*estimated nor"):
-        attribute(model, task(), "pattern", **QUIET)
+        attribute(model, task(), "pattern", engine="reference", **QUIET)
     cell = {"layer": 1, "pos": 4}
     for site in ("resid_pre", "attn_out"):
         found = attribute(model, task(), site, **QUIET)["value"]

@@ -71,7 +71,18 @@ def relevance_rules(model: Model, rules: Rules | Method | str = "relp") -> Itera
         >>> report["ah"]
         ('blocks.0.attn', 'blocks.1.attn', 'blocks.2.attn')
     """
-    chosen = rules_of(rules)
+    places, report = _placed(model, rules_of(rules))
+    with attached(model, places):
+        yield report
+
+
+def check_rules(model: Model, rules: Rules | None) -> None:
+    """Raise ValueError for rules that the model has no place for."""
+    if rules is not None:
+        _placed(model, rules)
+
+
+def _placed(model: Model, rules: Rules) -> tuple[Places, Report]:
     anatomy(model)
     check_hooks(model)
     if getattr(model, "compatibility_mode", True) is False:
@@ -79,9 +90,7 @@ def relevance_rules(model: Model, rules: Rules | Method | str = "relp") -> Itera
             "the bridge is not in compatibility mode, and its hook points are not those of the rules. "
             "Call model.enable_compatibility_mode() first."
         )
-    places, report = place(model, chosen)
-    with attached(model, places):
-        yield report
+    return place(model, rules)
 
 
 def ruled(model: Model, rules: Rules | Method | str | None) -> AbstractContextManager[Any]:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.attribution._passes import Hook
+from interp.attribution._by_hooks import Gates, Hook
 from interp.attribution._scoring import Scoring, scorings
 from interp.attribution.secant._slopes import SoftmaxPath, change, chord, norm_change, plan
 from interp.engine import block as B
@@ -80,10 +80,10 @@ class TwoRuns:
             yield
 
     @property
-    def gates(self) -> list[Hook]:
-        """Hooks behind the taps: what attention reads further on."""
+    def gates(self) -> Gates:
+        """Behind the taps: what attention reads further on."""
         keys = [*self._heads, *(("pattern", layer) for layer in range(self.facts.n_layers))]
-        return [(hook_name(*key), partial(_keep, self.here, key)) for key in keys]
+        return {key: partial(_keep, self.here, key) for key in keys}
 
     def _watch_norm(self, number: int, module: Any, inputs: tuple, output: Tensor) -> None:
         self.norm_inputs[number].append(inputs[0].detach())
@@ -134,7 +134,7 @@ class TwoRuns:
         return Pair(self.here[name, layer], self.source[name, layer])
 
 
-def _keep(kept: dict[Any, Tensor], key: Any, tensor: Tensor, hook: Any) -> Tensor:
+def _keep(kept: dict[Any, Tensor], key: Any, tensor: Tensor, hook: Any = None) -> Tensor:
     kept[key] = tensor if torch.is_grad_enabled() else tensor.detach()
     return tensor
 

@@ -47,8 +47,9 @@ from tqdm import tqdm
 from interp import methods
 from interp._verbs import verb, warn
 from interp.ablation import Ablation
-from interp.attribution._passes import autograd_on, prompt_bytes
-from interp.attribution.rules import check_hooks, ruled
+from interp.attribution._by_hooks import autograd_on
+from interp.attribution._passes import prompt_bytes
+from interp.attribution.rules import check_hooks, check_rules
 from interp.circuits._graph import Graph
 from interp.circuits._run.batch import room, values
 from interp.circuits._run.job import Job, check_positions, prepare, start
@@ -60,8 +61,9 @@ from interp.circuits._score.result import averaged, edge_dataset, node_dataset, 
 from interp.circuits._score.sums import Sums
 from interp.engine.memory import Budget
 from interp.experiment import MEMORY, Experiment, Metrics
-from interp.methods import IG, Exact, FlowRoutes, GradPath, Method
+from interp.methods import IG, Exact, FlowRoutes, GradPath, Method, Secant
 from interp.models import Model
+from interp.models.parts import Weights
 from interp.places import hint
 from interp.tasks import Task
 
@@ -81,6 +83,7 @@ def score_edges(
     metric: Metrics | None = None,
     batch_size: int | None = None,
     memory: int = MEMORY,
+    engine: str = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
     """The effect of every edge on the metric.
@@ -98,6 +101,8 @@ def score_edges(
         in).
     metric: one or several, the task's own by default.
     batch_size: prompts at once at most; by default as many as `memory` (bytes above the model's own) allows.
+    engine: "fast" takes slopes by the model's weights, "reference" through the model itself under hooks,
+        "auto" the first; `attrs["engine"]` says which. "secant" is the second, "exact" by the weights.
 
     Returns a Dataset: `value` with dims (prompt,) (pos,) writer, reader (and metric, if there are several),
     NaN where there is no edge, in the unit of the metric, positive where the edge helps; `clean` and
@@ -119,7 +124,7 @@ def score_edges(
     chosen = methods.parse(method, over="edges")
     experiment = _prepared(
         model, task, chosen, positions, ablation=ablation, direction=direction, metric=metric,
-        batch_size=batch_size, memory=memory, progress=progress,
+        batch_size=batch_size, memory=memory, engine=engine, progress=progress,
     )  # fmt: skip
     return _scores(experiment, chosen, positions, by_prompt)
 
@@ -137,6 +142,7 @@ def score_nodes(
     metric: Metrics | None = None,
     batch_size: int | None = None,
     memory: int = MEMORY,
+    engine: str = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
     """The effect of every writer on the metric: of cutting all edges out of it.
@@ -155,7 +161,7 @@ def score_nodes(
     chosen = methods.parse(method, over="edges")
     experiment = _prepared(
         model, task, chosen, positions, ablation=ablation, direction=direction, metric=metric,
-        batch_size=batch_size, memory=memory, progress=progress,
+        batch_size=batch_size, memory=memory, engine=engine, progress=progress,
     )  # fmt: skip
     if isinstance(chosen, Exact):
         with torch.inference_mode():
@@ -172,6 +178,7 @@ def _prepared(
     experiment = prepare(model, task, **arguments)
     contrast = experiment.contrast
     method.check(contrast.metric, contrast.ablation, contrast.direction, over="edges")
+    _check_engine(method, experiment.budget.engine)
     if isinstance(method, Exact):
         if positions is not False:
             raise ValueError(
@@ -181,9 +188,16 @@ def _prepared(
         return experiment
     check_hooks(model)
     _check_positions(task, method, positions)
-    with ruled(model, method.rules):  # raises for rules that the model has no place for
-        pass
+    check_rules(model, method.rules)
     return experiment
+
+
+def _check_engine(method: Method, engine: str) -> None:
+    """Raise ValueError for an engine that a method does not have."""
+    if isinstance(method, Exact) and engine == "reference":
+        raise ValueError("method 'exact' goes by the model's weights. Use engine='auto' or 'fast'.")
+    if isinstance(method, Secant) and engine == "fast":
+        raise ValueError("method 'secant' goes through the model. Use engine='auto' or 'reference'.")
 
 
 def _check_positions(task: Task, method: Method, positions: bool | str) -> None:
@@ -225,7 +239,7 @@ def _exact_nodes(job: Job) -> xr.Dataset:
             effects[block] = _without_each(job, base, masks) - ends[0, block, None]
             bar.update(len(masks) * len(base.runs))
     clean, corrupt = ends if job.runs.clean_is_base else ends[::-1]
-    return node_dataset(effects * job.experiment.signs, clean, corrupt, job, method="exact")
+    return node_dataset(effects * job.experiment.signs, clean, corrupt, job, method="exact", engine="fast")
 
 
 def _without_each(job: Job, base: Base, masks: Tensor) -> np.ndarray:
@@ -270,6 +284,7 @@ class Scoring:
             lead, effects = lead[1:], effects[0] / self._counts(n) + 0.0
         clean, corrupt = ends if job.runs.clean_is_base else ends[::-1]
         attrs = {"forwards": forwards, "backwards": backwards, **self.method.attrs(), **notes}
+        attrs["engine"] = "fast" if self._weights is not None else "reference"
         out = edge_dataset(effects, clean, corrupt, job, lead, method=self.method.edge_name, **attrs)
         out.attrs["convention"] = "estimate of: " + out.attrs["convention"]
         return out
@@ -301,6 +316,12 @@ class Scoring:
         counts = present.sum(0).astype(float)  # [span]
         return np.where(counts > 0, counts, np.nan)[:, None, None, None]
 
+    @property
+    def _weights(self) -> Weights | None:
+        """The weights that passes go by; None where they go through the model."""
+        by_hooks = isinstance(self.method, Secant) or self.job.experiment.budget.engine == "reference"
+        return None if by_hooks else self.job.weights
+
     def _block(
         self, block: slice, at_once: int, tick: Callable[[int], object]
     ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
@@ -308,8 +329,16 @@ class Scoring:
         accuracy."""
         job, method = self.job, self.method
         runs, kind = job.runs.take(block), method.norms
-        passes = EdgePasses(job.experiment.model, job.facts, runs, job.metric, tick)
-        stop = int(passes.scores.reads.stop.max())
+        passes = EdgePasses(
+            job.experiment.model,
+            job.facts,
+            runs,
+            job.metric,
+            tick,
+            self._weights,
+            isinstance(method, GradPath),
+        )
+        stop = int(passes.reads.stop.max())
         sums = Sums(job.weights, job.spans, runs, job.constants, stop, at_once, self.positions, kind)
         with autograd_on():
             if isinstance(method, IG):
@@ -361,7 +390,7 @@ def _integrated(passes: EdgePasses, sums: Sums, method: IG) -> tuple[Tensor, Pas
     if method.variant == "clean-corrupted":
         return _two_ends(passes, sums, source)
     base = passes.plain(source=False)
-    out = sums.zeros(len(passes.scores.reads.metrics))
+    out = sums.zeros(len(passes.reads.metrics))
     clean = (base if passes.runs.clean_is_base else source).picked
     paths = [(INPUT, slice(None))] if method.variant == "inputs" else _parts(sums)
     for place, rows in paths:
@@ -376,7 +405,7 @@ def _integrated(passes: EdgePasses, sums: Sums, method: IG) -> tuple[Tensor, Pas
 def _descended(passes: EdgePasses, sums: Sums, method: GradPath) -> tuple[Tensor, Passed, Passed]:
     """Slopes at the points of a path from the base input down to the source run's logits."""
     source, base = passes.plain(source=True), passes.plain(source=False)
-    out = sums.zeros(len(passes.scores.reads.metrics))
+    out = sums.zeros(len(passes.reads.metrics))
     clean = (base if passes.runs.clean_is_base else source).picked
     point = base.values[INPUT]  # [prompt, pos, d_model]
     stride = torch.tensor(method.stride or 0.0).to(point)
@@ -392,7 +421,7 @@ def _descended(passes: EdgePasses, sums: Sums, method: GradPath) -> tuple[Tensor
 
 
 def _two_ends(passes: EdgePasses, sums: Sums, source: Passed) -> tuple[Tensor, Passed, Passed]:
-    out = sums.zeros(len(passes.scores.reads.metrics))
+    out = sums.zeros(len(passes.reads.metrics))
     clean = None if passes.runs.clean_is_base else source.picked
     base = passes.graph(clean)
     sums.add(out, base, source, base, 0.5)

@@ -96,7 +96,7 @@ def exact_edges(job: Job, parcel: Parcel | None = None) -> xr.Dataset:
             values[block], ends[:, block] = each, both
             bar.update((block.stop - block.start) * graph.n_edges)
     clean, corrupt = ends if job.runs.clean_is_base else ends[::-1]
-    return edge_dataset(job.experiment.signs * values, clean, corrupt, job, method="exact")
+    return edge_dataset(job.experiment.signs * values, clean, corrupt, job, method="exact", engine="fast")
 
 
 def _blocks(job: Job) -> list[slice]:

@@ -41,6 +41,7 @@ def flow_routes(job: Job, positions: bool) -> xr.Dataset:
         values, clean, np.full_like(clean, np.nan), job, lead, method="flow-routes", forwards=1, backwards=0
     )
     words = {"unit": ", ".join(["share"] * len(job.metric)), "ablation": "none"}
+    words["engine"] = "reference" if job.experiment.budget.engine == "reference" else "fast"
     return out.assign_attrs(convention=_CONVENTION, **words)
 
 
@@ -54,7 +55,9 @@ def _by_metric(job: Job, positions: bool) -> tuple[np.ndarray, np.ndarray]:
         for first in range(0, n, size):
             block = slice(first, min(first + size, n))
             runs = job.runs.take(block)
-            passes = EdgePasses(job.experiment.model, job.facts, runs, job.metric, lambda passes: None)
+            hooks = job.experiment.budget.engine == "reference"
+            weights = None if hooks else job.weights
+            passes = EdgePasses(job.experiment.model, job.facts, runs, job.metric, weights=weights)
             run = passes.plain(source=False)
             clean[block] = passes.measure(run.picked, run.picked)[:, 0].cpu().numpy()
             for writers, readers, share in shares(job, passes, run):
@@ -68,11 +71,11 @@ def shares(
     job: Job, passes: EdgePasses, run: Passed
 ) -> Iterator[tuple[slice, slice, Float[Tensor, "prompt pos writer"]]]:
     """Writers, the readers that see the same of them, and their shares, weighted so that positions add up."""
-    spans, scores = job.spans, passes.scores
+    spans, reads = job.spans, passes.reads
     writes = written(
         job.weights, spans, lambda place: wide(run.values[place])
     )  # [writer, prompt, pos, d_model]
-    reach, read = _weights(passes.runs, scores.reads.stop, scores.reads.everywhere)
+    reach, read = _weights(passes.runs, reads.stop, reads.everywhere)
     for layer, block in enumerate(job.weights.blocks):
         before = slice(0, spans.heads(layer).start)
         stream = wide(run.values["resid_pre", layer])

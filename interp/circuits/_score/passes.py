@@ -1,4 +1,4 @@
-"""The passes that scores of edges are made of, on some prompts, through the model itself.
+"""The passes that scores of edges are made of, on some prompts: by the weights, or through the model itself.
 
 A pass with a graph gives the slope of the metric in what every reader makes of its normed input (q, k, v, and
 the MLP's pre-activations) and in the final stream: a few tensors a layer, one for each head where heads have
@@ -7,30 +7,24 @@ their own. No copy of the stream for each head is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution._passes import Hook, record
-from interp.attribution.rules import ruled
+from interp.attribution._by_hooks import ByHooks, Values
+from interp.attribution._by_weights import INPUT, ByWeights, Runner
+from interp.attribution._tables import Place
 from interp.attribution.secant import TwoRuns, metric_path
-from interp.engine.readout import Reads, Scores
-from interp.engine.reference import finite_hooks
+from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.methods import Rules
-from interp.models import Anatomy, Model, logits
-from interp.models.hook_points import MLPPoints, mlp_points, slope_hook
-from interp.places import hook_name
+from interp.models import Anatomy, Model
+from interp.models.parts import Weights
 from interp.tasks.metrics import Metric
-
-Place = tuple[str, int]  # site or part, layer
-Values = dict[Place, Tensor]
-INPUT: Place = ("resid_pre", 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +38,11 @@ class Passed:
 
 
 class EdgePasses:
-    """Base and source runs of some prompts, ready to be made. `tick` hears of every pass, either way."""
+    """Base and source runs of some prompts, ready to be made. `tick` hears of every pass, either way.
+
+    weights: the model's, where the passes go by them; None for passes through the model itself. whole: all
+    columns of the logits are read.
+    """
 
     def __init__(
         self,
@@ -52,20 +50,24 @@ class EdgePasses:
         facts: Anatomy,
         runs: Runs,
         metrics: tuple[Metric, ...],
-        tick: Callable[[int], object],
+        tick: Callable[[int], object] = lambda passes: None,
+        weights: Weights | None = None,
+        whole: bool = False,
     ) -> None:
         self.model, self.facts, self.runs, self.tick = model, facts, runs, tick
-        self.scores = Scores(Reads(runs, metrics))
-        self.mlps: list[MLPPoints] = [] if facts.attn_only else mlp_points(model)
+        self.reads = Reads(runs, metrics)
+        self.by: Runner = (
+            ByHooks(model, facts, self.reads)
+            if weights is None
+            else ByWeights(weights, facts, self.reads, whole)
+        )
         layers = range(facts.n_layers)
         sites = ("z", "mlp_out", "resid_pre", "resid_mid")
         self.places = [(s, layer) for s in sites if s in facts.sites() for layer in layers]
 
-    def plain(self, *, source: bool, watch: Sequence[Hook] = ()) -> Passed:
+    def plain(self, *, source: bool) -> Passed:
         """A run without a graph, its activations as the ablation replaces them. Cost: one forward."""
-        tokens, kept = (self.runs.source if source else self.runs.base), {}
-        with torch.no_grad(), self.model.hooks(fwd_hooks=[*watch, *self._keepers(kept)]):
-            picked = self.scores.pick(logits(self.model, tokens))
+        picked, kept = self.by.plain(self.runs.source if source else self.runs.base, self.places)
         self.tick(1)
         if source and self.runs.fill is not None:
             kept = {place: self.runs.fill(*place, value) for place, value in kept.items()}
@@ -86,19 +88,18 @@ class EdgePasses:
         clean: the clean run's logits; this run's own for None. replaced: what some places carry instead. two,
         other: for secant slopes, the source run's activations and logits.
         """
-        kept: Values = {}
         tokens = self.runs.source if source else self.runs.base
-        before = [(hook_name(*place), _putting(value)) for place, value in (replaced or {}).items()]
-        before += self._keepers(kept)
-        gates = () if two is None else two.gates
-        with ruled(self.model, rules), nullcontext() if two is None else two.attached():
-            recording = record(self.model, tokens, self._taps(), before=before, gates=gates)
+        gates = None if two is None else two.gates
+        with nullcontext() if two is None else two.attached():
+            recording = self.by.traced(
+                tokens, self._taps(), self.places, put=replaced, gates=gates, rules=rules
+            )
         self.tick(1)
-        picked = self.scores.pick(recording.logits)
+        picked = recording.logits
         clean = picked.detach() if clean is None else clean
         tensors, notes = dict(recording.tensors), {}
         if two is None or other is None:
-            value = self.scores(picked, clean)
+            value = self.by.measure(picked, clean)
         else:
             value, left = self._two_point(picked, clean, other)
             notes = {"softmax_residual": two.residual, "metric_residual": left}
@@ -106,51 +107,35 @@ class EdgePasses:
             tensors |= {key: two.here[key] for key in tensors if key[0] in ("pre", "linear")}
         slopes = _slopes(value, tensors)
         self.tick(len(slopes))
-        return Passed(picked.detach(), kept, slopes, notes)
+        return Passed(picked.detach(), recording.values, slopes, notes)
 
     def descent(self, point: Float[Tensor, "prompt pos d_model"], target: Tensor) -> Tensor:
         """The slope of ‖logits − target‖², at what is read, in the input. Cost: a forward and a backward."""
-        leaf = point.detach().clone().requires_grad_(True)
-        hooks: list[Hook] = [(hook_name(*INPUT), lambda tensor, hook: leaf)]
-        with self.model.hooks(fwd_hooks=[*hooks, *finite_hooks(self.facts.n_layers)]):
-            picked = self.scores.pick(logits(self.model, self.runs.base))
+        recording = self.by.traced(self.runs.base, [INPUT], put={INPUT: point})
         self.tick(1)
-        apart = (picked - target).square()
-        if self.scores.reads.everywhere:  # [prompt, pos, vocab]; padding is nobody's logits
+        apart = (recording.logits - target).square()
+        if self.reads.everywhere:  # [prompt, pos, vocab]; padding is nobody's logits
             pos = torch.arange(apart.shape[1], device=apart.device)
             apart = apart * (pos < self.runs.lengths[:, None])[..., None]
-        (slope,) = torch.autograd.grad(apart.sum(), leaf)
+        (slope,) = torch.autograd.grad(apart.sum(), recording.tensors[INPUT])
         self.tick(1)
         return slope
 
     def _two_point(self, picked: Tensor, clean: Tensor, other: Tensor) -> tuple[Tensor, float]:
         """The metrics with slopes between two runs' logits, and the residual."""
         cap = float(getattr(self.model.cfg, "output_logits_soft_cap", None) or -1.0)
-        return metric_path(lambda x: self.scores(x, clean), picked, other, cap)
+        return metric_path(lambda x: self.by.measure(x, clean), picked, other, cap)
 
     def measure(self, picked: Tensor, clean: Tensor) -> Tensor:
         """The metrics, float64: [prompt, metric]."""
         with torch.no_grad():
-            return self.scores(picked, clean)
+            return self.by.measure(picked, clean)
 
-    def _taps(self) -> dict[Place, str]:
-        """Hook points of what readers make of their normed input, and of the final stream."""
-        found = {(s, layer): hook_name(s, layer) for layer in range(self.facts.n_layers) for s in "qkv"}
-        found |= {("pre", mlp.layer): mlp.pre for mlp in self.mlps}
-        found |= {("linear", mlp.layer): mlp.linear for mlp in self.mlps if mlp.linear is not None}
-        last = self.facts.n_layers - 1
-        return found | {("resid_post", last): slope_hook(self.model, "resid_post", last)}
-
-    def _keepers(self, kept: Values) -> list[Hook]:
-        def keeper(place: Place) -> Callable[..., Tensor]:
-            def keep(tensor: Tensor, hook: Any) -> Tensor:
-                kept[place] = tensor.detach()
-                return tensor
-
-            return keep
-
-        hooks: list[Hook] = finite_hooks(self.facts.n_layers)
-        return hooks + [(hook_name(*place), keeper(place)) for place in self.places]
+    def _taps(self) -> list[Place]:
+        """What readers make of their normed input, and the final stream."""
+        facts, layers = self.facts, range(self.facts.n_layers)
+        parts = ["q", "k", "v"] + ([] if facts.attn_only else ["pre"]) + (["linear"] if self.by.gated else [])
+        return [(part, layer) for part in parts for layer in layers] + [("resid_post", facts.n_layers - 1)]
 
 
 def run_secant(passes: EdgePasses) -> tuple[Passed, Passed]:
@@ -167,10 +152,6 @@ def run_base(passes: EdgePasses, rules: Rules | None) -> tuple[Passed, Passed]:
     source = passes.plain(source=True)
     clean = None if passes.runs.clean_is_base else source.picked
     return source, passes.graph(clean, rules=rules)
-
-
-def _putting(value: Tensor) -> Callable[..., Tensor]:
-    return lambda tensor, hook: value.detach().requires_grad_(True)
 
 
 def _slopes(values: Float[Tensor, "prompt metric"], tensors: Values) -> tuple[Values, ...]:

@@ -55,9 +55,10 @@ def node_dataset(
     job: Job,
     *,
     method: str,
+    engine: str,
 ) -> xr.Dataset:
     """Effects of writers."""
-    coords, more = {"writer": _names(job.graph.writers)}, {"graph": job.graph.sizes}
+    coords, more = {"writer": _names(job.graph.writers)}, {"graph": job.graph.sizes, "engine": engine}
     return _dataset(
         "node", (("prompt", "writer", "metric"), values), clean, corrupt, coords, job, method, more
     )

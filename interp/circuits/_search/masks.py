@@ -36,7 +36,7 @@ from tqdm import tqdm
 from interp import results
 from interp._verbs import verb
 from interp.ablation import Ablation
-from interp.attribution._passes import autograd_on
+from interp.attribution._by_hooks import autograd_on
 from interp.circuits._circuit import Circuit, Provenance
 from interp.circuits._graph import Graph
 from interp.circuits._run.job import Job, one_metric, prepare

@@ -40,9 +40,7 @@ class Batches:
         passes = self._passes(runs)
         readout = Readout(job.weights, Reads(runs, job.metric))
         with torch.no_grad():
-            base = passes.plain(source=False)
-            columns = readout.reads.columns
-            clean = base.picked if columns is None else base.picked[..., columns]
+            clean = passes.plain(source=False).picked
             fixed = job.constants if constants is None else constants
             if fixed is None:
                 values = passes.plain(source=True).values
@@ -65,9 +63,8 @@ class Batches:
         return total / count
 
     def _passes(self, runs: Runs) -> EdgePasses:
-        return EdgePasses(
-            self.job.experiment.model, self.job.facts, runs, self.job.metric, lambda passes: None
-        )
+        job = self.job
+        return EdgePasses(job.experiment.model, job.facts, runs, job.metric, weights=job.weights)
 
     def _prompts(self, step: int) -> np.ndarray:
         """Consecutive parts of one long list: every prompt in a random order, again and again."""
