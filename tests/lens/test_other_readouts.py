@@ -125,11 +125,7 @@ def test_read_where_it_stands_the_slope_is_the_direction(model: Any, rows: Any) 
 
 def test_planted_clusters_of_neurons_are_found() -> None:
     """Neurons that write one of four tokens' unembeddings, with a little noise."""
-    planted = (
-        architectures.build({"normalization_type": None})
-        if architectures.has_hooked_transformer()
-        else small.bridge("gpt2")
-    )
+    planted = architectures.build({"normalization_type": None})  # skips where there is none
     generator = torch.Generator().manual_seed(0)
     W_U = planted.W_U.detach()
     centred = W_U - W_U.mean(1, keepdim=True)
@@ -144,8 +140,7 @@ def test_planted_clusters_of_neurons_are_found() -> None:
         found = lens.values(planted, 1, clusters=4, top=1)
         pairs = {(int(a), int(b)) for a, b in zip(truth, found["of_neuron"].values)}
         assert len(pairs) == 4  # one cluster a token
-        if architectures.has_hooked_transformer():
-            assert sorted(found["top_id"].values[:, 0]) == [3, 9, 14, 20]
+        assert sorted(found["top_id"].values[:, 0]) == [3, 9, 14, 20]
         assert float(found["value"].min()) > 0.9 > float(found["null"].max())
         assert int(found["size"].sum()) == len(W_out)
     finally:
