@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from interp.tasks import Task, UnsolvedTask, check, ioi
-from interp.tasks._tokens import shift_of
+from interp.tasks._tokens import shift_of, shift_warnings
 
 
 class LastToken(torch.nn.Module):
@@ -135,3 +135,13 @@ def test_a_shifted_span_is_noted_and_an_aligned_one_is_not() -> None:
     assert shift_of([6, 7, 1, 2, 3], [1, 2, 3, 6, 8]) == -2
     assert shift_of([1, 8, 3, 4, 5], [2, 8, 3, 4, 6]) == 0
     assert shift_of([1, 2, 7], [2, 1, 8]) == 0
+
+
+def test_random_tokens_are_no_shifted_words() -> None:
+    """Of few kinds of token, runs of three recur by chance: nothing was written, and nothing has shifted."""
+    generator = torch.Generator().manual_seed(0)
+    clean, corrupt = torch.randint(1, 4, (2, 60, 8), generator=generator)
+    assert shift_warnings(clean, corrupt)  # so that the test can fail
+    random = Task.from_tokens(clean=clean, corrupt=corrupt, answer=[1] * 60, wrong=[2] * 60)
+    notes = random.check(LastToken(), floor=0.0).notes
+    assert not [note for note in notes if "apart in clean and corrupt" in note]
