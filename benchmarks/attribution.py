@@ -130,20 +130,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="a tiny shape, to see that the script works")
+    parser.add_argument("--model", help="a model by name (smollm2-135m) in place of a shape; 8 × 16 tokens")
     parser.add_argument("--tl4", type=Path, default=HERE.parent / ".venv-tl4" / "bin" / "python")
     parser.add_argument("--name", default=None, help="name of the files in benchmarks/results")
     args = parser.parse_args()
     shape = GPT2 | (QUICK if args.quick else {})
-    model = model_of(shape, args.device)
+    shape = shape if args.model is None else {"model": args.model}
+    model = model_of(shape, args.device) if args.model is None else interp.load(args.model)
     out: dict[str, Any] = {"device": _device(args.device), "threads": torch.get_num_threads(), "shape": shape}
     out["versions"] = {"torch": torch.__version__, "transformer-lens": _version("transformer-lens")}
     out["aims"] = {"time": MOST_TIME, "memory": MOST_MEMORY, "peer": LEAST_RATIO}
-    out["rows"] = [against_bare(model, *batch, args.device) for batch in BATCHES]
+    out["rows"] = [
+        against_bare(model, *batch, args.device) for batch in (BATCHES if args.model is None else ((8, 16),))
+    ]
     out["counted"] = counted(model)
     del model
-    out["peer"] = peer(args.tl4, args.quick)
+    out["peer"] = peer(args.tl4, args.quick) if args.model is None else None
     text = attribution_table.markdown(out)
-    name = args.name or ("attribution-quick" if args.quick else f"attribution-{args.device}")
+    name = args.name or ("attribution-quick" if args.quick else f"attribution-{args.model or args.device}")
     folder = HERE / "results"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")

@@ -52,10 +52,11 @@ PEER: Columns = BATCH | {
 def markdown(out: Row) -> str:
     """All tables of a run."""
     aims, shape = out["aims"], ", ".join(f"{key} {value}" for key, value in out["shape"].items())
+    what = "Trained" if "model" in out["shape"] else "Random HookedTransformer"
     versions = ", ".join(f"{name} {version}" for name, version in out["versions"].items())
     parts = [
         f"# Estimates: {out['device']}, {out['threads']} threads\n\n{versions}. "
-        f"Random HookedTransformer: {shape}. Sites resid_pre, attn_out, mlp_out and z in one call.\n",
+        f"{what}: {shape}. Sites resid_pre, attn_out, mlp_out and z in one call.\n",
         f"## Time, in units of two bare forwards and one backward (asked of atp and relp: {aims['time']}×)\n",
         table(TIME, out["rows"]),
         f"## Peak memory above the model's (asked of atp and relp: {aims['memory']}× of the bare backward)\n",

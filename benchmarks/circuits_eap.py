@@ -25,7 +25,7 @@ import torch
 from patching import GPT2, _device, _version, model_of, task_of, timed
 from table import Columns, Row, table
 
-from interp import circuits
+from interp import circuits, load
 
 HERE = Path(__file__).resolve().parent
 BATCHES = ((1, 15), (10, 15), (4, 100))  # prompts, tokens
@@ -91,8 +91,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="a tiny shape, to see that the script works")
+    parser.add_argument(
+        "--model", help="a model by name (smollm2-135m) in place of a shape; prints 8 × 16 tokens"
+    )
     parser.add_argument("--tl4", type=Path, default=HERE.parent / ".venv-tl4" / "bin" / "python")
     args = parser.parse_args()
+    if args.model is not None:
+        print(table(BARE, [against_bare(load(args.model), 8, 16, args.device)]))
+        return
     model = model_of(GPT2 | (attribution.QUICK if args.quick else {}), args.device)
     rows = [against_bare(model, *batch, args.device) for batch in BATCHES]
     print(table(BARE, rows))
