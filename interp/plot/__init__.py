@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from interp.plot._curve import curve as curve
     from interp.plot._export import save_html as save_html
     from interp.plot._export import save_image as save_image
+    from interp.plot._features import features as features
     from interp.plot._heatmaps import heads as heads
     from interp.plot._heatmaps import positions as positions
     from interp.plot._lens import lens as lens
@@ -35,6 +36,7 @@ __all__ = [
     "circuit",
     "compare",
     "curve",
+    "features",
     "heads",
     "lens",
     "positions",
@@ -56,6 +58,7 @@ __getattr__, __dir__ = lazy(
         "interp.plot._compare": ("compare",),
         "interp.plot._curve": ("curve",),
         "interp.plot._export": ("save_html", "save_image"),
+        "interp.plot._features": ("features",),
         "interp.plot._heatmaps": ("heads", "positions"),
         "interp.plot._lens": ("lens",),
         "interp.plot._probes": ("probes",),

@@ -46,7 +46,8 @@ class Dictionary:
     constant_norm_rescale. place: the site that it writes, "L12.resid_pre"; heads of `L3.z` side by side.
     reads: the site that it reads, where that is another (transcoders): a site, "mlp_in" (what the MLP reads,
     after norm and gain) or "mlp_normed" (before the gain). basis: "raw" (the weights as published) or
-    "folded" (TransformerLens's fold_ln). metadata: what the file said, as it was.
+    "folded" (TransformerLens's fold_ln). fingerprint: sixteen values of the model's unembedding. metadata:
+    what the file said, as it was.
 
     Raises ValueError for tensors that do not fit together, or are not finite.
 
@@ -76,7 +77,7 @@ class Dictionary:
     reads: str | None = None
     basis: str = "raw"
     model: str | None = None
-    fingerprint: str | None = None
+    fingerprint: tuple[float, ...] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __init__(

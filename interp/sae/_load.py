@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from interp._verbs import verb
+from interp.files import data_dir
 from interp.places import Place
 from interp.sae import _cross_layer, _formats, _saelens
 from interp.sae._cross_layer import CrossLayer
@@ -38,9 +39,10 @@ def load(
 ) -> Dictionary:
     """A dictionary out of a folder or a file of SAELens, sparsify, Gemma Scope or circuit-tracer.
 
-    path: the folder, or its file of weights; or a SAELens object (`encode`, `decode`, `cfg`). place: where it
-    sits ("L12.resid_pre"), where the file does not say, or says otherwise. layer: which of a set. scale: of
-    files whose inputs were scaled by a number that is not in them (expected_average_only_in).
+    path: the folder, or its file of weights; "tiny-world", whose dictionary is bundled (docs/features.md);
+    or a SAELens object (`encode`, `decode`, `cfg`). place: where it sits ("L12.resid_pre"), where the file
+    does not say, or says otherwise. layer: which of a set. scale: of files whose inputs were scaled by a
+    number that is not in them (expected_average_only_in).
 
     Tensors are those of the file to the bit, but for what such files leave to their reader (rescaling by
     decoder norms, a scale), which is folded into them. No forward pass; no pickle. Raises ValueError for
@@ -57,7 +59,7 @@ def load(
         (Dictionary(L1.resid_pre, 128 features of 64, relu), True)
     """
     is_file = isinstance(path, (str, Path))
-    dictionary = _one(Path(path), layer, scale) if is_file else _of_object(path)
+    dictionary = _one(_bundled(path), layer, scale) if is_file else _of_object(path)
     return dictionary if place is None else dictionary.at(place)
 
 
@@ -122,6 +124,12 @@ def sniff(folder: Path) -> str | None:
     if pickled := sorted(name for name in names if Path(name).suffix in _PICKLES):
         raise _pickle(folder / pickled[0])
     return None
+
+
+def _bundled(path: str | Path) -> Path:
+    """The path, or the folder of the bundled dictionary of a model's name where there is no such file."""
+    inside = data_dir() / "dictionaries" / str(path)
+    return inside if not Path(path).exists() and "/" not in str(path) and inside.is_dir() else Path(path)
 
 
 def _one(path: Path, layer: int | None, scale: float | None) -> Dictionary:

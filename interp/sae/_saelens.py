@@ -82,7 +82,7 @@ def of_tensors(
     gate = Gate(*(tensors.pop(name) for name in ("r_mag", "b_mag", "b_gate"))) if kind == "gated" else None
     return Dictionary(
         **tensors, gate=gate, **_settings(cfg, kind, where), **_whereabouts(cfg, kind),
-        model=_meta(cfg, "model_name"), metadata=cfg,
+        model=_meta(cfg, "model_name"), fingerprint=_fingerprint(cfg), metadata=cfg,
     )  # fmt: skip
 
 
@@ -117,6 +117,13 @@ def _whereabouts(cfg: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def _meta(cfg: Mapping[str, Any], name: str) -> Any:
     return cfg["metadata"].get(name)
+
+
+def _fingerprint(cfg: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """Of the model, where we wrote the file."""
+    ours = _meta(cfg, "interp")
+    values = ours.get("fingerprint") if isinstance(ours, dict) else None
+    return tuple(map(float, values)) if isinstance(values, list) else None
 
 
 def modern(cfg: dict[str, Any]) -> dict[str, Any]:

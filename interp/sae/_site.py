@@ -21,11 +21,12 @@ from torch import Tensor
 from interp._verbs import warn
 from interp.ablation import Mean, Zero, averaged
 from interp.experiment import Experiment
-from interp.models import Anatomy, Model, anatomy, logits, model_fingerprint, unsupported, weights
+from interp.models import Anatomy, Model, anatomy, logits, unsupported, weights
 from interp.models.parts import Norm
 from interp.places import STREAM_SITES, Place, hook_name
 from interp.sae._dictionary import Dictionary
 from interp.sae._places import MLP_READS
+from interp.steering._direction import identity
 
 ERROR = -1  # the number of the error among features
 _NAME = re.compile(r"(?P<place>.+?)\.(?:F(?P<feature>\d+)|(?P<error>error))(?:@(?P<at>.+))?")
@@ -99,10 +100,12 @@ def require(dictionary: Dictionary, model: Model) -> Place:
                 f"the dictionary {end} {size} numbers, and {site} of {facts.name} has "
                 f"{sizes.get(site, facts.d_model)}: it is of another model or site."
             )
-    if dictionary.fingerprint and dictionary.fingerprint != model_fingerprint(model):
-        raise ValueError(
-            f"the dictionary was made on {dictionary.model}, whose weights are not those of {facts.name}."
-        )
+    if dictionary.fingerprint:
+        kept, here = (torch.tensor(each) for each in (dictionary.fingerprint, identity(model)))
+        if kept.shape != here.shape or float((kept - here).abs().max()) > 0.02 * float(kept.abs().max()):
+            raise ValueError(
+                f"the dictionary was made on {dictionary.model}, whose weights are not those of {facts.name}."
+            )
     if dictionary.reads in MLP_READS and (why := unsupported(model)):
         raise ValueError(f"the dictionary reads what an MLP reads, which is not known here: {why}.")
     _require_basis(dictionary, model, facts)

@@ -188,7 +188,7 @@ NARROW = {"W_enc": torch.ones(32, F), "W_dec": torch.ones(F, 32), "b_dec": torch
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "width": (NARROW, {}, "reads 32 numbers, and resid_pre of tiny-ioi has 64"),
     "layer": ({"place": "L7.resid_pre"}, {}, "layers 0 to 2"),
-    "model": ({"fingerprint": "abc", "model": "gpt2"}, {}, "made on gpt2, whose weights are not those"),
+    "model": ({"fingerprint": (1.0,) * 16, "model": "gpt2"}, {}, "made on gpt2, whose weights are not those"),
     "site": ({}, {"site": "z"}, "site= does not go with features="),
     "window": ({}, {"window": 2}, "window= does not go"),
     "by": ({}, {"by": "head"}, "features are patched by 'feature'"),
@@ -217,3 +217,12 @@ def test_no_place_and_other_methods(model: Any, task: interp.Task) -> None:
         interp.patch(model, task, features=[3], **QUIET)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'relp' has no form for features"):
         interp.attribute(model, task, features=dictionary(model), method="relp", **QUIET)
+
+
+def test_the_bundled_dictionary_is_what_its_card_says() -> None:
+    world, d = interp.load("tiny-world"), sae.load("tiny-world")
+    task = interp.tasks.facts(world, n=8, seed=0)
+    assert (str(d.place), d.k, d.n_features) == ("L2.resid_pre", 12, 256)
+    assert sae.check(world, d, task) < 0.5
+    with pytest.raises(ValueError, match=r"whose weights are not those of tiny-ioi|reads 128 numbers"):
+        interp.patch(interp.load("tiny-ioi"), interp.tasks.ioi(interp.load("tiny-ioi"), n=2), features=d)
