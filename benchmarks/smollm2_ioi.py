@@ -46,7 +46,7 @@ N, SEED = 48, 0  # prompts, half of them in either part
 FEWER = 16  # of a part, for all that is measured after the heads
 SIZES = (25, 50, 100, 200, 400, 800, 1600)  # edges of the circuits that are tried
 REACHED = 0.75  # faithfulness on discovery prompts that the circuit must reach
-SMALL = 50  # edges of the circuit whose every edge is tested
+SMALL = 50  # edges of the small circuit that is tested beside the chosen one
 WRITERS = 5  # heads whose queries are receivers
 LOADS = ("inhibition", "name_mover")
 SENDERS = 2  # heads that are followed forward
@@ -251,15 +251,18 @@ class Study:
         return self.on_both("faithfulness", make)
 
     def judged(self) -> dict[str, xr.Dataset]:
-        """Random circuits of two sizes, and the three tests of the small one."""
+        """Random circuits of two sizes, and the three tests of both."""
         fresh, chosen = self.fresh, figures.chosen_size(self.faithfulness()[0], REACHED)
         by_size = dict(zip(SIZES, self.found()))
         edges = sorted({by_size[n].n_edges for n in (SMALL, chosen)})
         options: dict[str, Any] = {"seed": SEED, **QUIET}
         makers = {
             "random": lambda: circuits.random_baseline(self.model, fresh, edges, draws=20, **options),
-            "tests": lambda: circuits.hypothesis_tests(self.model, fresh, by_size[SMALL], **options),
         }
+        for size in sorted({SMALL, chosen}):
+            makers[f"tests-{size}"] = lambda size=size: circuits.hypothesis_tests(
+                self.model, fresh, by_size[size], **options
+            )
         return {name: self.kept(name, make) for name, make in makers.items()}
 
     def story(self) -> dict[str, list[figures.Row]]:
@@ -303,7 +306,7 @@ class Study:
             "backup": {"out": self.movers(), **figures.backup(self.backup())},
             "sizes": figures.sizes(faithfulness, judged["random"]),
             "chosen": figures.chosen_size(faithfulness[0], REACHED), "small": SMALL,
-            "tests": figures.tests(judged["tests"]),
+            "tests": {name[6:]: figures.tests(found) for name, found in judged.items() if name != "random"},
         }  # fmt: skip
 
 
@@ -339,7 +342,7 @@ def draw(study: Study) -> None:
         "paths": interp.plot.circuit(study.traced(story), colour="sign"),
     }
     files = [IMAGES / f"ioi-{name}.png" for name in drawn]
-    interp.plot.save_png(list(drawn.values()), files, width=800, scale=1.0)
+    interp.plot.save_image(list(drawn.values()), files, width=800, scale=1.0)
 
 
 if __name__ == "__main__":

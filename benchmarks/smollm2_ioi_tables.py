@@ -258,16 +258,18 @@ def _sizes(done: Done) -> str:
 
 
 def _tests(done: Done) -> str:
-    found, rows = done["tests"], []
+    rows = []
     says = {
         "equivalence": "share of prompts on which the circuit is above the model",
         "independence": "HSIC of what is left without the circuit, and the model",
         "minimality": "share of its edges that are not rejected",
     }
-    for name, what in says.items():
-        row = found[name]
-        rows.append([name, what, f"{row['statistic']:.3f}", _p(row["p"]), "yes" if row["rejected"] else "no"])
-    return _table(["test", "statistic", "value", "p", "rejected"], rows)
+    for found in done["tests"].values():
+        for name, what in says.items():
+            row = found[name]
+            rejected = "yes" if row["rejected"] else "no"
+            rows.append([str(found["edges"]), name, what, f"{row['statistic']:.3f}", _p(row["p"]), rejected])
+    return _table(["edges", "test", "statistic", "value", "p", "rejected"], rows)
 
 
 def _gpt2(done: Done) -> str:
