@@ -87,8 +87,8 @@ def _exchange(node: Any, dark: bool) -> Any:
         return {key: _exchange(value, dark) for key, value in node.items()}
     if isinstance(node, list | tuple):
         steps = tuple(part[1] for part in node if isinstance(part, list | tuple) and len(part) == 2)
-        if len(steps) == len(node) and steps in scales:
-            return scale(scales[steps])
+        if len(steps) == len(node) and (steps in scales or steps in scales.values()):
+            return scale(scales.get(steps, steps))  # one that is of this theme stays: its steps are no palette
         return [_exchange(value, dark) for value in node]
     return colours.get(node, node) if isinstance(node, str) else node
 

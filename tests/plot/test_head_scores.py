@@ -31,6 +31,12 @@ def test_shares_have_a_scale_from_0_to_1_and_their_differences_one_around_0(scor
     assert interp.plot.heads(moved).layout.coloraxis.cmid == 0
 
 
+def test_a_scale_that_is_light_already_stays_when_light_is_asked_for(scores):
+    steps = [colour for _, colour in interp.plot.heads(scores).layout.coloraxis.colorscale]
+    assert [c for _, c in interp.plot.heads(scores, theme="light").layout.coloraxis.colorscale] == steps
+    assert len(set(steps)) == len(steps)
+
+
 def test_one_score_has_its_name_in_the_title(scores):
     fig = interp.plot.heads(scores.sel(score="previous_token"))
     assert fig.layout.title.text == "<b>Previous token score of each head</b>"
