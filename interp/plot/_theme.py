@@ -88,7 +88,7 @@ def _exchange(node: Any, dark: bool) -> Any:
     if isinstance(node, list | tuple):
         steps = tuple(part[1] for part in node if isinstance(part, list | tuple) and len(part) == 2)
         if len(steps) == len(node) and (steps in scales or steps in scales.values()):
-            return scale(scales.get(steps, steps))  # one that is of this theme stays: its steps are no palette
+            return scale(scales.get(steps, steps))  # a scale of this theme stays as it is
         return [_exchange(value, dark) for value in node]
     return colours.get(node, node) if isinstance(node, str) else node
 
