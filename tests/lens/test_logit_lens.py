@@ -70,7 +70,9 @@ def test_every_layer_is_what_the_models_own_modules_say(name: str, tokens: torch
 
 def test_the_model_itself_under_hooks_gives_the_same(tokens: torch.Tensor) -> None:
     model = small.model()
-    fast, slow = (lens.logit(model, tokens, [3, 4], engine=engine) for engine in ("fast", "reference"))
+    fast, slow = (
+        lens.logit(model, tokens.tolist(), [3, 4], engine=engine) for engine in ("fast", "reference")
+    )
     np.testing.assert_allclose(fast["value"], slow["value"], atol=1e-9)
     np.testing.assert_allclose(fast["kl"], slow["kl"], atol=1e-9)
 
@@ -95,8 +97,8 @@ def test_the_first_layer_is_where_the_target_comes_to_stay() -> None:
 def test_what_heads_write_adds_up_to_what_attention_writes(tokens: torch.Tensor) -> None:
     model = small.model()
     ids = list(range(architectures.VOCAB))
-    heads = lens.logit(model, tokens, ids, site="z")
-    whole = lens.logit(model, tokens, ids, site="attn_out")
+    heads = lens.logit(model, tokens.tolist(), ids, site="z")
+    whole = lens.logit(model, tokens.tolist(), ids, site="attn_out")
     bias = torch.stack([block.attn.b_O.detach() for block in model.blocks])
     rest = torch.from_numpy(_all(lens.read(model, bias, top=architectures.VOCAB)))
     total = heads["value"].sum("head").values + rest[None, :, None].numpy()
@@ -143,18 +145,21 @@ def test_the_answers_of_a_task_are_its_targets() -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda m, t: lens.logit(m, t, [99]), "targets: 99 is no token"),
-        (lambda m, t: lens.logit(m, t, [3], site="q"), "site is 'q'; a lens reads"),
-        (lambda m, t: lens.logit(m, t, [3], as_="vector"), "as_ is 'vector'"),
-        (lambda m, t: lens.logit(m, t, [3], top=0), "top is 0"),
-        (lambda m, t: lens.logit(m, t, torch.zeros(5, 1).long()), r"targets has shape \(5, 1\)"),
-        (lambda m, t: lens.logit(m, t, [3], pos=(1, 3)), "several positions"),
+        (lambda m, t: lens.logit(m, t.tolist(), [99]), "targets: 99 is no token"),
+        (lambda m, t: lens.logit(m, t.tolist(), [3], site="q"), "site is 'q'; a lens reads"),
+        (lambda m, t: lens.logit(m, t.tolist(), [3], as_="vector"), "as_ is 'vector'"),
+        (lambda m, t: lens.logit(m, t.tolist(), [3], top=0), "top is 0"),
+        (lambda m, t: lens.logit(m, t.tolist(), torch.zeros(5, 1).long()), r"targets has shape \(5, 1\)"),
+        (lambda m, t: lens.logit(m, t.tolist(), [3], pos=(1, 3)), "several positions"),
         (lambda m, t: lens.read(m, torch.zeros(3, 7)), r"vectors has shape \(3, 7\)"),
         (lambda m, t: lens.read(m, ["L1H2"]), "'L1H2' is no neuron"),
-        (lambda m, t: lens.tuned(m, t[:1]), "1 prompts have tokens"),
-        (lambda m, t: lens.tuned(m, t, ridges=[0.0]), r"ridges is \[0.0\]"),
-        (lambda m, t: lens.jacobian(m, t), "no prompt has more than skip"),
-        (lambda m, t: lens.jacobian(m, t, layer=2, skip=1), "the last layer's stream is read as it is"),
+        (lambda m, t: lens.tuned(m, t[:1].tolist()), "1 prompts have tokens"),
+        (lambda m, t: lens.tuned(m, t.tolist(), ridges=[0.0]), r"ridges is \[0.0\]"),
+        (lambda m, t: lens.jacobian(m, t.tolist()), "no prompt has more than skip"),
+        (
+            lambda m, t: lens.jacobian(m, t.tolist(), layer=2, skip=1),
+            "the last layer's stream is read as it is",
+        ),
     ],
 )
 def test_mistakes_are_said_before_a_pass(call: Any, said: str, tokens: torch.Tensor) -> None:
@@ -172,6 +177,6 @@ def test_a_readout_that_is_not_the_models_is_refused(tokens: torch.Tensor) -> No
     )
     try:
         with pytest.raises(ValueError, match="do not give its logits"):
-            lens.logit(model, tokens, [3])
+            lens.logit(model, tokens.tolist(), [3])
     finally:
         model.reset_hooks()

@@ -26,12 +26,12 @@ def text() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def tuned(model: Any, text: torch.Tensor) -> lens.TunedLens:
-    return lens.tuned(model, text, progress=False)
+    return lens.tuned(model, text.tolist(), progress=False)
 
 
 @pytest.fixture(scope="module")
 def jacobian(model: Any, text: torch.Tensor) -> lens.JacobianLens:
-    return lens.jacobian(model, text[:1], skip=2, progress=False)
+    return lens.jacobian(model, text[:1].tolist(), skip=2, progress=False)
 
 
 def ends(
@@ -68,7 +68,7 @@ def test_a_jacobian_is_the_mean_response_to_a_small_change(
 def test_a_jacobian_is_the_same_by_hooks_and_in_any_batch(
     model: Any, text: torch.Tensor, jacobian: Any
 ) -> None:
-    other = lens.jacobian(model, text[:1], skip=2, batch_size=5, engine="reference", progress=False)
+    other = lens.jacobian(model, text[:1].tolist(), skip=2, batch_size=5, engine="reference", progress=False)
     for layer, J in jacobian.matrices.items():
         np.testing.assert_allclose(other.matrices[layer], J, atol=1e-9)
 
@@ -78,17 +78,17 @@ def test_the_last_layer_is_read_as_it_is(model: Any, text: torch.Tensor, jacobia
         last = model(text[:2]).log_softmax(-1)
     ids = list(range(architectures.VOCAB))
     for through in (jacobian, tuned):
-        found = lens.logit(model, text[:2], ids, through=through)
+        found = lens.logit(model, text[:2].tolist(), ids, through=through)
         np.testing.assert_allclose(found["value"].values[:, -1], last, atol=1e-9)
         assert found.attrs["method"] == through.method
-    assert lens.logit(model, text[:2], through=jacobian)["layer"].values.tolist() == [0, 1, 2]
+    assert lens.logit(model, text[:2].tolist(), through=jacobian)["layer"].values.tolist() == [0, 1, 2]
 
 
 def test_a_jacobian_lens_reads_its_own_product(model: Any, text: torch.Tensor, jacobian: Any) -> None:
     _, cache = model.run_with_cache(text[:2])
     stream = cache["blocks.1.hook_resid_post"] @ jacobian.matrices[1].T
     expected = model.unembed(model.ln_final(stream)).detach().log_softmax(-1)
-    found = lens.logit(model, text[:2], list(range(architectures.VOCAB)), through=jacobian, layer=1)
+    found = lens.logit(model, text[:2].tolist(), list(range(architectures.VOCAB)), through=jacobian, layer=1)
     np.testing.assert_allclose(found["value"].values[:, 0], expected, atol=1e-9)
     vectors = jacobian.vectors(model, 1)
     assert tuple(vectors.shape) == (architectures.VOCAB, 24)
@@ -171,7 +171,7 @@ def test_a_published_lens_is_converted_bit_for_bit(model: Any, text: torch.Tenso
     read = lens.JacobianLens.load(tmp_path / "lens.safetensors", model)
     assert all(torch.equal(read.matrices[layer], each.float()) for layer, each in J.items())
     assert read.facts["corpus"] == "wiki"
-    assert lens.logit(model, text[:1], through=read)["value"].notnull().all()
+    assert lens.logit(model, text[:1].tolist(), through=read)["value"].notnull().all()
 
 
 def test_sums_of_a_checkpoint_become_means(tmp_path: Any) -> None:
@@ -208,7 +208,7 @@ def test_what_is_no_lens_is_not_opened(tmp_path: Any) -> None:
 def test_a_layer_without_a_matrix_and_another_site(model: Any, text: torch.Tensor, jacobian: Any) -> None:
     part = lens.JacobianLens({1: jacobian.matrices[1]}, 3)
     with pytest.raises(ValueError, match="has no layer 0"):
-        lens.logit(model, text[:1], through=part)
-    assert lens.logit(model, text[:1], through=part, layer=[1, 2]).sizes["layer"] == 2
+        lens.logit(model, text[:1].tolist(), through=part)
+    assert lens.logit(model, text[:1].tolist(), through=part, layer=[1, 2]).sizes["layer"] == 2
     with pytest.raises(ValueError, match="reads 'resid_post'"):
-        lens.logit(model, text[:1], through=part, site="resid_mid")
+        lens.logit(model, text[:1].tolist(), through=part, site="resid_mid")
