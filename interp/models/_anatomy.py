@@ -369,10 +369,12 @@ def lasting(model: Model) -> Iterator[Tensor]:
 
 
 def settings_of(model: Model) -> Iterator[tuple[Any, ...]]:
-    """What modules and configs say beside their tensors and functions; the same in every process."""
+    """What modules and configs say beside their tensors and functions; the same in every process.
+
+    A bridge's modules keep in private fields which hooks have fired; these are no settings.
+    """
     for module in model.modules():
-        anew = remade(module)
-        fields = ((name, value) for name, value in vars(module).items() if name not in anew)
+        fields = ((name, value) for name, value in vars(module).items() if not name.startswith("_"))
         yield type(module).__name__, *((name, str(value)) for name, value in fields if _is_setting(value))
     configs = {id(each): each for module in model.modules() for each in vars(module).values()}
     yield from (_settings(each) for each in configs.values() if _is_config(each))
