@@ -46,7 +46,8 @@ def load_folder(
         if _release.has_hooked_transformer():
             model = _converted(folder, config, hf_model, tokenizer, device, flags, expected)
             if model is not None:
-                return model
+                del hf_model
+                return _own_weights(model)
         model = _bridged(folder, config, hf_model, tokenizer, flags)
         difference = expected.difference(model)
     if not expected.holds(difference):
@@ -163,8 +164,28 @@ def _convert(
         state = loading.get_pretrained_state_dict(neutral, cfg, hf_model, dtype=hf_model.dtype)
     cfg.default_prepend_bos = flags.get("default_prepend_bos", cfg.default_prepend_bos)
     model = HookedTransformer(cfg, tokenizer=tokenizer)
-    model.load_and_process_state_dict(state, **_release.processing(flags))
+    processing = _release.processing(flags)
+    if any(processing.values()):
+        model.load_and_process_state_dict(state, **processing)
+    else:  # views of transformers' weights: a copy beside them would take the model's size twice
+        model.load_state_dict(model.fill_missing_keys(state), strict=False, assign=True)
     return model.eval()
+
+
+def _own_weights(model: Any) -> Any:
+    """Every parameter contiguous in memory of its own, one after the other.
+
+    Those of `_convert` are views of what transformers read, with another order of axes; tied embeddings are
+    one tensor there and two here. Once transformers' model is gone, a copy frees what it was a view of.
+    """
+    seen = set()
+    for parameter in model.parameters():
+        storage = parameter.untyped_storage()
+        shared = storage.data_ptr() in seen or storage.nbytes() != parameter.nbytes
+        if shared or not parameter.is_contiguous():
+            parameter.data = parameter.detach().clone(memory_format=torch.contiguous_format)
+        seen.add(parameter.untyped_storage().data_ptr())
+    return model
 
 
 def _renamed(config: dict[str, Any]) -> dict[str, Any]:

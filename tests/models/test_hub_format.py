@@ -57,6 +57,18 @@ def test_dtype(llama_folder: Path) -> None:
     torch.testing.assert_close(model(TOKENS).float(), theirs, atol=1e-5, rtol=0)
 
 
+@pytest.mark.skipif(CLASS != "HookedTransformer", reason="a bridge runs transformers' own weights")
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_are_nobodys_views(tmp_path: Path, tied: bool) -> None:
+    """Converted without a copy of the whole model; a change of one weight changes no other."""
+    folder = save_llama(tmp_path, tie_word_embeddings=tied)
+    model = interp.load(folder, dtype="bfloat16")
+    storages = [parameter.untyped_storage() for parameter in model.parameters()]
+    assert len({storage.data_ptr() for storage in storages}) == len(storages)
+    for parameter, storage in zip(model.parameters(), storages):
+        assert parameter.is_contiguous() and storage.nbytes() == parameter.nbytes
+
+
 def test_a_missing_weight(tmp_path: Path) -> None:
     folder = save_llama(tmp_path)
     state = load_file(folder / "model.safetensors")
