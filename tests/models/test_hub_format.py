@@ -66,7 +66,8 @@ def test_weights_are_nobodys_views(tmp_path: Path, tied: bool) -> None:
     storages = [parameter.untyped_storage() for parameter in model.parameters()]
     assert len({storage.data_ptr() for storage in storages}) == len(storages)
     for parameter, storage in zip(model.parameters(), storages):
-        assert parameter.is_contiguous() and storage.nbytes() == parameter.nbytes
+        assert parameter.is_contiguous()
+        assert storage.nbytes() == parameter.nbytes
 
 
 def test_a_missing_weight(tmp_path: Path) -> None:
