@@ -19,6 +19,7 @@ from typing import Any
 import patching
 import table
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import interp
@@ -66,7 +67,7 @@ def rows_of(name: str, shape: dict[str, int], n: int, tokens: int) -> list[dict[
     rows = []
     for verb, (foreseen, call) in calls(model, task).items():
         call()
-        with FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             call()
         seconds, _ = patching.timed(call, 3)
         row = {"shape": name, "prompts": n, "tokens": tokens, "verb": verb, "measured": seconds}

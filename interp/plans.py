@@ -127,8 +127,9 @@ def plan(
         engine count for "patch" of a model with a task, which is counted cell by cell.
 
     Returns a Plan, which prints. For "run" and "sweep" FLOPs are at most: runs are computed only where they
-    differ. Seconds divide by a rate of products that is measured once (under a second). Raises ValueError for
-    an unknown verb, and for "patch" as `patch` does.
+    differ. Passes are those of our own forward; through the model itself all logits are computed. Seconds
+    divide by a rate of products that is measured once (under a second). Raises ValueError for an unknown
+    verb, and for "patch" as `patch` does.
 
     Example:
         >>> from interp.plans import Sizes
@@ -198,10 +199,6 @@ class _Work:
         n_read = self.n_pos if self.reads.everywhere else 1
         return forward_flops(self.facts, self.gated, self.n_pos, columns, n_read)
 
-    def whole(self) -> float:
-        """FLOPs of one prompt, with all logits: a pass through the model itself."""
-        return forward_flops(self.facts, self.gated, self.n_pos, self.facts.d_vocab_out, self.n_pos)
-
     def patch(self, sites: list[str], by: str | Sequence[str] | None) -> Plan:
         """Every cell of a grid of each site, counted as `patch` counts."""
         plans = []
@@ -265,7 +262,7 @@ class _Work:
         )  # fmt: skip
 
     def _passes(self, verb: str, forwards: int, backwards: int, memory: float, block: int) -> Plan:
-        flops = self.prompts * (forwards + backwards) * self.whole()
+        flops = self.prompts * (forwards + backwards) * self.forward()
         counted = self._counted(verb, flops, memory, -(-self.prompts // block))
         return replace(counted, forwards=forwards * self.prompts, backwards=backwards * self.prompts)
 

@@ -23,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -51,6 +51,7 @@ class WorkersLost(ConnectionError):
     """The processes that units were handed to are gone, again and again."""
 
 
+@runtime_checkable
 class Job(Protocol):
     """What all units of a work share; picklable, and without the models themselves."""
 

@@ -50,7 +50,8 @@ class ByWeights:
 
     def __post_init__(self) -> None:
         self.weights = constant(self.weights)
-        self.readout = Readout(self.weights, self.reads, self.whole)
+        with torch.inference_mode(False):  # the columns that it takes of W_U go into the graph
+            self.readout = Readout(self.weights, self.reads, self.whole)
 
     @torch.no_grad()
     def plain(

@@ -33,7 +33,6 @@ QUIET = {"progress": False}
 REFUSED = {
     ("granite", ""): "scales what its layers write",
     ("olmo2", ""): "norms what attention and MLPs write",
-    **{(family, "relp"): "not what attention goes on with" for family in ("opt", "gptj")},
     **{(family, "secant"): "hands over its pattern" for family in ("opt", "gptj")},
 }
 

@@ -10,6 +10,7 @@ import xarray as xr
 
 import interp
 from interp.cli import main
+from interp.patching import _units
 from interp.stores import ArrayStore
 
 PATCH = ("patch", "tiny-ioi", "--task", "ioi", "--site", "z", "--n", "8")
@@ -170,6 +171,8 @@ def test_a_sweep_that_was_killed_goes_on(
 
     command = (*PATCH, "--batch-size", "4", "--out", "here")
     monkeypatch.setattr(ArrayStore, "write", write)
+    monkeypatch.setitem(_units._FLOPS, "cpu", 1.0)  # else so small a sweep is one unit
+    monkeypatch.setattr(_units, "_ROWS", 1)
     assert main(list(command)) == 130
     assert "the same command resumes" in capsys.readouterr().err
     assert [path.suffix for path in (folder / "here").iterdir() if path.is_dir()] == [".zarr"]

@@ -47,7 +47,7 @@ def test_the_commands_of_the_teachers_page_run(
     monkeypatch.chdir(tmp_path)
     bodies = re.findall(r"(<!-- no-test[^\n]*\n)?```sh\n(.*?)```", page, re.S)
     lines = [line.split("#")[0] for skip, body in bodies if not skip for line in body.splitlines()]
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         assert main(shlex.split(line)[1:]) in (0, 1), line  # 1: the doctor has something to say
     assert len(list((tmp_path / "class").rglob("*.ipynb"))) == 3 * len(labs())

@@ -131,7 +131,7 @@ def test_bad_input_before_any_pass(model, ids, draw):
         for call, match in (
             (lambda: methods.linear_act(model, ids, ids, []), "sites is empty"),
             (lambda: methods.linear_act(model, ids, ids, "L1.z"), "no vector of units"),
-            (lambda: methods.linear_act(model, ids, ids, ["L1.post", "L1.post"]), "named twice"),
+            (lambda: methods.linear_act(model, ids, ids, ["L1.post", "L1.post"]), "twice; give each once"),
             (lambda: methods.linear_act(model, ids, ids, "L7.post"), "out of range"),
             (lambda: methods.linear_act(model, ids[:0], ids, "L1.post"), "source: there are 0 prompts"),
             (lambda: methods.linear_act(model, ids, ids, "L1.post", pos=9), "outside prompt 0"),
