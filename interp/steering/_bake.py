@@ -26,6 +26,7 @@ from interp.engine.compare import departure
 from interp.engine.trust import short_row
 from interp.models import Model, anatomy, logits
 from interp.models.places import width
+from interp.places import Place
 from interp.steering._edit_types import Ablate, Add, Affine, Clamp, Edit, ScaleUnits, SetUnits
 from interp.steering._intervention import Intervention, flat
 from interp.steering._steer import steer
@@ -129,7 +130,7 @@ def _plan(model: Model, each: Intervention) -> _Plan:
     zero = _zero(model, each)
     if edit.linear(zero) is None:
         raise ValueError(f"{type(edit).__name__} at {each.site} is not affine: it cannot be baked.")
-    plan = _weights(model, each)
+    plan = _weights(model, each.place)
     shifts = bool((edit.offset(zero) != 0).any())
     if plan.bias is None and plan.shift is None and shifts:
         raise ValueError(
@@ -150,8 +151,8 @@ def _plan(model: Model, each: Intervention) -> _Plan:
     return plan
 
 
-def _weights(model: Model, each: Intervention) -> _Plan:
-    facts, where = anatomy(model), each.place
+def _weights(model: Model, where: Place) -> _Plan:
+    facts = anatomy(model)
     layer = where.layer or 0
     if facts.post_norm:
         raise ValueError(
@@ -176,6 +177,15 @@ def _weights(model: Model, each: Intervention) -> _Plan:
     if where.site == "z":
         return _Plan((), getattr(block.attn, "b_O", None), before=block.attn.W_O)
     raise ValueError(f"{where} cannot be baked: no weight writes it linearly. Use steer.")
+
+
+def writer(model: Model, where: Place) -> Tensor:
+    """The model's own weight of a head's output [d_head, d_model], or of an MLP's [d_mlp, d_model]."""
+    plan = _weights(model, where)
+    weight = plan.before if plan.before is not None else plan.rows[0]
+    if not _is_live(model, weight):
+        raise ValueError(f"the weight at {where} is not this model's own storage: it cannot be edited.")
+    return weight if where.head is None else weight[where.head]
 
 
 def _bias_of(model: Model, layer: int, last: bool) -> _Plan:

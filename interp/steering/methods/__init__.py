@@ -64,17 +64,22 @@ if TYPE_CHECKING:
     from interp.steering.methods._two_positions import cross_effects as cross_effects
     from interp.steering.methods._two_positions import harm_and_refusal as harm_and_refusal
     from interp.steering.methods._two_positions import latent_guard as latent_guard
+    from interp.steering.methods._weight_edits import WeightEdits as WeightEdits
+    from interp.steering.methods._weight_edits import link as link
+    from interp.steering.methods._weight_edits import redirect as redirect
+    from interp.steering.methods._weight_edits import steer2edit as steer2edit
 
 __all__ = [
     "Accuracy", "Bounds", "ClassScores", "Condition", "Dimensions", "ExpertUnits", "HeadShifts",
-    "LatentGuard", "LinearAct", "MoralDirection", "Neurons", "SteeringPlane", "ablate_everywhere",
-    "actadd", "add_after_prompt", "aura_factors", "austeer", "average_precision", "best_threshold",
-    "bias_direction", "boost_attention", "caa", "cast", "cast_condition", "class_neurons",
-    "class_scores", "control_vector", "cross_effects", "cumulativity", "effect_curves", "expert_units",
-    "fit_heads", "harm_and_refusal", "head_shifts", "interference", "latent_guard", "layer_effects",
-    "lens_divergence", "linear_act", "measure", "momentum", "moral_direction", "neuron_activations",
-    "probe_sweep", "prompt_pair", "relation_neurons", "select_layer", "selectivity", "steering_plane",
-    "style_differences", "style_vectors", "top_neurons", "transport_map",
+    "LatentGuard", "LinearAct", "MoralDirection", "Neurons", "SteeringPlane", "WeightEdits",
+    "ablate_everywhere", "actadd", "add_after_prompt", "aura_factors", "austeer", "average_precision",
+    "best_threshold", "bias_direction", "boost_attention", "caa", "cast", "cast_condition",
+    "class_neurons", "class_scores", "control_vector", "cross_effects", "cumulativity", "effect_curves",
+    "expert_units", "fit_heads", "harm_and_refusal", "head_shifts", "interference", "latent_guard",
+    "layer_effects", "lens_divergence", "linear_act", "link", "measure", "momentum", "moral_direction",
+    "neuron_activations", "probe_sweep", "prompt_pair", "redirect", "relation_neurons", "select_layer",
+    "selectivity", "steer2edit", "steering_plane", "style_differences", "style_vectors", "top_neurons",
+    "transport_map",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy(
@@ -168,6 +173,12 @@ __getattr__, __dir__ = lazy(
             "cross_effects",
             "harm_and_refusal",
             "latent_guard",
+        ),
+        "interp.steering.methods._weight_edits": (
+            "WeightEdits",
+            "link",
+            "redirect",
+            "steer2edit",
         ),
     },
 )
