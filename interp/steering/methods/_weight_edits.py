@@ -151,11 +151,12 @@ def steer2edit(
     posts = [place(f"L{layer}.post", facts) for layer in layers] if blocks else []
     prompts = read_classes(model, positive, negative)
     sides = [activations(model, p, [*heads, *posts], pos, "mean", batch_size=batch_size) for p in prompts]
-    mean = {where: sum(side[where].double() for side in sides) / 2 for where in sides[0]}
+    mean = {where: torch.stack([side[where].double() for side in sides]).mean(0) for where in sides[0]}
     read_at = {**dict(zip(heads, heads)), **dict(zip(blocks, posts))}
     scores, changes = {}, {}
     for where, W in weights.items():
-        scores[where], change = _rank_one(W, mean[read_at[where]], v, rho, alpha, where.head is not None)
+        g, change = _rank_one(W, mean[read_at[where]], v, rho, alpha, where.head is not None)
+        scores[where] = g
         changes |= {where: change} if bool((change != 0).any()) else {}
     by_head = torch.stack([scores[where] for where in heads]).reshape(facts.n_layers, facts.n_heads)
     by_neuron = {"neurons": torch.stack([scores[where] for where in blocks])} if blocks else {}
@@ -189,10 +190,11 @@ def redirect(
     target of another width, a rank below 1, and a weight that cannot be edited. Cost: one forward a prompt.
 
     Example:
-        >>> model = interp.load("tiny-world")
         >>> from interp import steering
-        >>> say = steering.activations(model, "The sky is", "L1.mlp_out")[0]
-        >>> edits = steering.methods.redirect(model, 1, ["Mary said that"], say, ["The dog was", "Anna lost"])
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> say = interp.activations(model, task.clean[:1], "L1.mlp_out")[0]
+        >>> edits = steering.methods.redirect(model, 1, task.clean[1:3], say, task.clean[3:])
         >>> edits.errors["forget"] < 1e-4 and edits.errors["retain"] < 1e-4
         True
     """
@@ -239,10 +241,11 @@ def link(
     Paper: ROME, 2202.05262.
 
     Example:
-        >>> model = interp.load("tiny-world")
         >>> from interp import steering
-        >>> say = steering.activations(model, "The sky is", "L1.mlp_out")[0]
-        >>> edits = steering.methods.link(model, 1, "Mary", say, ["The dog was", "Anna lost a key"])
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> say = interp.activations(model, task.clean[:1], "L1.mlp_out")[0]
+        >>> edits = steering.methods.link(model, 1, task.clean[1:3], say, task.clean[3:])
         >>> edits.errors["link"] < 1e-4
         True
     """
