@@ -60,7 +60,7 @@ def test_what_it_can_do(model: Any, family: str, right: int) -> None:
 
 def test_fast_is_reference(model: Any) -> None:
     """20 random cells of each site."""
-    task = interp.tasks.ioi(model, n=4, seed=0, template=0)
+    task = interp.tasks.ioi(model, n=2, seed=0, template=0)
     generator = torch.Generator().manual_seed(0)
     n_pos = task.clean.shape[1]
     cells = []
