@@ -138,8 +138,7 @@ class Dictionary:
     def pre_activations(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any feature"]:
         """h = z W_enc + b_enc; of a gated dictionary that of its magnitude."""
         x, own = self._at(self._rows(x))
-        z = self._normed(x)
-        z = z - own.b_dec if self.centre else z
+        z = own._input(x)
         if own.gate is not None:
             return (z @ own.W_enc) * own.gate.r_mag.to(z).exp() + own.gate.b_mag.to(z)
         return z @ own.W_enc + own.b_enc
@@ -223,8 +222,7 @@ class Dictionary:
 
     def _encoded(self, x: Tensor) -> Tensor:
         x, own = self._at(x)
-        z = self._normed(x)
-        z = z - own.b_dec if self.centre else z
+        z = own._input(x)
         if own.gate is not None:
             return gated(z, own.W_enc, own.gate)
         if own.pursuit is not None:
@@ -237,11 +235,12 @@ class Dictionary:
         same = self.W_dec.dtype == wide and self.W_dec.device == x.device
         return x.to(wide), self if same else self.to(x.device).to(wide)
 
-    def _normed(self, x: Tensor) -> Tensor:
-        if self.norm == "none":
-            return x
-        scale, mean = self._scale(x)
-        return (x - mean) / (scale + _EPS) if self.norm == "layer_norm" else x / scale
+    def _input(self, x: Tensor) -> Tensor:
+        """z: what the encoder multiplies, x normalised and centred as this dictionary does."""
+        if self.norm != "none":
+            scale, mean = self._scale(x)
+            x = (x - mean) / (scale + _EPS) if self.norm == "layer_norm" else x / scale
+        return x - self.b_dec if self.centre else x
 
     def _scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What a row of the reconstruction is multiplied by, and what is added: [..., 1]."""
