@@ -9,8 +9,11 @@ all.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +22,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp import ablation as ablations
-from interp import results
+from interp import results, stores
 from interp.ablation import Gaussian, Mean, Resample, Zero
-from interp.engine.cells import ALL, SPAN, table
+from interp.engine.cells import ALL, SPAN, Cells, table
 from interp.engine.changes import UNIT, Changed, Changes, by_hooks
+from interp.engine.readout import Outcome
 from interp.engine.reference import Reference
 from interp.engine.runs import Runs
 from interp.engine.trust import choose
@@ -34,6 +38,8 @@ from interp.sae._site import ERROR, Parts, Site, name_of, parse_name, require, r
 from interp.tasks import Task
 from interp.tasks._spans import named
 
+_STORED = 8  # prompts of a unit of a store
+Filled = dict[str, Any]  # by variable: a region, and what fills it
 _BY = (("feature",), ("pos", "feature"), ("span", "feature"))
 
 
@@ -46,9 +52,9 @@ class Request:
     names: tuple[str, ...] = ()
 
 
-def require_alone(site: object, window: int, neurons: object, store: object) -> None:
+def require_alone(site: object, window: int, neurons: object) -> None:
     """ValueError for arguments that have no meaning beside features."""
-    for name, given in (("site", site), ("neurons", neurons), ("store", store)):
+    for name, given in (("site", site), ("neurons", neurons)):
         if given is not None:
             raise ValueError(
                 f"{name}= does not go with features=, whose dictionary says where it sits. Leave it out."
@@ -139,34 +145,63 @@ class FeatureSweep:
     request: Request
 
     def run(self) -> xr.Dataset:
-        """Block by block of prompts."""
-        experiment = self.experiment
+        """Unit by unit of prompts, each in as many blocks as fit the memory."""
+        experiment, request = self.experiment, self.request
         runs = feature_runs(experiment)
         site = Site(experiment, self.dictionary)
         engine = choose(experiment.model, runs, site.captured, 1, experiment.budget.engine)
         n, size = len(experiment.task), self._size(runs, engine, site)
-        spans = [slice(start, min(start + size, n)) for start in range(0, n, size)]
-        blocks = [self._block(site, runs, engine, spans[0])] if len(spans) == 1 else None
-        features = self._live(blocks or (self._block(site, runs, engine, each) for each in spans))
-        grid = feature_grid(experiment.task, self.dictionary, self.request, features)
+        units = _parts(slice(0, n), size if experiment.budget.store is None else _STORED)
+        blocks = {(s.start, s.stop): None for unit in units for s in _parts(unit, size)}
+        make = lambda ends: self._block(site, runs, engine, slice(*ends))  # noqa: E731
+        kept = {ends: make(ends) for ends in blocks} if len(blocks) == 1 else {}
+        features = self._live(list(kept.values()) or (make(ends) for ends in blocks))
+        grid = feature_grid(experiment.task, self.dictionary, request, features)
         attrs = results.attrs(experiment, method="patch", site=site_name(self.dictionary))
         attrs |= {"window": 1, "engine": engine, "draws": experiment.draws, "error": "live"}
         attrs |= {"dictionary": repr(self.dictionary), "n_features": self.dictionary.n_features}
-        sheet = Sheet(experiment, grid, attrs)
-        cells, draws = grid.cells[0], experiment.draws
-        total = n * draws * len(cells)
-        with tqdm(total=total, disable=not experiment.budget.progress, desc="patch", unit="run") as bar:
-            for number, span in enumerate(spans):
-                block = blocks[number] if blocks else self._block(site, runs, engine, span)
-                changes = self._changes(block, features, runs)
-                if isinstance(block.ready, Changed):
-                    block.ready.changes = changes
-                    outcome = block.ready.run(cells, bar.update)
-                else:
-                    outcome = by_hooks(block.ready, changes, cells, bar.update)
-                every = slice(0, len(grid.coords[0][grid.by[0]]))
-                sheet.fill(span, 0, every, outcome, block.ready.clean_right()[::draws])
-        return labelled(sheet.dataset(), self.dictionary, features)
+        sheet, cells = Sheet(experiment, grid, attrs), grid.cells[0]
+        every = slice(0, len(grid.coords[0][grid.by[0]]))
+        with self._opened(sheet, units, every, features) as opened:
+            todo = [i for i in range(len(units)) if opened is None or not opened.done[i]]
+            total = sum(units[i].stop - units[i].start for i in todo) * experiment.draws * len(cells)
+            with tqdm(total=total, disable=not experiment.budget.progress, desc="patch", unit="run") as bar:
+                for number in todo:
+                    parts = []
+                    for span in _parts(units[number], size):
+                        block = kept.get((span.start, span.stop)) or make((span.start, span.stop))
+                        outcome, right = self._measured(
+                            block, self._changes(block, features, runs), cells, bar
+                        )
+                        parts.append(sheet.fill(span, 0, every, outcome, right))
+                    if opened is not None:
+                        opened.write(number, _joined(parts))
+            out = sheet.dataset() if opened is None else opened.load()
+        return labelled(out, self.dictionary, features)
+
+    def _measured(
+        self, block: _Block, changes: Changes, cells: Cells, bar: tqdm
+    ) -> tuple[Outcome, np.ndarray]:
+        """Every cell on the prompts of a block, and which of their clean runs are right."""
+        if isinstance(block.ready, Changed):
+            block.ready.changes = changes
+            outcome = block.ready.run(cells, bar.update)
+        else:
+            outcome = by_hooks(block.ready, changes, cells, bar.update)
+        return outcome, block.ready.clean_right()[:: self.experiment.draws]
+
+    def _opened(self, sheet: Sheet, units: list[slice], every: slice, features: list[int]) -> Any:
+        """The store, where there is one; a unit is a block of prompts, whatever the memory."""
+        store = self.experiment.budget.store
+        if store is None:
+            return nullcontext()
+        identity = self.experiment.identity() | {
+            "method": "patch", "site": sheet.attrs["site"], "dims": ", ".join(self.request.by),
+            "engine": sheet.attrs["engine"], "dictionary": digest(self.dictionary), "features": features,
+            "cells": [list(map(list, cell)) for cell in self.request.cells or ()],
+        }  # fmt: skip
+        regions = [sheet.regions(unit, 0, every) for unit in units]
+        return stores.open_arrays(store, sheet.dataset(), identity, {"prompt": _STORED}, regions)
 
     def _size(self, runs: Runs, engine: str, site: Site) -> int:
         """Prompts at once: their captures, and their features."""
@@ -274,3 +309,30 @@ def labelled(out: xr.Dataset, dictionary: Dictionary, features: list[int]) -> xr
     if "feature" not in out.dims:
         return out
     return out.assign_coords(index=("feature", np.array([*features, ERROR])))
+
+
+def digest(dictionary: Dictionary) -> str:
+    """What two dictionaries share if and only if their tensors and settings are the same."""
+    hashed = hashlib.sha256()
+    for name, value in sorted(
+        {**vars(dictionary), **(vars(dictionary.gate) if dictionary.gate else {})}.items()
+    ):
+        if isinstance(value, Tensor):
+            hashed.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        elif name not in ("metadata", "gate"):
+            hashed.update(f"{name} {value}".encode())
+    return hashed.hexdigest()[:16]
+
+
+def _parts(span: slice, size: int) -> list[slice]:
+    """A span of prompts in parts of a size."""
+    return [slice(start, min(start + size, span.stop)) for start in range(span.start, span.stop, size)]
+
+
+def _joined(parts: list[Filled]) -> Filled:
+    """What neighbouring blocks of prompts filled, as one."""
+    out = {}
+    for name, (region, _) in parts[0].items():
+        prompts = slice(region[0].start, parts[-1][name][0][0].stop)
+        out[name] = ((prompts, *region[1:]), np.concatenate([part[name][1] for part in parts]))
+    return out

@@ -127,7 +127,7 @@ def patch(
             source=source,
         )  # fmt: skip
         if features is not None:
-            require_alone(site, window, neurons, store)
+            require_alone(site, window, neurons)
             if experiment.budget.elsewhere:
                 raise ValueError("features= is measured here: leave out workers= and executor=.")
             result = FeatureSweep(experiment, features, asked(experiment, features, by, cells)).run()

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from interp.plot._bars import bars as bars
     from interp.plot._circuit import circuit as circuit
     from interp.plot._compare import compare as compare
+    from interp.plot._contexts import contexts as contexts
     from interp.plot._curve import curve as curve
     from interp.plot._export import save_html as save_html
     from interp.plot._export import save_image as save_image
+    from interp.plot._feature_graph import feature_graph as feature_graph
     from interp.plot._features import features as features
     from interp.plot._heatmaps import heads as heads
     from interp.plot._heatmaps import positions as positions
@@ -35,7 +37,9 @@ __all__ = [
     "bars",
     "circuit",
     "compare",
+    "contexts",
     "curve",
+    "feature_graph",
     "features",
     "heads",
     "lens",
@@ -58,6 +62,8 @@ __getattr__, __dir__ = lazy(
         "interp.plot._compare": ("compare",),
         "interp.plot._curve": ("curve",),
         "interp.plot._export": ("save_html", "save_image"),
+        "interp.plot._contexts": ("contexts",),
+        "interp.plot._feature_graph": ("feature_graph",),
         "interp.plot._features": ("features",),
         "interp.plot._heatmaps": ("heads", "positions"),
         "interp.plot._lens": ("lens",),

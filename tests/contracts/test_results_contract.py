@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import interp
-from interp import circuits, heads, probes, results, steering
+from interp import circuits, heads, probes, results, sae, steering
 from interp.tasks import KL, LogitDiff
 
 QUIET = {"progress": False}
@@ -165,6 +166,15 @@ def monitor(model: Any, task: interp.Task) -> probes.Probes:
     return probes.fit(model, more(model)[:8], more(model)[8:], layer=1, agg="mean", draws=1, **QUIET)[1]
 
 
+def axes() -> sae.Dictionary:
+    both = torch.cat((torch.eye(64), -torch.eye(64)))
+    return sae.Dictionary(both.T, torch.zeros(128), both, torch.zeros(64), place="L1.resid_pre")
+
+
+def feature_circuit(model: Any, task: interp.Task) -> sae.FeatureGraph:
+    return sae.circuit(model, task, [axes()], nodes=5, **QUIET)
+
+
 OTHERS: dict[str, Verb] = {
     "attention": lambda m, t, c, d, **o: heads.attention(m, "When Mary and John went"),
     "backup": lambda m, t, c, d, **o: heads.backup(m, t, ["L1H1"], **o),
@@ -187,6 +197,24 @@ OTHERS: dict[str, Verb] = {
     "knockouts": lambda m, t, c, d, **o: interp.patching.knockouts(m, [t], {"s": ["L0H0"]}, draws=2, **o),
     "pairs": lambda m, t, c, d, **o: interp.patching.pairs(m, t, ["L0H0", "L1H1"], **o),
     "roles": lambda m, t, c, d, **o: heads.roles(m, t, io=2, s1=4, s2=-4, end=-1),
+    "contexts": lambda m, t, c, d, **o: sae.contexts(m, axes(), t, [3, 70], top=2),
+    "ce_changes": lambda m, t, c, d, **o: sae.methods.ce_changes(
+        m, {"ioi": t}, {"out": steering.ablate(steering.mean_difference(m, t[:3], t[3:], layer=1))}
+    ),
+    "faithfulness": lambda m, t, c, d, **o: sae.faithfulness(m, t, feature_circuit(m, t), [axes()], **o),
+    "itda_curve": lambda m, t, c, d, **o: sae.methods.itda_curve(m, "L1.resid_pre", t[:3], t[3:], [0.2, 0.5]),
+    "principled": lambda m, t, c, d, **o: sae.methods.principled(
+        m, t, axes(), {"answer": (t.answers[:, 0].tolist(), t.wrongs[:, 0].tolist())}
+    ),
+    "probe_regimes": lambda m, t, c, d, **o: sae.methods.probe_regimes(
+        m, axes(), more(m)[:8], more(m)[8:], regimes={"scarcity": [4]}, draws=2, **o
+    ),
+    "stress": lambda m, t, c, d, **o: sae.methods.stress(
+        m, axes(), [3], ["When {}"], {"name": ["Mary", "John"], "place": ["store"]}
+    ),
+    "fragility": lambda m, t, c, d, **o: sae.methods.fragility(
+        _sweep(m, t, c, steering.mean_difference(m, t[:3], t[3:], layer=1), **o)
+    ),
     "scores": lambda m, t, c, d, **o: heads.scores(m, lengths=[4], n=2, **o),
     "spectra": lambda m, t, c, d, **o: heads.spectra(m),
     "telemetry": lambda m, t, c, d, **o: heads.telemetry(m, t),

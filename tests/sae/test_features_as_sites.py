@@ -226,3 +226,34 @@ def test_the_bundled_dictionary_is_what_its_card_says() -> None:
     assert sae.check(world, d, task) < 0.5
     with pytest.raises(ValueError, match=r"whose weights are not those of tiny-ioi|reads 128 numbers"):
         interp.patch(interp.load("tiny-ioi"), interp.tasks.ioi(interp.load("tiny-ioi"), n=2), features=d)
+
+
+def test_a_store_goes_on_after_a_kill(model: Any, tmp_path: Any, monkeypatch: Any) -> None:
+    from interp.patching._features import FeatureSweep
+
+    d, task = dictionary(model), interp.tasks.ioi(model, n=20, seed=0)
+    plain = interp.patch(model, task, features=d, **QUIET)
+    path, runs = tmp_path / "run.zarr", []
+    measured = FeatureSweep._measured
+
+    def counted(self: Any, *args: Any) -> Any:
+        runs.append(1)
+        if len(runs) == 3:
+            raise KeyboardInterrupt
+        return measured(self, *args)
+
+    monkeypatch.setattr(FeatureSweep, "_measured", counted)
+    with pytest.raises(KeyboardInterrupt):
+        interp.patch(model, task, features=d, store=path, **QUIET)
+    again = interp.patch(model, task, features=d, store=path, memory=2**24, **QUIET)
+    assert interp.stores.status(path).finished
+    assert 4 <= len(runs) <= 8
+    np.testing.assert_allclose(again["value"], plain["value"], atol=1e-5)
+    assert names(again) == names(plain)
+    assert list(again["index"].values) == list(plain["index"].values)
+    before = len(runs)
+    interp.patch(model, task, features=d, store=path, **QUIET)
+    assert len(runs) == before  # nothing is left to do
+    for other, changed in ((dictionary(model, seed=1), {}), (d, {"ablation": "zero"})):
+        with pytest.raises(ValueError, match="holds another run"):
+            interp.patch(model, task, features=other, store=path, direction="noise", **changed, **QUIET)
