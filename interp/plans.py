@@ -14,7 +14,7 @@ No forward pass is made, and a shape needs no weights, so that a model of any si
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -23,9 +23,10 @@ import torch
 
 from interp._verbs import verb as public
 from interp.ablation import Ablation
-from interp.attribution._passes import prompt_bytes
+from interp.attribution._passes import at_once, prompt_bytes
 from interp.circuits._graph import Graph
-from interp.circuits._score.edges import sizes as edge_sizes
+from interp.circuits._score.passes import sizes as edge_sizes
+from interp.circuits._search.decisions import SMALLEST
 from interp.engine.cells import grid
 from interp.engine.memory import Budget
 from interp.engine.plan import Plan, forward_flops, make_plan
@@ -34,11 +35,31 @@ from interp.engine.runs import Runs
 from interp.experiment import MEMORY, Metrics, check_metric
 from interp.methods import parse
 from interp.models import Anatomy, Model, anatomy
+from interp.patching._matched import DRAWS
 from interp.patching._sweep import sweep_plan
 from interp.places import AXES, hint
 from interp.tasks import LogitDiff, Task
 
-VERBS = ("patch", "attribute", "score_edges", "exact", "run", "sweep")
+# By verb what `runs` counts, and at most how many runs of each prompt that makes beside base and source.
+AT_MOST: dict[str, tuple[str, Callable[[int], int]]] = {
+    "run": ("circuits", lambda n: 1 + n),  # and the one that keeps nothing
+    "evaluate": ("circuits", lambda n: 1 + n),
+    "curve": ("sizes", lambda n: 1 + 2 * n),  # by two rankings
+    "random_baseline": ("circuits", lambda n: 1 + n),
+    "hypothesis_tests": ("edges", lambda n: 103 + n),  # and twice fifty draws
+    "sweep": ("layers times coefficients times directions", lambda n: n),
+    "path_patch": ("paths", lambda n: 2 * n),  # to the receiver, and from it on
+    "pairs": ("components", lambda n: n * (n + 1)),  # alone and by two, in both directions
+    "knockouts": ("sets", lambda n: n * (1 + DRAWS)),
+    "load_bearing": ("sets", lambda n: n * (1 + DRAWS)),
+    "interchange": ("positions", lambda n: 3 * n),
+    "illusion": ("positions", lambda n: 4 * n),
+}
+VERBS = (
+    "patch", "attribute", "screen", "optimal_ablation", "score_edges", "score_nodes", "exact", "acdc",
+    "acdc_sweep", "trace_back", *AT_MOST,
+)  # fmt: skip
+_FOLLOWED = 15  # inputs of the five heads that trace_back follows at each step
 
 
 @dataclass(frozen=True)
@@ -119,17 +140,21 @@ def plan(
 ) -> Plan:
     """What a verb would cost: passes, FLOPs, bytes, and seconds on this machine. No forward pass.
 
-    verb: "patch", "attribute", "score_edges" (of `circuits`), "exact" (every edge cut), "run" (circuits,
-        `runs` of them), "sweep" (steered runs, `runs` of each prompt: layers × coefficients × directions).
+    verb: by its name; "exact" cuts every edge, "run" and its like run circuits, "sweep" steers.
     model: a model, a `Shape`, or a name of `SHAPES` ("llama-3-8b", "llama-3-70b", "gpt2"). task: a Task, or
         `Sizes(prompts, tokens, first)`.
-    method: of attribute and score_edges. The rest: as in `interp.patch`; cells, window, neurons, source and
-        engine count for "patch" of a model with a task, which is counted cell by cell.
+    method: of attribute and score_edges. runs: how many circuits ("run", "evaluate", "random_baseline"),
+        sizes ("curve"), edges ("hypothesis_tests"), thresholds ("acdc_sweep"), paths ("path_patch"),
+        components ("pairs"), sets ("knockouts", "load_bearing"), positions ("interchange", "illusion"),
+        cells that are confirmed ("screen"), steps ("trace_back", "optimal_ablation"); of "sweep" layers ×
+        coefficients × directions. The rest: as in `interp.patch`; cells, window, neurons, source and engine
+        count for "patch" of a model with a task, which is counted cell by cell.
 
-    Returns a Plan, which prints. For "run" and "sweep" FLOPs are at most: runs are computed only where they
-    differ. Passes are those of our own forward; through the model itself all logits are computed. Seconds
-    divide by a rate of products that is measured once (under a second). Raises ValueError for an unknown
-    verb, and for "patch" as `patch` does.
+    Returns a Plan, which prints. Where runs are counted FLOPs are at most: only what differs is computed. Of
+    "acdc", whose rows hang on what it finds, there are two bounds: all edges cut (`least_forwards`), and
+    every guess wrong (`forwards`). Passes are those of our own forward; through the model itself all
+    logits are computed. Seconds divide by a rate of products that is measured once (under a second). Raises
+    ValueError for an unknown verb, and for "patch" as `patch` does.
 
     Example:
         >>> from interp.plans import Sizes
@@ -162,11 +187,17 @@ def plan(
         "patch": lambda: work.patch(sites, by),
         "attribute": lambda: work.attribute(sites, method or "atp"),
         "score_edges": lambda: work.score_edges(method or "eap"),
+        "score_nodes": lambda: work.score_edges(method or "eap"),
+        "screen": lambda: work.screen(sites, method or "relp", runs),
         "exact": work.exact,
-        "run": lambda: work.runs(verb, runs + 1),
-        "sweep": lambda: work.runs(verb, runs),
-    }[verb]()
-    return _timed(counted, facts)
+        "acdc": lambda: work.acdc(1),
+        "acdc_sweep": lambda: work.acdc(runs),
+        "trace_back": lambda: work.runs(work.traced(runs), "steps"),
+        "optimal_ablation": lambda: work.optimal(sites, runs),
+    }
+    what, of = AT_MOST.get(verb, ("", int))
+    made = counted[verb]() if verb in counted else work.runs(of(runs), what)
+    return _timed(replace(made, verb=verb), facts)
 
 
 def _runs_of(task: Task | Sizes) -> Runs:
@@ -193,11 +224,19 @@ class _Work:
     def n_pos(self) -> int:
         return self.reads.runs.n_pos
 
+    @property
+    def n_logits(self) -> int:
+        """Logits that are read of one prompt."""
+        return self._columns * (self.n_pos if self.reads.everywhere else 1)
+
+    @property
+    def _columns(self) -> int:
+        return self.facts.d_vocab_out if self.reads.columns is None else len(self.reads.columns)
+
     def forward(self) -> float:
         """FLOPs of one prompt, with the logits that are read."""
-        columns = self.facts.d_vocab_out if self.reads.columns is None else len(self.reads.columns)
         n_read = self.n_pos if self.reads.everywhere else 1
-        return forward_flops(self.facts, self.gated, self.n_pos, columns, n_read)
+        return forward_flops(self.facts, self.gated, self.n_pos, self._columns, n_read)
 
     def patch(self, sites: list[str], by: str | Sequence[str] | None) -> Plan:
         """Every cell of a grid of each site, counted as `patch` counts."""
@@ -216,43 +255,79 @@ class _Work:
     def attribute(self, sites: list[str], method: str) -> Plan:
         forwards, backwards = parse(method).cost(self.facts.n_layers)
         n_metrics = len(self.reads.metrics)
-        each = prompt_bytes(
-            self.facts, self.budget.item_size, self.n_pos, tuple(sites), n_metrics, max(1, backwards)
-        )
-        block = max(1, min(self.prompts, int(self.budget.limit // each)))
-        return self._passes("attribute", forwards, backwards * n_metrics, block * each, block)
+        given = self.facts, self.budget.item_size, self.n_pos, tuple(sites), n_metrics, max(1, backwards)
+        whole, by_block = prompt_bytes(*given), prompt_bytes(*given, by_block=True, n_logits=self.n_logits)
+        block, cut = at_once(self.budget.limit, whole, by_block)
+        block = min(self.prompts, block)
+        held = by_block if cut else block * whole
+        return self._passes("attribute", forwards, backwards * n_metrics, held, block, cut)
 
     def score_edges(self, method: str) -> Plan:
         graph, n_metrics = self._graph(), len(self.reads.metrics)
         forwards, backwards = parse(method, over="edges").edge_cost(graph.n_layers, graph.attn_only)
-        block, _ = edge_sizes(self.budget, self.n_pos, graph, n_metrics)
-        block, pairs = min(block, self.prompts), len(graph.writers) * len(graph.readers)
-        sites = ("z", "mlp_out", "resid_pre", "resid_mid", "q")
-        run = prompt_bytes(self.facts, self.budget.item_size, self.n_pos, sites, 1, 0)
-        held = int(block * (1.5 * run + 24 * pairs * n_metrics))
+        room = edge_sizes(self.budget, self.n_pos, graph, n_metrics)
+        block, pairs = min(room.prompts, self.prompts), len(graph.writers) * len(graph.readers)
+        held = int(block * (room.each + 24 * pairs * n_metrics))
         result = 8 * self.prompts * pairs * n_metrics
         each = result / self.prompts / 2**30
         note = f"the result is {result / 2**30:.2g} GiB more; with by_prompt=False {each:.2g}"
-        counted = self._passes("score_edges", forwards, backwards * n_metrics, held, block)
+        counted = self._passes("score_edges", forwards, backwards * n_metrics, held, block, room.by_block)
         products = 2.0 * pairs * self.facts.d_model * self.n_pos * max(1, backwards) * n_metrics
         return replace(counted, flops=counted.flops + self.prompts * products, note=note)
+
+    def screen(self, sites: list[str], method: str, cells: int) -> Plan:
+        """An estimate of every cell, and some of them exactly."""
+        estimate, exact = self.attribute(sites, method), self.runs(cells, "cells")
+        both = {name: getattr(estimate, name) + getattr(exact, name) for name in ("flops", "forwards")}
+        return replace(exact, **both, backwards=estimate.backwards, memory=max(estimate.memory, exact.memory))
 
     def exact(self) -> Plan:
         """The layers after each edge's reader."""
         graph = self._graph()
+        counted = self._counted(
+            "exact", self.prompts * (2 + self._after(graph)) * self.forward(), self.budget.limit, 1
+        )
+        return replace(counted, cells=graph.n_edges, forwards=2 * self.prompts)
+
+    def acdc(self, thresholds: int) -> Plan:
+        """Least: the edges into the logits are tried and cut, and then all readers are dead. Most: every
+        guess is wrong, and `SMALLEST` rows decide one edge; a row runs the layers from its reader on."""
+        graph, n = self._graph(), self.prompts * thresholds
+        least, most = len(graph.writers), SMALLEST * (graph.n_edges + 4)
+        flops = n * (2 + SMALLEST * self._after(graph)) * self.forward()
+        counted = self._counted("acdc", flops, self.budget.limit, 1)
+        return replace(
+            counted, cells=graph.n_edges * thresholds, forwards=(2 + most) * n,
+            least_forwards=(2 + least) * n,
+            least_flops=n * (2 * self.forward() + 2.0 * least * self.facts.d_model * self._columns),
+            note="at least: every edge is cut; at most: every guess is wrong",
+        )  # fmt: skip
+
+    def _after(self, graph: Graph) -> float:
+        """Forwards that all edges take when each runs the layers from its reader on."""
         allowed = graph.allowed.numpy()
         layers = np.array([graph.n_layers if name == "logits" else int(name[1:].split(".")[0].split("<")[0])
                            for name in graph.readers])  # fmt: skip
-        share = (allowed.sum(0) * (graph.n_layers - layers)).sum() / graph.n_layers
-        flops = self.prompts * (2 + share) * self.forward()
-        counted = self._counted("exact", flops, self.budget.limit, 1)
-        return replace(counted, cells=graph.n_edges, forwards=2 * self.prompts)
+        return float((allowed.sum(0) * (graph.n_layers - layers)).sum() / graph.n_layers)
 
-    def runs(self, verb: str, n: int) -> Plan:
-        """Circuits, or steered runs of each prompt, each at most a forward."""
-        note = "at most: only what differs is run"
-        counted = self._counted(verb, self.prompts * (2 + n) * self.forward(), self.budget.limit, 1)
+    def runs(self, n: int, what: str) -> Plan:
+        """Runs of each prompt, each at most a forward. what: `runs=` counts."""
+        note = f"at most: only what differs is run; runs= counts {what}"
+        counted = self._counted("run", self.prompts * (2 + n) * self.forward(), self.budget.limit, 1)
         return replace(counted, cells=n, forwards=(2 + n) * self.prompts, note=note)
+
+    def traced(self, steps: int) -> int:
+        """Runs of `trace_back`: every writer to the logits, then to the inputs of what was kept; the prompts
+        are halved, and a path takes two runs."""
+        return len(self._graph().writers) * (1 + _FOLLOWED * (steps - 1))
+
+    def optimal(self, sites: list[str], steps: int) -> Plan:
+        """A forward and a backward for each cell and step."""
+        cells = self.facts.n_layers * sum(self.facts.n_heads if site == "z" else 1 for site in sites)
+        counted = self._passes(
+            "optimal_ablation", cells * steps, cells * steps, self.budget.limit, self.prompts
+        )
+        return replace(counted, cells=cells, note="runs= counts steps")
 
     def _graph(self) -> Graph:
         f = self.facts
@@ -261,7 +336,11 @@ class _Work:
             d_model=f.d_model,
         )  # fmt: skip
 
-    def _passes(self, verb: str, forwards: int, backwards: int, memory: float, block: int) -> Plan:
+    def _passes(
+        self, verb: str, forwards: int, backwards: int, memory: float, block: int, by_block: bool = False
+    ) -> Plan:
+        """by_block: the blocks run once more for each backward."""
+        forwards += backwards if by_block else 0
         flops = self.prompts * (forwards + backwards) * self.forward()
         counted = self._counted(verb, flops, memory, -(-self.prompts // block))
         return replace(counted, forwards=forwards * self.prompts, backwards=backwards * self.prompts)
@@ -275,7 +354,8 @@ class _Work:
 
 def _timed(counted: Plan, facts: Anatomy) -> Plan:
     shape = (str(facts.device), facts.dtype, facts.d_model, max(facts.d_mlp, facts.d_model))
-    return replace(counted, seconds=counted.flops / rate(*shape, torch.get_num_threads()))
+    least = counted.flops if counted.least_flops is None else counted.least_flops
+    return replace(counted, seconds=least / rate(*shape, torch.get_num_threads()))
 
 
 @lru_cache(maxsize=16)

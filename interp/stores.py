@@ -94,11 +94,20 @@ class ArrayStore:
         self.done[unit] = True
 
     def load(self) -> xr.Dataset:
-        """The result so far, in memory; NaN where nothing is written yet."""
-        out = self._template.copy(deep=True)
+        """The result so far, in memory; NaN where nothing is written yet.
+
+        A variable that the template has no array of its own for is read from the folder when it is asked for.
+        """
+        blank = [name for name, variable in self._template.data_vars.items() if _is_blank(variable)]
+        out = self._template.drop_vars(blank).copy(deep=True)
         for name in out.data_vars:
             out[name].values[...] = self._group[name][...]
-        return out
+        if not blank:
+            return out
+        import xarray as xr
+
+        folder = xr.open_zarr(str(self.path), chunks=None, consolidated=False)
+        return out.assign({name: folder[name].variable for name in blank})
 
     def _sum(self, unit: int) -> int:
         """A checksum of what stands in the regions of a unit; 0 where that cannot be read."""
@@ -165,13 +174,34 @@ def _create(
             dims = [str(dim) for dim in variable.dims]
             encoding[str(name)] = {"chunks": tuple(min(chunks.get(d, sizes[d]), sizes[d]) for d in dims)}
         encoding[_SUMS] = {"chunks": (1,)}
-        full.to_zarr(str(new), mode="w", encoding=encoding, consolidated=False, zarr_format=2)
+        blank = [str(name) for name, variable in full.data_vars.items() if _is_blank(variable)]
+        named = {name: value for name, value in encoding.items() if name not in blank}
+        full.drop_vars(blank).to_zarr(str(new), mode="w", encoding=named, consolidated=False, zarr_format=2)
+        for name in blank:
+            _blank(new, name, full[name], encoding[name]["chunks"])
         new.chmod(0o777 & ~_umask())
         if path.is_dir():
             path.rmdir()
         new.rename(path)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _is_blank(variable: xr.DataArray) -> bool:
+    """Whether all entries of an array are one number in memory: it has no array of its own yet."""
+    values = variable.variable._data
+    return isinstance(values, np.ndarray) and values.size > 1 and not any(values.strides)
+
+
+def _blank(path: Path, name: str, variable: xr.DataArray, chunks: tuple[int, ...]) -> None:
+    """An array of NaN in a folder, of which no chunk is written."""
+    import zarr
+
+    group: Any = zarr.open_group(str(path), mode="r+")
+    array = group.create_array(
+        name, shape=variable.shape, chunks=chunks, dtype=str(variable.dtype), fill_value=np.nan
+    )
+    array.attrs["_ARRAY_DIMENSIONS"] = [str(dim) for dim in variable.dims]
 
 
 def _identity_of(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from functools import partial
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from words import verbs
 
 import interp
 from interp import circuits
 from interp.cli import main
 from interp.models import anatomy
-from interp.plans import SHAPES, Shape, Sizes
+from interp.plans import SHAPES, VERBS, Shape, Sizes
 from interp.tasks import Loss, Task
 
 QUIET = {"progress": False}
@@ -91,6 +93,46 @@ def test_large_models_by_hand() -> None:
     assert pytest.approx(1.58, abs=0.01) == 128 * 1057 * 1569 * 8 / 2**30
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan.flops = 0.0
+
+
+@pytest.mark.parametrize("threshold", [math.inf, 0.3, 0.02, -math.inf])
+def test_acdc_takes_rows_between_its_bounds(model, task, threshold: float) -> None:
+    few = task[:2]
+    plan = interp.plan("acdc", model, few)
+    rows = circuits.acdc(model, few, threshold, **QUIET).provenance["rows"]
+    least, most = plan.least_forwards // len(few) - 2, plan.forwards // len(few) - 2
+    assert least <= rows <= most
+    if threshold == math.inf:
+        assert rows == least
+    assert f"{plan.least_forwards:,} to {plan.forwards:,} forwards" in str(plan)
+
+
+def verbs_with_memory() -> set[str]:
+    return {
+        name.rpartition(".")[2] for name, verb in verbs() if "memory" in inspect.signature(verb).parameters
+    }
+
+
+def test_every_verb_that_takes_memory_can_be_planned_for(model) -> None:
+    """By its name; `circuits.exact` and `circuits.run` by theirs."""
+    names = verbs_with_memory() - {"plan", "explore", "grade"}
+    assert len(names) > 15
+    assert names <= set(VERBS)
+    for name in names - {"patch"}:
+        plan = interp.plan(name, "gpt2", Sizes(4, 10), runs=2)
+        assert plan.verb == name
+        assert plan.forwards > 0
+        assert 0 < plan.flops < math.inf
+
+
+def test_a_prompt_that_does_not_fit_is_planned_block_by_block() -> None:
+    """A forward more for the backward, and the bytes of one block."""
+    for verb in ("attribute", "score_edges"):
+        whole, tight = (
+            interp.plan(verb, "llama-3-70b", Sizes(1, 200), memory=2**30 * gib) for gib in (200, 8)
+        )
+        assert tight.forwards == whole.forwards + 1
+        assert tight.memory < whole.memory / 2
 
 
 def test_mistakes(model, task) -> None:

@@ -192,6 +192,7 @@ def verbs(model, task, **options):
     options |= QUIET
     return {
         "exact": circuits.exact(model, few, metric=["kl", "logit_diff"], **options),
+        "score_edges": circuits.score_edges(model, few[:1], method="exact", **options),
         "random_baseline": circuits.random_baseline(model, few, [10, 40], draws=10, **options),
         "sweep": interp.steering.sweep(model, direction, few, [0.0, 1.0, 2.0], **options),
     }
@@ -202,6 +203,38 @@ def test_other_verbs_give_the_bits_of_one_process(model, task):
     for name, shared in verbs(model, task, executor=Bare()).items():
         xr.testing.assert_identical(shared, alone[name])
         assert abs(shared["value"]).max() > 0.1
+
+
+def test_stores_of_other_verbs_hold_the_bits_of_one_process(model, task, tmp_path):
+    """Whole, and read back by a call that measures nothing."""
+    circuits, few = interp.circuits, task[:4]
+    direction = interp.steering.mean_difference(model, task.clean[:8], task.clean[8:], layer=1)
+    calls = {
+        "random_baseline": lambda **o: circuits.random_baseline(model, few, [10, 40], draws=10, **o, **QUIET),
+        "sweep": lambda **o: interp.steering.sweep(model, direction, few, [0.0, 1.0, 2.0], **o, **QUIET),
+    }
+    for name, call in calls.items():
+        path, alone = tmp_path / f"{name}.zarr", call()
+        with pytest.raises(workers.WorkersLost):
+            call(store=path, executor=Dying())
+        assert stores.status(path).done == 0
+        xr.testing.assert_identical(call(store=path, executor=Bare()), alone)
+        assert stores.status(path).finished
+        xr.testing.assert_identical(call(store=path, executor=Dying()), alone)  # nothing is handed out
+    with pytest.raises(ValueError, match="holds another run"):
+        circuits.random_baseline(
+            model, few, [10, 40], draws=10, seed=1, store=tmp_path / "random_baseline.zarr", **QUIET
+        )
+    with pytest.raises(ValueError, match="top level of a module"):
+        interp.steering.sweep(
+            model,
+            direction,
+            few,
+            [1.0],
+            intervene=lambda d, c: interp.steering.add(d, c),
+            store=tmp_path / "x.zarr",
+            **QUIET,
+        )
 
 
 def test_thresholds_by_workers_decide_as_one_process(model, task, tmp_path):

@@ -67,20 +67,23 @@ class Recording:
                 "the metric has no gradient in the logits: it is not differentiable. Use another metric, or "
                 "interp.patch, which needs no gradient."
             )
-        keys = list(self.taps)
-        found = torch.autograd.grad(
-            value, [self.tensors[key] for key in keys], retain_graph=keep_graph, allow_unused=True
-        )
-        lost = [self.taps[key] for key, slope in zip(keys, found) if slope is None]
+        reached = self.gradients(value, keep_graph)
+        lost = [name for key, name in self.taps.items() if key not in reached]
         if lost:
             raise ValueError(
-                f"no gradient reaches {lost[0]} ({len(lost)} of {len(keys)} places): the metric does not "
-                "depend on it under this method. With a rule that holds the pattern constant (AH) nothing "
+                f"no gradient reaches {lost[0]} ({len(lost)} of {len(self.taps)} places): the metric does "
+                "not depend on it under this method. With a rule that holds the pattern constant (AH) none "
                 "flows through queries and keys: use Relp(ah=False), or another method. Where a model hands "
                 "attention to a kernel of its own, or goes on with another tensor than its hook point gives, "
                 "the site can neither be estimated nor patched."
             )
-        return dict(zip(keys, found))
+        return reached
+
+    def gradients(self, value: Tensor, keep_graph: bool = False) -> dict[Any, Tensor]:
+        """d value / d tensor for every tensor kept that the value depends on."""
+        kept = list(self.tensors.values())
+        slopes = torch.autograd.grad(value, kept, retain_graph=keep_graph, allow_unused=True)
+        return {key: slope for key, slope in zip(self.tensors, slopes) if slope is not None}
 
 
 def record(

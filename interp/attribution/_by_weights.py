@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.attribution._by_block import ByBlock, streams
 from interp.attribution._by_hooks import EMBED, ByHooks, Gates, Recording, Values
 from interp.attribution._tables import Place
 from interp.attribution.rules import ruled_weights
-from interp.engine.forward import forward
+from interp.engine.forward import Taps, forward
 from interp.engine.readout import Readout, Reads, clean_right
 from interp.engine.reference import require_finite
 from interp.methods import Rules
@@ -39,6 +40,7 @@ Part = TypeVar("Part")
 class ByWeights:
     """Runs by a model's weights, and what metrics read of them. whole: all columns of the logits.
 
+    by_block: hold the graph of one block at a time (`_by_block`).
     The place "embed" is the stream before the first block here: positions are added to both runs alike.
     """
 
@@ -46,6 +48,7 @@ class ByWeights:
     facts: Anatomy
     reads: Reads
     whole: bool = False
+    by_block: bool = False
     engine = "fast"
 
     def __post_init__(self) -> None:
@@ -59,9 +62,7 @@ class ByWeights:
     ) -> tuple[Tensor, Values]:
         """A run without a graph: the logits that are read, and the activations at some places."""
         kept: Values = {}
-        taps: dict[Place, list[Callable[[Tensor], Tensor]]] = {}
-        for place in places:
-            taps.setdefault(_place(place), []).append(partial(_put_down, kept, place))
+        taps = _tapped({}, (), {}, places, kept, None)
         stream = self._through(self.weights, self.weights.embed(tokens, noise), taps)
         return self.readout.whole_runs(stream), kept
 
@@ -85,20 +86,21 @@ class ByWeights:
             x = put.pop(INPUT, None)
             x = self.weights.embed(tokens, noise) if x is None else x
         kept: Values = {}
-        tensors: Values = {}
-        taps: dict[Place, list[Callable[[Tensor], Tensor]]] = {}
-        for place, value in put.items():
-            taps.setdefault(place, []).append(partial(_leaf, value))
-        for place in values:
-            taps.setdefault(_place(place), []).append(partial(_put_down, kept, place))
-        for place in slopes:
-            taps.setdefault(_place(place), []).append(partial(hold, tensors, place))
-        for place, act in (gates or {}).items():
-            taps.setdefault(_place(place), []).append(act)
+        tapped = partial(_tapped, put, slopes, gates or {})
         weights = ruled_weights(self.weights, rules, self.facts.act_fn)
-        stream = self._through(weights, x.detach().requires_grad_(True), taps)
         readout = self.readout if rules is None else Readout(weights, self.reads, self.whole)
-        return Recording(readout.whole_runs(stream), tensors, {at: _point(*at) for at in slopes}, kept)
+        points = {at: _point(*at) for at in slopes}
+        if self.by_block:
+            before = streams(weights, x.detach(), tapped(values, kept, None))
+            final = self._finite(before.pop(), weights, x).requires_grad_(True)
+            again = partial(tapped, (), kept)
+            return ByBlock(
+                readout.whole_runs(final), {}, points, kept, weights=weights, streams=before, final=final,
+                tapped=again,
+            )  # fmt: skip
+        tensors: Values = {}
+        stream = self._through(weights, x.detach().requires_grad_(True), tapped(values, kept, tensors))
+        return Recording(readout.whole_runs(stream), tensors, points, kept)
 
     @property
     def gated(self) -> bool:
@@ -113,11 +115,12 @@ class ByWeights:
         """1.0 where the clean run prefers the answers, else 0.0: [prompt]."""
         return clean_right(clean, self.reads.runs, self.readout.answer, self.readout.wrong)
 
-    def _through(
-        self, weights: Weights, x: Tensor, taps: dict[Place, list[Callable[[Tensor], Tensor]]]
-    ) -> Float[Tensor, "prompt pos d_model"]:
+    def _through(self, weights: Weights, x: Tensor, taps: Taps) -> Float[Tensor, "prompt pos d_model"]:
         """The final stream, which is finite."""
-        stream = forward(weights, x, taps={at: partial(_each, acts) for at, acts in taps.items()}, fused=True)
+        return self._finite(forward(weights, x, taps=taps, fused=True), weights, x)
+
+    def _finite(self, stream: Tensor, weights: Weights, x: Tensor) -> Tensor:
+        """The final stream of x. ValueError, with the layer, where it is not finite."""
         if not torch.isfinite(stream).all():
             sites = {("resid_post", n): partial(require_finite, n) for n in range(len(weights.blocks))}
             with torch.no_grad():
@@ -128,9 +131,13 @@ class ByWeights:
 Runner = ByHooks | ByWeights
 
 
-def runner(facts: Anatomy, model: Any, weights: Weights | None, reads: Reads) -> Runner:
+def runner(
+    facts: Anatomy, model: Any, weights: Weights | None, reads: Reads, by_block: bool = False
+) -> Runner:
     """Passes by the weights, where they are given, or through the model."""
-    return ByHooks(model, facts, reads) if weights is None else ByWeights(weights, facts, reads)
+    if weights is None:
+        return ByHooks(model, facts, reads)
+    return ByWeights(weights, facts, reads, by_block=by_block)
 
 
 def constant(part: Part) -> Part:
@@ -152,6 +159,30 @@ def _point(site: str, layer: int) -> str:
 
 def _place(place: Place) -> Place:
     return INPUT if place == EMBED else place
+
+
+def _tapped(
+    put: Values,
+    slopes: Sequence[Place],
+    gates: Gates,
+    values: Sequence[Place],
+    kept: Values,
+    tensors: Values | None,
+) -> Taps:
+    """The taps of a pass: what places carry, values that are kept, tensors held for slopes, gates.
+
+    tensors: None to hold none, in a pass without a graph that takes the same way.
+    """
+    taps: dict[Place, list[Callable[[Tensor], Tensor]]] = {}
+    for place, value in put.items():
+        taps.setdefault(place, []).append(partial(_leaf, value))
+    for place in values:
+        taps.setdefault(_place(place), []).append(partial(_put_down, kept, place))
+    for place in slopes:
+        taps.setdefault(_place(place), []).extend([] if tensors is None else [partial(hold, tensors, place)])
+    for place, act in gates.items():
+        taps.setdefault(_place(place), []).append(act)
+    return {at: partial(_each, acts) for at, acts in taps.items()}
 
 
 def _each(acts: list[Callable[[Tensor], Tensor]], tensor: Tensor) -> Tensor:

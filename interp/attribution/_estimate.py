@@ -33,7 +33,14 @@ from interp.attribution._atp_star import paths_left
 from interp.attribution._by_hooks import autograd_on
 from interp.attribution._features import attribute_features
 from interp.attribution._first_order import along_path, first_order
-from interp.attribution._passes import Estimated, Passes, prompt_bytes
+from interp.attribution._passes import (
+    Estimated,
+    Passes,
+    at_once,
+    logits_read,
+    prompt_bytes,
+    require_room,
+)
 from interp.attribution._scoring import scorings
 from interp.attribution._tables import Place, places, read, summed
 from interp.attribution.rules import check_hooks, check_rules
@@ -82,7 +89,8 @@ def attribute(
     features: a dictionary, whose features (and error) are the cells, as in `interp.patch`; method "atp", or
         "ig" (along the straight line at the site). They add up to the estimate of the whole site; the
         attribute `error_share` is the error's part of it. batch_size: prompts at once at most; by default
-        as many as `memory` allows. memory: bytes to use above the model's own.
+        as many as `memory` allows. memory: bytes to use above the model's own; where the graph of one prompt
+        does not fit, that of one block at a time is held, at the price of a forward more for each backward.
     engine: "fast" makes the passes by the model's weights (an error where these do not give its logits and
         the activations asked for), "reference" through the model itself under hooks, "auto" the first where
         it can; `attrs["engine"]` says which. "secant" and features go through the model.
@@ -122,6 +130,9 @@ def attribute(
         chosen.check(experiment.metric, experiment.contrast.ablation, experiment.contrast.direction)
         grid = make_grid(facts, task, site, by, cells, neurons=neurons)
         chosen = _fitted(experiment, grid, chosen)
+        if experiment.budget.engine != "reference" and not chosen.needs_weights:
+            least = experiment.draws * _bytes(experiment, grid, chosen)[1]
+            require_room(memory, least, task.clean.shape[1])
         runs = experiment.runs(grid.all_sites).outside_inference()
         weights = _weights(experiment, grid, chosen, runs)
     with expert_points(model, grid.all_sites):
@@ -202,7 +213,8 @@ class _Estimation:
     def run(self) -> xr.Dataset:
         """Block by block of prompts."""
         experiment, grid = self.experiment, self.grid
-        n, draws, block = len(experiment.task), experiment.draws, self._block()
+        n, draws = len(experiment.task), experiment.draws
+        block, by_block = self._block()
         forwards, backwards = self._cost()
         sheet = Sheet(experiment, grid, self._attrs())
         wanted = sorted({at for cells in grid.cells for at in places(cells)})
@@ -216,9 +228,8 @@ class _Estimation:
             for start in starts:
                 prompts = slice(start, min(start + block, n))
                 runs = self.runs.take(slice(prompts.start * draws, prompts.stop * draws))
-                estimates = _Estimates(
-                    Passes(experiment, runs, bar.update, self.weights), wanted, self.method
-                )
+                passes = Passes(experiment, runs, bar.update, self.weights, by_block)
+                estimates = _Estimates(passes, wanted, self.method)
                 for number, (cells, coords) in enumerate(zip(grid.cells, grid.coords)):
                     every = slice(0, len(coords[grid.by[0]]))
                     right = estimates.clean_right[::draws]
@@ -242,16 +253,23 @@ class _Estimation:
             attrs["convention"] += "; magnitudes only (GradDrop), without a sign"
         return attrs
 
-    def _block(self) -> int:
-        """Prompts at once: at least one, at most `batch_size` runs where the caller gave it."""
-        experiment, budget = self.experiment, self.experiment.budget
-        facts, n_metrics = experiment.facts, len(experiment.metric)
-        n_tables = self.method.cost(facts.n_layers)[1] if isinstance(self.method, AtpStar) else 1
-        size = experiment.room.item_size
-        each = prompt_bytes(facts, size, self.runs.n_pos, self.grid.all_sites, n_metrics, n_tables)
-        room = max(1, budget.memory // each)
-        room = room if budget.batch_size is None else min(room, budget.batch_size)
-        return max(1, room // experiment.draws)
+    def _block(self) -> tuple[int, bool]:
+        """Prompts at once, at most `batch_size` runs where the caller gave it; whether block by block."""
+        batch_size, draws = self.experiment.budget.batch_size, self.experiment.draws
+        whole, by_block = (draws * each for each in _bytes(self.experiment, self.grid, self.method))
+        by_block = whole if self.weights is None else by_block
+        room, cut = at_once(self.experiment.budget.memory, whole, by_block)
+        return room if batch_size is None else max(1, min(room, batch_size // draws)), cut
+
+
+def _bytes(experiment: Experiment, grid: Grid, method: Method) -> tuple[int, int]:
+    """Bytes of one run with its whole graph, and with that of one block at a time."""
+    facts, n_metrics = experiment.facts, len(experiment.metric)
+    n_tables = method.cost(facts.n_layers)[1] if isinstance(method, AtpStar) else 1
+    given = experiment.room.item_size, experiment.task.clean.shape[1], grid.all_sites, n_metrics, n_tables
+    return prompt_bytes(facts, *given), prompt_bytes(
+        facts, *given, by_block=True, n_logits=logits_read(experiment)
+    )
 
 
 def _apply(passes: Passes, wanted: Sequence[Place], method: Method) -> Estimated:

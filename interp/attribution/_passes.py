@@ -62,12 +62,14 @@ class Passes:
     """Base and source runs of some prompts, ready to be made. `tick` hears of every pass, either way.
 
     weights: the model's, where the passes may go by them; None for passes through the model itself.
+    by_block: hold the graph of one block at a time.
     """
 
     experiment: Experiment
     runs: Runs
     tick: Callable[[int], object]
     weights: Weights | None = None
+    by_block: bool = False
 
     @property
     def model(self) -> Model:
@@ -80,7 +82,8 @@ class Passes:
     @cached_property
     def by(self) -> Runner:
         """What makes the passes."""
-        return runner(self.facts, self.model, self.weights, self.experiment.reads(self.runs))
+        reads = self.experiment.reads(self.runs)
+        return runner(self.facts, self.model, self.weights, reads, self.by_block)
 
     def source(self, places: Sequence[Place]) -> Plain:
         """The run that is patched in. Cost: one forward."""
@@ -121,15 +124,53 @@ class Passes:
 
 
 def prompt_bytes(
-    facts: Anatomy, item_size: int, n_pos: int, sites: tuple[str, ...], n_metrics: int, n_tables: int
+    facts: Anatomy,
+    item_size: int,
+    n_pos: int,
+    sites: tuple[str, ...],
+    n_metrics: int,
+    n_tables: int,
+    by_block: bool = False,
+    n_logits: int | None = None,
 ) -> int:
-    """Peak bytes of one prompt: the graph of a pass, the logits, and what the estimates hold."""
+    """Peak bytes of one prompt: the graph of a pass (or of a block of it), logits, what estimates hold.
+
+    n_logits: numbers that are read of a run; by default all, as the model itself gives them.
+    """
+    n_logits = n_pos * facts.d_vocab_out if n_logits is None else n_logits
     width = facts.n_heads * facts.d_head
     row = 16 * facts.d_model + 8 * width + (0 if facts.attn_only else 10 * facts.d_mlp)
-    graph = facts.n_layers * (n_pos * row + 6 * facts.n_heads * n_pos * n_pos)
+    graph = n_pos * row + 6 * facts.n_heads * n_pos * n_pos
+    graph = graph + facts.n_layers * n_pos * facts.d_model if by_block else facts.n_layers * graph
     kept = sum(_numbers(facts, site, n_pos) for site in sites) * facts.n_layers
     tables = sum(_cells(facts, site, n_pos) for site in sites) * facts.n_layers * n_metrics * n_tables
-    return item_size * (graph + 3 * kept + 3 * n_pos * facts.d_vocab_out) + 16 * tables
+    return item_size * (graph + 3 * kept + 3 * n_logits) + 16 * tables
+
+
+def logits_read(experiment: Experiment) -> int:
+    """At most how many logits the metrics read of one prompt."""
+    facts, task, metrics = experiment.facts, experiment.task, experiment.metric
+    every = any(metric.reads_columns == "vocabulary" for metric in metrics)
+    columns = (
+        facts.d_vocab_out if every else min(facts.d_vocab_out, task.answers.numel() + task.wrongs.numel())
+    )
+    everywhere = task.reads is not None or any(metric.reads_positions == "all" for metric in metrics)
+    return columns * (task.clean.shape[1] if everywhere else 1)
+
+
+def at_once(memory: int, whole: float, by_block: float) -> tuple[int, bool]:
+    """Prompts at once, one at least, and whether its graph is held block by block."""
+    return (1, True) if by_block < whole and memory < whole else (max(1, int(memory // whole)), False)
+
+
+def require_room(memory: int, least: float, n_pos: int) -> None:
+    """ValueError where one block of one prompt is more than the memory."""
+    if memory < least:
+        raise ValueError(
+            f"memory= is {memory / 2**20:.3g} MiB, and one prompt of {n_pos} tokens takes "
+            f"{least / 2**20:.3g} with the graph of one block at a time, which is the least. Give more "
+            "memory, fewer sites or shorter prompts."
+        )
 
 
 def _cells(facts: Anatomy, site: str, n_pos: int) -> int:

@@ -260,7 +260,9 @@ def _add_circuit(commands: argparse._SubParsersAction) -> None:
 def _add_plan(commands: argparse._SubParsersAction) -> None:
     text = "what a verb would cost: passes, FLOPs, memory, seconds; of llama-3-8b and others without weights"
     plan = commands.add_parser("plan", help=text, description=text)
-    plan.add_argument("of", metavar="VERB", help="patch, attribute, score_edges, exact, run or sweep")
+    plan.add_argument(
+        "of", metavar="VERB", help="patch, attribute, score_edges, exact, acdc, run, sweep, ..."
+    )
     plan.add_argument("model", help="a shape (gpt2, llama-3-8b, llama-3-70b), or a model, which is loaded")
     plan.add_argument("--n", type=int, default=64, help="prompts (default 64)")
     plan.add_argument("--tokens", type=int, default=20, help="of a prompt (default 20)")
@@ -268,7 +270,9 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     plan.add_argument("--site", type=_names, metavar="SITE[,SITE]", help="patch, attribute: default z")
     plan.add_argument("--by", type=_names, metavar="DIM[,DIM]", help="patch: dims of the grid")
     plan.add_argument("--method", help="attribute, score_edges: of estimation")
-    plan.add_argument("--runs", type=int, default=1, help="run, sweep: runs of each prompt (default 1)")
+    plan.add_argument(
+        "--runs", type=int, default=1, help="run, sweep, ...: how many, see interp.plan (default 1)"
+    )
     plan.add_argument("--memory", type=float, default=2.0, metavar="GIB", help="default 2")
     plan.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     add_output(plan)

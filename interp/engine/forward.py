@@ -20,9 +20,11 @@ Taps = Mapping[tuple[str, int], Callable[[Tensor], Tensor]]  # by site and layer
 Keep = Callable[[int, Tensor, Tensor], object]  # layer, finished keys and values [run, pos, kv head, d_head]
 
 
-def through_blocks(weights: Weights, x: Tensor, attend: B.Attend, tap: B.Tap, start: int = 0) -> Tensor:
-    """The stream [row, d_model] after the last block, from that before block `start`."""
-    for layer, block in enumerate(weights.blocks[start:], start):
+def through_blocks(
+    weights: Weights, x: Tensor, attend: B.Attend, tap: B.Tap, start: int = 0, stop: int | None = None
+) -> Tensor:
+    """The stream [row, d_model] before block `stop` (None: after the last), from that before `start`."""
+    for layer, block in enumerate(weights.blocks[start:stop], start):
         x = B.through_attention(block, layer, x, attend, tap)
         x = B.through_mlp(block, layer, x, tap)
     return x
@@ -35,8 +37,9 @@ def forward(
     taps: Taps | None = None,
     attend: B.Attend | None = None,
     fused: bool = False,
+    stop: int | None = None,
 ) -> Float[Tensor, "run pos d_model"]:
-    """The stream after the last block, from the stream before block `start`.
+    """The stream before block `stop` (None: after the last), from the stream before block `start`.
 
     taps see the activations [run, pos, ...] at their site and layer (patterns [run, head, dst, src]), and say
     what to go on with. attend: by default each run attends to itself, from position 0 on. fused: without a
@@ -53,7 +56,7 @@ def forward(
             return tensor
         return act(tensor.unflatten(0, size)).flatten(0, 1) if group is None else act(tensor)
 
-    return through_blocks(weights, x.flatten(0, 1), attend, tap, start).unflatten(0, size)
+    return through_blocks(weights, x.flatten(0, 1), attend, tap, start, stop).unflatten(0, size)
 
 
 def whole_runs(

@@ -22,7 +22,8 @@ from interp.places import AXES
 class Plan:
     """Counts of a sweep: counterfactual runs in all and those that must be computed, FLOPs, bytes, chunks.
 
-    Of other verbs `cells` is how many edges or runs there are, and none is a no-op. seconds: on this machine.
+    Of other verbs `cells` is how many edges or runs there are, and none is a no-op. least_forwards,
+    least_flops: of a search, whose other counts are at most; None elsewhere. seconds: on this machine.
     """
 
     cells: int
@@ -38,6 +39,8 @@ class Plan:
     forwards: int = 0
     backwards: int = 0
     seconds: float | None = None
+    least_forwards: int | None = None
+    least_flops: float | None = None
 
     @property
     def no_ops(self) -> int:
@@ -47,13 +50,19 @@ class Plan:
     def __str__(self) -> str:
         ratio = self.naive_flops / self.flops if self.flops else float("inf")
         naive = f", a naive loop {self.naive_flops:.3g} ({ratio:.1f} times more)"
-        passes = f"{self.forwards:,} forwards and {self.backwards:,} backwards of {self.prompts:,} prompts"
+        least = (
+            ("", "")
+            if self.least_forwards is None
+            else (f"{self.least_forwards:,} to ", f"{self.least_flops:.3g} to ")
+        )
+        passes = f"{least[0]}{self.forwards:,} forwards and {self.backwards:,} backwards"
+        passes += f" of {self.prompts:,} prompts"
         swept = {
             "cells": f"{self.cells:,} on {self.prompts:,} prompts",
             "runs": f"{self.live:,} to compute, {self.no_ops:,} no-ops by causality",
         }
         lines = (swept if self.verb == "patch" else {"passes": passes}) | {
-            "FLOPs": f"{self.flops:.3g}" + (naive if self.verb == "patch" else ""),
+            "FLOPs": f"{least[1]}{self.flops:.3g}" + (naive if self.verb == "patch" else ""),
             "memory": f"about {self.memory / 2**20:.0f} MiB above the model, in {self.chunks:,} chunk(s)",
             "engine": self.engine + (f" ({self.note})" if self.note else ""),
         }

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 
 from interp.models import _release
 from interp.models._folder import damaged, read_tokenizer, require_whole_model, written_dtype
+from interp.models._placement import Placement, quantised
 from interp.models._release import offline
 from interp.models._same import Expected
 
@@ -36,38 +38,80 @@ def load_folder(
     device: torch.device,
     dtype: torch.dtype | None,
     flags: dict[str, Any],
+    placement: Placement,
 ) -> Any:
     """The model of the folder, its weights as they are unless a processing flag is set."""
     _release.require_flags(flags, _release.FOLDER_FLAGS, f"loading {folder}")
     require_whole_model(folder, config)
+    as_read = bool(placement or config.get("quantization_config"))  # where they lie, in their numbers
     with _release.quiet(), offline(), torch.no_grad():
-        hf_model = _read(folder, config, dtype).to(device).eval()
+        hf_model = _read(folder, config, dtype, placement)
+        hf_model = hf_model.eval() if as_read else hf_model.to(device).eval()
         tokenizer, expected = read_tokenizer(folder), Expected.of(hf_model)
-        if _release.has_hooked_transformer():
+        if _release.has_hooked_transformer() and not as_read:
             model = _converted(folder, config, hf_model, tokenizer, device, flags, expected)
             if model is not None:
                 del hf_model
                 return _own_weights(model)
-        model = _bridged(folder, config, hf_model, tokenizer, flags)
-        difference = expected.difference(model)
+        return _proved(folder, label(folder), hf_model, tokenizer, flags, expected)
+
+
+def load_placed(
+    name: str, device: torch.device, dtype: torch.dtype | None, flags: dict[str, Any], placement: Placement
+) -> Any:
+    """A model of the hub by its name, on the devices and in the numbers asked for."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _release.require_flags(
+        flags, _release.FOLDER_FLAGS, f"loading {name!r} with {', '.join(placement.given)}"
+    )
+    options = {"dtype": dtype or torch.float32, "trust_remote_code": False, **placement.options}
+    options |= {} if "device_map" in options else {"device_map": {"": str(device)}}
+    with torch.no_grad():
+        read: Any = _as_transformers_does(name, lambda: AutoModelForCausalLM.from_pretrained(name, **options))
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        return _proved(name, name, read.eval(), tokenizer, flags, Expected.of(read))
+
+
+def _proved(
+    source: str | Path, name: str, hf_model: Any, tokenizer: Any, flags: dict[str, Any], expected: Expected
+) -> Any:
+    """The bridge of a transformers model. ValueError where it is another model."""
+    _require_plain(hf_model, flags)
+    model = _bridged(source, name, hf_model, tokenizer, flags)
+    difference = expected.difference(model)
     if not expected.holds(difference):
+        architectures = getattr(hf_model.config, "architectures", None) or "it"
         raise ValueError(
-            f"{folder}: TransformerLens's model of it is not the model. Its logits differ from transformers' "
+            f"{source}: TransformerLens's model of it is not the model. Its logits differ from transformers' "
             f"by {difference:.3g} of their spread; rounding explains {expected.allowed:.1g}. Try another "
-            f"release of transformer-lens: this one is wrong on {config.get('architectures') or 'it'}."
+            f"release of transformer-lens: this one is wrong on {architectures}."
         )
     return model
 
 
-def _bridged(
-    folder: Path, config: dict[str, Any], hf_model: Any, tokenizer: Any, flags: dict[str, Any]
-) -> Any:
+def _require_plain(hf_model: Any, flags: dict[str, Any]) -> None:
+    """ValueError where weights are to be folded or centred that are no plain matrices."""
+    asked = [name for name, on in _release.processing(flags).items() if on]
+    if asked and (reason := quantised(hf_model)):
+        raise ValueError(f"{', '.join(asked)}: the weights are quantised ({reason}) and cannot be processed.")
+
+
+def _as_transformers_does(source: str | Path, read: Callable[[], Any]) -> Any:
+    """What transformers reads. ValueError where it cannot, or a package for it is missing."""
     try:
-        return _release.bridge(label(folder), hf_model, tokenizer, flags).eval()
+        return read()
+    except (ImportError, ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(f"transformers cannot read the model in {source}: {_first(error)}") from error
+
+
+def _bridged(source: str | Path, name: str, hf_model: Any, tokenizer: Any, flags: dict[str, Any]) -> Any:
+    try:
+        return _release.bridge(name, hf_model, tokenizer, flags).eval()
     except _NOT_HELD as error:
+        architectures = getattr(hf_model.config, "architectures", None) or "no architecture"
         raise ValueError(
-            f"{folder}: TransformerLens cannot hold it ({config.get('architectures') or 'no architecture'}): "
-            f"{_first(error)}"
+            f"{source}: TransformerLens cannot hold it ({architectures}): {_first(error)}"
         ) from error
 
 
@@ -77,12 +121,14 @@ def label(folder: Path) -> str:
     return f"{where.parent.name}/{where.name}" if where.name == "hf" else where.name
 
 
-def _read(folder: Path, config: dict[str, Any], dtype: torch.dtype | None) -> Any:
+def _read(folder: Path, config: dict[str, Any], dtype: torch.dtype | None, placement: Placement) -> Any:
     """The transformers model, with every weight from the file."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     wanted = dtype or written_dtype(folder, config)
+    as_read = bool(placement or config.get("quantization_config"))
+    options = {"dtype": wanted, **placement.options} if as_read else {}
     try:
         found: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),
@@ -90,15 +136,16 @@ def _read(folder: Path, config: dict[str, Any], dtype: torch.dtype | None) -> An
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
         )
         model, report = found
     except SafetensorError as error:
         files = sorted(folder.glob("*.safetensors"))
         raise ValueError(damaged(files[0] if files else folder, error)) from None
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise ValueError(f"transformers cannot read the model in {folder}: {_first(error)}") from error
     _require_fit(folder, model, report)
-    return model.to(wanted)
+    return model if as_read else model.to(wanted)
 
 
 def _require_fit(folder: Path, model: Any, report: Any) -> None:

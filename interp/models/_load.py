@@ -30,6 +30,7 @@ from interp.models import _fetch, _hub, _own, _release, handmade
 from interp.models._anatomy import Model
 from interp.models._bundled import available, folder_of
 from interp.models._folder import is_own, read_config, read_tokenizer, require_whole_model
+from interp.models._placement import Placement
 from interp.models._recipe import note
 from interp.models._release import offline_if_unreachable
 from interp.models._same import Expected
@@ -47,6 +48,9 @@ def load(
     *,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    n_devices: int | None = None,
+    quantization_config: Any = None,
     **flags: Any,
 ) -> Model:
     """A TransformerLens model in eval mode, by name (ours or TransformerLens's), folder or GGUF file.
@@ -54,6 +58,11 @@ def load(
     `flags` are TransformerLens's own: `fold_ln`, `center_writing_weights`, `center_unembed`,
     `fold_value_biases`, `refactor_factored_attn_matrices`, `default_prepend_bos`; with a TransformerLens
     name also all others of its loader. `dtype=None` is what the config says, else float32.
+
+    device_map, n_devices, quantization_config: for large models that transformers reads, as it takes them:
+    layers on several devices, by name or evenly, and weights in fewer bits (a folder that is quantised
+    already needs none). The model is then a TransformerBridge, nothing is folded, and what reads weights as
+    matrices refuses quantised ones, and the fast engine also several devices: the reference engine runs both.
 
     Raises ValueError for a bad argument or file, ModelNotReachable when a download fails.
 
@@ -63,18 +72,24 @@ def load(
         (3, False)
     """
     where, kind = _device(device), _dtype(dtype)
+    placement = Placement(device_map, n_devices, quantization_config)
+    if str(where) != "cpu" and "device_map" in placement.options:
+        raise ValueError(
+            "device= is one device, and device_map= or n_devices= say where layers lie. Give one of them."
+        )
     by_hand = str(name) in handmade.NAMES
     folder = None if by_hand else folder_of(str(name)) or _converted(name) or _folder(name)
     named = by_hand or folder is None or folder_of(str(name)) or str(name) in _fetch.WHEELS
     described = str(name) if named else str(Path(name).expanduser().resolve())
     with torch.random.fork_rng(devices=[]):  # models are made with random weights before they are filled
         if by_hand:
+            placement.require_transformers(f"{name!r}, made by hand,")
             model = handmade.build(str(name), where, kind, flags)
         elif folder is None:
-            model = _load_name(str(name), where, kind, flags)
+            model = _load_name(str(name), where, kind, flags, placement)
         else:
-            model = _load_folder(name, folder, where, kind, flags)
-    return note(model.eval(), described, where, kind, flags)
+            model = _load_folder(name, folder, where, kind, flags, placement)
+    return note(model.eval(), described, where, kind, flags | placement.given)
 
 
 def _load_folder(
@@ -83,6 +98,7 @@ def _load_folder(
     device: torch.device,
     dtype: torch.dtype | None,
     flags: dict[str, Any],
+    placement: Placement,
 ) -> Any:
     """The model of a folder in our own format or the hub's, or of the one that a GGUF file became."""
     config = read_config(folder)
@@ -93,8 +109,10 @@ def _load_folder(
         )
     if _is_gguf(name):
         flags = {"default_prepend_bos": _adds_bos(folder), **flags}
-    module = _own if is_own(folder, config) else _hub
-    return module.load_folder(folder, config, device, dtype, flags)
+    if is_own(folder, config):
+        placement.require_transformers(f"{name}, in our own format,")
+        return _own.load_folder(folder, config, device, dtype, flags)
+    return _hub.load_folder(folder, config, device, dtype, flags, placement)
 
 
 def _is_gguf(name: str | Path) -> bool:
@@ -157,7 +175,9 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return found
 
 
-def _load_name(name: str, device: torch.device, dtype: torch.dtype | None, flags: dict[str, Any]) -> Any:
+def _load_name(
+    name: str, device: torch.device, dtype: torch.dtype | None, flags: dict[str, Any], placement: Placement
+) -> Any:
     """`gpt2`, `pythia-70m`, ...: with TransformerLens's own defaults, and its own flags.
 
     A name that TransformerLens does not know is refused without asking the network, unless it is
@@ -168,6 +188,8 @@ def _load_name(name: str, device: torch.device, dtype: torch.dtype | None, flags
         raise ValueError(_unknown(name))
     with _release.quiet(), offline_if_unreachable():
         try:
+            if placement:
+                return _hub.load_placed(official or name, device, dtype, flags, placement)
             return _compared(name, official, device, dtype, flags)
         except _unreachable() as error:
             raise ModelNotReachable(_no_model(name, official, error)) from error

@@ -77,7 +77,8 @@ def bridge(name: str, hf_model: Any, tokenizer: Any, flags: dict[str, Any]) -> A
 
     TransformerLens is told a name that is nobody's: one of its aliases would make it another model.
     """
-    where = {"device": str(hf_model.device), "dtype": hf_model.dtype}
+    spread = getattr(hf_model, "hf_device_map", None)
+    where = {"device": None if spread else str(hf_model.device), "dtype": hf_model.dtype}
     made = boot("folder", hf_model=hf_model, tokenizer=tokenizer or _empty_tokenizer(), **where)
     made.cfg.model_name = name
     if tokenizer is None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp.models._anatomy import Model, has_hooks
 from interp.models._architecture import Architecture, architecture, inner, transformers_config
+from interp.models._placement import quantised
 from interp.models.parts import MLP, Attention, Block, Norm, Rotary, Weights
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -39,13 +40,14 @@ class NotLaidOut(AttributeError, ValueError):
 
 def unsupported(model: Model) -> str | None:
     """Why the fast engine cannot run this model, in words for the user; None if it can try."""
-    cfg, known = model.cfg, architecture(model)
+    cfg, known, packed = model.cfg, architecture(model), quantised(model)
     reasons = {
         "hooks are attached to the model": has_hooks(model),
         "its attention is not causal": not known.causal,
         f"{known.name or 'it'} is a mixture of experts": any(known.experts),
         f"{known.name} has latent attention (MLA)": known.latent,
         "its weights are 4-bit": bool(getattr(cfg, "load_in_4bit", False)),
+        f"its weights are quantised ({packed})": packed is not None,
         f"{known.name or 'it'} has attention sinks": known.sinks,
         "it scales queries by log n": bool(getattr(cfg, "use_logn_attn", False)),
         "it rescales rotary embeddings": bool(getattr(cfg, "use_dynamic_ntk_rope", False)),
@@ -74,6 +76,7 @@ def weights(model: Model) -> Weights:
     before they are trusted (interp.engine).
     """
     cfg, known = model.cfg, architecture(model)
+    _require_matrices(model)
     return Weights(
         W_E=model.W_E,
         W_pos=_position_table(model) if cfg.positional_embedding_type == "standard" else None,
@@ -93,11 +96,20 @@ def attentions(model: Model) -> tuple[Attention, ...]:
     Raises ValueError for latent attention, whose heads have no weights of their own.
     """
     known = architecture(model)
+    _require_matrices(model)
     if known.latent:
         raise ValueError(
             f"{known.name} has latent attention (MLA), whose heads have no weights of their own."
         )
     return tuple(_attention(model, layer, known) for layer in range(len(model.blocks)))
+
+
+def _require_matrices(model: Model) -> None:
+    """Raise NotLaidOut for weights in fewer bits: read as matrices they would be other numbers."""
+    if packed := quantised(model):
+        raise NotLaidOut(
+            f"its weights are quantised ({packed}), and are run by the model's own modules alone"
+        )
 
 
 def stream_norms(model: Model) -> list[tuple[torch.nn.Module, Norm]]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from interp.models._anatomy import Anatomy, Model, activation_shape, anatomy, logits
 from interp.models._architecture import is_mixture
 from interp.models._experts import expert_points
+from interp.models._placement import without_slopes
 from interp.places import hook_name
 
 Hook = tuple[str, Callable[..., Tensor | None]]
@@ -110,7 +111,9 @@ def _passed(model: Model, names: list[str], tokens: Tensor) -> tuple[dict[str, t
 
         return hook
 
-    no_slopes = any(parameter.is_inference() for parameter in model.parameters())
+    no_slopes = any(parameter.is_inference() for parameter in model.parameters()) or bool(
+        without_slopes(model)
+    )
     with torch.inference_mode(no_slopes), torch.set_grad_enabled(not no_slopes):
         with model.hooks(fwd_hooks=[(name, shift(name)) for name in names]):
             total = logits(model, tokens.clone()).float().sum()

@@ -26,9 +26,9 @@ from interp._verbs import verb
 from interp.models import Model
 from interp.positions import AnyPositions, everywhere
 from interp.steering._direction import Direction
+from interp.steering._job import Job, by_layer
 from interp.steering._runs import Entropy as Entropy
 from interp.steering._runs import question_of
-from interp.steering._sweep import _by_layer, _Job
 from interp.steering.edits import finite
 from interp.tasks.metrics import KL
 
@@ -227,7 +227,7 @@ def calibrate(
         raise ValueError(f"target_kl is {target_kl}; it must be finite and above 0 (coefficient 0 gives 0).")
     if sign not in (1, -1):
         raise ValueError(f"sign is {sign}; use 1 or -1.")
-    parts = _by_layer(model, direction, [0.0])
+    parts = by_layer(model, direction, [0.0])
     if len(parts) != 1:
         raise ValueError(
             f"calibrate takes a direction with one place, this has {len(parts)}. Use direction.split()."
@@ -236,12 +236,12 @@ def calibrate(
     if length == 0:
         raise ValueError("the direction is 0: no coefficient changes anything.")
     question = question_of(model, prompts, mask, None, None, KL())
-    first = _Job(model, parts, [0.0], None, when)
+    first = Job(model, parts, [0.0], None, when)
     first.check(question.rows)
     run = first.runner(question, engine, _DOUBLINGS)
 
     def kl(steps: list[float]) -> Tensor:
-        job = _Job(model, parts, [sign * step for step in steps], None, when)
+        job = Job(model, parts, [sign * step for step in steps], None, when)
         return torch.from_numpy(job.measure(run, question.reads, parts, lambda n: None))[0, :, :, 0].mean(1)
 
     low, high = _bracket(kl, float(target_kl), 1e-2 / length)

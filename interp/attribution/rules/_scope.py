@@ -45,6 +45,7 @@ from interp.attribution.rules._hooks import RuleHook
 from interp.attribution.rules._places import Placed, Places, Report, place
 from interp.methods import Method, Rules, rules_of
 from interp.models import Model, anatomy, is_bridge
+from interp.models._placement import without_slopes
 
 
 @verb
@@ -104,6 +105,11 @@ def check_hooks(model: Model) -> None:
         raise ValueError(
             "the model was made in inference mode (torch.inference_mode()), so no gradient can pass through "
             "its parameters. Load or build it outside of that mode."
+        )
+    if isinstance(model, nn.Module) and (forward_only := without_slopes(model)):
+        raise ValueError(
+            f"no gradient passes this model: {forward_only}, which is quantised for forwards alone. Use "
+            "interp.patch, or quantise with a library that has a way back (bitsandbytes)."
         )
     modules = [model, *(model.modules() if isinstance(model, nn.Module) else ())]
     for module in modules:

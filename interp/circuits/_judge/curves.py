@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from scipy.integrate import trapezoid
 from torch import Tensor
 from tqdm import tqdm
 
-from interp import results
+from interp import results, stores
 from interp._verbs import verb
 from interp.ablation import Ablation
 from interp.circuits._graph import Graph
@@ -122,6 +123,7 @@ def random_baseline(
     seed: int = 0,
     batch_size: int | None = None,
     memory: int = MEMORY,
+    store: str | Path | None = None,
     workers: int | None = None,
     executor: Any = None,
     progress: bool = True,
@@ -129,8 +131,8 @@ def random_baseline(
     """Faithfulness of random circuits.
 
     n_edges: the size, or several. kind: "uniform" or "paths" (then a circuit can be larger by a path's
-    length). draws: circuits of each size. ablation, direction, metric: as in `circuits.run`. workers,
-    executor: as in `interp.patch`; a unit is sixteen circuits.
+    length). draws: circuits of each size. ablation, direction, metric: as in `circuits.run`. store,
+    workers, executor: as in `interp.patch`; a unit is sixteen circuits.
 
     Returns a Dataset: `faithfulness` and `edges` by size and draw, `quantile` by size and level (and metric,
     if there are several), and by prompt `value`, the effect, `raw`, the metric, `clean` and `empty`.
@@ -151,12 +153,14 @@ def random_baseline(
         raise ValueError(f"quantiles is {list(quantiles)}; give numbers from 0 to 1.")
     experiment = prepare(
         model, task, ablation=ablation, direction=direction, metric=metric, seed=seed,
-        batch_size=batch_size, memory=memory, workers=workers, executor=executor, progress=progress,
+        batch_size=batch_size, memory=memory, store=store, workers=workers, executor=executor,
+        progress=progress,
     )  # fmt: skip
     parcel = elsewhere.packed(experiment, _of_masks)
     rng = np.random.default_rng(seed)
     masks = torch.stack([random_mask(graph, size, kind, rng) for size in sizes for _ in range(draws)])
-    measured = _in_units(start(experiment), parcel, masks)
+    drawn = {"kind": kind, "draws": draws, "sizes": [int(size) for size in sizes], "drawn with": seed}
+    measured = _in_units(start(experiment), parcel, masks, drawn)
     dims, grid = ("size", "draw"), (len(sizes), draws)
     ratio = faithfulness(measured, experiment)["faithfulness"].reshape(*grid, -1)  # [size, draw, metric]
     variables = measured.variables(experiment, dims, grid)
@@ -169,18 +173,42 @@ def random_baseline(
     return results.dataset(variables, coords, recipe(experiment, "random baseline", kind=kind), task)
 
 
-def _in_units(job: Job, parcel: Parcel | None, masks: Tensor) -> Measured:
-    """`measure`, some masks at a time, here or elsewhere."""
-    starts, quiet = range(0, len(masks), _MASKS), not job.experiment.budget.progress
-    raw = np.empty((len(job.runs), len(masks), len(job.metric)))
-    ends = np.empty((2, len(job.runs), len(job.metric)))
-    units = [(start, masks[start : start + _MASKS]) for start in starts]
-    with tqdm(total=len(masks), disable=quiet, desc="random circuits", unit="circuit") as bar:
-        for (start, some), part in elsewhere.measured(job, parcel, _of_masks, units):
-            raw[:, start : start + len(some)] = part.raw
-            ends[:] = part.whole, part.empty
+def _in_units(job: Job, parcel: Parcel | None, masks: Tensor, drawn: dict[str, Any]) -> Measured:
+    """`measure`, some masks at a time, here or elsewhere; in a store each unit as it comes."""
+    budget, n, n_metrics = job.experiment.budget, len(job.runs), len(job.metric)
+    starts = range(0, len(masks), _MASKS)
+    units = [(number, masks[start : start + _MASKS]) for number, start in enumerate(starts)]
+    ends = ("part", "prompt", "metric")  # each unit runs both ends, which differ by rounding
+    sizes = {
+        "raw": (n, len(masks), n_metrics),
+        "whole": (len(units), n, n_metrics),
+        "empty": (len(units), n, n_metrics),
+    }
+    dims = {"raw": ("prompt", "circuit", "metric"), "whole": ends, "empty": ends}
+    sheet = xr.Dataset({name: (dims[name], np.full(size, np.nan)) for name, size in sizes.items()})
+    regions = [_regions(number, some) for number, some in units]
+    identity = job.experiment.identity() | {"method": "random_baseline", "graph": str(job.graph)} | drawn
+    with (
+        stores.open_arrays(budget.store, sheet, identity, {"circuit": _MASKS, "part": 1}, regions) as store,
+        tqdm(total=len(masks), disable=not budget.progress, desc="random circuits", unit="circuit") as bar,
+    ):
+        todo = [unit for unit in units if store is None or not store.done[unit[0]]]
+        for (number, some), part in elsewhere.measured(job, parcel, _of_masks, todo):
+            filled = {name: (at, getattr(part, name)) for name, at in regions[number].items()}
+            for name, (at, values) in filled.items():
+                sheet[name].values[at] = values
+            if store is not None:
+                store.write(number, filled)
             bar.update(len(some))
-    return Measured(raw, *ends)
+        found = sheet if store is None else store.load()
+    return Measured(found["raw"].values, *(found[name].values[-1] for name in ("whole", "empty")))
+
+
+def _regions(number: int, masks: Tensor) -> dict[str, tuple[slice | int, ...]]:
+    """What a unit fills."""
+    start = number * _MASKS
+    circuits = slice(start, start + len(masks))
+    return {"raw": (slice(None), circuits), "whole": (number,), "empty": (number,)}
 
 
 def _of_masks(job: Job, unit: tuple[int, Tensor]) -> Measured:

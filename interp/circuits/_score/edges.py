@@ -36,6 +36,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,19 +50,26 @@ from interp import methods
 from interp._verbs import verb, warn
 from interp.ablation import Ablation
 from interp.attribution._by_hooks import autograd_on
-from interp.attribution._passes import prompt_bytes
+from interp.attribution._passes import require_room
 from interp.attribution.rules import check_hooks, check_rules
 from interp.circuits._graph import Graph
-from interp.circuits._run.batch import room, values
 from interp.circuits._run.job import Job, check_positions, prepare, start
-from interp.circuits._run.state import Base
-from interp.circuits._score.exact import exact_edges
+from interp.circuits._score.exact import exact_edges, exact_nodes, parcel_of
 from interp.circuits._score.flow_routes import flow_routes
-from interp.circuits._score.passes import INPUT, EdgePasses, Passed, Place, run_base, run_secant
-from interp.circuits._score.result import averaged, edge_dataset, node_dataset, of_nodes
+from interp.circuits._score.passes import (
+    INPUT,
+    EdgePasses,
+    Passed,
+    Place,
+    Sizes,
+    run_base,
+    run_secant,
+    sizes,
+)
+from interp.circuits._score.result import averaged, of_nodes
+from interp.circuits._score.sheet import Sheet
 from interp.circuits._score.sums import Sums
-from interp.engine.memory import Budget
-from interp.experiment import MEMORY, Experiment, Metrics
+from interp.experiment import MEMORY, Budget, Experiment, Metrics
 from interp.methods import IG, Exact, FlowRoutes, GradPath, Method, Secant
 from interp.models import Model
 from interp.models.parts import Weights
@@ -83,6 +92,9 @@ def score_edges(
     metric: Metrics | None = None,
     batch_size: int | None = None,
     memory: int = MEMORY,
+    store: str | Path | None = None,
+    workers: int | None = None,
+    executor: Any = None,
     engine: str = "auto",
     progress: bool = True,
 ) -> xr.Dataset:
@@ -101,6 +113,11 @@ def score_edges(
         in).
     metric: one or several, the task's own by default.
     batch_size: prompts at once at most; by default as many as `memory` (bytes above the model's own) allows.
+        Where the graph of one prompt does not fit, that of one block at a time is held, at the price of a
+        forward more for each backward.
+    store: a zarr folder that each prompt is written to as it is measured, and that `value` is read from when
+        it is asked for: no array of all prompts is made. The same call after a kill goes on from there.
+    workers, executor: of "exact", as in `interp.patch`; a unit is a prompt.
     engine: "fast" takes slopes by the model's weights, "reference" through the model itself under hooks,
         "auto" the first; `attrs["engine"]` says which. "secant" is the second, "exact" by the weights.
 
@@ -122,9 +139,14 @@ def score_edges(
         40
     """
     chosen = methods.parse(method, over="edges")
+    if store is not None and not by_prompt:
+        raise ValueError(
+            "store= keeps the scores of every prompt, and by_prompt=False none. Leave one of them out."
+        )
     experiment = _prepared(
         model, task, chosen, positions, ablation=ablation, direction=direction, metric=metric,
-        batch_size=batch_size, memory=memory, engine=engine, progress=progress,
+        batch_size=batch_size, memory=memory, store=store, workers=workers, executor=executor, engine=engine,
+        progress=progress,
     )  # fmt: skip
     return _scores(experiment, chosen, positions, by_prompt)
 
@@ -165,7 +187,7 @@ def score_nodes(
     )  # fmt: skip
     if isinstance(chosen, Exact):
         with torch.inference_mode():
-            return averaged(_exact_nodes(start(experiment)), by_prompt)
+            return averaged(exact_nodes(start(experiment)), by_prompt)
     return of_nodes(_scores(experiment, chosen, positions, by_prompt), Graph.of(model))
 
 
@@ -179,6 +201,7 @@ def _prepared(
     contrast = experiment.contrast
     method.check(contrast.metric, contrast.ablation, contrast.direction, over="edges")
     _check_engine(method, experiment.budget.engine)
+    _check_elsewhere(method, experiment.budget)
     if isinstance(method, Exact):
         if positions is not False:
             raise ValueError(
@@ -189,6 +212,11 @@ def _prepared(
     check_hooks(model)
     _check_positions(task, method, positions)
     check_rules(model, method.rules)
+    if experiment.budget.engine != "reference" and not isinstance(method, (Secant, FlowRoutes)):
+        n_pos = task.clean.shape[1]
+        parts = len(task.spans) if positions == "span" else n_pos if positions else 1
+        room = sizes(experiment.room, n_pos, Graph.of(model), len(contrast.metric), parts)
+        require_room(experiment.budget.memory, room.least, n_pos)
     return experiment
 
 
@@ -198,6 +226,17 @@ def _check_engine(method: Method, engine: str) -> None:
         raise ValueError("method 'exact' goes by the model's weights. Use engine='auto' or 'fast'.")
     if isinstance(method, Secant) and engine == "fast":
         raise ValueError("method 'secant' goes through the model. Use engine='auto' or 'reference'.")
+
+
+def _check_elsewhere(method: Method, budget: Budget) -> None:
+    """Raise ValueError for workers of a method that takes a few passes, and a store of one that takes one."""
+    if budget.elsewhere and not isinstance(method, Exact):
+        raise ValueError(
+            f"method {method.edge_name!r} takes a few passes, and workers= and executor= would not make them "
+            "faster: they are for method='exact'. Leave them out."
+        )
+    if budget.store is not None and isinstance(method, FlowRoutes):
+        raise ValueError("flow-routes are one pass of each prompt: leave out store=.")
 
 
 def _check_positions(task: Task, method: Method, positions: bool | str) -> None:
@@ -218,35 +257,13 @@ def _check_positions(task: Task, method: Method, positions: bool | str) -> None:
 
 def _scores(experiment: Experiment, method: Method, positions: bool | str, by_prompt: bool) -> xr.Dataset:
     if isinstance(method, Exact):
-        return averaged(exact_edges(start(experiment)), by_prompt)
+        return averaged(exact_edges(start(experiment), parcel_of(experiment)), by_prompt)
     with torch.inference_mode(False), torch.no_grad():
         job = Job.of(experiment, read=("q", "k", "v"))
         job = replace(job, runs=job.runs.outside_inference())
     if isinstance(method, FlowRoutes):
         return averaged(flow_routes(job, positions is True), by_prompt)
     return Scoring(job, method, positions, by_prompt).run()
-
-
-def _exact_nodes(job: Job) -> xr.Dataset:
-    graph, n, n_metrics = job.graph, len(job.runs), len(job.metric)
-    allowed = graph.allowed.to(job.runs.base.device)
-    masks = allowed & ~torch.eye(len(graph.writers), dtype=torch.bool, device=allowed.device)[..., None]
-    effects, ends = np.empty((n, len(masks), n_metrics)), np.empty((2, n, n_metrics))
-    quiet = not job.experiment.budget.progress
-    with tqdm(total=n * len(masks), disable=quiet, desc="exact nodes", unit="run") as bar:
-        for block, base in job.bases():
-            ends[:, block] = torch.stack((base.values, base.source_values)).cpu().numpy()
-            effects[block] = _without_each(job, base, masks) - ends[0, block, None]
-            bar.update(len(masks) * len(base.runs))
-    clean, corrupt = ends if job.runs.clean_is_base else ends[::-1]
-    return node_dataset(effects * job.experiment.signs, clean, corrupt, job, method="exact", engine="fast")
-
-
-def _without_each(job: Job, base: Base, masks: Tensor) -> np.ndarray:
-    """The metrics of every mask: [prompt, mask, metric]."""
-    size = job.room.batch_size or room(base, masks, job.room, True)
-    parts = [values(base, base.full, masks[i : i + size]) for i in range(0, len(masks), size)]
-    return torch.cat(parts).transpose(0, 1).cpu().numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,45 +279,38 @@ class Scoring:
         """All prompts."""
         job, graph, n, n_metrics = self.job, self.job.graph, len(self.job.runs), len(self.job.metric)
         by_span, spans = self.positions == "span", job.experiment.task.spans
-        pos = () if not self.positions else (len(spans) if by_span else job.runs.n_pos,)
-        shape = (*pos, len(graph.writers), len(graph.readers), n_metrics)
-        effects = np.zeros((n if self.by_prompt else 1, *shape))
-        ends = np.empty((2, n, n_metrics))
-        notes: dict[str, float] = {}
-        size, at_once = sizes(job.room, job.runs.n_pos, graph, n_metrics * (pos[0] if pos else 1))
-        starts = range(0, n, size)
+        places = None if not self.positions else ("span", len(spans)) if by_span else ("pos", job.runs.n_pos)
+        room = sizes(job.room, job.runs.n_pos, graph, n_metrics, 1 if places is None else places[1])
+        room = room if self._weights is not None else room._replace(by_block=False)
         forwards, backwards = self.method.edge_cost(graph.n_layers, graph.attn_only)
         path = self.method.steps if isinstance(self.method, GradPath) else 0
-        total = len(starts) * (forwards + backwards * n_metrics + path)
-        quiet = not job.experiment.budget.progress
-        with tqdm(total=total, disable=quiet, desc=self.method.edge_name, unit="pass") as bar:
-            for first in starts:
-                block = slice(first, min(first + size, n))
-                scores, ends[:, block], more = self._block(block, at_once, bar.update)
-                self._take(effects, block, np.moveaxis(scores, 0, -1))
-                notes = {name: max(value, notes.get(name, 0.0)) for name, value in more.items()}
-        lead = ("prompt",) if not pos else ("prompt", "span" if by_span else "pos")
-        if not self.by_prompt:
-            lead, effects = lead[1:], effects[0] / self._counts(n) + 0.0
-        clean, corrupt = ends if job.runs.clean_is_base else ends[::-1]
-        attrs = {"forwards": forwards, "backwards": backwards, **self.method.attrs(), **notes}
+        attrs = {"forwards": forwards, "backwards": backwards, **self.method.attrs()}
         attrs["engine"] = "fast" if self._weights is not None else "reference"
-        out = edge_dataset(effects, clean, corrupt, job, lead, method=self.method.edge_name, **attrs)
+        sheet = Sheet(
+            job, self.method.edge_name, attrs | {"positions": str(self.positions)}, places, self.by_prompt
+        )
+        notes: dict[str, float] = {}
+        with sheet.opened():
+            blocks, quiet = sheet.blocks(room.prompts), not job.experiment.budget.progress
+            total = len(blocks) * (forwards + backwards * n_metrics + path)
+            with tqdm(total=total, disable=quiet, desc=self.method.edge_name, unit="pass") as bar:
+                for block in blocks:
+                    scores, ends, more = self._block(block, room, bar.update)
+                    sheet.take(block, self._signed(block, np.moveaxis(scores, 0, -1)), ends)
+                    notes = {name: max(value, notes.get(name, 0.0)) for name, value in more.items()}
+            whole = sum(block.stop - block.start for block in blocks) == n
+            out = sheet.dataset(self._counts(n), **attrs, **(notes if whole else {}))
         out.attrs["convention"] = "estimate of: " + out.attrs["convention"]
         return out
 
-    def _take(
-        self, effects: np.ndarray, block: slice, scores: Float[np.ndarray, "prompt *any metric"]
-    ) -> None:
-        """Put the scores of a block in their place, or add them to the sum over prompts."""
-        if not self.by_prompt:
-            effects[0] += scores.sum(0) * self.job.experiment.signs
-            return
-        effects[block] = scores
-        effects[block] *= self.job.experiment.signs
-        effects[block] += 0.0  # no -0.0
-        if (present := self._present) is not None:
-            effects[block][~present[block]] = np.nan
+    def _signed(
+        self, block: slice, scores: Float[np.ndarray, "prompt *any metric"]
+    ) -> Float[np.ndarray, "prompt *any metric"]:
+        """The scores of a block as effects; by prompt, NaN for spans that one does not have."""
+        effects = scores * self.job.experiment.signs + 0.0  # no -0.0
+        if self.by_prompt and (present := self._present) is not None:
+            effects[~present[block]] = np.nan
+        return effects
 
     @property
     def _present(self) -> Bool[np.ndarray, "prompt span"] | None:
@@ -323,7 +333,7 @@ class Scoring:
         return None if by_hooks else self.job.weights
 
     def _block(
-        self, block: slice, at_once: int, tick: Callable[[int], object]
+        self, block: slice, room: Sizes, tick: Callable[[int], object]
     ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
         """Scores, the metrics of base and source [2, prompt, metric], and what the method says of its own
         accuracy."""
@@ -337,9 +347,10 @@ class Scoring:
             tick,
             self._weights,
             isinstance(method, GradPath),
+            room.by_block,
         )
         stop = int(passes.reads.stop.max())
-        sums = Sums(job.weights, job.spans, runs, job.constants, stop, at_once, self.positions, kind)
+        sums = Sums(job.weights, job.spans, runs, job.constants, stop, room.positions, self.positions, kind)
         with autograd_on():
             if isinstance(method, IG):
                 out, base, source = _integrated(passes, sums, method)
@@ -355,18 +366,6 @@ class Scoring:
         if kind == "secant" and self.positions != "span":  # spans need not make up the prompt
             notes["completeness"] = _completeness(out, ends)
         return out.cpu().numpy(), ends.cpu().numpy(), notes
-
-
-def sizes(budget: Budget, n_pos: int, graph: Graph, n_metrics: int = 1) -> tuple[int, int]:
-    """How many prompts, and how many positions at once: edges hold at most half of what a run holds."""
-    f = budget.facts
-    sites = tuple(site for site in ("z", "mlp_out", "resid_pre", "resid_mid", "q") if site in f.sites())
-    run = prompt_bytes(f, budget.item_size, n_pos, sites, 1, 0)
-    edges = budget.item_size * f.d_model * (len(graph.writers) + 4 * f.n_heads)  # a position
-    scores = 8 * 3 * len(graph.writers) * len(graph.readers) * n_metrics
-    at_once = max(1, int(run / 2 / edges))
-    prompts = max(1, int(budget.limit // (1.5 * run + scores)))
-    return prompts if budget.batch_size is None else min(prompts, budget.batch_size), at_once
 
 
 def _completeness(out: Float[Tensor, "metric prompt *any"], ends: Float[Tensor, "2 prompt metric"]) -> float:

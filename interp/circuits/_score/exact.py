@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -26,21 +27,23 @@ from tqdm import tqdm
 from interp._verbs import verb
 from interp.ablation import Ablation
 from interp.circuits._run import elsewhere
+from interp.circuits._run.batch import room, values
 from interp.circuits._run.job import Job, prepare, start
 from interp.circuits._run.state import Base
-from interp.circuits._score.result import edge_dataset
+from interp.circuits._score.result import node_dataset
+from interp.circuits._score.sheet import Sheet
 from interp.engine import block as B
 from interp.engine.cells import Cells, table
 from interp.engine.items import Items
 from interp.engine.layout import Layout
 from interp.engine.wavefront import Wavefront
-from interp.experiment import MEMORY, Metrics
+from interp.experiment import MEMORY, Experiment, Metrics
 from interp.models import Model
 from interp.models.parts import MLP
 from interp.tasks import Task
 from interp.workers import Parcel
 
-_RUNS = 4096  # of a block of prompts
+_RUNS = 4096  # of a unit: a prompt, but in small models
 
 
 @verb
@@ -52,14 +55,15 @@ def exact(
     direction: str | None = None,
     metric: Metrics | None = None,
     memory: int = MEMORY,
+    store: str | Path | None = None,
     workers: int | None = None,
     executor: Any = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """The effect of cutting each edge alone.
 
-    ablation, direction, metric: as in `circuits.run`. workers, executor: as in `interp.patch`; a unit is a
-    prompt.
+    ablation, direction, metric: as in `circuits.run`. store: as in `score_edges`. workers, executor: as in
+    `interp.patch`; a unit is a prompt.
 
     Returns a Dataset: `value` with dims prompt, writer, reader (and metric, if there are several), NaN where
     there is no edge, in the unit of the metric, positive where the edge helps; `clean` and `corrupt`, the raw
@@ -75,34 +79,53 @@ def exact(
         ('prompt', 'writer', 'reader')
     """
     experiment = prepare(
-        model, task, ablation=ablation, direction=direction, metric=metric, memory=memory, workers=workers,
-        executor=executor, progress=progress,
+        model, task, ablation=ablation, direction=direction, metric=metric, memory=memory, store=store,
+        workers=workers, executor=executor, progress=progress,
     )  # fmt: skip
-    parcel = elsewhere.packed(experiment, _of_block)
+    parcel = parcel_of(experiment)  # raises before the first pass
     return exact_edges(start(experiment), parcel)
+
+
+def parcel_of(experiment: Experiment) -> Parcel | None:
+    """What goes to workers; None where the work stays here."""
+    return elsewhere.packed(experiment, _of_block)
 
 
 def exact_edges(job: Job, parcel: Parcel | None = None) -> xr.Dataset:
     """See `exact`. parcel: the same for workers."""
+    graph, quiet = job.graph, not job.experiment.budget.progress
+    sheet = Sheet(job, "exact", {"engine": "fast"})
+    with torch.inference_mode(), sheet.opened():
+        units = sheet.blocks(max(1, _RUNS // graph.n_edges))
+        total = graph.n_edges * sum(unit.stop - unit.start for unit in units)
+        with tqdm(total=total, disable=quiet, desc="exact", unit="run") as bar:
+            for block, (each, both) in elsewhere.measured(job, parcel, _of_block, units):
+                sheet.take(block, job.experiment.signs * each, both)
+                bar.update((block.stop - block.start) * graph.n_edges)
+        return sheet.dataset(engine="fast")
+
+
+def exact_nodes(job: Job) -> xr.Dataset:
+    """The effect of cutting all edges out of each writer."""
     graph, n, n_metrics = job.graph, len(job.runs), len(job.metric)
-    values = np.full((n, len(graph.writers), len(graph.readers), n_metrics), np.nan)
-    ends = np.empty((2, n, n_metrics))  # base, source
+    allowed = graph.allowed.to(job.runs.base.device)
+    masks = allowed & ~torch.eye(len(graph.writers), dtype=torch.bool, device=allowed.device)[..., None]
+    effects, ends = np.empty((n, len(masks), n_metrics)), np.empty((2, n, n_metrics))
     quiet = not job.experiment.budget.progress
-    with (
-        torch.inference_mode(),
-        tqdm(total=n * graph.n_edges, disable=quiet, desc="exact", unit="run") as bar,
-    ):
-        for block, (each, both) in elsewhere.measured(job, parcel, _of_block, _blocks(job)):
-            values[block], ends[:, block] = each, both
-            bar.update((block.stop - block.start) * graph.n_edges)
+    with tqdm(total=n * len(masks), disable=quiet, desc="exact nodes", unit="run") as bar:
+        for block, base in job.bases():
+            ends[:, block] = torch.stack((base.values, base.source_values)).cpu().numpy()
+            effects[block] = _without_each(job, base, masks) - ends[0, block, None]
+            bar.update(len(masks) * len(base.runs))
     clean, corrupt = ends if job.runs.clean_is_base else ends[::-1]
-    return edge_dataset(job.experiment.signs * values, clean, corrupt, job, method="exact", engine="fast")
+    return node_dataset(effects * job.experiment.signs, clean, corrupt, job, method="exact", engine="fast")
 
 
-def _blocks(job: Job) -> list[slice]:
-    """Blocks of prompts, in which there are some thousand runs: a prompt, but in small models."""
-    n, size = len(job.runs), max(1, _RUNS // job.graph.n_edges)
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+def _without_each(job: Job, base: Base, masks: Tensor) -> np.ndarray:
+    """The metrics of every mask: [prompt, mask, metric]."""
+    size = job.room.batch_size or room(base, masks, job.room, True)
+    parts = [values(base, base.full, masks[i : i + size]) for i in range(0, len(masks), size)]
+    return torch.cat(parts).transpose(0, 1).cpu().numpy()
 
 
 def _of_block(job: Job, block: slice) -> tuple[np.ndarray, np.ndarray]:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attribution._by_hooks import ByHooks, Values
+from interp.attribution._by_hooks import ByHooks, Recording, Values
 from interp.attribution._by_weights import INPUT, ByWeights, Runner
+from interp.attribution._passes import prompt_bytes
 from interp.attribution._tables import Place
 from interp.attribution.secant import TwoRuns, metric_path
+from interp.circuits._graph import Graph
+from interp.engine.memory import Budget
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.methods import Rules
@@ -41,7 +45,7 @@ class EdgePasses:
     """Base and source runs of some prompts, ready to be made. `tick` hears of every pass, either way.
 
     weights: the model's, where the passes go by them; None for passes through the model itself. whole: all
-    columns of the logits are read.
+    columns of the logits are read. by_block: hold the graph of one block at a time.
     """
 
     def __init__(
@@ -53,13 +57,14 @@ class EdgePasses:
         tick: Callable[[int], object] = lambda passes: None,
         weights: Weights | None = None,
         whole: bool = False,
+        by_block: bool = False,
     ) -> None:
         self.model, self.facts, self.runs, self.tick = model, facts, runs, tick
         self.reads = Reads(runs, metrics)
         self.by: Runner = (
             ByHooks(model, facts, self.reads)
             if weights is None
-            else ByWeights(weights, facts, self.reads, whole)
+            else ByWeights(weights, facts, self.reads, whole, by_block)
         )
         layers = range(facts.n_layers)
         sites = ("z", "mlp_out", "resid_pre", "resid_mid")
@@ -105,7 +110,7 @@ class EdgePasses:
             notes = {"softmax_residual": two.residual, "metric_residual": left}
             # what the two-point activation reads, which on a bridge is not what a later hook sees
             tensors |= {key: two.here[key] for key in tensors if key[0] in ("pre", "linear")}
-        slopes = _slopes(value, tensors)
+        slopes = _slopes(value, replace(recording, tensors=tensors))
         self.tick(len(slopes))
         return Passed(picked.detach(), recording.values, slopes, notes)
 
@@ -117,7 +122,7 @@ class EdgePasses:
         if self.reads.everywhere:  # [prompt, pos, vocab]; padding is nobody's logits
             pos = torch.arange(apart.shape[1], device=apart.device)
             apart = apart * (pos < self.runs.lengths[:, None])[..., None]
-        (slope,) = torch.autograd.grad(apart.sum(), recording.tensors[INPUT])
+        slope = recording.gradients(apart.sum())[INPUT]
         self.tick(1)
         return slope
 
@@ -154,7 +159,7 @@ def run_base(passes: EdgePasses, rules: Rules | None) -> tuple[Passed, Passed]:
     return source, passes.graph(clean, rules=rules)
 
 
-def _slopes(values: Float[Tensor, "prompt metric"], tensors: Values) -> tuple[Values, ...]:
+def _slopes(values: Float[Tensor, "prompt metric"], recording: Recording) -> tuple[Values, ...]:
     """By metric, d Σ value / d tensor where it depends on it. Prompts do not touch one another."""
     if not values.requires_grad:
         raise ValueError(
@@ -163,9 +168,7 @@ def _slopes(values: Float[Tensor, "prompt metric"], tensors: Values) -> tuple[Va
         )
     slopes = []
     for number, value in enumerate(values.sum(0)):
-        again = number + 1 < values.shape[1]
-        by_tensor = torch.autograd.grad(value, list(tensors.values()), retain_graph=again, allow_unused=True)
-        slopes.append({place: slope for place, slope in zip(tensors, by_tensor) if slope is not None})
+        slopes.append(recording.gradients(value, keep_graph=number + 1 < values.shape[1]))
         _require_finite(slopes[-1])
     return tuple(slopes)
 
@@ -182,3 +185,42 @@ def _require_finite(slopes: Values) -> None:
 def wide(x: Tensor) -> Tensor:
     """Float32 or better."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+class Sizes(NamedTuple):
+    """How much of a scoring is held at once. each, least: bytes that one prompt takes, beside
+    its scores, as it is held and at least."""
+
+    prompts: int
+    positions: int
+    by_block: bool
+    each: int
+    least: int
+
+
+def sizes(budget: Budget, n_pos: int, graph: Graph, n_metrics: int = 1, parts: int = 1) -> Sizes:
+    """How many prompts, and how many positions at once: edges hold at most half of what a run holds.
+
+    parts: arrays of the graph that a metric has, by position or span.
+    """
+    f = budget.facts
+    sites = tuple(site for site in ("z", "mlp_out", "resid_pre", "resid_mid", "q") if site in f.sites())
+    run = prompt_bytes(f, budget.item_size, n_pos, sites, 1, 0)
+    scores = 8 * 3 * len(graph.writers) * len(graph.readers) * n_metrics * parts
+    position = budget.item_size * f.d_model * (len(graph.writers) + 4 * f.n_heads)
+    whole, least = 1.5 * run, _by_block_bytes(budget, n_pos, n_metrics) + position
+    by_block = budget.limit < whole + scores and least < whole
+    prompts = 1 if by_block else max(1, int(budget.limit // (whole + scores)))
+    prompts = prompts if budget.batch_size is None else min(prompts, budget.batch_size)
+    room = max(budget.limit - least - scores, 0) if by_block else run / 2
+    each = int(least if by_block else whole)
+    return Sizes(prompts, max(1, int(room / position)), by_block, each, int(min(least, whole)))
+
+
+def _by_block_bytes(budget: Budget, n_pos: int, n_metrics: int) -> int:
+    """Bytes of one prompt with the graph of one block: what both runs keep, and all slopes."""
+    f, width = budget.facts, budget.facts.n_heads * budget.facts.d_head
+    block = prompt_bytes(f, budget.item_size, n_pos, (), 0, 0, by_block=True, n_logits=f.d_vocab_out)
+    both = 2 * (width + (1 if f.attn_only else 3) * f.d_model)
+    slopes = n_metrics * (width + 2 * f.n_key_value_heads * f.d_head + (0 if f.attn_only else 2 * f.d_mlp))
+    return block + budget.item_size * f.n_layers * n_pos * (both + slopes)

@@ -33,7 +33,8 @@ def edge_dataset(
 
     lead: the dims before writer and reader, of prompt (without it values are means) and pos or span.
     """
-    values[..., ~job.graph.allowed.numpy(), :] = np.nan
+    if values.flags.writeable:  # else nothing is there yet
+        values[..., ~job.graph.allowed.numpy(), :] = np.nan
     coords: dict[str, Any] = {"writer": _names(job.graph.writers), "reader": _names(job.graph.readers)}
     if "span" in lead:
         spans = job.experiment.task.spans

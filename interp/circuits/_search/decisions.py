@@ -28,7 +28,7 @@ from interp.experiment import Experiment
 
 ORDERS = ("late", "early")
 TIE = 1e-6
-_SMALLEST = 8
+SMALLEST = 8  # rows of a batch, however wrong the guesses
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Search:
             before = self.loss
             if self.decide(None if row < 0 else losses[row]) != guess:
                 self._guess_again(proposal, losses, number + 1, before if guess else losses[row])
-                self.size = max(_SMALLEST, self.size // 2)
+                self.size = max(SMALLEST, self.size // 2)
                 return
         self.size = min(self.limit, 2 * self.size)
 
