@@ -221,6 +221,28 @@ class Direction:
         names = [vocabulary.decode(model, [token]) for token in ids.tolist()]
         return list(zip(names, values.tolist()))
 
+    @verb
+    def decompose(
+        self,
+        dictionary: Any,
+        k: int = 8,
+        *,
+        method: str = "pursuit",
+        ridge: float | int = 1e-3,
+        activations: Float[Tensor, "row d"] | None = None,
+        n_draws: int = 100,
+        seed: int = 0,
+    ) -> Any:
+        """What is in the vector: a Dataset of `coefficient`, `explained`, `null`, `p`, `residual`.
+
+        dictionary: an `interp.sae.Dictionary`, directions by name, or a tensor [atom, d]. method: "pursuit"
+        chooses k atoms one by one; "ridge" fits all and gives the k largest. `null` (draw, rank): random
+        vectors of this length, with the covariance of `activations` where given. See `_decompose`. No pass.
+        """
+        from interp.steering._decompose import decompose
+
+        return decompose(self, dictionary, k, method, float(ridge), activations, n_draws, seed)
+
     def check(self, model: Model) -> Direction:
         """The direction itself; ValueError when it is of another model, site or width. No forward pass."""
         facts = anatomy(model)

@@ -157,6 +157,37 @@ class Affine(Edit):
 
 
 @dataclass(frozen=True, eq=False)
+class SubspaceMap(Edit):
+    """h + strength · (T(x) − x) U, with x = (h − source) Uᵀ and T(x) = x Aᵀ + (target − source) Uᵀ.
+
+    An affine map of the span of `basis` U, whose rows are orthonormal; what is orthogonal to it stays.
+    """
+
+    basis: Float[Tensor, "k d"]
+    matrix: Float[Tensor, "k k"]
+    source: Float[Tensor, "d"]
+    target: Float[Tensor, "d"]
+    strength: float | int = 1.0
+    step: tuple[Tensor, Tensor] = field(init=False, repr=False)  # (A − 1)ᵀ U [k, d], what it makes of 0 [d]
+
+    def __post_init__(self) -> None:
+        U = self.basis.double()
+        turn = self.matrix.double().T - torch.eye(len(U), dtype=torch.float64, device=U.device)
+        shift = (self.target.double() - self.source.double()) @ U.T - self.source.double() @ U.T @ turn
+        object.__setattr__(self, "step", (turn @ U, shift @ U))
+        object.__setattr__(self, "width", U.shape[1])
+
+    def __call__(self, h: Tensor) -> Tensor:
+        return h + self.strength * ((h @ self.basis.to(h).T) @ self.step[0].to(h) + self.step[1].to(h))
+
+    def linear(self, x: Tensor) -> Tensor:
+        return x + self.strength * ((x @ self.basis.to(x).T) @ self.step[0].to(x))
+
+    def offset(self, like: Tensor) -> Tensor:
+        return self.strength * self.step[1].to(like)
+
+
+@dataclass(frozen=True, eq=False)
 class Inject(Edit):
     """h + coefficient · vectors[p − start] at positions p from `start` on (ActAdd, 2308.10248).
 

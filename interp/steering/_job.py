@@ -142,7 +142,7 @@ class Job:
             for i, step in enumerate(self.steps):
                 made = self.made(part, step)
                 whole = generate(self.model, rows, made, max_new_tokens=n_new, engine=engine)
-                value = judge(_continued(self.model, whole, rows, n_new))
+                value = judge(continued(self.model, whole, rows, n_new))
                 if not isinstance(value, Tensor) or value.shape != (len(rows),):
                     got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                     raise ValueError(f"the judge returned {got}; return a tensor of shape ({len(rows)},).")
@@ -260,7 +260,7 @@ class Work:
         }  # fmt: skip
 
 
-def _continued(model: Model, whole: Tensor, rows: Prompts, n_new: int) -> Int[Tensor, "prompt pos"]:
+def continued(model: Model, whole: Tensor, rows: Prompts, n_new: int) -> Int[Tensor, "prompt pos"]:
     """What was generated after each prompt, [prompt, n_new]; padding after the end of a text."""
     column = rows.lengths[:, None] + torch.arange(n_new, device=whole.device)
     inside = column < whole.shape[1]

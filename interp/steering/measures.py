@@ -13,6 +13,7 @@ coefficients mean nothing across layers, methods or models, and effects are comp
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ from interp.steering._runs import question_of
 from interp.steering.edits import finite
 from interp.tasks.metrics import KL
 
-__all__ = ["Calibration", "Entropy", "calibrate", "repetition", "select", "steerability", "summary"]
+__all__ = ["Calibration", "Entropy", "band", "calibrate", "repetition", "select", "steerability", "summary"]
 
 
 def __dir__() -> list[str]:
@@ -160,6 +161,114 @@ def select(
         if name in one:
             found[f"effect_{name}"] = float(one[name].isel({"prompt": test, **best}).mean())
     return found
+
+
+@verb
+def band(
+    result: xr.Dataset,
+    metric: str,
+    limits: Mapping[str, float],
+    *,
+    least: float = 0.0,
+    level: float = 0.95,
+    n_draws: int = 500,
+    seed: int = 0,
+) -> xr.Dataset:
+    """The coefficients in which the effect holds and the text stays whole, for each layer: what to use.
+
+    A coefficient is in the band where the mean effect is above `least`, and above each control, and the mean
+    of every name in `limits` (a metric of the sweep by its raw value, or another variable of it, such as a
+    judge's) is at or below its limit: each with probability `level` over bootstrap draws of the prompts. The
+    band is the run of neighbouring coefficients that are in it which is longest; of several, the one nearest
+    to 0. Choose its middle, not the largest effect.
+
+    `first`, `last` (layer): its ends, NaN where no coefficient is in it. `first_low`, `first_high`,
+    `last_low`, `last_high`: their intervals over the draws. `share` (layer, coefficient): of draws in which
+    it holds. Coordinate `verdict` (layer): a sentence. Raises ValueError for a limit on what the sweep lacks.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> from interp import steering
+        >>> d = steering.mean_difference(model, task.clean[:4], task.clean[4:], layer=1)
+        >>> result = steering.sweep(model, d, task, [-1.0, 0.0, 1.0], progress=False)
+        >>> steering.measures.band(result, "logit_diff", {"kl": 1.0})["share"].dims
+        ('layer', 'coefficient')
+    """
+    one, n = _metric(result, metric), result.sizes["prompt"]
+    if not limits or not 0 < level < 1 or n < 2:
+        raise ValueError(
+            f"limits is {dict(limits)}, level {level}, with {n} prompts; give a limit or more, a level from "
+            "0 and 1, and two prompts or more."
+        )
+    ceilings = [_limited(result, name) - limit for name, limit in limits.items()]
+    floors = [one["value"] - least]
+    floors += [one["value"] - one[name] for name in ("random", "shuffled") if name in one]
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(n, np.full(n, 1 / n), size=n_draws) / n  # [draw, prompt]
+
+    def means(array: xr.DataArray) -> np.ndarray:
+        values = array.transpose("prompt", "layer", "coefficient").values
+        return np.einsum("bp,plc->blc", draws, values)
+
+    holds = np.all([means(each) > 0 for each in floors] + [means(each) <= 0 for each in ceilings], axis=0)
+    share = holds.mean(0)  # [layer, coefficient]
+    order = result["coefficient"].values.argsort()
+    steps = result["coefficient"].values[order]
+    ends = np.array([_longest(row[order] >= level, steps) for row in share])
+    drawn = np.array([[_longest(row[order], steps) for row in draw] for draw in holds])  # [draw, layer, end]
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    out = xr.Dataset(
+        {"share": (("layer", "coefficient"), share)}, coords=result[["layer", "coefficient"]].coords
+    )
+    for i, name in enumerate(("first", "last")):
+        out[name] = ("layer", ends[:, i])
+        spread = np.array([_quantiles(drawn[:, layer, i], tails) for layer in range(len(ends))])
+        out[f"{name}_low"], out[f"{name}_high"] = ("layer", spread[:, 0]), ("layer", spread[:, 1])
+    told = [_verdict(*each, metric, limits) for each in zip(ends, share.max(1))]
+    out = out.assign_coords(verdict=("layer", np.array(told, dtype=object)))
+    more = {"method": "band", "metric": metric, "level": level, "seed": seed, "convention": "coefficients"}
+    return out.assign_attrs({**result.attrs, **more})
+
+
+def _limited(result: xr.Dataset, name: str) -> xr.DataArray:
+    """A raw metric of a sweep, or one of its variables by prompt, layer and coefficient."""
+    metrics = [each.strip() for each in result.attrs["metric"].split(",")]
+    if name in metrics:
+        return _metric(result, name)["raw"]
+    if name in result and {"prompt", "layer", "coefficient"} == set(result[name].dims):
+        return result[name]
+    raise ValueError(
+        f"limits has {name!r}; the sweep has the metrics {', '.join(metrics)} and judges' variables."
+    )
+
+
+def _longest(inside: np.ndarray, steps: np.ndarray) -> tuple[float, float]:
+    """Ends of the longest run of neighbours that are inside, 0 left out; of several the nearest to 0."""
+    runs: list[tuple[int, int]] = []
+    for i in np.flatnonzero(inside & (steps != 0)):
+        joined = bool(runs) and runs[-1][1] == i - 1
+        runs = [*runs[:-1], (runs[-1][0], int(i))] if joined else [*runs, (int(i), int(i))]
+    if not runs:
+        return float("nan"), float("nan")
+    best = max(runs, key=lambda run: (run[1] - run[0], -np.abs(steps[run[0] : run[1] + 1]).min()))
+    return float(steps[best[0]]), float(steps[best[1]])
+
+
+def _quantiles(values: np.ndarray, tails: Sequence[float]) -> tuple[float, float]:
+    """Interval over the draws that have a band; NaN where fewer than half have one."""
+    real = values[np.isfinite(values)]
+    if 2 * len(real) < len(values):
+        return float("nan"), float("nan")
+    low, high = np.quantile(real, tails)
+    return float(low), float(high)
+
+
+def _verdict(ends: np.ndarray, most: float, metric: str, limits: Mapping[str, float]) -> str:
+    told = " and ".join(f"{name} at most {limit:g}" for name, limit in limits.items())
+    if np.isnan(ends[0]):
+        return f"no coefficient is sure: {metric} with {told} holds in {most:.0%} of draws at best"
+    return f"use {ends[0]:g} to {ends[1]:g}: {metric} is raised, above the controls, with {told}"
 
 
 def _require_sweep(result: xr.Dataset) -> None:

@@ -50,7 +50,9 @@ DEFAULTS: dict[str, Any] = {
 REQUIRED_IN_SWEEPS = ("patch", "plan", "attribute", "screen")
 
 # Methods of papers read where their papers do, and a lens the whole text.
-POSITIONS_OF_PAPERS = ("class_neurons", "expert_units", "linear_act", "logit", "moral_direction")
+POSITIONS_OF_PAPERS = (
+    "class_neurons", "expert_units", "linear_act", "lineas", "logit", "moral_direction", "native_skills",
+)  # fmt: skip
 
 # Their order, wherever two of them occur.
 ORDER = (

@@ -15,9 +15,15 @@ if TYPE_CHECKING:
     from interp.steering.methods._actadd import prompt_pair as prompt_pair
     from interp.steering.methods._angular import SteeringPlane as SteeringPlane
     from interp.steering.methods._angular import steering_plane as steering_plane
+    from interp.steering.methods._attack import attack_scaling as attack_scaling
     from interp.steering.methods._austeer import Dimensions as Dimensions
     from interp.steering.methods._austeer import austeer as austeer
     from interp.steering.methods._austeer import momentum as momentum
+    from interp.steering.methods._baselines import RankOne as RankOne
+    from interp.steering.methods._baselines import compare as compare
+    from interp.steering.methods._baselines import prefixed as prefixed
+    from interp.steering.methods._baselines import rank_one_adapter as rank_one_adapter
+    from interp.steering.methods._baselines import tuned_bias as tuned_bias
     from interp.steering.methods._bias import bias_direction as bias_direction
     from interp.steering.methods._bias import probe_sweep as probe_sweep
     from interp.steering.methods._caa import ablate_everywhere as ablate_everywhere
@@ -31,9 +37,15 @@ if TYPE_CHECKING:
     from interp.steering.methods._class_neurons import ClassScores as ClassScores
     from interp.steering.methods._class_neurons import class_neurons as class_neurons
     from interp.steering.methods._class_neurons import class_scores as class_scores
+    from interp.steering.methods._east import covariance_direction as covariance_direction
+    from interp.steering.methods._east import east as east
     from interp.steering.methods._expert_units import ExpertUnits as ExpertUnits
     from interp.steering.methods._expert_units import aura_factors as aura_factors
     from interp.steering.methods._expert_units import expert_units as expert_units
+    from interp.steering.methods._gact import Centroids as Centroids
+    from interp.steering.methods._gact import gact as gact
+    from interp.steering.methods._guiding import Controller as Controller
+    from interp.steering.methods._guiding import guiding_giants as guiding_giants
     from interp.steering.methods._instaboost import boost_attention as boost_attention
     from interp.steering.methods._iti import HeadShifts as HeadShifts
     from interp.steering.methods._iti import fit_heads as fit_heads
@@ -44,6 +56,11 @@ if TYPE_CHECKING:
     from interp.steering.methods._linear_act import LinearAct as LinearAct
     from interp.steering.methods._linear_act import linear_act as linear_act
     from interp.steering.methods._linear_act import transport_map as transport_map
+    from interp.steering.methods._lineas import lineas as lineas
+    from interp.steering.methods._manifold import Manifold as Manifold
+    from interp.steering.methods._manifold import manifold as manifold
+    from interp.steering.methods._manifold import manifold_of as manifold_of
+    from interp.steering.methods._manifold import manifold_paths as manifold_paths
     from interp.steering.methods._moral import MoralDirection as MoralDirection
     from interp.steering.methods._moral import moral_direction as moral_direction
     from interp.steering.methods._neurons import Neurons as Neurons
@@ -56,10 +73,25 @@ if TYPE_CHECKING:
     from interp.steering.methods._relation_neurons import cumulativity as cumulativity
     from interp.steering.methods._relation_neurons import interference as interference
     from interp.steering.methods._relation_neurons import relation_neurons as relation_neurons
+    from interp.steering.methods._resistance import noisy_root as noisy_root
+    from interp.steering.methods._resistance import resistance as resistance
+    from interp.steering.methods._resistance import returns as returns
+    from interp.steering.methods._resistance import under_shift as under_shift
     from interp.steering.methods._selectivity import Accuracy as Accuracy
     from interp.steering.methods._selectivity import selectivity as selectivity
+    from interp.steering.methods._skills import Skills as Skills
+    from interp.steering.methods._skills import native_skills as native_skills
+    from interp.steering.methods._skills import rank_skills as rank_skills
+    from interp.steering.methods._small_vectors import AdaptiveVector as AdaptiveVector
+    from interp.steering.methods._small_vectors import adaptive_vector as adaptive_vector
+    from interp.steering.methods._small_vectors import transfer as transfer
+    from interp.steering.methods._small_vectors import vector_paths as vector_paths
     from interp.steering.methods._style import style_differences as style_differences
     from interp.steering.methods._style import style_vectors as style_vectors
+    from interp.steering.methods._transport import Transport as Transport
+    from interp.steering.methods._transport import gaussian_map as gaussian_map
+    from interp.steering.methods._transport import gaussian_ot as gaussian_ot
+    from interp.steering.methods._transport import sliced_wasserstein as sliced_wasserstein
     from interp.steering.methods._two_positions import LatentGuard as LatentGuard
     from interp.steering.methods._two_positions import cross_effects as cross_effects
     from interp.steering.methods._two_positions import harm_and_refusal as harm_and_refusal
@@ -70,16 +102,21 @@ if TYPE_CHECKING:
     from interp.steering.methods._weight_edits import steer2edit as steer2edit
 
 __all__ = [
-    "Accuracy", "Bounds", "ClassScores", "Condition", "Dimensions", "ExpertUnits", "HeadShifts",
-    "LatentGuard", "LinearAct", "MoralDirection", "Neurons", "SteeringPlane", "WeightEdits",
-    "ablate_everywhere", "actadd", "add_after_prompt", "aura_factors", "austeer", "average_precision",
-    "best_threshold", "bias_direction", "boost_attention", "caa", "cast", "cast_condition",
-    "class_neurons", "class_scores", "control_vector", "cross_effects", "cumulativity", "effect_curves",
-    "expert_units", "fit_heads", "harm_and_refusal", "head_shifts", "interference", "latent_guard",
-    "layer_effects", "lens_divergence", "linear_act", "link", "measure", "momentum", "moral_direction",
-    "neuron_activations", "probe_sweep", "prompt_pair", "redirect", "relation_neurons", "select_layer",
-    "selectivity", "steer2edit", "steering_plane", "style_differences", "style_vectors", "top_neurons",
-    "transport_map",
+    "Accuracy", "AdaptiveVector", "Bounds", "Centroids", "ClassScores", "Condition", "Controller",
+    "Dimensions", "ExpertUnits", "HeadShifts", "LatentGuard", "LinearAct", "Manifold", "MoralDirection",
+    "Neurons", "RankOne", "Skills", "SteeringPlane", "Transport", "WeightEdits", "ablate_everywhere",
+    "actadd", "adaptive_vector", "add_after_prompt", "attack_scaling", "aura_factors", "austeer",
+    "average_precision", "best_threshold", "bias_direction", "boost_attention", "caa", "cast",
+    "cast_condition", "class_neurons", "class_scores", "compare", "control_vector",
+    "covariance_direction", "cross_effects", "cumulativity", "east", "effect_curves", "expert_units",
+    "fit_heads", "gact", "gaussian_map", "gaussian_ot", "guiding_giants", "harm_and_refusal",
+    "head_shifts", "interference", "latent_guard", "layer_effects", "lens_divergence", "linear_act",
+    "lineas", "link", "manifold", "manifold_of", "manifold_paths", "measure", "momentum",
+    "moral_direction", "native_skills", "neuron_activations", "noisy_root", "prefixed", "probe_sweep",
+    "prompt_pair", "rank_one_adapter", "rank_skills", "redirect", "relation_neurons", "resistance",
+    "returns", "select_layer", "selectivity", "sliced_wasserstein", "steer2edit", "steering_plane",
+    "style_differences", "style_vectors", "top_neurons", "transfer", "transport_map", "tuned_bias",
+    "under_shift", "vector_paths",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy(
@@ -93,10 +130,18 @@ __getattr__, __dir__ = lazy(
             "SteeringPlane",
             "steering_plane",
         ),
+        "interp.steering.methods._attack": ("attack_scaling",),
         "interp.steering.methods._austeer": (
             "Dimensions",
             "austeer",
             "momentum",
+        ),
+        "interp.steering.methods._baselines": (
+            "RankOne",
+            "compare",
+            "prefixed",
+            "rank_one_adapter",
+            "tuned_bias",
         ),
         "interp.steering.methods._bias": (
             "bias_direction",
@@ -119,10 +164,22 @@ __getattr__, __dir__ = lazy(
             "class_neurons",
             "class_scores",
         ),
+        "interp.steering.methods._east": (
+            "covariance_direction",
+            "east",
+        ),
         "interp.steering.methods._expert_units": (
             "ExpertUnits",
             "aura_factors",
             "expert_units",
+        ),
+        "interp.steering.methods._gact": (
+            "Centroids",
+            "gact",
+        ),
+        "interp.steering.methods._guiding": (
+            "Controller",
+            "guiding_giants",
         ),
         "interp.steering.methods._instaboost": ("boost_attention",),
         "interp.steering.methods._iti": (
@@ -139,6 +196,13 @@ __getattr__, __dir__ = lazy(
             "LinearAct",
             "linear_act",
             "transport_map",
+        ),
+        "interp.steering.methods._lineas": ("lineas",),
+        "interp.steering.methods._manifold": (
+            "Manifold",
+            "manifold",
+            "manifold_of",
+            "manifold_paths",
         ),
         "interp.steering.methods._moral": (
             "MoralDirection",
@@ -160,13 +224,36 @@ __getattr__, __dir__ = lazy(
             "interference",
             "relation_neurons",
         ),
+        "interp.steering.methods._resistance": (
+            "noisy_root",
+            "resistance",
+            "returns",
+            "under_shift",
+        ),
         "interp.steering.methods._selectivity": (
             "Accuracy",
             "selectivity",
         ),
+        "interp.steering.methods._skills": (
+            "Skills",
+            "native_skills",
+            "rank_skills",
+        ),
+        "interp.steering.methods._small_vectors": (
+            "AdaptiveVector",
+            "adaptive_vector",
+            "transfer",
+            "vector_paths",
+        ),
         "interp.steering.methods._style": (
             "style_differences",
             "style_vectors",
+        ),
+        "interp.steering.methods._transport": (
+            "Transport",
+            "gaussian_map",
+            "gaussian_ot",
+            "sliced_wasserstein",
         ),
         "interp.steering.methods._two_positions": (
             "LatentGuard",

@@ -36,10 +36,11 @@ from interp.steering.edits import AnyGate, Made, Number, affine
 
 @dataclass(frozen=True, eq=False)
 class LinearAct:
-    """Affine maps by place: `scale` and `shift`, each [unit]."""
+    """Affine maps by place: `scale` and `shift`, each [unit]. losses: before each step, of learned maps."""
 
     scale: Mapping[Place, Float[Tensor, "unit"]]
     shift: Mapping[Place, Float[Tensor, "unit"]]
+    losses: tuple[float, ...] = ()
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -139,7 +140,7 @@ def coupling(n: int, m: int) -> tuple[Int[Tensor, "step"], Int[Tensor, "step"], 
 
 
 def _under(
-    model: Model, fitted: LinearAct, start: Prompts, where: Place, pos: AnyPositions, batch_size: int | None
+    model: Model, fitted: Any, start: Prompts, where: Place, pos: AnyPositions, batch_size: int | None
 ) -> Tensor:
     with steer(model, *fitted.steer()):
         return activations(model, start, where, pos, batch_size=batch_size, engine="reference")

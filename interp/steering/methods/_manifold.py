@@ -1,0 +1,264 @@
+"""Manifold steering: along the curve on which ordered classes lie, not along the chord (2605.05115).
+
+1. Centroids of the classes' activations at a place, in their order (days, months, numbers).
+2. PCA of the centroids: k components.
+3. A cubic spline through the centroids, at t = 0, 1, 2, ...; periodic, it closes on the first.
+4. Steering to t: the part of h in the components becomes the curve's point; what is orthogonal stays.
+   The chord between two classes is the straight line between their centroids, in the same components.
+
+On a circle the chord comes nearest to the centre, where no class is, and the curve keeps the radius:
+`off_manifold` measures that. `manifold_paths` says what the model answers on both ways. The paper compares
+with a curve of outputs (in sqrt(p)) and inverts it too; that is left out. Derived from the abstract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp import results
+from interp._activations import activations
+from interp._verbs import verb
+from interp.models import Model, anatomy, logits
+from interp.models.places import places
+from interp.places import AXES, Place
+from interp.positions import AnyPositions, everywhere
+from interp.prompts import read
+from interp.steering._edit_types import SubspaceMap
+from interp.steering._intervention import Intervention
+from interp.steering._steer import steer
+from interp.steering.edits import AnyGate, Made, Number, finite
+from interp.tasks import vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class Manifold:
+    """A curve through class centroids: `knots` [class, k] in components `basis` [k, d] about `centre` [d].
+
+    bends: the second derivative at each knot. explained: the share of the centroids' variance in them.
+    """
+
+    place: Place
+    labels: tuple[str, ...]
+    basis: Float[Tensor, "k d"]
+    centre: Float[Tensor, "d"]
+    knots: Float[Tensor, "class k"]
+    bends: Float[Tensor, "class k"]
+    periodic: bool
+    explained: float
+
+    @property
+    def length(self) -> float:
+        """The largest t: that of the last class, or of the first one come round again."""
+        return float(len(self.labels) if self.periodic else len(self.labels) - 1)
+
+    def curve(self, t: Any) -> Float[Tensor, "*t k"]:
+        """Points of the curve, in the components. ValueError for t outside an open curve."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        if not self.periodic and (bool((t < 0).any()) or bool((t > self.length).any())):
+            raise ValueError(f"t runs from 0 to {self.length:g} on an open curve; got {t.tolist()}.")
+        n = len(self.labels)
+        t = t % n if self.periodic else t
+        i = t.floor().long().clamp(max=n - 1 if self.periodic else n - 2)
+        j, u = (i + 1) % n, (t - i)[..., None]
+        bend = ((1 - u) ** 3 - (1 - u)) * self.bends[i] + (u**3 - u) * self.bends[j]
+        return (1 - u) * self.knots[i] + u * self.knots[j] + bend / 6
+
+    def chord(self, start: Number, end: Number, u: Any) -> Float[Tensor, "*u k"]:
+        """Points of the straight line between two points of the curve, u from 0 to 1, in the components."""
+        u = torch.as_tensor(u, dtype=torch.float64)[..., None]
+        return (1 - u) * self.curve(start) + u * self.curve(end)
+
+    def off_manifold(self, points: Float[Tensor, "*row k"]) -> Float[Tensor, "*row"]:
+        """Distance to the nearest of 200 points of the curve for each class, in the activations' units."""
+        grid = self.curve(torch.linspace(0, self.length, 200 * len(self.labels), dtype=torch.float64))
+        return (
+            torch.cdist(points.double().reshape(-1, points.shape[-1]), grid)
+            .amin(1)
+            .reshape(points.shape[:-1])
+        )
+
+    def to_point(
+        self,
+        point: Float[Tensor, "k"],
+        strength: Number = 1.0,
+        *,
+        when: AnyPositions = everywhere,
+        gate: AnyGate = None,
+    ) -> Made:
+        """h with its part in the components at a point; at strength s, so far of the way to it."""
+        finite("strength", strength)
+        finite("point", point)
+        target = self.centre + point.double() @ self.basis
+        nothing = torch.zeros(len(self.basis), len(self.basis), dtype=torch.float64)
+        edit = SubspaceMap(self.basis, nothing, self.centre, target, strength)
+        return (Intervention(self.place, edit, when, gate),)
+
+    def steer(
+        self, t: Number, strength: Number = 1.0, *, when: AnyPositions = everywhere, gate: AnyGate = None
+    ) -> Made:
+        """h moved to the curve at t, where class i is at t = i. strength 0 does nothing."""
+        return self.to_point(self.curve(float(t)), strength, when=when, gate=gate)
+
+
+@verb
+def manifold(
+    model: Model,
+    classes: Mapping[str, Any],
+    k: int = 2,
+    *,
+    periodic: bool = False,
+    layer: int,
+    site: str = "resid_pre",
+    pos: AnyPositions = "last",
+    batch_size: int | None = None,
+) -> Manifold:
+    """The curve through the centroids of classes of prompts, in the order given.
+
+    k: components. Raises ValueError, before any pass, for fewer than three classes, or k outside 1 to one
+    less than their number. Cost: a forward pass of each prompt as far as the layer.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> from interp.steering import methods
+        >>> classes = {name: task.clean[i : i + 2] for i, name in enumerate("abc")}
+        >>> curve = methods.manifold(model, classes, 2, layer=1)
+        >>> curve.length, len(curve.steer(0.5))
+        (2.0, 1)
+    """
+    (where,) = places(anatomy(model), layer, site)
+    if "head" in AXES[where.site]:
+        raise ValueError(f"{str(where)!r} has heads; name a place of the stream, or post.")
+    if len(classes) < 3 or not 1 <= k < len(classes):
+        raise ValueError(
+            f"there are {len(classes)} classes and k is {k}; give three or more, and k from 1 to one less."
+        )
+    prompts = {name: read(model, each, what=f"class {name!r}") for name, each in classes.items()}
+    rows = [activations(model, each, where, pos, batch_size=batch_size) for each in prompts.values()]
+    centroids = torch.stack([each.double().mean(0) for each in rows]).cpu()
+    return manifold_of(centroids, list(classes), where, k, periodic=periodic)
+
+
+@verb
+def manifold_of(
+    centroids: Float[Tensor, "class d"],
+    labels: Sequence[str],
+    site: str | Place,
+    k: int = 2,
+    *,
+    periodic: bool = False,
+) -> Manifold:
+    """The curve through given centroids, in float64. Pure. ValueError where they span fewer dimensions.
+
+    Example:
+        >>> import torch
+        >>> from interp.steering import methods
+        >>> angle = torch.arange(7) * 2 * torch.pi / 7
+        >>> circle = torch.stack((angle.cos(), angle.sin()), 1).double()
+        >>> curve = methods.manifold_of(circle, list("abcdefg"), "L1.resid_pre", periodic=True)
+        >>> round(float(curve.curve(3.5).norm()), 2), round(float(curve.chord(0, 3.5, 0.5).norm()), 2)
+        (1.0, 0.0)
+    """
+    from interp.places import parse
+
+    where = parse(site) if isinstance(site, str) else site
+    centre = centroids.double().mean(0)
+    _, sizes, axes = torch.linalg.svd(centroids.double() - centre, full_matrices=False)
+    if len(labels) != len(centroids) or k > len(sizes) or float(sizes[k - 1]) <= 1e-9 * float(sizes[0]):
+        raise ValueError(
+            f"{len(centroids)} centroids with {len(labels)} labels span fewer than {k} dimensions, or the "
+            "numbers differ. Give one label a centroid, and a smaller k."
+        )
+    basis = axes[:k]
+    knots = (centroids.double() - centre) @ basis.T
+    share = float(sizes[:k].square().sum() / sizes.square().sum())
+    return Manifold(where, tuple(labels), basis, centre, knots, _bends(knots, periodic), periodic, share)
+
+
+def _bends(knots: Float[Tensor, "class k"], periodic: bool) -> Float[Tensor, "class k"]:
+    """Second derivatives of the cubic spline with knots at 0, 1, 2, ...; 0 at both ends of an open one."""
+    n = len(knots)
+    system, right = torch.eye(n, dtype=torch.float64), torch.zeros_like(knots)
+    for i in range(n) if periodic else range(1, n - 1):
+        before, after = (i - 1) % n, (i + 1) % n
+        system[i] = 0.0
+        system[i, before] += 1.0
+        system[i, i] += 4.0
+        system[i, after] += 1.0
+        right[i] = 6 * (knots[before] - 2 * knots[i] + knots[after])
+    return torch.linalg.solve(system, right)
+
+
+@verb
+def manifold_paths(
+    model: Model,
+    curve: Manifold,
+    prompts: Any,
+    answers: Sequence[int],
+    start: Number,
+    end: Number,
+    n: int = 9,
+    *,
+    when: AnyPositions = everywhere,
+) -> xr.Dataset:
+    """What the model says on the way from t = start to t = end, by the curve and by the chord.
+
+    answers: one token id a class. Variables `curve` and `chord` (prompt, step, class): probabilities of the
+    classes among themselves; `mass_curve`, `mass_chord` (prompt, step): their share of all probability;
+    `off_curve`, `off_chord` (step): distance from the curve. Attributes `visits_curve`, `visits_chord`: the
+    likeliest class along the way, repetitions left out, by the mean over prompts. Cost: 2 n forward passes of
+    all prompts at once. Raises ValueError before any pass.
+
+    Example:
+        >>> model = interp.load("tiny-ioi")
+        >>> task = interp.tasks.ioi(model, n=8, seed=0)
+        >>> from interp.steering import methods
+        >>> classes = {name: task.clean[i : i + 2] for i, name in enumerate("abc")}
+        >>> curve = methods.manifold(model, classes, 2, layer=1)
+        >>> out = methods.manifold_paths(model, curve, task.clean, [5, 6, 7], 0, 2, n=3)
+        >>> out["curve"].dims
+        ('prompt', 'step', 'class')
+    """
+    rows, size = read(model, prompts), vocabulary.size(model)
+    if len(answers) != len(curve.labels) or not all(0 <= each < size for each in answers) or n < 2:
+        raise ValueError(
+            f"answers is {list(answers)} and n is {n}; give one token id for each of {len(curve.labels)} "
+            "classes, and two steps or more."
+        )
+    steps = torch.linspace(0, 1, n, dtype=torch.float64)
+    points = {"curve": curve.curve(start + (end - start) * steps), "chord": curve.chord(start, end, steps)}
+    variables: dict[str, Any] = {}
+    visits: dict[str, str] = {}
+    for name, path in points.items():
+        found = []
+        for point in path:
+            with torch.no_grad(), steer(model, *curve.to_point(point, when=when), prompt_length=rows.lengths):
+                out = logits(model, rows.tokens)
+            last = out[torch.arange(len(rows), device=out.device), rows.lengths - 1].double()
+            found.append(last.softmax(-1)[:, list(answers)].cpu())
+        mass = torch.stack(found, 1)  # [prompt, step, class]
+        share = mass / mass.sum(-1, keepdim=True)
+        order = share.mean(0).argmax(-1).tolist()
+        visits[f"visits_{name}"] = " ".join(
+            curve.labels[c] for i, c in enumerate(order) if not i or c != order[i - 1]
+        )
+        variables[name] = (("prompt", "step", "class"), share.numpy())
+        variables[f"mass_{name}"] = (("prompt", "step"), mass.sum(-1).numpy())
+        variables[f"off_{name}"] = (("step",), curve.off_manifold(path).numpy())
+    attrs = results.provenance(
+        method="manifold_paths", convention="probabilities of the classes among themselves, by step",
+        model=anatomy(model).name, site=str(curve.place), n_prompts=len(rows),
+    )  # fmt: skip
+    coords = {
+        "prompt": np.arange(len(rows)), "step": steps.numpy(), "class": list(curve.labels),
+        "t": ("step", (start + (end - start) * steps).numpy()),
+    }  # fmt: skip
+    return results.dataset(variables, coords, {**attrs, **visits})
