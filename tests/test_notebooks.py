@@ -15,7 +15,7 @@ import interp
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
-NAMES = ["circuits", "estimators", "patching", "smollm2", "steering"]
+NAMES = ["circuits", "estimators", "features", "patching", "smollm2", "steering"]
 RUN = [name for name in NAMES if name != "smollm2"]  # which takes the real model and minutes: make notebooks
 LARGEST = 500_000
 

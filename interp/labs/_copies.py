@@ -58,8 +58,8 @@ def copy(
 
 
 def research(folder: str | Path, *, overwrite: bool = False) -> list[Path]:
-    """Write the research notebooks (patching, circuits, estimators, steering, SmolLM2) with their pictures
-    into a folder, as the start of a project; the paths. Raises ValueError as `copy` does.
+    """Write the research notebooks (patching, circuits, estimators, steering, features, SmolLM2) with their
+    pictures into a folder, as the start of a project; the paths. Raises ValueError as `copy` does.
 
     Example:
         >>> import tempfile

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from interp.plot._heatmaps import positions as positions
     from interp.plot._lens import lens as lens
     from interp.plot._probes import probes as probes
+    from interp.plot._reliability import reliability as reliability
     from interp.plot._steering import steering as steering
     from interp.plot._subspace import subspace as subspace
     from interp.plot._tokens import TokenStrip as TokenStrip
@@ -45,6 +46,7 @@ __all__ = [
     "lens",
     "positions",
     "probes",
+    "reliability",
     "save_html",
     "save_image",
     "steering",
@@ -68,6 +70,7 @@ __getattr__, __dir__ = lazy(
         "interp.plot._heatmaps": ("heads", "positions"),
         "interp.plot._lens": ("lens",),
         "interp.plot._probes": ("probes",),
+        "interp.plot._reliability": ("reliability",),
         "interp.plot._steering": ("steering",),
         "interp.plot._subspace": ("subspace",),
         "interp.plot._tokens": ("TokenStrip", "tokens"),

@@ -34,13 +34,27 @@ class State:
     kind: str
     weights: Weights
     kept: dict[str, Tensor] = field(default_factory=dict)
+    columns: Float[Tensor, "d read"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        v, q = (part[0].double() for part in (self.weights.v, self.weights.q))
+        self.columns = torch.cat((v, q), -1) if self.kind in ("attention", "rolling") else v
+
+    def project(self, tokens: Float[Tensor, "*lead d"]) -> Float[Tensor, "*lead read"]:
+        """What the probe reads of tokens: s, and a where it has any, by head. One product."""
+        if self.columns.device != tokens.device:
+            self.columns = self.columns.to(tokens.device)
+        return tokens.double() @ self.columns
 
     def take(self, tokens: Float[Tensor, "row pos d"], count: Int[Tensor, "row"]) -> Float[Tensor, "row pos"]:
         """Scores after each of a row's first `count` tokens; what lies behind them means nothing."""
-        h = tokens.double()
-        s = h @ self.weights.v[0].to(h)  # [row, pos, head]
+        return self.add(self.project(tokens), count)
+
+    def add(self, read: Float[Tensor, "row pos read"], count: Int[Tensor, "row"]) -> Float[Tensor, "row pos"]:
+        """`take` of tokens that were projected before."""
+        heads = self.weights.v.shape[-1]
+        s, a = read[..., :heads], read[..., -heads:]
         real = torch.arange(s.shape[1], device=s.device) < count[:, None]
-        a = h @ self.weights.q[0].to(h) if self.kind in ("attention", "rolling") else s
         rule = {
             "mean": _mean,
             "ema": _ema,

@@ -38,36 +38,37 @@ Thresholds = float | int | Mapping[str, float] | None
 
 @dataclass(eq=False)
 class _Reader(Edit):
-    """Reads what is at its place, and hands it on as it is."""
+    """Reads what is at its place, and hands it on as it is: a product a pass, and no more until the end."""
 
     probe: State
-    ends: Int[Tensor, "end"]
-    scores: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # of each pass: running, count
-    over: Tensor | None = None  # rows whose text has ended
+    passes: list[tuple[Tensor, Frame]] = field(default_factory=list)  # what was read, and where it stood
 
     def __call__(self, h: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
         return h
 
     def at(self, h: Tensor, frame: Frame) -> Tensor:
         if frame.offset == 0:  # a pass over the whole text
-            self.probe.kept.clear()
-            self.scores.clear()
-            self.over = None
-        tokens, count = compact(h, self._real(frame))
-        self.scores.append((self.probe.take(tokens, count), count))
+            self.passes.clear()
+        self.passes.append((self.probe.project(h), frame))
         return h
 
-    def _real(self, frame: Frame) -> Tensor:
+    def scores(self, ends: Int[Tensor, "end"]) -> tuple[Tensor, Tensor]:
+        """Scores after each token of all passes, and how many tokens of each row were read."""
+        read = torch.cat([each for each, _ in self.passes], 1)
+        tokens, count = compact(read, self._real((read.shape[0], read.shape[1]), ends))
+        return self.probe.add(tokens, count), count
+
+    def _real(self, size: tuple[int, int], ends: Tensor) -> Tensor:
         """The columns that are read: no padding, and nothing from a token on that ends the text."""
-        positions = frame.positions
-        real = positions >= 0
-        if not len(self.ends) or frame.all_tokens is None:
+        frames = [frame for _, frame in self.passes]
+        first = frames[0]
+        positions = Frame(0, first.padding, size, first.device, first.prompt_lengths).positions
+        real, ids = positions >= 0, [frame.all_tokens for frame in frames]
+        known = [each for each in ids if each is not None]
+        if not len(ends) or len(known) < len(ids):
             return real
-        ended = torch.isin(frame.all_tokens, self.ends) & (positions >= frame.lengths)
-        ended = ended.cumsum(1) > 0
-        ended = ended if self.over is None else ended | self.over[:, None]
-        self.over = ended[:, -1]
-        return real & ~ended
+        ended = torch.isin(torch.cat(known, 1), ends) & (positions >= first.lengths)
+        return real & ~(ended.cumsum(1) > 0)
 
 
 @verb
@@ -111,13 +112,13 @@ def watch(
     states = _states(model, probes)
     rows = read(model, prompts, mask)
     ends = end_ids(model, rows, stop)
-    readers = {place: _Reader(state, ends) for place, state in states.items()}
+    readers = {place: _Reader(state) for place, state in states.items()}
     made = [Intervention(place, reader) for place, reader in readers.items()]
     tokens = generate(
         model, prompts, *interventions, *made, max_new_tokens=max_new_tokens, mask=mask, stop=stop,
         temperature=temperature, seed=seed, engine=engine,
     )  # fmt: skip
-    columns = [_assembled(reader.scores) for reader in readers.values()]
+    columns = [_assembled([reader.scores(ends)]) for reader in readers.values()]
     return tokens, _dataset(model, probes, columns, thresholds, "watch", rows.data_hash())
 
 

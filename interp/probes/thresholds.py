@@ -112,7 +112,7 @@ def operating(
         broken = ~np.isfinite(scores)
         units = _units(np.where(broken, np.inf, scores), None if groups is None else groups[k], "group", 0)
         fired, n = int((units > theta).sum()), len(units)
-        low, high = _clopper_pearson(fired, n, level)
+        low, high = clopper_pearson(fired, n, level)
         for name, number in zip(numbers, (fired / n, low, high, n, int(broken.sum()))):
             numbers[name].append(number)
     variables: dict[str, Any] = {name: (("class",), np.array(each)) for name, each in numbers.items()}
@@ -151,7 +151,7 @@ def _units(scores: np.ndarray, groups: Sequence[Any] | None, per: str, seed: int
     return np.array([each[drawn.integers(len(each))] for each in rows.values()])
 
 
-def _clopper_pearson(k: int, n: int, level: float) -> tuple[float, float]:
+def clopper_pearson(k: int, n: int, level: float) -> tuple[float, float]:
     """The exact interval of a share."""
     from scipy.stats import beta
 

@@ -37,10 +37,11 @@ from interp.steering._site_edits import scale_units as scale_units
 from interp.steering._site_edits import score_bias as score_bias
 from interp.steering._site_edits import set_features as set_features
 from interp.steering._site_edits import set_units as set_units
+from interp.steering._substitute import substitute as substitute
 
 __all__ = [
     "Edit", "ablate", "add", "affine", "clamp", "features", "gradient", "inject", "rotate", "scale_units",
-    "score_bias", "set_features", "set_units", "to_angle",
+    "score_bias", "set_features", "set_units", "substitute", "to_angle",
 ]  # fmt: skip
 
 

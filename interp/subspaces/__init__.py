@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from interp.subspaces._interchange import illusion as illusion
     from interp.subspaces._interchange import interchange as interchange
     from interp.subspaces._interchange import readers as readers
+    from interp.subspaces._overlap import amplification as amplification
+    from interp.subspaces._overlap import nuclear_norm as nuclear_norm
+    from interp.subspaces._overlap import overlap as overlap
     from interp.subspaces._pairs import Pairs as Pairs
     from interp.subspaces._pairs import pairs as pairs
     from interp.subspaces._stage import accuracy as accuracy
@@ -26,10 +29,13 @@ __all__ = [
     "Pairs",
     "Subspace",
     "accuracy",
+    "amplification",
     "das",
     "illusion",
     "interchange",
+    "nuclear_norm",
     "orthonormal",
+    "overlap",
     "pairs",
     "readers",
     "scan",
@@ -40,6 +46,7 @@ __getattr__, __dir__ = lazy(
     {
         "interp.subspaces._das": ("Found", "das", "scan"),
         "interp.subspaces._interchange": ("illusion", "interchange", "readers"),
+        "interp.subspaces._overlap": ("amplification", "nuclear_norm", "overlap"),
         "interp.subspaces._pairs": ("Pairs", "pairs"),
         "interp.subspaces._stage": ("accuracy",),
         "interp.subspaces._subspace": ("Flow", "Subspace", "orthonormal"),

@@ -175,6 +175,14 @@ def feature_circuit(model: Any, task: interp.Task) -> sae.FeatureGraph:
     return sae.circuit(model, task, [axes()], nodes=5, **QUIET)
 
 
+def last(model: Any) -> probes.Probes:
+    return probes.fit(model, more(model)[:8], more(model)[8:], layer=1, draws=1, **QUIET)[1]
+
+
+def concepts(model: Any) -> dict[str, steering.Direction]:
+    return steering.methods.concept_vectors(model, ["Mary", "Tom"], ["Anna"], template="{} had a", layer=1)
+
+
 OTHERS: dict[str, Verb] = {
     "attention": lambda m, t, c, d, **o: heads.attention(m, "When Mary and John went"),
     "backup": lambda m, t, c, d, **o: heads.backup(m, t, ["L1H1"], **o),
@@ -188,6 +196,49 @@ OTHERS: dict[str, Verb] = {
         m, t, steering.mean_difference(m, t[:3], t[3:], layer=1)
     ),
     "stream": lambda m, t, c, d, **o: probes.stream(m, t, monitor(m, t)),
+    "amplification": lambda m, t, c, d, **o: interp.subspaces.amplification(
+        m,
+        {"ioi": t},
+        interp.subspaces.Subspace(interp.subspaces.orthonormal(m.W_E[:2].T), "L1.resid_pre"),
+        draws=1,
+        **o,
+    ),
+    "cascade": lambda m, t, c, d, **o: probes.cascade(
+        m,
+        t.clean,
+        t.corrupt,
+        last(m),
+        probes.Question(" Mary", " John"),
+        rate=0.2,
+        calibrate=(more(m)[:8], more(m)[8:]),
+    ),
+    "collective": lambda m, t, c, d, **o: probes.collective(
+        m,
+        [more(m)[k : k + 3].tolist() for k in range(4)],
+        [more(m)[k : k + 3].tolist() for k in range(8, 12)],
+        monitor(m, t),
+        draws=1,
+    ),
+    "control_effect": lambda m, t, c, d, **o: steering.methods.control_effect(
+        m, more(m)[:8], more(m)[8:], steering.mean_difference(m, more(m)[:8], more(m)[8:], layer=1)
+    ),
+    "example_effects": lambda m, t, c, d, **o: steering.methods.example_effects(m, t, more(m)[:4]),
+    "introspection": lambda m, t, c, d, **o: steering.methods.introspection(
+        m, t.clean[:2], concepts(m), probes.Question(" Mary", " John"), strengths=[8.0], **o
+    ),
+    "pair probe": lambda m, t, c, d, **o: probes.pairs(
+        m, interp.tasks.ioi(m, n=16), ("io", "end"), ("s1", "end"), layer=1, ranks=[2], draws=1, **o
+    ),
+    "report": lambda m, t, c, d, **o: steering.methods.report(
+        m,
+        [f"{name} had a book" for name in ("Mary", "Tom", "Anna", "Paul")],
+        steering.mean_difference(m, t.clean[:3], t.clean[3:], layer=1),
+        (" Mary", " John"),
+        mark=" and",
+        end=" and ",
+        shots=[2],
+        queries=4,
+    ),
     "table": lambda m, t, c, d, **o: probes.table(m, more(m)[:8], more(m)[8:], layer=1, ks=[2], draws=1, **o),
     "watch": lambda m, t, c, d, **o: probes.watch(m, t, monitor(m, t), max_new_tokens=1)[1],
     "mixed": lambda m, t, c, d, **o: interp.lens.mixed(m, t),

@@ -52,6 +52,7 @@ REQUIRED_IN_SWEEPS = ("patch", "plan", "attribute", "screen")
 # Methods of papers read where their papers do, and a lens the whole text.
 POSITIONS_OF_PAPERS = (
     "class_neurons", "expert_units", "linear_act", "lineas", "logit", "moral_direction", "native_skills",
+    "report",
 )  # fmt: skip
 
 # Their order, wherever two of them occur.

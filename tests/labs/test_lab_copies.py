@@ -52,7 +52,14 @@ def test_nobodys_work_is_overwritten(tmp_path: Path) -> None:
 
 def test_research_notebooks_are_copied_whole_and_never_over_work(tmp_path: Path) -> None:
     paths = research(tmp_path)
-    assert [path.stem for path in paths] == ["circuits", "estimators", "patching", "smollm2", "steering"]
+    assert [path.stem for path in paths] == [
+        "circuits",
+        "estimators",
+        "features",
+        "patching",
+        "smollm2",
+        "steering",
+    ]
     assert all(nbformat.read(path, as_version=4).cells for path in paths)
     with pytest.raises(ValueError, match=r"already has circuits.ipynb, .*with somebody's work"):
         research(tmp_path)

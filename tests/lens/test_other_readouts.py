@@ -166,3 +166,24 @@ def test_planted_clusters_of_neurons_are_found() -> None:
 def test_mistakes_are_said_before_a_pass(call: Any, said: str, model: Any, rows: Any) -> None:
     with two_sides.no_pass(model), pytest.raises(ValueError, match=said):
         call(model, rows)
+
+
+def test_a_neuron_that_is_set_moves_the_token_it_writes(model: Any, rows: Any) -> None:
+    """Its output row raises one token: lists it first, and the token's lead grows with the value."""
+    W_U, W_out, token = model.W_U.detach(), model.blocks[2].mlp.W_out, 7
+    before = W_out.detach().clone()
+    try:
+        with torch.no_grad():
+            aim = W_U[:, token] - W_U.mean(1)
+            W_out[3] = 4 * (aim - aim.mean()) / aim.norm()
+        assert int(lens.read(model, ["L2N3"], top=1)["top_id"][0, 0]) == token
+        leads = []
+        for value in (0.0, 1.0, 2.0, 4.0):
+            made = interp.steering.edits.set_units("L2.post", [3], value)
+            with torch.no_grad(), interp.steering.steer(model, made):
+                logits = model(torch.tensor(rows))[:, -1]
+            leads.append(logits[:, token] - logits.mean(-1))
+        assert bool((torch.stack(leads).diff(dim=0) > 0).all())
+    finally:
+        with torch.no_grad():
+            W_out.copy_(before)

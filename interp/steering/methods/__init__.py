@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from interp.steering.methods._class_neurons import class_scores as class_scores
     from interp.steering.methods._east import covariance_direction as covariance_direction
     from interp.steering.methods._east import east as east
+    from interp.steering.methods._examples import example_effects as example_effects
     from interp.steering.methods._expert_units import ExpertUnits as ExpertUnits
     from interp.steering.methods._expert_units import aura_factors as aura_factors
     from interp.steering.methods._expert_units import expert_units as expert_units
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from interp.steering.methods._guiding import Controller as Controller
     from interp.steering.methods._guiding import guiding_giants as guiding_giants
     from interp.steering.methods._instaboost import boost_attention as boost_attention
+    from interp.steering.methods._introspection import concept_vectors as concept_vectors
+    from interp.steering.methods._introspection import introspection as introspection
     from interp.steering.methods._iti import HeadShifts as HeadShifts
     from interp.steering.methods._iti import fit_heads as fit_heads
     from interp.steering.methods._iti import head_shifts as head_shifts
@@ -61,6 +64,9 @@ if TYPE_CHECKING:
     from interp.steering.methods._manifold import manifold as manifold
     from interp.steering.methods._manifold import manifold_of as manifold_of
     from interp.steering.methods._manifold import manifold_paths as manifold_paths
+    from interp.steering.methods._metacognition import control_effect as control_effect
+    from interp.steering.methods._metacognition import quantile_labels as quantile_labels
+    from interp.steering.methods._metacognition import report as report
     from interp.steering.methods._moral import MoralDirection as MoralDirection
     from interp.steering.methods._moral import moral_direction as moral_direction
     from interp.steering.methods._neurons import Neurons as Neurons
@@ -107,16 +113,17 @@ __all__ = [
     "Neurons", "RankOne", "Skills", "SteeringPlane", "Transport", "WeightEdits", "ablate_everywhere",
     "actadd", "adaptive_vector", "add_after_prompt", "attack_scaling", "aura_factors", "austeer",
     "average_precision", "best_threshold", "bias_direction", "boost_attention", "caa", "cast",
-    "cast_condition", "class_neurons", "class_scores", "compare", "control_vector",
-    "covariance_direction", "cross_effects", "cumulativity", "east", "effect_curves", "expert_units",
-    "fit_heads", "gact", "gaussian_map", "gaussian_ot", "guiding_giants", "harm_and_refusal",
-    "head_shifts", "interference", "latent_guard", "layer_effects", "lens_divergence", "linear_act",
-    "lineas", "link", "manifold", "manifold_of", "manifold_paths", "measure", "momentum",
-    "moral_direction", "native_skills", "neuron_activations", "noisy_root", "prefixed", "probe_sweep",
-    "prompt_pair", "rank_one_adapter", "rank_skills", "redirect", "relation_neurons", "resistance",
-    "returns", "select_layer", "selectivity", "sliced_wasserstein", "steer2edit", "steering_plane",
-    "style_differences", "style_vectors", "top_neurons", "transfer", "transport_map", "tuned_bias",
-    "under_shift", "vector_paths",
+    "cast_condition", "class_neurons", "class_scores", "compare", "concept_vectors", "control_effect",
+    "control_vector", "covariance_direction", "cross_effects", "cumulativity", "east", "effect_curves",
+    "example_effects", "expert_units", "fit_heads", "gact", "gaussian_map", "gaussian_ot",
+    "guiding_giants", "harm_and_refusal", "head_shifts", "interference", "introspection", "latent_guard",
+    "layer_effects", "lens_divergence", "linear_act", "lineas", "link", "manifold", "manifold_of",
+    "manifold_paths", "measure", "momentum", "moral_direction", "native_skills", "neuron_activations",
+    "noisy_root", "prefixed", "probe_sweep", "prompt_pair", "quantile_labels", "rank_one_adapter",
+    "rank_skills", "redirect", "relation_neurons", "report", "resistance", "returns", "select_layer",
+    "selectivity", "sliced_wasserstein", "steer2edit", "steering_plane", "style_differences",
+    "style_vectors", "top_neurons", "transfer", "transport_map", "tuned_bias", "under_shift",
+    "vector_paths",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy(
@@ -168,6 +175,7 @@ __getattr__, __dir__ = lazy(
             "covariance_direction",
             "east",
         ),
+        "interp.steering.methods._examples": ("example_effects",),
         "interp.steering.methods._expert_units": (
             "ExpertUnits",
             "aura_factors",
@@ -182,6 +190,10 @@ __getattr__, __dir__ = lazy(
             "guiding_giants",
         ),
         "interp.steering.methods._instaboost": ("boost_attention",),
+        "interp.steering.methods._introspection": (
+            "concept_vectors",
+            "introspection",
+        ),
         "interp.steering.methods._iti": (
             "HeadShifts",
             "fit_heads",
@@ -203,6 +215,10 @@ __getattr__, __dir__ = lazy(
             "manifold",
             "manifold_of",
             "manifold_paths",
+        "interp.steering.methods._metacognition": (
+            "control_effect",
+            "quantile_labels",
+            "report",
         ),
         "interp.steering.methods._moral": (
             "MoralDirection",
