@@ -215,6 +215,7 @@ __getattr__, __dir__ = lazy(
             "manifold",
             "manifold_of",
             "manifold_paths",
+        ),
         "interp.steering.methods._metacognition": (
             "control_effect",
             "quantile_labels",
