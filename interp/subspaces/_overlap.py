@@ -34,8 +34,8 @@ from interp.tasks import Task
 
 @verb
 def overlap(
-    a: Float[Tensor, "n d"],
-    b: Float[Tensor, "m d"],
+    a: Float[Tensor, "n width"],
+    b: Float[Tensor, "m other"],
     ks: Sequence[int] = (1, 2, 4, 8),
     *,
     centred: bool = True,
