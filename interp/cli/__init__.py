@@ -34,6 +34,7 @@ _VERBS = {  # where the function of each verb is
     "_lists": ("models", "tasks"),
     "_live": ("explore", "serve"),
     "_show": ("show", "status", "compare"),
+    "steer._chat": ("chat",),
     "steer._directions": ("fit", "calibrate", "bake"),
     "steer._effects": ("sweep", "generate"),
 }

@@ -17,6 +17,7 @@ from interp.engine import block as B
 from interp.models.parts import Block, Weights
 
 Taps = Mapping[tuple[str, int], Callable[[Tensor], Tensor]]  # by site and layer, of [run, pos, ...]
+SCORES = "attn_scores"  # a tap at masked scores [run, head, query, key], asked for by name alone
 Keep = Callable[[int, Tensor, Tensor], object]  # layer, finished keys and values [run, pos, kv head, d_head]
 
 
@@ -41,30 +42,38 @@ def forward(
 ) -> Float[Tensor, "run pos d_model"]:
     """The stream before block `stop` (None: after the last), from the stream before block `start`.
 
-    taps see the activations [run, pos, ...] at their site and layer (patterns [run, head, dst, src]), and say
-    what to go on with. attend: by default each run attends to itself, from position 0 on. fused: without a
+    taps see the activations [run, pos, ...] at their site and layer (patterns and `SCORES` [run, head, dst,
+    src]), and say what to go on with. attend: by default each run attends to itself, from position 0 on. fused: without a
     pattern where no tap wants it.
     """
     size, taps = (x.shape[0], x.shape[1]), taps or {}
     if attend is None:
-        alone = [layer for layer in range(len(weights.blocks)) if fused and ("pattern", layer) not in taps]
-        attend = whole_runs(size, x.device, fused=alone)
+        scored = [layer for site, layer in taps if site == SCORES]
+        layers = range(len(weights.blocks)) if fused else ()
+        alone = [layer for layer in layers if ("pattern", layer) not in taps and layer not in scored]
+        attend = whole_runs(size, x.device, fused=alone, scored=scored)
 
     def tap(site: str, layer: int, tensor: Tensor, group: B.Group | None = None) -> Tensor:
         act = taps.get((site, layer))
         if act is None:
             return tensor
-        return act(tensor.unflatten(0, size)).flatten(0, 1) if group is None else act(tensor)
+        by_pair = group is not None or site == SCORES
+        return act(tensor) if by_pair else act(tensor.unflatten(0, size)).flatten(0, 1)
 
     return through_blocks(weights, x.flatten(0, 1), attend, tap, start, stop).unflatten(0, size)
 
 
 def whole_runs(
-    size: tuple[int, int], device: torch.device, keep: Keep | None = None, fused: Container[int] = ()
+    size: tuple[int, int],
+    device: torch.device,
+    keep: Keep | None = None,
+    fused: Container[int] = (),
+    scored: Container[int] = (),
 ) -> B.Attend:
     """Attention of whole runs to themselves; size: (runs, positions). `keep` gets keys and values.
 
-    fused: layers whose pattern nobody asks for; where they can do without, it is never made.
+    fused: layers whose pattern nobody asks for; where they can do without, it is never made. scored: layers
+    whose scores are tapped.
     """
     n, n_pos = size
     pos = torch.arange(n_pos, device=device)
@@ -80,7 +89,9 @@ def whole_runs(
         if layer in fused and attn.fused:
             z = B.fused(attn, q, k, v)
         else:
-            pattern = tap("pattern", layer, attn.weigh(B.scores(attn, q, k, pos)), group)
+            scores = B.scores(attn, q, k, pos)
+            scores = tap(SCORES, layer, scores) if layer in scored else scores
+            pattern = tap("pattern", layer, attn.weigh(scores), group)
             z = B.mix(attn.factor(pattern), v)
         return tap("z", layer, z.flatten(0, 1))
 

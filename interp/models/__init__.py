@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     from interp.models._anatomy import logits as logits
     from interp.models._anatomy import model_fingerprint as model_fingerprint
     from interp.models._anatomy import part_in_training as part_in_training
+    from interp.models._experts import changed_gates as changed_gates
     from interp.models._experts import expert_points as expert_points
+    from interp.models._experts import experts_per_token as experts_per_token
+    from interp.models._export import export as export
     from interp.models._fetch import get as get
     from interp.models._load import ModelNotReachable as ModelNotReachable
+    from interp.models._load import in_hub_format as in_hub_format
     from interp.models._load import load as load
     from interp.models._own import require_free as require_free
     from interp.models._own import save as save
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from interp.models._weights import attentions as attentions
     from interp.models._weights import attn_out_norm as attn_out_norm
     from interp.models._weights import final_norm as final_norm
+    from interp.models._weights import layer_with_same_weight as layer_with_same_weight
     from interp.models._weights import stream_norms as stream_norms
     from interp.models._weights import unsupported as unsupported
     from interp.models._weights import weights as weights
@@ -46,15 +51,16 @@ _ANATOMY = (
     *("activation_shape", "lasting", "part_in_training"),
 )
 _NORMS = ("attn_out_norm", "final_norm", "stream_norms")
-_WEIGHTS = ("ACTIVATIONS", "attentions", "unsupported", "weights", *_NORMS)
+_WEIGHTS = ("ACTIVATIONS", "attentions", "layer_with_same_weight", "unsupported", "weights", *_NORMS)
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "interp.models._anatomy": _ANATOMY,
         "interp.models._bundled": ("Card", "available"),
-        "interp.models._experts": ("expert_points",),
+        "interp.models._experts": ("changed_gates", "expert_points", "experts_per_token"),
+        "interp.models._export": ("export",),
         "interp.models._fetch": ("get",),
-        "interp.models._load": ("ModelNotReachable", "load"),
+        "interp.models._load": ("ModelNotReachable", "in_hub_format", "load"),
         "interp.models._own": ("require_free", "save"),
         "interp.models._recipe": ("Recipe", "recipe"),
         "interp.models._release": ("cache_holds",),

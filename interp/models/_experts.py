@@ -18,16 +18,18 @@ A shared expert (Qwen 2) stands beside the mixture and is no part of these sites
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from interp.models._architecture import Model, inner, is_mixture
+from interp.models._architecture import Model, inner, is_mixture, transformers_config
 from interp.places import EXPERT_SITES, hook_name
 
 _HOOKED = ("MoE", "GptOssMoE")  # HookedTransformer's own mixtures
@@ -57,6 +59,51 @@ def expert_points(model: Model, sites: Iterable[str]) -> Iterator[None]:
                 for handle in mixture.attach(block.mlp):
                     stack.callback(handle.remove)
         yield
+
+
+def experts_per_token(model: Model) -> int:
+    """How many experts a token goes through."""
+    mlp = model.blocks[_first(model)].mlp
+    own = getattr(mlp, "experts_per_token", None)
+    return int(transformers_config(model).num_experts_per_tok if own is None else own)
+
+
+@contextmanager
+def changed_gates(model: Model, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """By layer, a function of the gate's logits [token, expert] before experts are chosen, for the block.
+
+    A gate of transformers takes its logits, chooses and weighs in one `forward`, which therefore runs with its
+    one product watched. Raises ValueError for a layer whose gate is not in a form that is known here.
+    """
+    with ExitStack() as stack:
+        for layer, change in changes.items():
+            mlp = model.blocks[layer].mlp
+            gate = mlp.W_gate if type(mlp).__name__ == "MoE" else _innermost(getattr(inner(mlp), "gate", None))
+            if gate is None:
+                gate = _innermost(getattr(inner(mlp), "router", None))
+            if getattr(getattr(gate, "weight", None), "ndim", 0) != 2:
+                raise ValueError(f"the gate of layer {layer} ({type(mlp).__name__}) is not known here.")
+            gate.forward = partial(_with_logits, gate.forward, gate.weight, change)
+            stack.callback(vars(gate).pop, "forward")
+        yield
+
+
+def _with_logits(forward: Callable[..., Any], weight: Tensor, change: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
+    with _Watched(weight, change):
+        return forward(*args, **kwargs)
+
+
+class _Watched(TorchFunctionMode):
+    """What a product with one weight gives is changed before anything sees it."""
+
+    def __init__(self, weight: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight, self.change = weight, change
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        linear = func is nn.functional.linear and len(args) > 1 and args[1] is self.weight
+        return self.change(out) if linear else out
 
 
 def _first(model: Model) -> int:

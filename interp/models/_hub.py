@@ -45,7 +45,7 @@ def load_folder(
     require_whole_model(folder, config)
     as_read = bool(placement or config.get("quantization_config"))  # where they lie, in their numbers
     with _release.quiet(), offline(), torch.no_grad():
-        hf_model = _read(folder, config, dtype, placement)
+        hf_model = read(folder, config, dtype, placement)
         hf_model = hf_model.eval() if as_read else hf_model.to(device).eval()
         tokenizer, expected = read_tokenizer(folder), Expected.of(hf_model)
         if _release.has_hooked_transformer() and not as_read:
@@ -121,14 +121,20 @@ def label(folder: Path) -> str:
     return f"{where.parent.name}/{where.name}" if where.name == "hf" else where.name
 
 
-def _read(folder: Path, config: dict[str, Any], dtype: torch.dtype | None, placement: Placement) -> Any:
+def read(
+    folder: Path,
+    config: dict[str, Any],
+    dtype: torch.dtype | None,
+    placement: Placement | None = None,
+) -> Any:
     """The transformers model, with every weight from the file."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     wanted = dtype or written_dtype(folder, config)
     as_read = bool(placement or config.get("quantization_config"))
-    options = {"dtype": wanted, **placement.options} if as_read else {}
+    placed = {} if placement is None else placement.options
+    options = {"dtype": wanted, **placed} if as_read else {}
     try:
         found: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),

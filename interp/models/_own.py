@@ -136,11 +136,11 @@ def save(model: Model, folder: Path, source: str | Path | None = None) -> Path:
     require_free(folder)
     origin = _origin(source)
     if is_bridge(model):
-        state, config = _of_bridge(model, origin)
+        state, config = of_bridge(model, origin)
     else:
-        state, config = _of_hooked(model)
+        state, config = of_hooked(model)
     config["model_name"] = f"{model.cfg.model_name}-{folder.name}"
-    _write_tokenizer(model, folder, origin)
+    write_tokenizer_of(model, folder, origin)
     from safetensors.torch import save_file
 
     with whole(folder / FILE) as unfinished:
@@ -166,7 +166,8 @@ def _origin(source: str | Path | None) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
-def _of_hooked(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def of_hooked(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict and the fields of a HookedTransformer, as our own format has them."""
     state = {name: value for name, value in model.state_dict().items() if not name.endswith(BUFFERS)}
     fields = (field for field in dataclasses.fields(model.cfg) if field.name not in DERIVED)
     kept = [field for field in fields if _is_set(model.cfg, field)]
@@ -175,7 +176,8 @@ def _of_hooked(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, config
 
 
-def _of_bridge(model: Model, origin: Path | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def of_bridge(model: Model, origin: Path | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The same of a bridge that came from a folder in our own format."""
     if model.cfg.architecture == "TransformerLensNative":
         return _of_native(model)
     config = None if origin is None else read_config(origin)
@@ -232,9 +234,11 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
 
 
-def _write_tokenizer(model: Model, folder: Path, origin: Path | None) -> None:
+def write_tokenizer_of(model: Model, folder: Path, origin: Path | None) -> None:
+    """The tokenizer's files of the folder that the model came from, else the model's own tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     names = (*TOKENIZER_FILES, "special_tokens_map.json", "merges.txt", "added_tokens.json")
+    names += ("chat_template.jinja",)
     for place in () if origin is None else (origin, origin / "hf"):
         if any((place / name).is_file() for name in TOKENIZER_FILES):
             for name in (name for name in names if (place / name).is_file()):

@@ -99,9 +99,9 @@ def build(
     flags: dict[str, Any],
 ) -> Any:
     """A TransformerBridge in compatibility mode that computes what the state dict says."""
-    target = LLAMA if fields.get("positional_embedding_type") == "rotary" else GPT2
+    target = _target(fields)
     fields = _settled(folder, fields)
-    misfit = _misfit(fields, COMMON | target.rules)
+    misfit = _misfit(fields, COMMON | target.rules, "under this release of TransformerLens it")
     if _is_native(fields, state, misfit):
         from interp.models import _own_as_native  # which imports TransformerLens
 
@@ -119,10 +119,30 @@ def build(
     return _release.bridge(fields["model_name"], hf_model, tokenizer, default | flags)
 
 
+def as_transformers(name: str, fields: Fields, state: State) -> Any:
+    """The transformers model that computes what the state dict says. ValueError where no class of it does."""
+    target = _target(fields)
+    fields = _settled(Path(name), fields)
+    misfit = _misfit(fields, COMMON | target.rules, "in GPT-2 and Llama, the classes that hold such models, it")
+    if misfit:
+        raise ValueError(f"{name}: {misfit}, so transformers has no class to export it to.")
+    for bias in target.zero(fields):
+        if bias in state and state[bias].any():
+            raise ValueError(
+                f"{name}: {bias!r} is not zero, and {target.kind} has no place for it. It comes from folding "
+                "(fold_ln=True): load the model without, make the edit there, and export that."
+            )
+    return _filled(target.kind, target.config(fields, state), target.weights(fields, state))
+
+
+def _target(fields: Fields) -> Target:
+    return LLAMA if fields.get("positional_embedding_type") == "rotary" else GPT2
+
+
 def _is_native(fields: Fields, state: State, misfit: str | None) -> bool:
     """Whether TransformerLens's own model holds it, and no class of transformers does."""
     biased = "unembed.b_U" in state and bool(state["unembed.b_U"].any())
-    return (misfit is not None or biased) and _misfit(fields, NATIVE_RULES) is None
+    return (misfit is not None or biased) and _misfit(fields, NATIVE_RULES, "it") is None
 
 
 def _settled(folder: Path, fields: Fields) -> Fields:
@@ -141,15 +161,12 @@ def _settled(folder: Path, fields: Fields) -> Fields:
     return settled
 
 
-def _misfit(fields: Fields, rules: dict[str, tuple[Any, ...]]) -> str | None:
-    """The first field that a target cannot hold, in words."""
+def _misfit(fields: Fields, rules: dict[str, tuple[Any, ...]], where: str) -> str | None:
+    """The first field that a target cannot hold, in words; where: what has the rules."""
     for name, values in rules.items():
         value = fields.get(name, values[0])
         if value not in values:
-            return (
-                f"{name} is {value!r}; under this release of TransformerLens it must be "
-                f"{' or '.join(map(repr, values))}"
-            )
+            return f"{name} is {value!r}; {where} must be {' or '.join(map(repr, values))}"
     return None
 
 
@@ -182,7 +199,7 @@ def _filled(kind: str, config: Any, found: dict[str, Tensor]) -> Any:
     """
     import transformers
 
-    model = getattr(transformers, kind)(config)
+    model = getattr(transformers, kind)(config).to(next(iter(found.values())).dtype)
     result = model.load_state_dict({name: value.contiguous() for name, value in found.items()}, strict=False)
     left = [name for name in result.missing_keys if "ln_" not in name and "norm" not in name]
     if left or result.unexpected_keys:

@@ -60,6 +60,11 @@ def note(model: Model, name: str, device: Any, dtype: Any, flags: dict[str, Any]
     return model
 
 
+def loaded_as(model: Model) -> str | None:
+    """The name or folder that `load` was given for this model; None for one that it did not make."""
+    return _loaded[model][0] if model in _loaded else None
+
+
 def recipe(model: Model) -> Recipe:
     """How another process gets this model. Cost: its weights are read once.
 

@@ -112,6 +112,18 @@ def _require_matrices(model: Model) -> None:
         )
 
 
+def layer_with_same_weight(model: Model, layer: int, part: str) -> int | None:
+    """Another layer whose output matrix is the very tensor of this one's; part: "attn" or "mlp"."""
+    name = "W_O" if part == "attn" else "W_out"
+    own = getattr(getattr(model.blocks[layer], part, None), name, None)
+    for other, block in enumerate(model.blocks):
+        weight = getattr(getattr(block, part, None), name, None)
+        both = isinstance(own, Tensor) and isinstance(weight, Tensor)
+        if other != layer and both and own.data_ptr() == weight.data_ptr():
+            return other
+    return None
+
+
 def stream_norms(model: Model) -> list[tuple[torch.nn.Module, Norm]]:
     """The modules of all norms that the stream passes, after the embedding, with what they compute."""
     names = ("ln1", "ln1_post", "ln2", "ln2_post")

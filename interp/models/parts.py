@@ -58,7 +58,7 @@ class Rotary:
         else:
             flipped = torch.cat((-turned[..., dim // 2 :], turned[..., : dim // 2]), -1)
         rotated = (turned * cos + flipped * sin).to(x.dtype)  # OLMo's tables are float32 in any model
-        return torch.cat((rotated, x[..., dim:]), -1)
+        return rotated if dim == x.shape[-1] else torch.cat((rotated, x[..., dim:]), -1)
 
 
 @dataclass(frozen=True, eq=False)

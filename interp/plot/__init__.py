@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from interp.plot._compare import compare as compare
     from interp.plot._contexts import contexts as contexts
     from interp.plot._curve import curve as curve
+    from interp.plot._edits import edits as edits
     from interp.plot._export import save_html as save_html
     from interp.plot._export import save_image as save_image
     from interp.plot._feature_graph import feature_graph as feature_graph
@@ -40,6 +41,7 @@ __all__ = [
     "compare",
     "contexts",
     "curve",
+    "edits",
     "feature_graph",
     "features",
     "heads",
@@ -63,6 +65,7 @@ __getattr__, __dir__ = lazy(
         "interp.plot._circuit": ("circuit",),
         "interp.plot._compare": ("compare",),
         "interp.plot._curve": ("curve",),
+        "interp.plot._edits": ("edits",),
         "interp.plot._export": ("save_html", "save_image"),
         "interp.plot._contexts": ("contexts",),
         "interp.plot._feature_graph": ("feature_graph",),

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from interp.steering import gates as gates
     from interp.steering import measures as measures
     from interp.steering import methods as methods
+    from interp.steering._audit import audit as audit
+    from interp.steering._audit import edited_direction as edited_direction
     from interp.steering._bake import bake as bake
     from interp.steering._direction import Direction as Direction
     from interp.steering._direction import controls as controls
@@ -53,8 +55,8 @@ if TYPE_CHECKING:
     from interp.steering.measures import calibrate as calibrate
 
 __all__ = [
-    "Direction", "Intervention", "ablate", "activations", "add", "bake", "calibrate", "clamp", "controls",
-    "edits", "estimators", "extract", "gates", "generate", "lda", "learn", "logistic", "mean_difference",
+    "Direction", "Intervention", "ablate", "activations", "add", "audit", "bake", "calibrate", "clamp", "controls",
+    "edited_direction", "edits", "estimators", "extract", "gates", "generate", "lda", "learn", "logistic", "mean_difference",
     "measures", "methods", "optimise", "pca", "rotate", "selectors", "side_by_side", "steer", "sweep",
     "texts", "when", "writers",
 ]  # fmt: skip
@@ -65,6 +67,7 @@ _get, __dir__ = lazy(
         "interp._activations": ("activations",),
         "interp.models.places": ("writers",),
         "interp.probes": ("selectors",),
+        "interp.steering._audit": ("audit", "edited_direction"),
         "interp.steering._bake": ("bake",),
         "interp.steering._direction": ("Direction", "controls"),
         "interp.steering._generate": ("generate", "texts"),

@@ -24,7 +24,7 @@ from torch import Tensor
 from interp._verbs import verb
 from interp.engine.compare import departure
 from interp.engine.trust import short_row
-from interp.models import Model, anatomy, logits
+from interp.models import Model, anatomy, layer_with_same_weight, logits
 from interp.models.places import width
 from interp.places import Place
 from interp.steering._edit_types import Ablate, Add, Affine, Clamp, Edit, ScaleUnits, SetUnits
@@ -131,6 +131,8 @@ def _plan(model: Model, each: Intervention) -> _Plan:
     if edit.linear(zero) is None:
         raise ValueError(f"{type(edit).__name__} at {each.site} is not affine: it cannot be baked.")
     plan = _weights(model, each.place)
+    if plan.before is not None or (plan.rows and each.place.site != "resid_pre"):
+        require_own_weight(model, each.place)
     shifts = bool((edit.offset(zero) != 0).any())
     if plan.bias is None and plan.shift is None and shifts:
         raise ValueError(
@@ -144,6 +146,11 @@ def _plan(model: Model, each: Intervention) -> _Plan:
     if plan.before is not None and not isinstance(edit, _SYMMETRIC):
         raise ValueError(f"{type(edit).__name__} at {each.site} cannot be baked; use attn_out or mlp_out.")
     for target in (*plan.rows, plan.bias, plan.before, plan.shift):
+        if target is not None and not target.is_floating_point():
+            raise ValueError(
+                f"the weights at {each.site} are quantised ({target.dtype}): an edit cannot be written into "
+                "them. Load the model in float32 or bfloat16."
+            )
         if target is not None and not _is_live(model, target):
             raise ValueError(
                 f"the weights at {each.site} are not this model's own storage: they cannot be baked."
@@ -186,6 +193,17 @@ def writer(model: Model, where: Place) -> Tensor:
     if not _is_live(model, weight):
         raise ValueError(f"the weight at {where} is not this model's own storage: it cannot be edited.")
     return weight if where.head is None else weight[where.head]
+
+
+def require_own_weight(model: Model, where: Place) -> None:
+    """ValueError where another layer has the very same output matrix."""
+    layer = where.layer or 0
+    other = layer_with_same_weight(model, layer, "mlp" if where.site in ("mlp_out", "post") else "attn")
+    if other is not None:
+        raise ValueError(
+            f"layers {layer} and {other} share the weight at {where}: an edit of one is an edit of both. Use "
+            "steer."
+        )
 
 
 def _bias_of(model: Model, layer: int, last: bool) -> _Plan:

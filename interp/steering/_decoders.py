@@ -19,9 +19,9 @@ from torch import Tensor
 
 from interp._verbs import warn
 from interp.engine import block as B
-from interp.engine.forward import forward, unembed
+from interp.engine.forward import SCORES, forward, unembed
 from interp.models import Model, cache_holds, is_bridge
-from interp.models.parts import Block, Weights
+from interp.models.parts import Attention, Block, Weights
 from interp.prompts import Prompts
 from interp.steering._clock import Clock
 from interp.steering._intervention import Intervention
@@ -96,6 +96,7 @@ class FastDecoder:
         self._first = None if bool(real.all()) else real.int().argmax(1)  # [row], the first real column
         self._done = 0  # columns in the cache
         self._cache: list[tuple[Tensor, Tensor]] = []
+        self._joint: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def logits(self) -> Float[Tensor, "row vocab"]:
         """Run what has not been run, and give the logits after the last column."""
@@ -117,6 +118,14 @@ class FastDecoder:
         """Add a token to every row."""
         self.tokens = torch.cat((self.tokens, new[:, None]), 1)
         self.mask = torch.cat((self.mask, torch.ones_like(self.mask[:, :1])), 1)
+
+    def joint(self, layer: int, attn: Attention) -> tuple[Tensor, Tensor | None] | None:
+        """The layer's W_Q, W_K and W_V side by side, copied at the first step of one token; None on a GPU."""
+        if attn.W_Q.device.type != "cpu" or attn.W_V.shape[-1] != attn.W_Q.shape[-1]:
+            return None
+        if layer not in self._joint:
+            self._joint[layer] = B.joined(attn)
+        return self._joint[layer]
 
     def remember(self, layer: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put away keys and values [row, kv head, pos, d_head] of the columns from `start` on; all so far."""
@@ -159,7 +168,11 @@ class _Attend:
 
     def __call__(self, block: Block, layer: int, x: Tensor, tap: B.Tap) -> Tensor:
         n, at, attn, h = len(self.column), self.position, block.attn, B.normed(block.attn_norm, x)
-        q, k, v = B.qkv(attn, layer, (h, at), (h, at), tap)  # each [row · pos, head, d_head]
+        joint = self.decoder.joint(layer, attn) if n == 1 and self.start else None
+        if joint is None:
+            q, k, v = B.qkv(attn, layer, (h, at), (h, at), tap)  # each [row · pos, head, d_head]
+        else:
+            q, k, v = B.qkv_joined(attn, layer, h, at, joint, tap)
         rows, heads = len(q) // n, q.shape[1]
         k, v = (each.unflatten(0, (rows, n)).transpose(1, 2) for each in (k, v))
         k, v = self.decoder.remember(layer, self.start, k, v)
@@ -169,6 +182,7 @@ class _Attend:
         scores = B.biased(attn, scores, self.column)
         hidden = self.hidden(attn.window)
         scores = scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
+        scores = tap(SCORES, layer, scores) if (SCORES, layer) in self.decoder.taps else scores
         z = scores.softmax(-1).view(rows, kv, -1, k.shape[2]) @ v  # [row, kv, share · pos, d_head]
         z = z.view(rows, heads, n, -1).transpose(1, 2).reshape(rows * n, heads, -1)
         return tap("z", layer, z)

@@ -359,15 +359,31 @@ class Gradient(Edit):
 
 @dataclass(frozen=True, eq=False)
 class ScoreBias(Edit):
-    """Scores [row, head, dst, src] + bias on the sources in `source`, a set of absolute positions."""
+    """Scores [row, head, dst, src] + bias on the sources in `source`, a set of absolute positions.
+
+    bias: -inf takes the sources away; a query that sees nothing else keeps them. scale: added beside it, times
+    the median of the scores that each query sees.
+    """
 
     source: Positions
     bias: float | int
+    scale: float | int = 0.0
     point = "attn_scores"
 
     def __call__(self, h: Tensor) -> Tensor:
         raise ValueError("score_bias depends on positions, so it needs a running pass: use it in steer.")
 
     def at(self, h: Tensor, frame: Frame) -> Tensor:
-        sources = self.source(frame.keys)  # [row, src]
-        return h + self.bias * sources[:, None, None].to(h.dtype)
+        sources = self.source(frame.keys)[:, None, None]  # [row, 1, 1, src]
+        if self.bias == -math.inf:
+            without = h.masked_fill(sources, -math.inf)
+            return torch.where(_seen(without).any(-1, keepdim=True), without, h)
+        if not self.scale:
+            return h + self.bias * sources.to(h.dtype)
+        median = h.masked_fill(~_seen(h), math.nan).nanmedian(-1, keepdim=True).values
+        return torch.where(sources, h + (self.bias + self.scale * median.nan_to_num()), h)
+
+
+def _seen(scores: Tensor) -> Tensor:
+    """Which keys are not hidden; masks are minus infinity, or the least number."""
+    return scores > torch.finfo(scores.dtype).min / 2

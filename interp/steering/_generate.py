@@ -83,12 +83,12 @@ def generate(
     tokens, real = left_padded(rows, fill)
     reach = tokens.shape[1] + max_new_tokens
     with torch.no_grad(), decoding(model, tokens, real, checked, use_cache, engine, reach, rows) as decoder:
-        whole = _decode(decoder, max_new_tokens, draws.chooser(rows), ends, fill)
+        whole = continued(decoder, max_new_tokens, ends, fill, draws.chooser(rows))
     if whole is None:
         raise ValueError(_broken(model, checked, decoder.tokens, decoder.mask, rows))
     marks = None if mask is None else torch.as_tensor(mask).reshape(len(rows), -1)
     if marks is None or bool(marks[:, 0].all()):
-        return _right_padded(whole, real, fill)
+        return right_padded(whole, real, fill)
     more = (
         marks.shape[1] - real.shape[1]
     )  # columns of padding that no row needs: new tokens stay behind the ids
@@ -112,7 +112,7 @@ def decoding(
     """
     lengths = real.sum(1)
     weights = own_weights(
-        model, made, _right_padded(tokens, real, 0), lengths, engine=engine,
+        model, made, right_padded(tokens, real, 0), lengths, engine=engine,
         reach=min(reach, vocabulary.context(model) or reach),
         instead=f"a pass of {len(tokens):,} rows through the model and its hooks for every token",
     )  # fmt: skip
@@ -150,10 +150,10 @@ def left_padded(rows: Prompts, fill: int) -> tuple[Int[Tensor, "prompt pos"], Bo
     return rows.tokens.gather(1, column.clamp(min=0)).masked_fill(~real, fill), real
 
 
-def _decode(
-    decoder: Decoder | FastDecoder, n_new: int, choose: Chooser, ends: Int[Tensor, "end"], fill: int
+def continued(
+    decoder: Any, n_new: int, ends: Int[Tensor, "end"], fill: int, choose: Chooser = None
 ) -> Tensor | None:
-    """Prompts and what follows; None where logits are not finite."""
+    """Prompts and what a decoder makes follow; None where logits are not finite."""
     over = torch.zeros(len(decoder.tokens), dtype=torch.bool, device=decoder.tokens.device)
     for _ in range(n_new):
         logits = decoder.logits()
@@ -275,7 +275,7 @@ class _Draws:
         return shares, ids[:, : self.top_k]
 
 
-def _right_padded(whole: Tensor, real: Tensor, fill: int) -> Tensor:
+def right_padded(whole: Tensor, real: Tensor, fill: int) -> Tensor:
     """Each row moved to the left edge."""
     shift = real.shape[1] - real.sum(1)
     column = torch.arange(whole.shape[1], device=whole.device) + shift[:, None]

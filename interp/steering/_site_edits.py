@@ -184,7 +184,9 @@ def score_bias(
 ) -> Made:
     """Attention to the positions in `source` times `factor`, then normalised again (InstABoost, 2506.13734).
 
-    Done as log(factor) on the scores. `when` says from which positions (destinations); heads=None: all.
+    Done as log(factor) on the scores; a factor of 0 takes the positions away (a query that sees nothing else
+    keeps them), and rows of attention still add up to 1. `when` says from which positions (destinations);
+    heads=None: all.
 
     Example:
         >>> from interp import steering
@@ -193,10 +195,10 @@ def score_bias(
         1
     """
     finite("factor", factor)
-    if not factor > 0:
-        raise ValueError(f"factor is {factor}; it must be finite and above 0.")
+    if not factor >= 0:
+        raise ValueError(f"factor is {factor}; it must be finite, and 0 or more.")
     chosen = None if heads is None else tuple(heads)
-    edit = ScoreBias(parse_positions(source), math.log(factor))
+    edit = ScoreBias(parse_positions(source), math.log(factor) if factor else -math.inf)
     return (Intervention(Place("pattern", layer), edit, when, None, chosen),)
 
 

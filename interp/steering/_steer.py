@@ -87,8 +87,11 @@ def taps(interventions: Iterable[Intervention], clock: Clock) -> Taps:
     """What the interventions do at each site and layer, in the order given, for `engine.forward`."""
     acts: dict[tuple[str, int], list[Act]] = {}
     for each in interventions:
-        for where, act in each.taps(clock):
+        *reads, (place, edit) = each.taps(clock)
+        site = getattr(each.edit, "point", None) or place.site
+        for where, act in reads:
             acts.setdefault((where.site, where.layer or 0), []).append(act)
+        acts.setdefault((site, place.layer or 0), []).append(edit)
     return {where: partial(_in_turn, listed) for where, listed in acts.items()}
 
 
@@ -113,7 +116,6 @@ def own_weights(
     The other arguments are those of `trust.own_weights`. Hook points that are used instead are proved.
     """
     places = [where for each in interventions for where in each.places]
-    scores = any(where.site not in PASSED for where in places)
     parts = trust.own_weights(
         model,
         tokens,
@@ -122,7 +124,6 @@ def own_weights(
         reach=reach,
         engine=engine,
         instead=instead,
-        unable="an intervention acts on attention scores" if scores else None,
     )
     if parts is None:
         prove(model, interventions, tokens, lengths)

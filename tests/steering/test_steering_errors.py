@@ -70,7 +70,7 @@ def test_steering(silent, draw):
         (lambda: steering.edits.scale_units("L1.post", [40], 0.0), "units 0 to 39"),
         (lambda: steering.edits.scale_units("L1.z", [4], 0.0), "heads 0 to 3"),
         (lambda: steering.edits.scale_units("L1.resid_pre", [4], 0.0), "has no units"),
-        (lambda: steering.edits.score_bias(1, positions.at(0), 0.0), "above 0"),
+        (lambda: steering.edits.score_bias(1, positions.at(0), -1.0), "0 or more"),
         (lambda: steering.rotate(good, 2 * good, 1.0), "parallel"),
         (lambda: steering.edits.inject(good), "Use add"),
         (lambda: "add", "expected an intervention, got str"),

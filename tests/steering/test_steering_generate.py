@@ -127,10 +127,7 @@ def test_which_engine_runs(model, ids, draw, monkeypatch):
     biased = steering.edits.score_bias(1, positions.at(1), 5.0)
     assert steps(made("L1.resid_pre", positions.generated, draw)) == 3
     assert steps(engine="reference") == 0
-    with pytest.warns(UserWarning, match="acts on attention scores"):
-        assert steps(biased) == 0
-    with pytest.raises(ValueError, match="acts on attention scores"):
-        steps(biased, engine="fast")
+    assert steps(biased) == 3
     with pytest.raises(ValueError, match="not one of"):
         steps(engine="slow")
     hook = ("blocks.0.hook_resid_pre", lambda tensor, hook: tensor)

@@ -1,1 +1,1 @@
-"""`interp steer fit | sweep | generate | calibrate | bake`."""
+"""`interp steer fit | sweep | generate | chat | calibrate | bake`."""

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 from interp.cli._inputs import clean_name, load
 from interp.cli._output import Output, require_folder
 from interp.cli._summary import repeated
-from interp.cli.steer._prompts import classes, direction_of, one_place, prompts_of, read_lines, when_of
+from interp.cli.steer._prompts import (
+    classes,
+    direction_of,
+    one_place,
+    prompts_of,
+    read_lines,
+    read_prompts,
+    under,
+    when_of,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -53,9 +62,14 @@ def fit(args: argparse.Namespace, out: Output) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """What can be said without a model."""
-    files = [args.positive, args.negative]
-    if (args.task is not None) == any(files) or (any(files) and not all(files)):
-        raise ValueError("give --task, or --positive and --negative (files of prompts).")
+    sources = ([args.task], [args.positive, args.negative], [args.system, args.against, args.prompts])
+    given = [source for source in sources if any(each is not None for each in source)]
+    if len(given) != 1 or any(each is None for each in given[0]):
+        raise ValueError(
+            "give --task, or --positive and --negative (files of prompts), or --system and --against (system "
+            "prompts of a chat model) with --prompts."
+        )
+
 
 
 def _live(direction: Direction, out: Output) -> Direction:
@@ -72,8 +86,12 @@ def _live(direction: Direction, out: Output) -> Direction:
 
 def _sides(model: Any, args: argparse.Namespace) -> tuple[Sides, Sides, str]:
     """Prompts to find the direction in, prompts to measure it on, and what to say of them."""
+    if args.system is not None:
+        requests = read_lines(args.prompts)
+        train = (under(args.system, requests), under(args.against, requests))
+        return train, train, f"{len(requests)} requests under two system prompts; the AUROC is on these"
     if args.task is None:
-        train = (read_lines(args.positive), read_lines(args.negative))
+        train = (read_prompts(args.positive), read_prompts(args.negative))
         counts = f"{len(train[0])} positive and {len(train[1])} negative prompts"
         return train, train, f"{counts}; the AUROC is on these prompts"
     drawn = classes(model, args.task, args.n, args.seed, held_out=False)
@@ -112,7 +130,8 @@ def _by_place(rows: list[Row], column: str, axis: str, title: str, subtitle: str
 def _folder(args: argparse.Namespace) -> Path:
     if args.out is not None:
         return args.out
-    parts = [Path(args.model).name, args.task or Path(args.positive).stem, args.method]
+    prompts = args.task or Path(args.positive or args.prompts).stem
+    parts = [Path(args.model).name, prompts, args.method]
     return Path("out") / "-".join(map(clean_name, parts))
 
 
@@ -172,13 +191,16 @@ def bake(args: argparse.Namespace, out: Output) -> None:
     """The folder, whose path comes last; how far its logits are from those under hooks before."""
     import interp
     from interp import steering
-    from interp.models import require_free, save
+    from interp.models import export, require_free, save
 
     if (args.coefficient is None) != args.ablate:
         raise ValueError("give --coefficient or --ablate, one of them.")
     folder = args.out or args.direction.parent / "baked"
     if repeated(args, folder.parent, out):
         return
+    hub = _is_hub(args)
+    if hub and folder.exists():
+        raise ValueError(f"{folder} exists already. Choose another folder, or remove it.")
     require_free(folder)
     require_folder(folder)
     model = interp.load(args.model)
@@ -186,7 +208,7 @@ def bake(args: argparse.Namespace, out: Output) -> None:
     tokens = _tokens(model)
     hooked = _logits(model, tokens, edits)
     with steering.bake(model, edits):
-        path = save(model, folder, source=args.model)
+        path = (export if hub else save)(model, folder, source=args.model)
     error = _difference(hooked, _logits(interp.load(path), tokens, ()))
     if error > _TOLERANCE:
         raise ValueError(
@@ -194,9 +216,17 @@ def bake(args: argparse.Namespace, out: Output) -> None:
             "loading processes the weights; steer with hooks instead."
         )
     out.say(f"largest difference from steering with hooks: {error:.2g} of the largest logit")
-    out.say(f"load it with interp.load({str(path)!r})")
+    alone = f", or with transformers: AutoModelForCausalLM.from_pretrained({str(path)!r})" if hub else ""
+    out.say(f"load it with interp.load({str(path)!r}){alone}")
     out.tell(model=args.model, largest_difference=error)
     out.wrote("model", path)
+
+
+def _is_hub(args: argparse.Namespace) -> bool:
+    """Whether the model is written in the hub's format: what was asked, or what it came in."""
+    from interp.models import in_hub_format
+
+    return args.format == "hub" or (args.format is None and in_hub_format(args.model))
 
 
 def _edits(model: Any, args: argparse.Namespace) -> Any:

@@ -14,8 +14,13 @@ examples:
   interp steer generate tiny-world out/sentiment/direction.safetensors --task sentiment --layer 2 --kl 0.3
   interp steer calibrate tiny-world out/sentiment/direction.safetensors --task sentiment --kl 0.2
   interp steer bake tiny-world out/sentiment/direction.safetensors --layer 2 --coefficient 1
+chat models:
+  interp steer fit smollm2-135m --positive formal.jsonl --negative casual.jsonl --pos response --layer 15
+  interp steer fit smollm2-135m --system "Be formal." --against "Be casual." --prompts asked.txt --layer 15
+  interp steer chat smollm2-135m out/formal/direction.safetensors --coefficient 1
 """
 _METHODS = ("mean_difference", "pca", "lda", "logistic")
+_FORMATS = ("own", "hub")
 _WHEN = ("everywhere", "prompt_only", "generated")
 FAMILIES = ("sentiment", "requests", "register", "languages", "pronouns")
 _COEFFICIENTS = "-1,-0.5,0,0.5,1,1.5,2,3"
@@ -24,7 +29,7 @@ _COEFFICIENTS = "-1,-0.5,0,0.5,1,1.5,2,3"
 def add_steer(
     commands: argparse._SubParsersAction, add_output: Callable[[argparse.ArgumentParser], None]
 ) -> None:
-    """`interp steer fit | sweep | generate | calibrate | bake`; add_output: adds what every verb takes."""
+    """`interp steer fit | sweep | generate | chat | calibrate | bake`; add_output: adds what every verb takes."""
     steer = commands.add_parser(
         "steer",
         help="find a direction, measure what it does and breaks, write with it, fold it into the weights",
@@ -35,6 +40,7 @@ def add_steer(
     _add_fit(verbs)
     _add_sweep(verbs)
     _add_generate(verbs)
+    _add_chat(verbs)
     _add_calibrate(verbs)
     _add_bake(verbs)
     for verb in verbs.choices.values():
@@ -46,13 +52,17 @@ def _add_fit(verbs: argparse._SubParsersAction) -> None:
     _add_model(fit)
     fit.add_argument("--task", metavar="NAME", help=f"a family with two classes: {', '.join(FAMILIES)}")
     for side in ("positive", "negative"):
-        fit.add_argument(f"--{side}", type=Path, metavar="FILE", help=f"{side} prompts, one a line")
+        fit.add_argument(f"--{side}", type=Path, metavar="FILE", help=f"{side} prompts: one a line, or chats (.jsonl)")
+    fit.add_argument("--system", metavar="TEXT", help="of a chat model: the system prompt of the positive class")
+    fit.add_argument("--against", metavar="TEXT", help="and that of the negative class, on the same --prompts")
+    fit.add_argument("--prompts", type=Path, metavar="FILE", help="what the user says under both, one a line")
     fit.add_argument("--method", choices=_METHODS, default="mean_difference", help="default mean_difference")
     fit.add_argument("--site", default="resid_pre", help="resid_pre (default), attn_out, z, ...")
     fit.add_argument("--layer", type=_layers, metavar="L[,L]", help="default: every layer")
     fit.add_argument("--head", type=int, help="for sites that have heads")
     fit.add_argument(
-        "--pos", type=_pos, default="last", metavar="POS", help="last (default), mean, or an index"
+        "--pos", type=_pos, default="last", metavar="POS",
+        help="last (default), mean, an index; of chats also response or last_user (their words)",
     )
     _add_n(fit)
     _add_out(fit, "folder to write (default: below out, by model, prompts and method)")
@@ -91,6 +101,21 @@ def _add_generate(verbs: argparse._SubParsersAction) -> None:
     _add_out(generate)
 
 
+def _add_chat(verbs: argparse._SubParsersAction) -> None:
+    text = "talk with a chat model, steered, with the plain model and a random direction beside it"
+    chat = verbs.add_parser("chat", help=text, description=f"{text}. Commands: /coef 2, /reset, /quit.")
+    _add_direction(chat, when=False)
+    chat.add_argument("--when", choices=_WHEN, default="generated", help="default generated")
+    chat.add_argument("--coefficient", type=float, default=1.0, metavar="C", help="to begin with (default 1)")
+    chat.add_argument("--system", metavar="TEXT", help="the system prompt (default: the template's own)")
+    chat.add_argument("--tokens", type=int, default=80, metavar="N", help="of an answer at most (default 80)")
+    chat.add_argument("--temperature", type=float, default=0.0, help="default 0, the most likely token")
+    chat.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely tokens")
+    chat.add_argument("--seed", type=int, default=0, help="of the random direction and what is drawn (default 0)")
+    chat.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    chat.add_argument("--out", type=nonempty, help="folder of chat.jsonl (default: the direction's)")
+
+
 def _add_calibrate(verbs: argparse._SubParsersAction) -> None:
     calibrate = verbs.add_parser("calibrate", help="the coefficient that gives a KL, by layer")
     _add_direction(calibrate)
@@ -106,6 +131,10 @@ def _add_bake(verbs: argparse._SubParsersAction) -> None:
     bake.add_argument("--coefficient", type=float, metavar="C", help="add the vector times this")
     bake.add_argument(
         "--ablate", action="store_true", help="instead: remove the direction from all that writes the stream"
+    )
+    bake.add_argument(
+        "--format", choices=_FORMATS,
+        help="hub: a folder that transformers loads alone; own: of interp.load (default: that of the model)",
     )
     _add_out(bake, "folder of the model (default: `baked` beside the direction)")
 
@@ -128,7 +157,7 @@ def _add_prompts(parser: argparse.ArgumentParser, *more: str) -> None:
         metavar="NAME",
         help=f"held-out prompts of the negative class of: {', '.join(FAMILIES)}",
     )
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="prompts of your own, one a line")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="prompts of your own: one a line, or chats")
     for name in more:
         parser.add_argument(name, action="append", metavar="TEXT", help="one prompt; may be given again")
     _add_n(parser)
@@ -177,9 +206,9 @@ def _numbers(text: str) -> list[float]:
 
 
 def _pos(text: str) -> str | int:
-    """`last`, `mean`, or an index."""
-    if text in ("last", "mean"):
+    """`last`, `mean`, an index, or the words of a message."""
+    if text in ("last", "mean", "response", "last_user"):
         return text
     if text.lstrip("-").isdigit():
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not last, mean or an index")
+    raise argparse.ArgumentTypeError(f"{text!r} is not last, mean or an index (nor response, last_user)")

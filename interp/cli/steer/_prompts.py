@@ -14,6 +14,7 @@ A prompt belongs to the class whose words answer it.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -149,6 +150,38 @@ def read_lines(path: Path) -> list[str]:
     return lines
 
 
+def read_prompts(path: Path) -> list[Any]:
+    """The prompts of a file: texts, one a line; of a `.jsonl` file chats, each {"messages": [...]}."""
+    lines = read_lines(path)
+    if path.suffix.lower() != ".jsonl":
+        return lines
+    chats = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        messages = row.get("messages") if isinstance(row, dict) else row
+        if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
+            raise ValueError(
+                f'{path}, prompt {number}: {line[:60]!r} is no chat. Write {{"messages": [{{"role": "user", '
+                '"content": "..."}]} on each line.'
+            )
+        chats.append([{"role": each["role"], "content": each["content"]} for each in messages])
+    return chats
+
+
+def _is_message(given: Any) -> bool:
+    keys = ("role", "content")
+    return isinstance(given, dict) and all(isinstance(given.get(key), str) for key in keys)
+
+
+def under(system: str, requests: list[str]) -> list[list[dict[str, str]]]:
+    """A chat for each request, under a system prompt."""
+    first = {"role": "system", "content": system}
+    return [[first, {"role": "user", "content": each}] for each in requests]
+
+
 def prompts_of(model: Any, args: argparse.Namespace) -> tuple[Any, str]:
     """The prompts to steer, a Task or strings, and what to say of them."""
     texts = getattr(args, "prompt", None)
@@ -160,7 +193,7 @@ def prompts_of(model: Any, args: argparse.Namespace) -> tuple[Any, str]:
         drawn = classes(model, args.task, args.n, args.seed + 1, held_out=True)
         up, down = drawn.names
         return drawn.turned, f"{len(drawn.negative)} held-out prompts of {args.task}, {down}, towards {up}"
-    rows = texts or read_lines(args.prompts)
+    rows = texts or read_prompts(args.prompts)
     return rows, f"{len(rows)} prompt{'s' if len(rows) != 1 else ''}"
 
 

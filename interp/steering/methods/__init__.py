@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from interp.steering.methods._angular import SteeringPlane as SteeringPlane
     from interp.steering.methods._angular import steering_plane as steering_plane
     from interp.steering.methods._attack import attack_scaling as attack_scaling
+    from interp.steering.methods._attention_knockout import attention_knockout as attention_knockout
     from interp.steering.methods._austeer import Dimensions as Dimensions
     from interp.steering.methods._austeer import austeer as austeer
     from interp.steering.methods._austeer import momentum as momentum
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from interp.steering.methods._east import covariance_direction as covariance_direction
     from interp.steering.methods._east import east as east
     from interp.steering.methods._examples import example_effects as example_effects
+    from interp.steering.methods._expert_switch import expert_scores as expert_scores
+    from interp.steering.methods._expert_switch import switch_experts as switch_experts
+    from interp.steering.methods._expert_switch import top_experts as top_experts
     from interp.steering.methods._expert_units import ExpertUnits as ExpertUnits
     from interp.steering.methods._expert_units import aura_factors as aura_factors
     from interp.steering.methods._expert_units import expert_units as expert_units
@@ -73,6 +77,7 @@ if TYPE_CHECKING:
     from interp.steering.methods._neurons import measure as measure
     from interp.steering.methods._neurons import neuron_activations as neuron_activations
     from interp.steering.methods._neurons import top_neurons as top_neurons
+    from interp.steering.methods._rast import rast as rast
     from interp.steering.methods._reading import control_vector as control_vector
     from interp.steering.methods._reading import effect_curves as effect_curves
     from interp.steering.methods._relation_neurons import average_precision as average_precision
@@ -85,6 +90,9 @@ if TYPE_CHECKING:
     from interp.steering.methods._resistance import under_shift as under_shift
     from interp.steering.methods._selectivity import Accuracy as Accuracy
     from interp.steering.methods._selectivity import selectivity as selectivity
+    from interp.steering.methods._shared_neurons import shared_neurons as shared_neurons
+    from interp.steering.methods._sinks import remove_sink as remove_sink
+    from interp.steering.methods._sinks import sink_effect as sink_effect
     from interp.steering.methods._skills import Skills as Skills
     from interp.steering.methods._skills import native_skills as native_skills
     from interp.steering.methods._skills import rank_skills as rank_skills
@@ -92,6 +100,8 @@ if TYPE_CHECKING:
     from interp.steering.methods._small_vectors import adaptive_vector as adaptive_vector
     from interp.steering.methods._small_vectors import transfer as transfer
     from interp.steering.methods._small_vectors import vector_paths as vector_paths
+    from interp.steering.methods._span_bias import bias_attention as bias_attention
+    from interp.steering.methods._span_bias import pattern_heads as pattern_heads
     from interp.steering.methods._style import style_differences as style_differences
     from interp.steering.methods._style import style_vectors as style_vectors
     from interp.steering.methods._transport import Transport as Transport
@@ -111,24 +121,32 @@ __all__ = [
     "Accuracy", "AdaptiveVector", "Bounds", "Centroids", "ClassScores", "Condition", "Controller",
     "Dimensions", "ExpertUnits", "HeadShifts", "LatentGuard", "LinearAct", "Manifold", "MoralDirection",
     "Neurons", "RankOne", "Skills", "SteeringPlane", "Transport", "WeightEdits", "ablate_everywhere",
-    "actadd", "adaptive_vector", "add_after_prompt", "attack_scaling", "aura_factors", "austeer",
-    "average_precision", "best_threshold", "bias_direction", "boost_attention", "caa", "cast",
-    "cast_condition", "class_neurons", "class_scores", "compare", "concept_vectors", "control_effect",
-    "control_vector", "covariance_direction", "cross_effects", "cumulativity", "east", "effect_curves",
-    "example_effects", "expert_units", "fit_heads", "gact", "gaussian_map", "gaussian_ot",
-    "guiding_giants", "harm_and_refusal", "head_shifts", "interference", "introspection", "latent_guard",
-    "layer_effects", "lens_divergence", "linear_act", "lineas", "link", "manifold", "manifold_of",
-    "manifold_paths", "measure", "momentum", "moral_direction", "native_skills", "neuron_activations",
-    "noisy_root", "prefixed", "probe_sweep", "prompt_pair", "quantile_labels", "rank_one_adapter",
-    "rank_skills", "redirect", "relation_neurons", "report", "resistance", "returns", "select_layer",
-    "selectivity", "sliced_wasserstein", "steer2edit", "steering_plane", "style_differences",
-    "style_vectors", "top_neurons", "transfer", "transport_map", "tuned_bias", "under_shift",
-    "vector_paths",
+    "actadd", "adaptive_vector", "add_after_prompt", "attack_scaling", "attention_knockout",
+    "aura_factors", "austeer", "average_precision", "best_threshold", "bias_attention",
+    "bias_direction", "boost_attention", "caa", "cast", "cast_condition", "class_neurons",
+    "class_scores", "compare", "concept_vectors", "control_effect", "control_vector",
+    "covariance_direction", "cross_effects", "cumulativity", "east", "effect_curves", "example_effects",
+    "expert_scores", "expert_units", "fit_heads", "gact", "gaussian_map", "gaussian_ot",
+    "guiding_giants", "harm_and_refusal", "head_shifts", "interference", "introspection",
+    "latent_guard", "layer_effects", "lens_divergence", "linear_act", "lineas", "link", "manifold",
+    "manifold_of", "manifold_paths", "measure", "momentum", "moral_direction", "native_skills",
+    "neuron_activations", "noisy_root", "pattern_heads", "prefixed", "probe_sweep", "prompt_pair",
+    "quantile_labels", "rank_one_adapter", "rank_skills", "rast", "redirect", "relation_neurons",
+    "remove_sink", "report", "resistance", "returns", "select_layer", "selectivity", "shared_neurons",
+    "sink_effect", "sliced_wasserstein", "steer2edit", "steering_plane", "style_differences",
+    "style_vectors", "switch_experts", "top_experts", "top_neurons", "transfer", "transport_map",
+    "tuned_bias", "under_shift", "vector_paths",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "interp.steering.methods._attention_knockout": ("attention_knockout",),
+        "interp.steering.methods._expert_switch": ("expert_scores", "switch_experts", "top_experts"),
+        "interp.steering.methods._rast": ("rast",),
+        "interp.steering.methods._shared_neurons": ("shared_neurons",),
+        "interp.steering.methods._sinks": ("remove_sink", "sink_effect"),
+        "interp.steering.methods._span_bias": ("bias_attention", "pattern_heads"),
         "interp.steering.methods._actadd": (
             "actadd",
             "prompt_pair",

@@ -15,7 +15,7 @@ from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
 from interp.positions import AnyPositions, Positions, everywhere, window
-from interp.steering.edits import Made, Number, score_bias
+from interp.steering.edits import Made, Number, finite, score_bias
 
 
 @verb
@@ -43,6 +43,9 @@ def boost_attention(
         >>> len(methods.boost_attention(model, (0, 4), 5.0))
         3
     """
+    finite("factor", factor)
+    if not factor > 0:
+        raise ValueError(f"factor is {factor}; it must be finite and above 0.")
     source = instruction if isinstance(instruction, Positions) else _span(instruction)
     layers = [where.layer or 0 for where in places(anatomy(model), _listed(layer), "pattern")]
     made = [score_bias(each, source, factor, heads=heads, when=when) for each in layers]

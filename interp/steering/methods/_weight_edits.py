@@ -32,7 +32,7 @@ from interp.models.places import place
 from interp.places import Place
 from interp.positions import AnyPositions
 from interp.prompts import read, read_classes
-from interp.steering._bake import Baked, writer
+from interp.steering._bake import Baked, require_own_weight, writer
 from interp.steering._direction import Direction
 from interp.steering.edits import Number, finite
 
@@ -83,22 +83,7 @@ def editable(model: Model, where: Place) -> Tensor:
             f"the weight at {where} is quantised ({weight.dtype}): a small change of it cannot be written. "
             "Load the model in float32 or bfloat16."
         )
-    site = "attn_out" if where.head is not None else where.site
-    for layer in range(anatomy(model).n_layers):
-        other = (
-            None
-            if layer == where.layer
-            else getattr(model.blocks[layer], "attn" if site == "attn_out" else "mlp")
-        )
-        shared = None if other is None else getattr(other, "W_O" if site == "attn_out" else "W_out", None)
-        if (
-            isinstance(shared, Tensor)
-            and shared.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
-        ):
-            raise ValueError(
-                f"layers {where.layer} and {layer} share the weight at {where}: an edit of one is an edit of "
-                "both. Use steer."
-            )
+    require_own_weight(model, where)
     return weight
 
 

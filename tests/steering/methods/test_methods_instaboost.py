@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -65,15 +67,20 @@ def test_a_factor_of_one_is_the_model_to_the_bit_and_heads_and_layers_are_chosen
 
 
 def test_generation_boosts_the_same_positions_with_and_without_a_cache_and_under_padding(toy, ids):
+    """By the weights, with a cache and without, and by the model under hooks: the same tokens."""
     made = methods.boost_attention(toy, SPAN, 30.0)
-    with pytest.warns(UserWarning, match="an intervention acts on attention scores"):
-        whole = steering.generate(toy, ids, made, max_new_tokens=6)
-    options = {"max_new_tokens": 6, "engine": "reference"}
-    assert torch.equal(whole, steering.generate(toy, ids, made, use_cache=False, **options))
-    assert not torch.equal(whole, steering.generate(toy, ids, max_new_tokens=6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = steering.generate(toy, ids, made, max_new_tokens=6, engine="fast")
+    for options in ({"engine": "fast", "use_cache": False}, {"engine": "reference", "use_cache": False}):
+        assert torch.equal(whole, steering.generate(toy, ids, made, max_new_tokens=6, **options))
+    plain = steering.generate(toy, ids, max_new_tokens=6)
+    assert not torch.equal(whole, plain)
+    same = methods.boost_attention(toy, SPAN, 1.0)
+    assert torch.equal(steering.generate(toy, ids, same, max_new_tokens=6), plain)
     rows = [ids[0, :5].tolist(), ids[1].tolist()]
-    together = steering.generate(toy, rows, made, **options)
-    alone = steering.generate(toy, ids[:1, :5], made, **options)
+    together = steering.generate(toy, rows, made, max_new_tokens=6)
+    alone = steering.generate(toy, ids[:1, :5], made, max_new_tokens=6)
     assert torch.equal(together[0, :11], alone[0])
 
 

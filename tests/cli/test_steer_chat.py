@@ -1,0 +1,186 @@
+"""`interp steer` on chat models: files of chats, system prompts, the chat itself, baking for transformers."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import interp
+from interp import positions, steering
+from interp.cli import main
+from interp.models import logits
+
+MODEL = "tiny-world"
+TEMPLATE = (
+    "{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + ' . ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return interp.load(MODEL)
+
+
+@pytest.fixture(autouse=True)
+def chatty(world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command runs in an empty folder, on one model with a chat template."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(world.tokenizer, "chat_template", TEMPLATE, raising=False)
+    load = interp.load
+    monkeypatch.setattr(interp, "load", lambda name, **o: world if name == MODEL else load(name, **o))
+
+
+def chats(side: str) -> list[list[dict[str, str]]]:
+    return [
+        [{"role": "user", "content": f"how was the {noun}"}, {"role": "assistant", "content": f"the {noun} was {side}"}]
+        for noun in ("film", "song", "cast")
+    ]
+
+
+@pytest.fixture
+def files() -> tuple[str, str]:
+    for name, side in (("up", "great"), ("down", "bad")):
+        rows = [json.dumps({"messages": chat}) for chat in chats(side)]
+        Path(f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    return "up.jsonl", "down.jsonl"
+
+
+@pytest.fixture
+def fitted(world) -> str:
+    up, down = (["The film was " + word for word in words] for words in (("great", "superb"), ("bad", "awful")))
+    d = steering.mean_difference(world, up, down, layer=2)
+    return str(d.save(Path("d/direction.safetensors")))
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], list[str]]:
+    status = main(["steer", *arguments])
+    captured = capsys.readouterr()
+    return status, captured.out.splitlines(), captured.err.splitlines()
+
+
+def test_fit_reads_files_of_chats_at_the_words_of_the_answer(capsys, world, files) -> None:
+    up, down = files
+    options = ("--positive", up, "--negative", down, "--pos", "response", "--layer", "2")
+    status, out, err = run(capsys, "fit", MODEL, *options, "--out", "own")
+    assert status == 0, err
+    assert "3 positive and 3 negative prompts" in out[0]
+    expected = steering.mean_difference(world, chats("great"), chats("bad"), layer=2, pos="response")
+    written = steering.Direction.load(out[-1], world)
+    torch.testing.assert_close(written.vector, expected.vector)
+    last = steering.mean_difference(world, chats("great"), chats("bad"), layer=2)
+    assert not torch.allclose(last.vector, expected.vector, atol=1e-3)
+
+
+def test_fit_takes_a_pair_of_system_prompts(capsys, world) -> None:
+    Path("asked.txt").write_text("how was the film\nhow was the song\n")
+    options = ("--system", "the story was great", "--against", "the story was bad", "--prompts", "asked.txt")
+    status, out, err = run(capsys, "fit", MODEL, *options, "--layer", "2")
+    assert status == 0, err
+    assert out[-1] == "out/tiny-world-asked-mean_difference/direction.safetensors"
+    sides = [
+        [[{"role": "system", "content": f"the story was {word}"}, {"role": "user", "content": f"how was the {noun}"}]
+         for noun in ("film", "song")]
+        for word in ("great", "bad")
+    ]
+    expected = steering.mean_difference(world, *sides, layer=2)
+    torch.testing.assert_close(steering.Direction.load(out[-1], world).vector, expected.vector)
+
+
+def test_sweep_takes_chats(capsys, fitted, files) -> None:
+    status, out, err = run(capsys, "sweep", MODEL, fitted, "--prompts", files[0], "--coefficients=0,2")
+    assert status == 0, err
+    assert out[0].startswith("3 prompts")
+
+
+def answer(world, messages, *edits) -> str:
+    whole = steering.generate(world, [messages], *edits, max_new_tokens=5)
+    from interp.prompts import read
+
+    start = int(read(world, [messages]).lengths[0])
+    return world.tokenizer.decode(whole[0, start : start + 5].tolist()).split("<eos>")[0].strip()
+
+
+def test_a_chat_is_steered_by_the_coefficient_of_the_turn(capsys, monkeypatch, world, fitted) -> None:
+    lines = ["how was the film", "", "/coef 4", "how was the song", "/sing", "/coef x", "/reset", "how was the cast", "/quit", "no"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+    options = ("--coefficient", "0", "--tokens", "5")
+    status, out, err = run(capsys, "chat", MODEL, fitted, *options)
+    assert status == 0, err
+    assert out[-1] == "d/chat.jsonl"
+    turns = [json.loads(line) for line in Path("d/chat.jsonl").read_text().splitlines()]
+    assert [turn["user"] for turn in turns] == ["how was the film", "how was the song", "how was the cast"]
+    assert [turn["coefficient"] for turn in turns] == [0, 4, 4]
+    first, second, third = turns
+    assert first["steered"] == first["plain"] == first["random"] == answer(world, [{"role": "user", "content": lines[0]}])
+    past = [{"role": "user", "content": lines[0]}, {"role": "assistant", "content": first["plain"]}]
+    asked = [*past, {"role": "user", "content": lines[3]}]
+    assert second["plain"] == answer(world, asked)
+    d = steering.Direction.load(fitted, world)
+    edit = steering.add(d, 4.0, when=positions.generated)
+    assert second["steered"] == answer(world, asked, edit) != second["plain"]
+    control = steering.controls([d], 0)["random"][0]
+    assert second["random"] == answer(world, asked, steering.add(control, 4.0, when=positions.generated))
+    assert third["plain"] == answer(world, [{"role": "user", "content": lines[7]}])
+    assert any("/sing is no command" in line for line in out)
+    assert any("/coef x: give a number" in line for line in out)
+
+
+def test_what_does_not_fit_is_said_and_taken_back(capsys, monkeypatch, fitted) -> None:
+    lines = ["how was the film", "the film " * 40, "how was the song"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    status, out, err = run(capsys, "chat", MODEL, fitted, "--tokens", "4", "--json")
+    assert status == 0, err
+    assert any("Generate fewer tokens. (or /reset)" in line or "(or /reset)" in line for line in err)
+    told = json.loads(out[0])
+    assert [turn["user"] for turn in told["turns"]] == [lines[0], lines[2]]
+
+
+def test_bake_writes_what_transformers_loads(capsys, world, fitted) -> None:
+    from transformers import AutoModelForCausalLM
+
+    status, out, err = run(capsys, "bake", MODEL, fitted, "--coefficient", "2", "--format", "hub")
+    assert status == 0, err
+    assert out[-1] == "d/baked"
+    assert "AutoModelForCausalLM" in out[-2]
+    ids = torch.randint(4, 700, (2, 9), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained("d/baked").eval()(ids).logits
+        with steering.steer(world, steering.add(steering.Direction.load(fitted), 2.0)):
+            hooked = logits(world, ids)
+    torch.testing.assert_close(theirs, hooked, rtol=0, atol=1e-5 * float(hooked.abs().max()))
+    assert (hooked - logits(world, ids)).abs().max() > 0.1
+    status, _, err = run(capsys, "bake", MODEL, fitted, "--coefficient", "2", "--format", "hub")
+    assert status == 2
+    assert "d/baked exists already" in err[-1]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("fit tiny-world --system great --prompts up.jsonl", "give --task, or --positive and --negative"),
+        ("fit tiny-world --system great --against bad --task sentiment", "give --task, or --positive"),
+        ("fit tiny-world --positive broken.jsonl --negative down.jsonl", "broken.jsonl, prompt 2: 'no' is no chat"),
+        ("chat tiny-world {} --tokens 0", "--tokens is 0"),
+        ("chat tiny-world missing.safetensors", "there is no file missing.safetensors"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(capsys, fitted, files, command: str, message: str) -> None:
+    Path("broken.jsonl").write_text(Path(files[0]).read_text().splitlines()[0] + "\nno\n")
+    before = sorted(Path().rglob("*"))
+    status, _, err = run(capsys, *command.format(fitted).split())
+    assert status == 2
+    assert message in err[-1]
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_model_without_a_template_is_told_before_the_first_turn(capsys, monkeypatch, world, fitted) -> None:
+    monkeypatch.setattr(world.tokenizer, "chat_template", None)
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    status, _, err = run(capsys, "chat", MODEL, fitted)
+    assert status == 2
+    assert "no chat template" in err[-1]
