@@ -2,10 +2,11 @@
 
     python benchmarks/decoding.py [--quick] [--rows 1 8] [--new 32] [--repeats 7]
 
-SmolLM2-135M-Instruct (`interp models get smollm2-135m`), float32, greedy, with a key-value cache on both sides;
-the same prompts of 31 tokens, the end of the text ignored. Every kind of steering runs in turn with
-transformers, so that all meet the same neighbours; a ratio is the median of the ratios of single turns. Tokens
-without steering are the same on both sides (said in the last column). --quick: a small random Llama instead.
+SmolLM2-135M-Instruct (`interp models get smollm2-135m`), float32, greedy, with a key-value cache on both
+sides; the same prompts of 31 tokens, the end of the text ignored. Every kind of steering runs in turn with
+transformers, so that all meet the same neighbours; a ratio is the median of the ratios of single turns.
+Tokens without steering are the same on both sides (said in the last column). --quick: a small random Llama
+instead.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ Calls = dict[str, Callable[[], Any]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a small random model, to see that the script works")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small random model, to see that the script works"
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--new", type=int, default=32, help="new tokens (default 32)")
     parser.add_argument("--repeats", type=int, default=7)
@@ -69,7 +72,13 @@ def measured(model: Any, theirs: Any, n: int, new: int, repeats: int) -> list[di
             seconds[name].append(timed(call, 1)[0])
     base = np.array(seconds["transformers, unsteered"])
     return [
-        {"rows": n, "steering": name, "ms": 1e3 * float(np.median(took)) / new, "same": same, "asked": ASKED.get(n)}
+        {
+            "rows": n,
+            "steering": name,
+            "ms": 1e3 * float(np.median(took)) / new,
+            "same": same,
+            "asked": ASKED.get(n),
+        }
         | {"times": float(np.median(base / np.array(took)))}
         for name, took in seconds.items()
     ]
@@ -113,17 +122,29 @@ def _small(folder: Path) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3}
-    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).save_pretrained(
+        folder
+    )
     return folder
 
 
 def table(rows: list[dict[str, Any]], where: str) -> str:
     """As Markdown."""
     lines = ["# Steered decoding against transformers", "", f"{where}.", ""]
-    lines += ["| rows | steering | ms a token | times as fast as transformers | asked | same tokens unsteered |", "|--:|---|--:|--:|--:|---|"]
+    lines += [
+        "| rows | steering | ms a token | times as fast as transformers | asked | same tokens unsteered |",
+        "|--:|---|--:|--:|--:|---|",
+    ]
     for row in rows:
         asked = "" if row["asked"] is None else f"{row['asked']:g}"
-        cells = (row["rows"], row["steering"], f"{row['ms']:.1f}", f"{row['times']:.2f}", asked, "yes" if row["same"] else "no")
+        cells = (
+            row["rows"],
+            row["steering"],
+            f"{row['ms']:.1f}",
+            f"{row['times']:.2f}",
+            asked,
+            "yes" if row["same"] else "no",
+        )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 

@@ -43,8 +43,8 @@ def forward(
     """The stream before block `stop` (None: after the last), from the stream before block `start`.
 
     taps see the activations [run, pos, ...] at their site and layer (patterns and `SCORES` [run, head, dst,
-    src]), and say what to go on with. attend: by default each run attends to itself, from position 0 on. fused: without a
-    pattern where no tap wants it.
+    src]), and say what to go on with. attend: by default each run attends to itself, from position 0 on.
+    fused: without a pattern where no tap wants it.
     """
     size, taps = (x.shape[0], x.shape[1]), taps or {}
     if attend is None:

@@ -72,13 +72,15 @@ def experts_per_token(model: Model) -> int:
 def changed_gates(model: Model, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """By layer, a function of the gate's logits [token, expert] before experts are chosen, for the block.
 
-    A gate of transformers takes its logits, chooses and weighs in one `forward`, which therefore runs with its
-    one product watched. Raises ValueError for a layer whose gate is not in a form that is known here.
+    A gate of transformers takes its logits, chooses and weighs in one `forward`, which therefore runs with
+    its one product watched. Raises ValueError for a layer whose gate is not in a form that is known here.
     """
     with ExitStack() as stack:
         for layer, change in changes.items():
             mlp = model.blocks[layer].mlp
-            gate = mlp.W_gate if type(mlp).__name__ == "MoE" else _innermost(getattr(inner(mlp), "gate", None))
+            gate = (
+                mlp.W_gate if type(mlp).__name__ == "MoE" else _innermost(getattr(inner(mlp), "gate", None))
+            )
             if gate is None:
                 gate = _innermost(getattr(inner(mlp), "router", None))
             if getattr(getattr(gate, "weight", None), "ndim", 0) != 2:
@@ -88,7 +90,9 @@ def changed_gates(model: Model, changes: Mapping[int, Callable[[Tensor], Tensor]
         yield
 
 
-def _with_logits(forward: Callable[..., Any], weight: Tensor, change: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
+def _with_logits(
+    forward: Callable[..., Any], weight: Tensor, change: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any
+) -> Any:
     with _Watched(weight, change):
         return forward(*args, **kwargs)
 

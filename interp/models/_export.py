@@ -42,10 +42,10 @@ def export(model: Model, folder: str | Path, *, source: str | Path | None = None
             interp.models.export(model, "out/edited")
         AutoModelForCausalLM.from_pretrained("out/edited")
 
-    Edits of what writes to the stream (W_O, W_out, their biases, the embedding) are carried over; an embedding
-    that is tied to the unembedding is untied where it was edited. source: the folder or name that the model
-    was loaded from; None: what `interp.load` was given. Returns the folder, which is written whole or not at
-    all, with the tokenizer's files.
+    Edits of what writes to the stream (W_O, W_out, their biases, the embedding) are carried over; an
+    embedding that is tied to the unembedding is untied where it was edited. source: the folder or name that
+    the model was loaded from; None: what `interp.load` was given. Returns the folder, which is written whole
+    or not at all, with the tokenizer's files.
 
     Raises ValueError, before anything is written, for a folder that exists; weights that two layers share or
     that are quantised; a model that norms what its layers write; a bias that the architecture has no place
@@ -57,8 +57,8 @@ def export(model: Model, folder: str | Path, *, source: str | Path | None = None
         >>> import tempfile
         >>> model = interp.load("tiny-ioi")
         >>> d = interp.steering.Direction.from_tensor(model.W_U[:, 5], "L2.resid_post")
-        >>> with tempfile.TemporaryDirectory() as parent, interp.steering.bake(model, interp.steering.add(d, 2.0)):
-        ...     folder = interp.models.export(model, parent + "/edited")
+        >>> with tempfile.TemporaryDirectory() as parent, interp.steering.bake(model, interp.steering.add(d,
+        2.0)): ...     folder = interp.models.export(model, parent + "/edited")
         ...     (folder / "config.json").is_file()
         True
     """
@@ -174,7 +174,8 @@ def _with_room(hf_model: Any, model: Model) -> Any:
     no_place = [name for name in options if not hasattr(config, name)]
     if no_place:
         raise ValueError(
-            f"the edit needs a bias, and {type(hf_model).__name__} has no place for one ({no_place[0]}). Use an "
+            f"the edit needs a bias, and {type(hf_model).__name__} has no place for one ({no_place[0]}). "
+            "Use an "
             "edit of matrices (steering.ablate at every writer, methods.steer2edit), or steer with hooks."
         )
     for name, value in options.items():
@@ -209,7 +210,8 @@ def _output(hf_model: Any, layer: int, part: str) -> Any:
     ]
     if len(matches) != 1:
         raise ValueError(
-            f"{type(hf_model).__name__}: which weight of layer {layer} its {part} writes with is not known here, "
+            f"{type(hf_model).__name__}: which weight of layer {layer} its {part} writes with is not known "
+            "here, "
             "so it cannot be exported. Steer it with hooks."
         )
     return matches[0]
@@ -255,7 +257,9 @@ def _write(hf_model: Any, model: Model, origin: Path | None, folder: Path) -> No
         again = _hub.read(unfinished, read_config(unfinished), None).state_dict()
         for name, value in hf_model.state_dict().items():
             if not torch.equal(again[name].to(value.device), value):
-                raise ValueError(f"transformers reads another {name!r} than was written, so nothing was kept.")
+                raise ValueError(
+                    f"transformers reads another {name!r} than was written, so nothing was kept."
+                )
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -116,7 +116,7 @@ def _load_folder(
 
 
 def source_folder(name: str | Path) -> Path | None:
-    """The folder that a name means: a bundled model's, a converted file's, or itself. None where there is none."""
+    """The folder that a name means: a bundled model's, a converted file's, or itself; else None."""
     return folder_of(str(name)) or _converted(name) or _folder(name)
 
 

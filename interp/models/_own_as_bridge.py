@@ -123,7 +123,9 @@ def as_transformers(name: str, fields: Fields, state: State) -> Any:
     """The transformers model that computes what the state dict says. ValueError where no class of it does."""
     target = _target(fields)
     fields = _settled(Path(name), fields)
-    misfit = _misfit(fields, COMMON | target.rules, "in GPT-2 and Llama, the classes that hold such models, it")
+    misfit = _misfit(
+        fields, COMMON | target.rules, "in GPT-2 and Llama, the classes that hold such models, it"
+    )
     if misfit:
         raise ValueError(f"{name}: {misfit}, so transformers has no class to export it to.")
     for bias in target.zero(fields):

@@ -69,5 +69,12 @@ def edits(result: xr.Dataset, title: str | None = None, *, theme: str = "auto") 
     subtitle += " · numbers: effective rank of the change"
     height = max(_ROW * len(kinds), 180)
     return frame(
-        fig, title or "What was done to the weights", subtitle, theme=theme, height=height, left=120, right=100, below=58
+        fig,
+        title or "What was done to the weights",
+        subtitle,
+        theme=theme,
+        height=height,
+        left=120,
+        right=100,
+        below=58,
     )

@@ -55,10 +55,10 @@ if TYPE_CHECKING:
     from interp.steering.measures import calibrate as calibrate
 
 __all__ = [
-    "Direction", "Intervention", "ablate", "activations", "add", "audit", "bake", "calibrate", "clamp", "controls",
-    "edited_direction", "edits", "estimators", "extract", "gates", "generate", "lda", "learn", "logistic", "mean_difference",
-    "measures", "methods", "optimise", "pca", "rotate", "selectors", "side_by_side", "steer", "sweep",
-    "texts", "when", "writers",
+    "Direction", "Intervention", "ablate", "activations", "add", "audit", "bake", "calibrate", "clamp",
+    "controls", "edited_direction", "edits", "estimators", "extract", "gates", "generate", "lda",
+    "learn", "logistic", "mean_difference", "measures", "methods", "optimise", "pca", "rotate",
+    "selectors", "side_by_side", "steer", "sweep", "texts", "when", "writers",
 ]  # fmt: skip
 
 _get, __dir__ = lazy(

@@ -29,16 +29,18 @@ _LISTED = 3  # matrices that the conclusion names
 
 
 @verb
-def audit(before: Model, after: Model, direction: Direction | None = None, *, components: int = 3) -> xr.Dataset:
+def audit(
+    before: Model, after: Model, direction: Direction | None = None, *, components: int = 3
+) -> xr.Dataset:
     """Which weights differ between two models, by how much, and along which directions of the stream.
 
-    Any pair of models of one shape: an edited one and its original, two checkpoints, a tuned one and its base.
-    direction: one vector of the stream, of which `share` says how much of each difference lies along it, from
-    0 to 1 (of a random direction: `attrs["chance"]`). components: singular vectors that are kept.
+    Any pair of models of one shape: an edited one and its original, two checkpoints, a tuned one and its
+    base. direction: one vector of the stream, of which `share` says how much of each difference lies along
+    it, from 0 to 1 (of a random direction: `attrs["chance"]`). components: singular vectors that are kept.
 
     Returns, by matrix: `norm` (Frobenius, of the difference), `relative` (of the norm before), `rank`
-    (effective: 1 for one direction), `singular` and `vector` [matrix, component, d_model]; vectors are NaN for
-    what does not touch the stream (b_Q, gains). `attrs["conclusion"]` says it in words. A component as a
+    (effective: 1 for one direction), `singular` and `vector` [matrix, component, d_model]; vectors are NaN
+    for what does not touch the stream (b_Q, gains). `attrs["conclusion"]` says it in words. A component as a
     `Direction`: `steering.edited_direction`. Raises ValueError, before any of it, for models of two shapes.
     Cost: no pass; a d_model x d_model eigenproblem for every matrix that differs.
 
@@ -61,18 +63,23 @@ def audit(before: Model, after: Model, direction: Direction | None = None, *, co
     pairs = list(_pairs(before, after))
     rows = [_measured(old, new, vector, components, facts.d_model) for old, new in pairs]
     matrices = [new for _, new in pairs]
-    variables = {name: ("matrix", np.array([row[name] for row in rows])) for name in ("norm", "relative", "rank")}
+    variables = {
+        name: ("matrix", np.array([row[name] for row in rows])) for name in ("norm", "relative", "rank")
+    }
     variables |= {"singular": (("matrix", "component"), np.stack([row["singular"] for row in rows]))}
     variables |= {"vector": (("matrix", "component", "d_model"), np.stack([row["vector"] for row in rows]))}
     if vector is not None:
         variables["share"] = ("matrix", np.array([row["share"] for row in rows]))
-    coords = {name: ("matrix", np.array([getattr(each, name) for each in matrices], dtype=object))
-              for name in ("kind", "side", "place")}
+    coords = {
+        name: ("matrix", np.array([getattr(each, name) for each in matrices], dtype=object))
+        for name in ("kind", "side", "place")
+    }
     coords |= {"matrix": [each.name for each in matrices], "component": np.arange(components)}
     coords |= {"layer": ("matrix", np.array([each.layer for each in matrices]))}
     attrs = results.provenance(
         method="audit", convention=_CONVENTION, model=facts.name, site="weights",
-        before=anatomy(before).name, chance=1 / facts.d_model, conclusion=_conclusion(rows, matrices, facts.d_model),
+        before=anatomy(before).name, chance=1 / facts.d_model,
+        conclusion=_conclusion(rows, matrices, facts.d_model),
     )  # fmt: skip
     return results.dataset(variables, coords, attrs)
 
@@ -99,8 +106,12 @@ def edited_direction(result: xr.Dataset, matrix: str, component: int = 0) -> Dir
         raise ValueError(f"component is {component}; the result has 0 to {result.sizes['component'] - 1}.")
     row = result.sel(matrix=matrix).isel(component=component)
     if not bool(np.isfinite(row["vector"]).all()):
-        why = "is the same in both models" if float(row["norm"]) == 0 else "has no such direction of the stream"
-        raise ValueError(f"{matrix} {why}. Choose a matrix whose norm is above 0, and that writes or reads it.")
+        why = (
+            "is the same in both models" if float(row["norm"]) == 0 else "has no such direction of the stream"
+        )
+        raise ValueError(
+            f"{matrix} {why}. Choose a matrix whose norm is above 0, and that writes or reads it."
+        )
     vector = torch.from_numpy(row["vector"].values.copy())
     found = Direction.from_tensor(vector, str(row["place"].item()))
     return Direction(found.vectors, method="audit", model=None)
@@ -134,7 +145,8 @@ def _pairs(before: Model, after: Model) -> Iterator[tuple[_Matrix, _Matrix]]:
         shapes = [None if each.value is None else tuple(each.value.shape) for each in (old, new)]
         if None not in shapes and shapes[0] != shapes[1]:
             raise ValueError(
-                f"{old.name} is {list(shapes[0] or ())} before and {list(shapes[1] or ())} after: {_shape(before)} "
+                f"{old.name} is {list(shapes[0] or ())} before and {list(shapes[1] or ())} after: "
+                f"{_shape(before)} "
                 f"and {_shape(after)}. Give two models of one shape."
             )
         yield old, new
@@ -150,7 +162,8 @@ def _weights_of(model: Model) -> Weights:
         return weights(model)
     except (AttributeError, ValueError) as error:
         raise ValueError(
-            f"the weights of {anatomy(model).name} are not in a form that is known here ({error}). Compare state "
+            f"the weights of {anatomy(model).name} are not in a form that is known here ({error}). Compare "
+            "state "
             "dicts of transformers instead."
         ) from None
 
@@ -199,7 +212,8 @@ def _of_the_stream(direction: Direction | None, width: int) -> Tensor | None:
     vector = direction.vector.double()
     if vector.shape != (width,):
         raise ValueError(
-            f"the direction at {direction.place} is {list(vector.shape)}; give one vector of the stream, [{width}]."
+            f"the direction at {direction.place} is {list(vector.shape)}; give one vector of the stream, "
+            f"[{width}]."
         )
     return vector / vector.norm()
 
@@ -207,9 +221,11 @@ def _of_the_stream(direction: Direction | None, width: int) -> Tensor | None:
 def _measured(old: _Matrix, new: _Matrix, v: Tensor | None, components: int, width: int) -> dict:
     """One row of the table."""
     empty = {"singular": np.zeros(components), "vector": np.full((components, width), np.nan)}
-    first, second = (None if each.value is None else each.value.detach().double().cpu() for each in (old, new))
+    first, second = (
+        None if each.value is None else each.value.detach().double().cpu() for each in (old, new)
+    )
     size = 0.0 if first is None else float(first.norm())
-    D = (second if first is None else -first if second is None else second - first)
+    D = second if first is None else -first if second is None else second - first
     assert D is not None  # `_pairs` leaves out what neither has
     D = D.reshape(-1, D.shape[-1])  # [row, d_model] where it touches the stream
     norm = float(D.norm())
@@ -227,7 +243,11 @@ def _measured(old: _Matrix, new: _Matrix, v: Tensor | None, components: int, wid
     vectors, singular = empty["vector"].copy(), np.zeros(components)
     vectors[:kept][real] = V[real].numpy()
     singular[:kept] = squares[:kept].sqrt().numpy()
-    row |= {"rank": float(squares.sum() ** 2 / squares.square().sum()), "vector": vectors, "singular": singular}
+    row |= {
+        "rank": float(squares.sum() ** 2 / squares.square().sum()),
+        "vector": vectors,
+        "singular": singular,
+    }
     return row | ({} if v is None else {"share": float((D @ v.cpu()).square().sum() / D.square().sum())})
 
 
@@ -245,7 +265,8 @@ def _conclusion(rows: list[dict], matrices: list[_Matrix], width: int) -> str:
     ranks = [rows[i]["rank"] for i in wide]
     if ranks and float(np.median(ranks)) > width / 8 and len(changed) > len(rows) / 2:
         return (
-            f"{head}. Most differ along many directions: the second model was trained, rounded or loaded with "
+            f"{head}. Most differ along many directions: the second model was trained, rounded or loaded "
+            "with "
             "other flags (fold_ln, ...), rather than edited."
         )
     return f"{head}, none along one direction alone." if wide else f"{head}; no matrix does."

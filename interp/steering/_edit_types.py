@@ -361,8 +361,8 @@ class Gradient(Edit):
 class ScoreBias(Edit):
     """Scores [row, head, dst, src] + bias on the sources in `source`, a set of absolute positions.
 
-    bias: -inf takes the sources away; a query that sees nothing else keeps them. scale: added beside it, times
-    the median of the scores that each query sees.
+    bias: -inf takes the sources away; a query that sees nothing else keeps them. scale: added beside it,
+    times the median of the scores that each query sees.
     """
 
     source: Positions

@@ -71,7 +71,7 @@ def test_what_is_off_has_no_weight_and_what_is_forced_has_the_most() -> None:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Tokens 4 to 21 carry u in their embedding and 22 to 39 its negative; the gate of layer 1 reads u for expert 2."""
+    """Tokens below 22 carry u, those from 22 on its negative; the gate of layer 1 reads u for expert 2."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(zoo.folder("Mixtral"))

@@ -37,7 +37,10 @@ def chatty(world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def chats(side: str) -> list[list[dict[str, str]]]:
     return [
-        [{"role": "user", "content": f"how was the {noun}"}, {"role": "assistant", "content": f"the {noun} was {side}"}]
+        [
+            {"role": "user", "content": f"how was the {noun}"},
+            {"role": "assistant", "content": f"the {noun} was {side}"},
+        ]
         for noun in ("film", "song", "cast")
     ]
 
@@ -52,7 +55,9 @@ def files() -> tuple[str, str]:
 
 @pytest.fixture
 def fitted(world) -> str:
-    up, down = (["The film was " + word for word in words] for words in (("great", "superb"), ("bad", "awful")))
+    up, down = (
+        ["The film was " + word for word in words] for words in (("great", "superb"), ("bad", "dreadful"))
+    )
     d = steering.mean_difference(world, up, down, layer=2)
     return str(d.save(Path("d/direction.safetensors")))
 
@@ -83,8 +88,13 @@ def test_fit_takes_a_pair_of_system_prompts(capsys, world) -> None:
     assert status == 0, err
     assert out[-1] == "out/tiny-world-asked-mean_difference/direction.safetensors"
     sides = [
-        [[{"role": "system", "content": f"the story was {word}"}, {"role": "user", "content": f"how was the {noun}"}]
-         for noun in ("film", "song")]
+        [
+            [
+                {"role": "system", "content": f"the story was {word}"},
+                {"role": "user", "content": f"how was the {noun}"},
+            ]
+            for noun in ("film", "song")
+        ]
         for word in ("great", "bad")
     ]
     expected = steering.mean_difference(world, *sides, layer=2)
@@ -106,7 +116,18 @@ def answer(world, messages, *edits) -> str:
 
 
 def test_a_chat_is_steered_by_the_coefficient_of_the_turn(capsys, monkeypatch, world, fitted) -> None:
-    lines = ["how was the film", "", "/coef 4", "how was the song", "/sing", "/coef x", "/reset", "how was the cast", "/quit", "no"]
+    lines = [
+        "how was the film",
+        "",
+        "/coef 4",
+        "how was the song",
+        "/sing",
+        "/coef x",
+        "/reset",
+        "how was the cast",
+        "/quit",
+        "no",
+    ]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
     options = ("--coefficient", "0", "--tokens", "5")
     status, out, err = run(capsys, "chat", MODEL, fitted, *options)
@@ -116,7 +137,12 @@ def test_a_chat_is_steered_by_the_coefficient_of_the_turn(capsys, monkeypatch, w
     assert [turn["user"] for turn in turns] == ["how was the film", "how was the song", "how was the cast"]
     assert [turn["coefficient"] for turn in turns] == [0, 4, 4]
     first, second, third = turns
-    assert first["steered"] == first["plain"] == first["random"] == answer(world, [{"role": "user", "content": lines[0]}])
+    assert (
+        first["steered"]
+        == first["plain"]
+        == first["random"]
+        == answer(world, [{"role": "user", "content": lines[0]}])
+    )
     past = [{"role": "user", "content": lines[0]}, {"role": "assistant", "content": first["plain"]}]
     asked = [*past, {"role": "user", "content": lines[3]}]
     assert second["plain"] == answer(world, asked)
@@ -164,7 +190,7 @@ def test_bake_writes_what_transformers_loads(capsys, world, fitted) -> None:
     [
         ("fit tiny-world --system great --prompts up.jsonl", "give --task, or --positive and --negative"),
         ("fit tiny-world --system great --against bad --task sentiment", "give --task, or --positive"),
-        ("fit tiny-world --positive broken.jsonl --negative down.jsonl", "broken.jsonl, prompt 2: 'no' is no chat"),
+        ("fit tiny-world --positive broken.jsonl --negative down.jsonl", "prompt 2: 'no' is no chat"),
         ("chat tiny-world {} --tokens 0", "--tokens is 0"),
         ("chat tiny-world missing.safetensors", "there is no file missing.safetensors"),
     ],

@@ -63,7 +63,9 @@ def _lines() -> Iterator[str]:
 class _Talk:
     """Three conversations of the same user, and the coefficient of the next turn."""
 
-    def __init__(self, model: Any, direction: Direction, args: argparse.Namespace, begin: list[Message]) -> None:
+    def __init__(
+        self, model: Any, direction: Direction, args: argparse.Namespace, begin: list[Message]
+    ) -> None:
         from interp.steering import controls
 
         self.model, self.args, self.begin = model, args, begin

@@ -71,7 +71,6 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-
 def _live(direction: Direction, out: Output) -> Direction:
     """The direction at the places where the classes differ; says which are left out."""
     lengths = {part.place: float(part.vector.norm()) / part.norms[part.place] for part in direction.split()}

@@ -29,7 +29,7 @@ _COEFFICIENTS = "-1,-0.5,0,0.5,1,1.5,2,3"
 def add_steer(
     commands: argparse._SubParsersAction, add_output: Callable[[argparse.ArgumentParser], None]
 ) -> None:
-    """`interp steer fit | sweep | generate | chat | calibrate | bake`; add_output: adds what every verb takes."""
+    """`interp steer fit | sweep | generate | chat | calibrate | bake`; add_output adds what all take."""
     steer = commands.add_parser(
         "steer",
         help="find a direction, measure what it does and breaks, write with it, fold it into the weights",
@@ -52,16 +52,25 @@ def _add_fit(verbs: argparse._SubParsersAction) -> None:
     _add_model(fit)
     fit.add_argument("--task", metavar="NAME", help=f"a family with two classes: {', '.join(FAMILIES)}")
     for side in ("positive", "negative"):
-        fit.add_argument(f"--{side}", type=Path, metavar="FILE", help=f"{side} prompts: one a line, or chats (.jsonl)")
-    fit.add_argument("--system", metavar="TEXT", help="of a chat model: the system prompt of the positive class")
-    fit.add_argument("--against", metavar="TEXT", help="and that of the negative class, on the same --prompts")
+        fit.add_argument(
+            f"--{side}", type=Path, metavar="FILE", help=f"{side} prompts: one a line, or chats (.jsonl)"
+        )
+    fit.add_argument(
+        "--system", metavar="TEXT", help="of a chat model: the system prompt of the positive class"
+    )
+    fit.add_argument(
+        "--against", metavar="TEXT", help="and that of the negative class, on the same --prompts"
+    )
     fit.add_argument("--prompts", type=Path, metavar="FILE", help="what the user says under both, one a line")
     fit.add_argument("--method", choices=_METHODS, default="mean_difference", help="default mean_difference")
     fit.add_argument("--site", default="resid_pre", help="resid_pre (default), attn_out, z, ...")
     fit.add_argument("--layer", type=_layers, metavar="L[,L]", help="default: every layer")
     fit.add_argument("--head", type=int, help="for sites that have heads")
     fit.add_argument(
-        "--pos", type=_pos, default="last", metavar="POS",
+        "--pos",
+        type=_pos,
+        default="last",
+        metavar="POS",
         help="last (default), mean, an index; of chats also response or last_user (their words)",
     )
     _add_n(fit)
@@ -111,7 +120,9 @@ def _add_chat(verbs: argparse._SubParsersAction) -> None:
     chat.add_argument("--tokens", type=int, default=80, metavar="N", help="of an answer at most (default 80)")
     chat.add_argument("--temperature", type=float, default=0.0, help="default 0, the most likely token")
     chat.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely tokens")
-    chat.add_argument("--seed", type=int, default=0, help="of the random direction and what is drawn (default 0)")
+    chat.add_argument(
+        "--seed", type=int, default=0, help="of the random direction and what is drawn (default 0)"
+    )
     chat.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     chat.add_argument("--out", type=nonempty, help="folder of chat.jsonl (default: the direction's)")
 
@@ -133,7 +144,8 @@ def _add_bake(verbs: argparse._SubParsersAction) -> None:
         "--ablate", action="store_true", help="instead: remove the direction from all that writes the stream"
     )
     bake.add_argument(
-        "--format", choices=_FORMATS,
+        "--format",
+        choices=_FORMATS,
         help="hub: a folder that transformers loads alone; own: of interp.load (default: that of the model)",
     )
     _add_out(bake, "folder of the model (default: `baked` beside the direction)")
@@ -157,7 +169,9 @@ def _add_prompts(parser: argparse.ArgumentParser, *more: str) -> None:
         metavar="NAME",
         help=f"held-out prompts of the negative class of: {', '.join(FAMILIES)}",
     )
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="prompts of your own: one a line, or chats")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="prompts of your own: one a line, or chats"
+    )
     for name in more:
         parser.add_argument(name, action="append", metavar="TEXT", help="one prompt; may be given again")
     _add_n(parser)

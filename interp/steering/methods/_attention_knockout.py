@@ -1,7 +1,8 @@
-"""Attention knock-out: which layers carry what from one span of the prompt to another (Geva et al. 2304.14767).
+"""Attention knock-out: which layers carry what from one span of the prompt to another (Geva et al.
+2304.14767).
 
-1. In the layers of a window, queries of one span get minus infinity on the keys of another; the other attention
-   of these queries is normalised again.
+1. In the layers of a window, queries of one span get minus infinity on the keys of another; the other
+   attention of these queries is normalised again.
 2. The window moves over the layers. Runs start from the clean stream before the window's first layer.
 3. value = metric(clean) - metric(knocked out), turned so that positive means: the answer needs this flow.
 """
@@ -55,14 +56,15 @@ def attention_knockout(
 ) -> xr.Dataset:
     """Effect of cutting all attention from a query span to a key span, in windows of layers.
 
-    pairs: (query, key) names of spans of the task, as in [("end", "s2"), ("end", "io")], or a dict of names to
-    pairs of any positions. window: layers that are cut together, centred on each layer. layer: centres; None:
-    all. metric: the task's own by default. store: a zarr folder from which the same call goes on.
+    pairs: (query, key) names of spans of the task, as in [("end", "s2"), ("end", "io")], or a dict of names
+    to pairs of any positions. window: layers that are cut together, centred on each layer. layer: centres;
+    None: all. metric: the task's own by default. store: a zarr folder from which the same call goes on.
 
-    Returns `value` [prompt, pair, layer] (and metric, where there are several), with `raw` and `clean`; attribute
-    `engine`. `interp.plan("sweep", model, task, runs=len(pairs) * n_layers)` says what it costs: a pass of each
-    prompt, then one from the window's first layer on for each pair and layer. Raises ValueError, before any
-    pass, for spans that a prompt does not have and for a query that would see nothing else.
+    Returns `value` [prompt, pair, layer] (and metric, where there are several), with `raw` and `clean`;
+    attribute `engine`. `interp.plan("sweep", model, task, runs=len(pairs) * n_layers)` says what it costs: a
+    pass of each prompt, then one from the window's first layer on for each pair and layer. Raises
+    ValueError, before any pass, for spans that a prompt does not have and for a query that would see nothing
+    else.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -76,32 +78,44 @@ def attention_knockout(
     rows, named = read(model, task), _named(pairs)
     centres = [where.layer or 0 for where in places(facts, layer, "pattern")]
     if not 1 <= window <= facts.n_layers:
-        raise ValueError(f"window is {window}; the model has {facts.n_layers} layers: give 1 to {facts.n_layers}.")
+        raise ValueError(
+            f"window is {window}; the model has {facts.n_layers} layers: give 1 to {facts.n_layers}."
+        )
     for name, pair in named.items():
         _require_other_keys(rows, name, pair)
-    question = question_of(model, task, None, None, None, metric)
+    question = question_of(model, task, None, None, None, task.metric if metric is None else metric)
     units = [(name, centre) for name in named for centre in centres]
     made = [_cut(model, named[name], _window(centre, window, facts.n_layers)) for name, centre in units]
     names = [each.name for each in question.reads.metrics]
     n, shape = len(rows), (len(rows), len(named), len(centres), len(names))
     dims = ("prompt", "pair", "layer", "metric")
-    template = xr.Dataset({"raw": (dims, np.full(shape, np.nan)), "clean": (("prompt", "metric"), np.full((n, len(names)), np.nan))})
+    template = xr.Dataset(
+        {
+            "raw": (dims, np.full(shape, np.nan)),
+            "clean": (("prompt", "metric"), np.full((n, len(names)), np.nan)),
+        }
+    )
     regions = [_region(unit, len(centres)) for unit in range(len(units))]
     identity = {
         "method": "attention_knockout", "model": facts.name, "task": task.fingerprint(), "window": window,
-        "pairs": [f"{name}: {pair}" for name, pair in named.items()], "layers": centres, "metric": names, "weights": _sample(model),
+        "pairs": [f"{name}: {pair}" for name, pair in named.items()], "layers": centres,
+        "metric": names, "weights": _sample(model),
     }  # fmt: skip
     run = runner(model, question, made, engine, len(units))
     every = torch.arange(n, device=rows.tokens.device)
     size = batch_size or _at_once(question.reads, Budget(facts, experiments.Budget(memory=memory).memory))
     clean = score(question.reads, run.clean, run.clean, every).cpu().numpy()
     out = template.copy(deep=True)
-    with stores.open_arrays(store, template, identity, {"pair": 1, "layer": 1}, regions) as kept, tqdm(
-        total=len(units), disable=not progress, desc="attention_knockout", unit="cut"
-    ) as bar:
+    with (
+        stores.open_arrays(store, template, identity, {"pair": 1, "layer": 1}, regions) as kept,
+        tqdm(total=len(units), disable=not progress, desc="attention_knockout", unit="cut") as bar,
+    ):
         for number, edits in enumerate(made):
             if kept is None or not kept.done[number]:
-                parts = [score(question.reads, run.run(some, edits), run.clean[some], some) for some in every.split(size)]
+                parts = [
+                    score(question.reads, run.run(some, edits), run.clean[some], some)
+                    for some in every.split(size)
+                ]
                 values = torch.cat(parts).cpu().numpy()
                 _fill(out, kept, number, regions[number]["raw"], values)
             bar.update()
@@ -109,7 +123,11 @@ def attention_knockout(
     out["clean"].values[...] = clean
     signs = np.array([1.0 if each.better == "higher" else -1.0 for each in question.reads.metrics])
     raw = out["raw"].values
-    variables = {"value": (dims, signs * (clean[:, None, None] - raw)), "raw": (dims, raw), "clean": (("prompt", "metric"), clean)}
+    variables = {
+        "value": (dims, signs * (clean[:, None, None] - raw)),
+        "raw": (dims, raw),
+        "clean": (("prompt", "metric"), clean),
+    }
     attrs = results.provenance(
         method="attention_knockout", site="pattern", convention=_CONVENTION, metric=question.reads.metrics,
         model=facts.name, task=task.name, task_fingerprint=task.fingerprint(), n_prompts=n, seed=seed,
@@ -122,7 +140,9 @@ def attention_knockout(
 def _named(pairs: Pairs) -> dict[str, tuple[AnyPositions, AnyPositions]]:
     if isinstance(pairs, Mapping):
         named = dict(pairs)
-    elif isinstance(pairs, str) or not all(isinstance(each, (tuple, list)) and len(each) == 2 for each in pairs):
+    elif isinstance(pairs, str) or not all(
+        isinstance(each, (tuple, list)) and len(each) == 2 for each in pairs
+    ):
         raise ValueError(f'pairs is {shown(pairs)}; give (query, key) spans, as in [("end", "s2")].')
     else:
         named = {f"{query} to {key}": (query, key) for query, key in pairs}
@@ -142,7 +162,8 @@ def _require_other_keys(rows: Prompts, name: str, pair: tuple[AnyPositions, AnyP
     blind = (queries & ~others).any(1).nonzero()
     if len(blind):
         raise ValueError(
-            f"pair {name!r}: in prompt {int(blind[0])} a query would see nothing but the keys that are cut. Choose "
+            f"pair {name!r}: in prompt {int(blind[0])} a query would see nothing but the keys that are "
+            "cut. Choose "
             "spans that leave it something, such as the first token."
         )
 

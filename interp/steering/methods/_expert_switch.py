@@ -2,8 +2,8 @@
 
 1. The routing weight of an expert on a prompt: its mean over tokens, 0 where it is not chosen.
 2. value = mean over positive prompts - mean over negative ones; the n highest experts carry the class.
-3. Off: the gate's logit is minus infinity, before experts are chosen: another takes the place, and weights are
-   normalised again. Forced: the logit is the highest of the token's, so that the expert is always chosen.
+3. Off: the gate's logit is minus infinity, before experts are chosen: another takes the place, and weights
+   are normalised again. Forced: the logit is the highest of the token's, so that the expert is always chosen.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from torch import Tensor
 from interp import results
 from interp._verbs import verb
 from interp.models import Anatomy, Model, anatomy, changed_gates, expert_points, experts_per_token, logits
-from interp.models.places import place
-from interp.places import Place, hook_name
+from interp.places import Place, hook_name, parse
 from interp.prompts import Prompts, read_classes
 
 _ROWS = 16  # prompts at once
@@ -36,8 +35,8 @@ def expert_scores(
 
     Returns `value` [layer, expert], the difference of mean routing weights, `positive` and `negative`, the
     means (0 to 1), and `shuffled`, the difference after the labels were shuffled, a control. NaN in layers
-    without experts. `top_experts(result, n)` names the highest. Raises ValueError, before any pass, for a model
-    without experts. Cost: one forward a prompt, with every expert on every token.
+    without experts. `top_experts(result, n)` names the highest. Raises ValueError, before any pass, for a
+    model without experts. Cost: one forward a prompt, with every expert on every token.
 
     Example:
         >>> from interp.steering import methods
@@ -49,7 +48,9 @@ def expert_scores(
     """
     facts = _mixture(model)
     sides = read_classes(model, positive, negative)
-    weights = [_weights(model, facts, side, batch_size or _ROWS) for side in sides]  # each [prompt, layer, expert]
+    weights = [
+        _weights(model, facts, side, batch_size or _ROWS) for side in sides
+    ]  # each [prompt, layer, expert]
     both = np.concatenate(weights)
     order = np.random.default_rng(seed).permutation(len(both))
     up, down = (each.mean(0) for each in weights)
@@ -57,7 +58,8 @@ def expert_scores(
     shuffled = both[order[:first]].mean(0) - both[order[first:]].mean(0)
     dims = ("layer", "expert")
     variables: dict[str, Any] = {
-        "value": (dims, up - down), "positive": (dims, up), "negative": (dims, down), "shuffled": (dims, shuffled)
+        "value": (dims, up - down), "positive": (dims, up), "negative": (dims, down),
+        "shuffled": (dims, shuffled)
     }  # fmt: skip
     attrs = results.provenance(
         method="expert_scores", site="router", model=facts.name, n_prompts=len(both), seed=seed,
@@ -113,7 +115,7 @@ def switch_experts(
     facts = _mixture(model)
     kinds: dict[int, dict[str, list[int]]] = {}
     for kind, names in (("off", off), ("forced", forced)):
-        for where in (place(each, facts) for each in names):
+        for where in (_place(each, facts) for each in names):
             if where.expert is None:
                 raise ValueError(f"{str(where)!r} is no expert; name experts, as in 'L1E3'.")
             by_kind = kinds.setdefault(where.layer or 0, {"off": [], "forced": []})
@@ -130,6 +132,14 @@ def switch_experts(
             )
     with changed_gates(model, {layer: partial(_switched, **by_kind) for layer, by_kind in kinds.items()}):
         yield model
+
+
+def _place(name: str | Place, facts: Anatomy) -> Place:
+    sizes = {"n_layers": facts.n_layers, "n_heads": facts.n_heads, "n_experts": facts.n_experts}
+    where = name.check(**sizes) if isinstance(name, Place) else parse(name, **sizes)
+    if where.expert is not None and not facts.experts[where.layer or 0]:
+        raise ValueError(f"{where}: layer {where.layer} has no experts.")
+    return where
 
 
 def _switched(gate: Tensor, off: list[int], forced: list[int]) -> Tensor:
@@ -156,7 +166,7 @@ def _weights(model: Model, facts: Anatomy, rows: Prompts, size: int) -> np.ndarr
     for index, batch in rows.batches(size, padded=facts.causal):
         real, at = batch.real[..., None], index.cpu().numpy()
 
-        def keep(tensor: Tensor, hook: Any, layer: int) -> Tensor:
+        def keep(tensor: Tensor, hook: Any, layer: int, real: Tensor = real, at: Any = at) -> Tensor:
             shares = tensor.double().masked_fill(~real, 0.0).sum(1) / real.sum(1)
             out[at, layer] = shares.cpu().numpy()
             return tensor

@@ -39,11 +39,11 @@ def rast(
 ) -> Int[Tensor, "prompt total"]:
     """Continue prompts by big + strength * (tuned - small), the likeliest token at every step.
 
-    big, small, tuned: models of one vocabulary, such as a large base model, a small one, and the small one after
-    reinforcement learning. strength: 0 is `steering.generate(big, ...)`, to the bit. The rows, `stop` and
-    `engine` are as in `steering.generate`. Raises ValueError, before any pass, for vocabularies that differ, a
-    strength that is not finite, and prompts too long for any of the models. Cost: a pass of each model for every
-    token.
+    big, small, tuned: models of one vocabulary, such as a large base model, a small one, and the small one
+    after reinforcement learning. strength: 0 is `steering.generate(big, ...)`, to the bit. The rows, `stop`
+    and `engine` are as in `steering.generate`. Raises ValueError, before any pass, for vocabularies that
+    differ, a strength that is not finite, and prompts too long for any of the models. Cost: a pass of each
+    model for every token.
 
     Example:
         >>> from interp.steering import methods
@@ -62,7 +62,8 @@ def rast(
     longest = int(rows.lengths.max()) + max_new_tokens - 1
     if max_new_tokens < 1 or (limits and longest > min(limits)):
         raise ValueError(
-            f"max_new_tokens is {max_new_tokens}, and the longest prompt with them has {longest} tokens; give 1 or "
+            f"max_new_tokens is {max_new_tokens}, and the longest prompt with them has {longest} tokens; "
+            "give 1 or "
             f"more, and at most {min(limits) if limits else 'any number'} in all."
         )
     ends, fill = end_ids(big, rows, stop), vocabulary.pad(big)
@@ -70,7 +71,9 @@ def rast(
     reach = tokens.shape[1] + max_new_tokens
     with torch.no_grad(), ExitStack() as stack:
         used = (big, small, tuned) if strength else (big,)
-        decoders = [stack.enter_context(decoding(each, tokens, real, (), True, engine, reach, rows)) for each in used]
+        decoders = [
+            stack.enter_context(decoding(each, tokens, real, (), True, engine, reach, rows)) for each in used
+        ]
         whole = continued(_Mixed(decoders, strength), max_new_tokens, ends, fill)
     if whole is None:
         raise ValueError(f"the mixed logits are not finite at strength {strength}. Use a smaller one.")
@@ -104,13 +107,15 @@ def _require_one_vocabulary(one: Model, other: Model) -> None:
     names = [anatomy(each).name for each in (one, other)]
     if sizes[0] != sizes[1]:
         raise ValueError(
-            f"{names[0]} has a vocabulary of {sizes[0]} tokens and {names[1]} one of {sizes[1]}: their logits "
+            f"{names[0]} has a vocabulary of {sizes[0]} tokens and {names[1]} one of {sizes[1]}: their "
+            "logits "
             "cannot be added. Use models of one tokenizer."
         )
     if vocabulary.has_tokenizer(one) and vocabulary.has_tokenizer(other):
         words = [vocabulary.tokenizer_of(each).get_vocab() for each in (one, other)]
         if words[0] != words[1]:
             raise ValueError(
-                f"the tokenizers of {names[0]} and {names[1]} give tokens other ids: their logits cannot be added. "
+                f"the tokenizers of {names[0]} and {names[1]} give tokens other ids: their logits cannot "
+                "be added. "
                 "Use models of one tokenizer."
             )

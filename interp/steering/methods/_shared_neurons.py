@@ -1,9 +1,11 @@
 """Neurons that two models share: is what carries an ability in one what carries it in the other?
 
-1. In both models of one shape, a score for every neuron [layer, neuron] (any: activation, effect, attribution).
+1. In both models of one shape, a score for every neuron [layer, neuron] (any: activation, effect,
+   attribution).
 2. By layer, the k highest of each; shared = how many are the same, as a share of k. Two rankings that have
    nothing to do with each other share k / d on average; the hypergeometric tail is p.
-3. The shared ones are a set of `Neurons`, to be amplified (`scale(1.5)`) beside a random control (`random()`).
+3. The shared ones are a set of `Neurons`, to be amplified (`scale(1.5)`) beside a random control
+   (`random()`).
 
 SNRF (from its abstract); its fusion of weights is not here.
 """
@@ -43,7 +45,8 @@ def shared_neurons(
     """
     if first.ndim != 2 or first.shape != second.shape:
         raise ValueError(
-            f"the scores are {list(first.shape)} and {list(second.shape)}; give [layer, neuron] of two models of one "
+            f"the scores are {list(first.shape)} and {list(second.shape)}; give [layer, neuron] of two "
+            "models of one "
             "shape."
         )
     if not bool(first.isfinite().all() and second.isfinite().all()):
@@ -51,18 +54,24 @@ def shared_neurons(
     n_layers, width = first.shape
     if not 1 <= k <= width:
         raise ValueError(f"k is {k}; a layer has {width} neurons: give 1 to {width}.")
-    ranks = [each.argsort(-1, descending=True, stable=True).argsort(-1) for each in (first, second)]
+    ranks = [each.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1) for each in (first, second)]
     both = (ranks[0] < k) & (ranks[1] < k)  # [layer, neuron]
     counts = both.sum(-1).tolist()
-    order = sorted(both.nonzero().tolist(), key=lambda at: int(ranks[0][*at] + ranks[1][*at]))
-    neurons = Neurons(tuple((layer, index) for layer, index in order), tuple(range(n_layers)), width, "shared neurons")
+    order = sorted(both.nonzero().tolist(), key=lambda at: int(ranks[0][tuple(at)] + ranks[1][tuple(at)]))
+    neurons = Neurons(
+        tuple((layer, index) for layer, index in order), tuple(range(n_layers)), width, "shared neurons"
+    )
     variables = {
         "value": (("layer",), np.array(counts) / k),
         "jaccard": (("layer",), np.array([n / (2 * k - n) for n in counts])),
         "p": (("layer",), np.array([_tail(n, k, width) for n in counts])),
     }
     attrs = results.provenance(
-        method="shared_neurons", site="post", convention="value = shared of the k highest / k", chance=k / width, k=k
+        method="shared_neurons",
+        site="post",
+        convention="value = shared of the k highest / k",
+        chance=k / width,
+        k=k,
     )
     return results.dataset(variables, {"layer": np.arange(n_layers)}, attrs), neurons
 

@@ -1,9 +1,10 @@
 """Attention sinks taken away: what a model loses without the key that heads rest on.
 
 1. Sink score of a key: mean attention that later queries pay it, over heads, by layer.
-2. `remove_sink` takes the key away from all later queries (minus infinity on the scores): what they paid it goes
-   to the others, and rows still add up to 1.
-3. The same with a key that is no sink, drawn at random, is the control: a sink is one where only the first costs.
+2. `remove_sink` takes the key away from all later queries (minus infinity on the scores): what they paid it
+   goes to the others, and rows still add up to 1.
+3. The same with a key that is no sink, drawn at random, is the control: a sink is one where only the first
+   costs.
 
 Sinks: Xiao et al. 2309.17453; secondary ones 2512.22213, found by `heads.telemetry`.
 """
@@ -39,8 +40,8 @@ _ROWS = 16  # prompts at once
 def remove_sink(model: Model, key: int = 0, *, layer: Layers = None) -> Made:
     """Interventions that hide one position from all later queries, in all layers unless some are given.
 
-    key: counted from the first real token of each row. Raises ValueError, before any pass, for a layer that is
-    not there and a negative key. Cost: one addition to the scores of each layer.
+    key: counted from the first real token of each row. Raises ValueError, before any pass, for a layer that
+    is not there and a negative key. Cost: one addition to the scores of each layer.
 
     Example:
         >>> from interp import steering
@@ -92,15 +93,23 @@ def sink_effect(
     if last < 1:
         raise ValueError(f"the shortest prompt has {shortest} tokens; sinks need at least {_LATER + 2}.")
     if key is not None and not 0 <= key <= last:
-        raise ValueError(f"key is {key}; the shortest prompt has keys 0 to {last} with {_LATER} queries after them.")
+        raise ValueError(
+            f"key is {key}; the shortest prompt has keys 0 to {last} with {_LATER} queries after them."
+        )
     if key is None:
         scores = heads.telemetry(model, rows, batch_size=batch_size)["value"].isel(pos=slice(0, last + 1))
         key = int(scores.mean("prompt").max("layer").argmax("pos"))
     others = [each for each in range(last + 1) if each not in (0, key)] or [int(key == 0)]
     control = int(np.random.default_rng(seed).choice(others))
-    made = {"plain": (), "removed": remove_sink(model, key, layer=layer), "control": remove_sink(model, control, layer=layer)}
+    made = {
+        "plain": (),
+        "removed": remove_sink(model, key, layer=layer),
+        "control": remove_sink(model, control, layer=layer),
+    }
     prove(model, made["removed"], rows.tokens, rows.lengths)
-    measured = [_measured(model, rows, edits, key, max(key, control), batch_size or _ROWS) for edits in made.values()]
+    measured = [
+        _measured(model, rows, edits, key, max(key, control), batch_size or _ROWS) for edits in made.values()
+    ]
     losses = np.stack([loss for loss, _ in measured], 1)
     variables: dict[str, Any] = {
         "value": (("prompt", "run"), losses[:, :1] - losses),
@@ -120,13 +129,13 @@ def sink_effect(
 def _measured(
     model: Model, rows: Prompts, edits: tuple[Intervention, ...], key: int, after: int, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Loss [prompt] of the tokens after position `after`, and attention [prompt, layer] that the key receives."""
+    """Loss [prompt] after position `after`, and attention [prompt, layer] that the key receives."""
     n_layers = anatomy(model).n_layers
     losses, received = np.empty(len(rows)), np.empty((len(rows), n_layers))
     for index, batch in rows.batches(size, padded=anatomy(model).causal):
         seen: dict[int, Tensor] = {}
 
-        def keep(tensor: Tensor, hook: Any, layer: int) -> Tensor:
+        def keep(tensor: Tensor, hook: Any, layer: int, seen: dict = seen) -> Tensor:
             seen[layer] = tensor[:, :, key + 1 :, key].double().mean(1)  # [prompt, query]
             return tensor
 

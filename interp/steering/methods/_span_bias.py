@@ -7,8 +7,8 @@ Heads are chosen by how regular their attention is (derived from the authors' co
    attention to itself are left out.
 3. A head's score is its highest rate over diagonals and verticals of at least `least` queries.
 Then, in the chosen heads, the scores of the chosen queries on the chosen keys get
-scale * (median of the scores that the query sees) + bias. Minus infinity takes the keys away. The softmax comes
-after, so that rows still add up to 1.
+scale * (median of the scores that the query sees) + bias. Minus infinity takes the keys away. The softmax
+comes after, so that rows still add up to 1.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ def pattern_heads(
     mask: Tensor | None = None,
     batch_size: int | None = None,
 ) -> xr.Dataset:
-    """Heads whose attention is regular: strong on one diagonal (so many tokens back) or one vertical (a token).
+    """Heads whose attention is regular: strong on one diagonal (so many tokens back) or one vertical (a
+    token).
 
     quantile: an attention above this quantile of the prompt's attentions is strong. least: queries that a
     diagonal or vertical must have. Returns `value` [prompt, layer, head], the highest rate (0 to 1), with
     `diagonal` and `vertical`, the highest of each, and `back` and `key`, where these are; `heads.top(result)`
-    lists the highest heads. Raises ValueError, before any pass, for a quantile that is not between 0 and 1, and
-    prompts too short. Cost: one forward a prompt.
+    lists the highest heads. Raises ValueError, before any pass, for a quantile that is not between 0 and 1,
+    and prompts too short. Cost: one forward a prompt.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -65,11 +66,14 @@ def pattern_heads(
     shortest = int(rows.lengths.min())
     if not 1 <= least < shortest - 1:
         raise ValueError(
-            f"least is {least} and the shortest prompt has {shortest} tokens; it must be at least 1 and leave two "
+            f"least is {least} and the shortest prompt has {shortest} tokens; it must be at least 1 and "
+            "leave two "
             "diagonals. Give longer prompts."
         )
     seen = heads_of.attention(model, rows, batch_size=batch_size)["value"]
-    parts = [_rates(seen.values[i, ..., :n, :n], quantile, least) for i, n in enumerate(rows.lengths.tolist())]
+    parts = [
+        _rates(seen.values[i, ..., :n, :n], quantile, least) for i, n in enumerate(rows.lengths.tolist())
+    ]
     dims = ("prompt", "layer", "head")
     variables: dict[str, Any] = {name: (dims, np.stack([part[name] for part in parts])) for name in parts[0]}
     coords = {name: seen.coords[name].values for name in ("layer", "head")} | {"prompt": np.arange(len(rows))}
@@ -112,8 +116,8 @@ def bias_attention(
     minus infinity takes the keys away, but for a query that sees nothing else. scale: of the median of the
     scores that the query sees, beside it.
 
-    For `steer`, `generate` and `sweep`, with and without a cache. Raises ValueError, before any pass, for heads
-    that are not there, and numbers that are not. Cost: one addition to the scores of each layer.
+    For `steer`, `generate` and `sweep`, with and without a cache. Raises ValueError, before any pass, for
+    heads that are not there, and numbers that are not. Cost: one addition to the scores of each layer.
 
     Example:
         >>> from interp import steering
@@ -138,7 +142,9 @@ def bias_attention(
         raise ValueError("heads is empty. Name some, as in ['L1H2'], or give None for all.")
     edit, when = ScoreBias(parse(keys), bias, scale), parse(queries)
     made = (
-        Intervention(Place("pattern", layer), edit, when, None, None if some is None else tuple(sorted(set(some))))
+        Intervention(
+            Place("pattern", layer), edit, when, None, None if some is None else tuple(sorted(set(some)))
+        )
         for layer, some in by_layer.items()
     )
     return tuple(each.check(model) for each in made)
