@@ -113,10 +113,11 @@ def test_the_patch_is_that_of_the_formula_with_and_without_a_cache(net, control)
     made, (bad, _) = control
     kept = {}
     names = {"blocks.0.hook_resid_pre": "L0.resid_pre", "blocks.0.hook_resid_post": "L0.resid_post"}
-    with (
-        torch.no_grad(),
-        net.hooks(fwd_hooks=[(n, lambda t, hook: kept.update({names[hook.name]: t[:, -1]})) for n in names]),
-    ):
+
+    def keeper(place):
+        return lambda t, hook: kept.update({place: t[:, -1]})
+
+    with torch.no_grad(), net.hooks(fwd_hooks=[(n, keeper(place)) for n, place in names.items()]):
         logits(net, bad)
     p, share = made.decide({where: kept[str(where)] for where in made.inputs})
 
