@@ -14,6 +14,7 @@ from interp.plot._frame import frame
 from interp.plot._theme import escape, number
 
 _EMBED, _LOGITS = "embed", "logits"
+_CROWD = 3  # nodes of one site and position that have room for their numbers
 _ROW, _WIDTHS = 92, (0.8, 1.6, 2.8, 4.4)
 _SIGNS = {True: ("helps", look.POSITIVE, "solid"), False: ("hurts", look.NEGATIVE, "6px,4px")}
 Place = tuple[float, float]
@@ -152,7 +153,9 @@ def _marks(graph: Any, used: set[int], at: dict[int, Place]) -> list[go.Scatter]
 
 
 def _named(graph: Any, used: set[int], named: int) -> list[int]:
+    spots = [(graph.nodes[n].site, graph.nodes[n].pos) for n in used]
     features = [n for n in used if graph.nodes[n].is_feature]
+    features = [n for n in features if spots.count((graph.nodes[n].site, graph.nodes[n].pos)) <= _CROWD]
     return sorted(features, key=lambda n: -abs(graph.nodes[n].score))[:named]
 
 
