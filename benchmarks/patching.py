@@ -1,6 +1,7 @@
 """Exact patching by this package against `transformer_lens.patching`, in one run, as ratios.
 
     python benchmarks/patching.py [--quick] [--device cuda] [--shared ../shared/models]
+    python benchmarks/patching.py --only 0 2    # two rows of the first table; writes nothing
 
 The peer runs on cells spread evenly over each grid (all of them with --full) and is scaled to the whole grid;
 our time is the whole call of `interp.patch`, capture, readout and Dataset included. Both give the same
@@ -23,10 +24,11 @@ import numpy as np
 import peer
 import torch
 import transformer_lens
+from table import SPEED, markdown, table
 from torch.utils.flop_counter import FlopCounterMode
 
 import interp
-from interp.tasks import Task
+from interp.tasks import Task, UnsolvedTask
 
 ROWS = (  # site, by, tokens, first difference, at least, aim
     ("resid_pre", ("layer", "pos"), 15, 0, 25, 60),
@@ -180,8 +182,10 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="run the peer on every cell")
     parser.add_argument("--quick", action="store_true", help="a tiny shape, to see that the script works")
     parser.add_argument("--shared", type=Path, default=Path("../shared/models"))
+    parser.add_argument("--only", type=int, nargs="+", help="rows of the first table, by number from 0")
     parser.add_argument("--name", default=None, help="name of the files in benchmarks/results")
     args = parser.parse_args()
+    warnings.simplefilter("ignore", UnsolvedTask)  # weights are random
     shape = GPT2 | (
         {"n_layers": 2, "d_model": 64, "d_head": 16, "n_heads": 4, "d_mlp": 128, "d_vocab": 500}
         if args.quick
@@ -192,11 +196,14 @@ def main() -> None:
     out: dict[str, Any] = {"device": _device(args.device), "threads": torch.get_num_threads(), "shape": shape}
     out["versions"] = {"torch": torch.__version__, "transformer-lens": _version("transformer-lens")}
     out["rows"] = []
-    for site, by, n_pos, first, least, aim in ROWS:
+    for site, by, n_pos, first, least, aim in ROWS if args.only is None else [ROWS[n] for n in args.only]:
         row = against_peer(model, task_of(model, n_pos, first), site, by, most)
         row |= {"at_least": least, "aim": aim, "spec_minimum": SPEC_MINIMUM.get((site, n_pos, first))}
         out["rows"].append(row)
         print(f"{site} {by} {n_pos} tokens from {first}: {row['ratio']:.0f}x, gap {row['gap']:.1e}")
+    if args.only is not None:
+        print(table(SPEED, out["rows"]))
+        return
     out["memory"] = memory.table(model, lambda n: task_of(model, 15, 0, n))
     out["scaling"] = scaling(args.device)
     out["trained"] = trained(args.shared, args.device, most)
@@ -218,12 +225,10 @@ def _version(name: str) -> str:
 
 
 def _write(out: dict[str, Any], name: str) -> None:
-    import table
-
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(out, indent=1))
-    (folder / f"{name}.md").write_text(table.markdown(out))
+    (folder / f"{name}.md").write_text(markdown(out))
     print(folder / f"{name}.md")
 
 
