@@ -95,7 +95,23 @@ def project(W: Tensor, b: Tensor | None, x: Tensor) -> Tensor:
 
 def _by_head(x: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
     wide = x.expand(W.shape[0], *x.shape)
+    if lower(W, x):
+        out = torch.bmm(wide.to(W.dtype), W).to(x.dtype)
+        return out if b is None else out.add_(b[:, None])
     return torch.bmm(wide, W) if b is None else torch.baddbmm(b[:, None], wide, W)
+
+
+def times(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
+    """x W + b. Weights of lower precision multiply in it; what comes out is as wide as what went in."""
+    if lower(W, x):
+        out = (x.to(W.dtype) @ W).to(x.dtype)
+        return out if b is None else out.add_(b)
+    return x @ W if b is None else torch.addmm(b, x, W)
+
+
+def lower(W: Tensor, x: Tensor) -> bool:
+    """Whether weights were made less precise than the stream (`engine.precision`)."""
+    return W.dtype == torch.bfloat16 and x.dtype == torch.float32
 
 
 class _Projection(torch.autograd.Function):
@@ -278,15 +294,20 @@ def attn_write(block: Block, z: Tensor) -> Tensor:
     """What attention adds to the stream, from z [row, head, d_head]."""
     attn = block.attn
     flat, W = z.reshape(z.shape[0], -1), attn.W_O.reshape(-1, attn.W_O.shape[-1])
-    return normed(block.attn_out_norm, flat @ W if attn.b_O is None else torch.addmm(attn.b_O, flat, W))
+    return normed(block.attn_out_norm, times(flat, W, attn.b_O))
 
 
 def head_writes(
-    W_O: Float[Tensor, "head d_head d_model"], z: Float[Tensor, "*row head d_head"]
+    W_O: Float[Tensor, "head d_head d_model"],
+    z: Float[Tensor, "*row head d_head"],
+    out: Float[Tensor, "head *row d_model"] | None = None,
 ) -> Float[Tensor, "head *row d_model"]:
-    """What each head adds to the stream, without the bias that they share."""
+    """What each head adds to the stream, without the bias that they share. out: where to put it."""
     flat = z.flatten(0, -3).transpose(0, 1)  # [head, row, d_head]
-    return torch.bmm(flat, W_O).unflatten(1, z.shape[:-2])
+    if out is None:
+        return torch.bmm(flat, W_O).unflatten(1, z.shape[:-2])
+    torch.bmm(flat, W_O, out=out.flatten(1, -2))
+    return out
 
 
 def unembed(weights: Weights, stream: Tensor, W_U: Tensor, b_U: Tensor | None) -> Tensor:
@@ -298,8 +319,8 @@ def unembed(weights: Weights, stream: Tensor, W_U: Tensor, b_U: Tensor | None) -
 def mlp_inner(mlp: MLP, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """The MLP's pre-activations [row, neuron] and, if it is gated, the other factor."""
     if mlp.W_gate is not None:
-        return x @ mlp.W_gate, x @ mlp.W_in
-    return (x @ mlp.W_in if mlp.b_in is None else torch.addmm(mlp.b_in, x, mlp.W_in)), None
+        return times(x, mlp.W_gate), times(x, mlp.W_in)
+    return times(x, mlp.W_in, mlp.b_in), None
 
 
 def mlp_hidden(mlp: MLP, x: Tensor) -> Tensor:
@@ -309,8 +330,7 @@ def mlp_hidden(mlp: MLP, x: Tensor) -> Tensor:
 
 def mlp_write(mlp: MLP, hidden: Tensor) -> Tensor:
     """What the MLP adds to the stream, from its hidden activations [row, neuron]."""
-    out = hidden @ mlp.W_out if mlp.b_out is None else torch.addmm(mlp.b_out, hidden, mlp.W_out)
-    return normed(mlp.out_norm, out)
+    return normed(mlp.out_norm, times(hidden, mlp.W_out, mlp.b_out))
 
 
 def mlp(mlp: MLP, layer: int, x: Tensor, tap: Tap) -> Tensor:

@@ -99,17 +99,18 @@ def pull_back(
     """The slope in what a norm reads, x, from the slope in what it gives. `other`: x of the source run."""
     if norm is None:
         return slope
-    if norm.gain is not None:
-        slope = slope * norm.gain
     x, scale = _point(norm, x)
     if kind == "secant" and other is not None:
-        found = _secant(x, scale, *_point(norm, other), slope)
+        slope = slope if norm.gain is None else slope * norm.gain
+        out = _secant(x, scale, *_point(norm, other), slope)
     else:
-        found = slope / scale
+        out = slope / scale
+        out = out if norm.gain is None else out.mul_(norm.gain)
         if kind == "gradient":
             unit = x / scale
-            found = found - (unit / scale) * (slope * unit).mean(-1, keepdim=True)
-    return found - found.mean(-1, keepdim=True) if norm.centred else found
+            mean = torch.einsum("rpnd,pnd->rpn", out, unit) / x.shape[-1]
+            out.addcmul_(unit, mean[..., None], value=-1)
+    return out.sub_(out.mean(-1, keepdim=True)) if norm.centred else out
 
 
 def _secant(x: Tensor, scale: Tensor, other: Tensor, other_scale: Tensor, slope: Tensor) -> Tensor:

@@ -123,13 +123,14 @@ def written(
     """
     first = activation(INPUT)
     wanted = range(len(spans.graph.writers))[rows]
-    out = first.new_zeros(len(spans.graph.writers), *first.shape)
+    every = len(wanted) == len(spans.graph.writers)
+    out = (first.new_empty if every else first.new_zeros)(len(spans.graph.writers), *first.shape)
     if 0 in wanted:
         out[0] = first
     for layer, block in enumerate(weights.blocks):
         heads, mlp = spans.heads(layer), spans.mlp(layer)
         if heads.start in wanted:
-            out[heads] = head_writes(block.attn.W_O.to(first), activation(("z", layer)))
+            head_writes(block.attn.W_O.to(first), activation(("z", layer)), out[heads])
         if block.mlp is not None and mlp in wanted:
             out[mlp] = activation(("mlp_out", layer))
     return out
@@ -149,11 +150,14 @@ def differences(
 
     first: the first position of each prompt at which the runs can differ; before it there is only rounding.
     """
-    if constants is None:
-        change = lambda at: wide(source.values[at][:, span]) - wide(base.values[at][:, span])  # noqa: E731
-        out = written(weights, spans, change, rows)
-    else:
-        now = written(weights, spans, lambda at: wide(base.values[at][:, span]), rows)
-        out = constants.to(now)[:, None, None] - now
     pos = torch.arange(span.start, span.stop, device=first.device)
-    return out.mul_((pos >= first[:, None])[..., None])
+    later = pos >= first[:, None]  # [prompt, pos]
+    if constants is not None:
+        now = written(weights, spans, lambda at: wide(base.values[at][:, span]), rows)
+        return (constants.to(now)[:, None, None] - now).mul_(later[..., None])
+
+    def change(place: Place) -> Tensor:
+        out = wide(source.values[place][:, span]) - wide(base.values[place][:, span])
+        return out.mul_(later.view(*later.shape, *[1] * (out.ndim - 2)))
+
+    return written(weights, spans, change, rows)
