@@ -21,10 +21,11 @@ from interp import workers as pools
 from interp._locks import require_place
 from interp.ablation import Ablation
 from interp.engine import memory as engine_memory
+from interp.engine.precision import check_precision
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.engine.trust import check_engine
-from interp.models import Anatomy, Model, anatomy, model_fingerprint, require_eval
+from interp.models import Anatomy, Model, anatomy, model_fingerprint, part_in_training
 from interp.tasks import Task
 from interp.tasks.metrics import Metric, as_metric
 
@@ -37,6 +38,7 @@ class Contrast:
     """What is compared with what, and in which number. `seed` is None where nothing is drawn.
 
     source: another model of the same shape, that the run patched in is of; None for the model itself.
+    precision: of the products of blocks, where it was lowered on request.
     """
 
     ablation: Ablation
@@ -44,6 +46,7 @@ class Contrast:
     metric: tuple[Metric, ...]
     seed: int | None = None
     source: Model | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,8 @@ class Experiment:
     def identity(self) -> dict[str, str]:
         """What must be the same for two runs to be the same: for the identity of a store."""
         seed = self.contrast.seed if self.contrast.seed is not None else self.task.seed
-        return self.source_attrs | {
+        lowered = {} if self.contrast.precision is None else {"precision": self.contrast.precision}
+        told = {
             "model_fingerprint": model_fingerprint(self.model),
             "task_fingerprint": self.task.fingerprint(),
             "ablation": str(self.contrast.ablation),
@@ -144,6 +148,7 @@ class Experiment:
             "metric": ", ".join(repr(metric) for metric in self.metric),
             "seed": str(seed),
         }
+        return self.source_attrs | lowered | told
 
 
 def prepare(
@@ -163,15 +168,17 @@ def prepare(
     executor: Any = None,
     natural: str = "denoise",
     source: Model | None = None,
+    precision: str | None = None,
 ) -> Experiment:
     """Check what all verbs take, and put it down. No forward pass.
 
-    natural: the direction that the verb takes by default. source: the model of the run patched in. Raises
-    ValueError for anything that does not fit.
+    natural: the direction that the verb takes by default. source: the model of the run patched in. precision:
+    see `engine.precision`. Raises ValueError for anything that does not fit.
     """
     facts = anatomy(model)
     check_model(model, facts)
     check_task(task, facts, model)
+    check_precision(precision, facts, engine)
     chosen = ablations.parse(ablation)
     if source is not None:
         check_source(model, facts, source, chosen)
@@ -181,6 +188,7 @@ def prepare(
         check_metric(metric, task.metric),
         seed,
         source,
+        precision,
     )
     task.require_metrics(model, contrast.metric)
     path = None if store is None else Path(store)
@@ -210,7 +218,8 @@ def check_model(model: Model, facts: Anatomy) -> None:
             "the model is compiled (torch.compile), and a compiled graph does not keep to hooks. "
             "Give the model as it was before compiling."
         )
-    require_eval(model)
+    if training := part_in_training(model):
+        raise ValueError(f"{training}, where dropout may act. Call model.eval() first (interp.load does).")
 
 
 _SHAPE = (
@@ -260,7 +269,13 @@ def check_task(task: Task, facts: Anatomy, model: Model) -> None:
             f"the task's tokens are on {task.clean.device} and the model on {facts.device}. "
             "Build the task from this model, or move the model."
         )
-    facts.require_one_batch(task.lengths)
+    if not facts.causal and (task.lengths != task.lengths[0]).any():
+        raise ValueError(
+            f"the prompts have {int(task.lengths.min())} to {int(task.lengths.max())} tokens, and attention "
+            f"of {facts.name} goes both ways: padding would be attended to. Give prompts of one length."
+        )
+    if straddled := facts.straddled(int(task.lengths.min()), int(task.lengths.max())):
+        raise ValueError(straddled)
     if task.clean.shape[1] > facts.n_ctx:
         raise ValueError(
             f"prompts have {task.clean.shape[1]} tokens, the model's context is {facts.n_ctx}. "

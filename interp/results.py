@@ -33,7 +33,7 @@ ATTRS = (
 # What is said of a result wherever it is shown (terminal, JSON, page), in this order: those that it has.
 FACTS = (
     "method", "model", "task", "task_fingerprint", "n_prompts", "site", "direction", "ablation", "metric",
-    "unit", "window", "engine", "granularity", "seed",
+    "unit", "window", "engine", "precision", "granularity", "seed",
 )  # fmt: skip
 CONVENTION = {
     "denoise": "effect = metric(patched) - metric(corrupt), clean patched into corrupt",

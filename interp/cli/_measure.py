@@ -69,8 +69,9 @@ def patch(args: argparse.Namespace, out: Output) -> None:
     with warnings.catch_warnings(), unfinished(args, folder) as own:
         warnings.simplefilter("ignore", interp.tasks.UnsolvedTask)  # the check has warned of it
         result = interp.patch(
-            model, task, store=args.store or own, workers=args.workers, executor=args.scheduler, **options
-        )
+            model, task, store=args.store or own, workers=args.workers, executor=args.scheduler,
+            precision=args.precision, **options,
+        )  # fmt: skip
         out.files["result"] = save_result(result, folder / "result.nc")
     write_task(task, folder, out)
     top = largest(result, level=args.level)

@@ -144,6 +144,7 @@ def _add_patch(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--window", type=int, default=1, help="layers patched at once (default 1)")
     _add_how(how)
     how.add_argument("--engine", default="auto", metavar="NAME", help="auto (default), fast, reference")
+    how.add_argument("--precision", metavar="NAME", help="of products: bfloat16, or tf32 on a GPU")
     how.add_argument(
         "--store", type=nonempty, help="zarr folder written during the run; the same command resumes"
     )

@@ -29,6 +29,7 @@ from interp.engine.cells import SITES, Cells, covers
 from interp.engine.items import Items, live_items
 from interp.engine.layout import Layout
 from interp.engine.memory import Budget
+from interp.engine.precision import lowered
 from interp.engine.readout import Outcome, Readout, Reads, clean_right
 from interp.engine.runs import Capture, Mix, Runs, capture
 from interp.models.parts import Block, Weights
@@ -40,7 +41,9 @@ _STREAM_ROWS = ("resid_pre", "k", "v")  # in the last block all else is computed
 class Prepared:
     """Base and source runs of some prompts, captured, ready for any cells of the given sites.
 
-    source: the weights of the source run, where they are another model's.
+    source: the weights of the source run, where they are another model's. precision: of the products of
+    blocks (`engine.precision`); what a patch changes at its entry, and the read-out, are of the weights as
+    they are.
     """
 
     def __init__(
@@ -51,12 +54,15 @@ class Prepared:
         metrics: tuple[Metric, ...],
         budget: Budget,
         source: Weights | None = None,
+        precision: str | None = None,
     ) -> None:
         self.weights, self.runs, self.budget = weights, runs, budget
+        self.running = lowered(weights, precision)
         self.source_weights = weights if source is None else source
         self.reads = Reads(runs, metrics)
         self.readout = Readout(weights, self.reads)
-        self.saved: Capture = capture(weights, runs, sites, source)
+        other = None if source is None else lowered(source, precision)
+        self.saved: Capture = capture(self.running, runs, sites, other)
         n = len(runs)
         self.base_logits = self.readout.whole_runs(self.saved.final[:n])  # [prompt, (pos,) column]
         source_logits = Readout(self.source_weights, self.reads).whole_runs(self.saved.final[n:])
@@ -104,15 +110,23 @@ class Prepared:
 
     def _wave(self, cells: Cells, layout: Layout) -> Wavefront:
         closed_form = entry.closed_form(self.budget.facts, cells)
-        return Wavefront(self.weights, self.saved, cells, layout, closed_form)
+        return Wavefront(self.weights, self.saved, cells, layout, closed_form, self.running)
 
 
 class Wavefront:
-    """One batch of items on its way through the model."""
+    """One batch of items on its way through the model. running: the weights that it runs by, where they
+    are less precise."""
 
     def __init__(
-        self, weights: Weights, saved: Capture, cells: Cells, layout: Layout, closed_form: bool
+        self,
+        weights: Weights,
+        saved: Capture,
+        cells: Cells,
+        layout: Layout,
+        closed_form: bool,
+        running: Weights | None = None,
     ) -> None:
+        self.running = weights if running is None else running
         self.weights, self.saved, self.cells, self.layout = weights, saved, cells, layout
         self.closed_form = closed_form
         self.tap: B.Tap = _pass_on if closed_form else Overrides(cells, layout, saved).tap
@@ -121,7 +135,7 @@ class Wavefront:
         """The final stream of the rows that are read, [final row, d_model], in order of items."""
         saved, last = self.saved, len(self.weights.blocks) - 1
         x = saved.pre[0].new_empty(0, saved.pre[0].shape[-1])  # [row, d_model]
-        for layer, block in enumerate(self.weights.blocks):
+        for layer, block in enumerate(self.running.blocks):
             x = self._enter(2 * layer, x, saved.pre[layer], final=False)
             if len(x):
                 x = self._attention(layer, block, x, last=layer == last)

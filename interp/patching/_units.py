@@ -18,6 +18,7 @@ import numpy as np
 
 from interp.engine.cells import Cells
 from interp.engine.plan import layer_flops
+from interp.engine.precision import arithmetic
 from interp.engine.readout import Outcome, Reads
 from interp.engine.reference import Reference
 from interp.engine.runs import Mix, Runs
@@ -117,16 +118,18 @@ class Bench:
             cells = cells.take(np.arange(unit.cells.start, unit.cells.stop))
         start, stop = unit.prompts.start, unit.prompts.stop
         blocks = [slice(first, min(first + self.room, stop)) for first in range(start, stop, self.room)]
-        by_block = [self._of_block(block, cells, mixes, tick) for block in blocks]
+        by_block = [self.of_block(block, cells, mixes, tick) for block in blocks]
         return [_joined(parts) for parts in zip(*by_block)]
 
-    def _of_block(
-        self, prompts: slice, cells: Cells, mixes: Sequence[Mix | None], tick: Tick
+    def of_block(
+        self, prompts: slice, cells: Cells, mixes: Sequence[Mix | None], tick: Tick = lambda n: None
     ) -> list[Measured]:
-        ready = self._made_ready(prompts)
-        right = ready.clean_right()[:: self.experiment.draws]  # the clean run is that of every draw
-        mixtures = (ready if mix is None else ready.mixed(mix) for mix in mixes)
-        return [(each.run(cells, tick), right) for each in mixtures]
+        """Some cells on some prompts that are captured together."""
+        with arithmetic(self.experiment.contrast.precision):
+            ready = self._made_ready(prompts)
+            right = ready.clean_right()[:: self.experiment.draws]  # the clean run is that of every draw
+            mixtures = (ready if mix is None else ready.mixed(mix) for mix in mixes)
+            return [(each.run(cells, tick), right) for each in mixtures]
 
     def _made_ready(self, prompts: slice) -> Prepared | Reference:
         if self._ready is None or self._at != prompts:
@@ -141,7 +144,8 @@ class Bench:
         if self.engine == "fast":
             blocks = weights(experiment.model)
             theirs = None if source is None or source is experiment.model else weights(source)
-            return Prepared(blocks, some, sites, experiment.metric, experiment.room, theirs)
+            precision = experiment.contrast.precision
+            return Prepared(blocks, some, sites, experiment.metric, experiment.room, theirs, precision)
         return Reference(experiment.model, some, sites, experiment.metric, source, self.both)
 
     def _room(self) -> int:

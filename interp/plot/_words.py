@@ -131,6 +131,8 @@ def subtitle(
     parts = [method(result), subject(result), direction(result.attrs), prompts(result)]
     window = int(result.attrs.get("window", 1))
     parts += [f"{window} layers at once"] if window > 1 else []
+    error = result.attrs.get("precision_error")
+    parts += [] if error is None else [str(result.attrs["precision"]).partition(":")[0] + f", ±{error:.1g}"]
     parts += [] if facts is None else [metric(facts)]
     if normalised is not None and noun(result.attrs) in _OF_GAPS:
         scale = "normalised: 0 unpatched, 1 the whole of clean − corrupt"
