@@ -90,6 +90,8 @@ def _beating(lock: Path) -> Iterator[None]:
 
 
 def _lock_of(path: Path) -> Path:
+    """Beside what the path means: a store and a link to it have one lock."""
+    path = Path(os.path.realpath(path))
     return path.with_name(f".{path.name}.lock")
 
 

@@ -25,7 +25,7 @@ from interp.engine.precision import check_precision
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.engine.trust import check_engine
-from interp.models import Anatomy, Model, anatomy, model_fingerprint, part_in_training
+from interp.models import Anatomy, Model, anatomy, model_fingerprint, require_eval
 from interp.tasks import Task
 from interp.tasks.metrics import Metric, as_metric
 
@@ -218,8 +218,7 @@ def check_model(model: Model, facts: Anatomy) -> None:
             "the model is compiled (torch.compile), and a compiled graph does not keep to hooks. "
             "Give the model as it was before compiling."
         )
-    if training := part_in_training(model):
-        raise ValueError(f"{training}, where dropout may act. Call model.eval() first (interp.load does).")
+    require_eval(model)
 
 
 _SHAPE = (
@@ -269,13 +268,7 @@ def check_task(task: Task, facts: Anatomy, model: Model) -> None:
             f"the task's tokens are on {task.clean.device} and the model on {facts.device}. "
             "Build the task from this model, or move the model."
         )
-    if not facts.causal and (task.lengths != task.lengths[0]).any():
-        raise ValueError(
-            f"the prompts have {int(task.lengths.min())} to {int(task.lengths.max())} tokens, and attention "
-            f"of {facts.name} goes both ways: padding would be attended to. Give prompts of one length."
-        )
-    if straddled := facts.straddled(int(task.lengths.min()), int(task.lengths.max())):
-        raise ValueError(straddled)
+    facts.require_one_batch(task.lengths)
     if task.clean.shape[1] > facts.n_ctx:
         raise ValueError(
             f"prompts have {task.clean.shape[1]} tokens, the model's context is {facts.n_ctx}. "

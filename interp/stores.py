@@ -164,6 +164,7 @@ def _create(
     path: Path, template: xr.Dataset, identity: Identity, chunks: Mapping[str, int], n_units: int
 ) -> None:
     """Make the store beside its place and move it there whole: a kill leaves none or all of it."""
+    path = Path(os.path.realpath(path))  # a link stays
     new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         full = template.assign_attrs({_KEY: json.dumps(_plain(identity), sort_keys=True)})

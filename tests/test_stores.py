@@ -122,6 +122,46 @@ def test_a_second_process_is_refused_by_name(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_store_and_a_link_to_it_are_one(model, tmp_path):
+    """One lock; the link stays, and what it points to is made, filled and resumed."""
+    path, link = tmp_path / "there" / "run.zarr", tmp_path / "link.zarr"
+    path.parent.mkdir()
+    link.symlink_to(path)
+    for held, asked in ((path, link), (link, path)):
+        with (
+            stores.locked(held),
+            pytest.raises(ValueError, match=r"is being written by process"),
+            stores.locked(asked),
+        ):
+            pass
+    whole = run(model, link)
+    assert link.is_symlink()
+    xr.testing.assert_identical(run(model, path), whole)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link.zarr", "there"]
+    log = tmp_path / "log.jsonl"
+    log.symlink_to(tmp_path / "there" / "real.jsonl")
+    with stores.open_log(log, "acdc", {}) as opened:
+        opened.append({"kept": True})
+    assert log.is_symlink()
+    with stores.open_log(tmp_path / "there" / "real.jsonl", "acdc", {}) as opened:
+        assert opened.lines == [{"kept": True}]
+
+
+@pytest.mark.parametrize(("umask", "folder", "file"), [(0o022, 0o755, 0o644), (0o077, 0o700, 0o600)])
+def test_stores_obey_the_umask(model, tmp_path, umask, folder, file):
+    before = os.umask(umask)
+    try:
+        run(model, tmp_path / "run.zarr")
+        with stores.open_log(tmp_path / "a.jsonl", "acdc", {}) as log:
+            log.append({"kept": True})
+        with stores.open_state(tmp_path / "a.safetensors", "train_mask", {}) as state:
+            state.save({"theta": torch.arange(3.0)})
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*"):
+        assert path.stat().st_mode & 0o777 == (folder if path.is_dir() else file), path
+
+
 START = """
 import sys, warnings
 warnings.simplefilter("ignore")

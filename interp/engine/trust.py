@@ -35,6 +35,7 @@ from interp.models import (
     lasting,
     logits,
     part_in_training,
+    require_eval,
     unsupported,
     weights,
 )
@@ -87,9 +88,11 @@ def own_weights(
     """`weights_of` for a verb that the model itself can serve as well, under hooks: None where it has to.
 
     engine: "auto" warns of a fall-back, `instead` says what it costs; "fast" raises ValueError; "reference"
-    is the model itself. unable: why our pass cannot be used, whatever the weights give.
+    is the model itself. unable: why our pass cannot be used, whatever the weights give. Either way ValueError
+    for a model in train mode, whose values would be random.
     """
     check_engine(engine)
+    require_eval(model)
     if engine == "reference":
         return None
     parts = unable or weights_of(model, tokens, lengths, sites=sites, reach=reach)
@@ -115,6 +118,7 @@ def slope_weights(
     engine ran. engine: as in `own_weights`.
     """
     if engine == "auto":
+        require_eval(model)
         parts = weights_of(model, tokens, lengths, sites=sites)
         return parts if isinstance(parts, Weights) else None
     return own_weights(model, tokens, lengths, sites=sites, engine=engine, instead="")

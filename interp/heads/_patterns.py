@@ -72,11 +72,7 @@ def attention(
     facts = anatomy(model)
     check_model(model, facts)
     data = read(model, prompts)
-    if not facts.causal and bool((data.lengths != data.lengths[0]).any()):
-        raise ValueError(
-            f"attention of {facts.name} goes both ways, and padding would be attended to. Give prompts of "
-            "one length."
-        )
+    facts.require_one_batch(data.lengths)
     if weighting not in _WEIGHTINGS:
         raise ValueError(f"weighting is {weighting!r}; it must be {' or '.join(map(repr, _WEIGHTINGS))}.")
     layers, n = _layers(layer, facts), len(data)

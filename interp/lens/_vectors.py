@@ -74,7 +74,7 @@ def read(model: Model, vectors: Any, *, as_: str = "direction", top: int = 10) -
 def rows_of(model: Model, vectors: Any) -> tuple[list[str], Float[Tensor, "row d_model"]]:
     """Labels and vectors of the stream. ValueError for what is none of this model's."""
     if hasattr(vectors, "vectors"):  # a Direction
-        direction = vectors.check(model)
+        direction = vectors.check(model).require_any()
         listed = [(str(place), v) for place, v in direction.vectors.items()]
         rows = [
             (name if v.ndim == 1 else f"{name} {i}", row)

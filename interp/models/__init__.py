@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from interp.models._anatomy import logits as logits
     from interp.models._anatomy import model_fingerprint as model_fingerprint
     from interp.models._anatomy import part_in_training as part_in_training
+    from interp.models._anatomy import require_eval as require_eval
     from interp.models._experts import changed_gates as changed_gates
     from interp.models._experts import expert_points as expert_points
     from interp.models._experts import experts_per_token as experts_per_token
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 _ANATOMY = (
     *("Anatomy", "Model", "anatomy", "computation_fingerprint", "has_hooks", "logits", "model_fingerprint"),
-    *("activation_shape", "lasting", "part_in_training"),
+    *("activation_shape", "lasting", "part_in_training", "require_eval"),
 )
 _NORMS = ("attn_out_norm", "final_norm", "stream_norms")
 _WEIGHTS = ("ACTIVATIONS", "attentions", "layer_with_same_weight", "unsupported", "weights", *_NORMS)

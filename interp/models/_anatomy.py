@@ -89,6 +89,17 @@ class Anatomy:
             "longest row. Give prompts of one length, or those of either side by themselves."
         )
 
+    def require_one_batch(self, lengths: Tensor) -> None:
+        """Raise ValueError for prompts [prompt] of lengths that cannot be padded to one batch."""
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        if not self.causal and shortest != longest:
+            raise ValueError(
+                f"the prompts have {shortest} to {longest} tokens, and attention of {self.name} goes both "
+                "ways: padding would be attended to. Give prompts of one length."
+            )
+        if straddled := self.straddled(shortest, longest):
+            raise ValueError(straddled)
+
     def width(self, site: str) -> int:
         """Length of the vectors at a site; 1 where it has numbers alone."""
         if site in SCALAR_SITES:
@@ -397,6 +408,12 @@ def part_in_training(model: Model) -> str | None:
     if inside is None:
         return None
     return f"its part {inside!r} is in train mode" if inside else "the model is in train mode"
+
+
+def require_eval(model: Model) -> None:
+    """Raise ValueError where some part of the model is in train mode."""
+    if training := part_in_training(model):
+        raise ValueError(f"{training}, where dropout may act. Call model.eval() first (interp.load does).")
 
 
 def model_fingerprint(model: Model) -> str:

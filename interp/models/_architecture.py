@@ -119,6 +119,8 @@ def _require_attention(model: Model, name: str, config: Any) -> None:
     what = f"{model.cfg.model_name!r} is {_article(name or type(model).__name__)}"
     if getattr(config, "is_encoder_decoder", False) or not hasattr(model, "blocks"):
         raise ValueError(f"{what}, an encoder-decoder. Only models of one stack of blocks are supported.")
+    if not len(model.blocks):
+        raise ValueError(f"{what} of no layers: there is nothing in it to change. Give a model with a block.")
     without = [layer for layer, block in enumerate(model.blocks) if getattr(block, "attn", None) is None]
     if without:
         raise ValueError(

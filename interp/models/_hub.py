@@ -154,6 +154,9 @@ def read(
     return model if as_read else model.to(wanted)
 
 
+_MASKS = ("attn.bias", "attention.bias", "masked_bias")  # causal masks, which older files hold
+
+
 def _require_fit(folder: Path, model: Any, report: Any) -> None:
     """Every weight of the model is in the file, and every weight of the file is in the model."""
     for what, names in (("lacks", report["missing_keys"]), ("misfits", report["mismatched_keys"])):
@@ -163,7 +166,10 @@ def _require_fit(folder: Path, model: Any, report: Any) -> None:
                 f"the weights in {folder}: config.json asks for {first!r}, which the file {what} "
                 f"({len(names)} of these). Save the model again with save_pretrained."
             )
-    unused = sorted(name for name in map(str, report["unexpected_keys"]) if name.endswith(".weight"))
+    unexpected = sorted(map(str, report["unexpected_keys"]))
+    unused = [
+        name for name in unexpected if name.endswith((".weight", ".bias")) and not name.endswith(_MASKS)
+    ]
     if unused:
         raise ValueError(
             f"the weights in {folder}: config.json has no place for {unused[0]!r} ({len(unused)} of these), "

@@ -18,6 +18,7 @@ from interp._activations import activations
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
+from interp.places import Place
 from interp.positions import AnyPositions, weights
 from interp.prompts import read
 from interp.steering._direction import Direction, found_on
@@ -64,20 +65,43 @@ def class_means(
     labels = [name for name, found in rows.items() for _ in range(len(found[wanted[0]]))]
     drawn = dealt(labels, torch.Generator().manual_seed(seed))
     every = {w: torch.cat([found[w].flatten(1) for found in rows.values()]) for w in wanted}
-    true, shuffled = ({w: _differences(every[w], each) for w in wanted} for each in (labels, drawn))
+    true = {w: _differences(every[w], labels) for w in wanted}
+    shuffled = {} if drawn is None else {w: _differences(every[w], drawn) for w in wanted}
+    norms = {
+        name: {w: found[w].flatten(1).double().norm(dim=1).median().item() for w in wanted}
+        for name, found in rows.items()
+    }
     return {
         name: Direction(
-            vectors={w: true[w][name] for w in wanted},
-            shuffled={w: shuffled[w][name] for w in wanted},
+            vectors=without_rounding({w: true[w][name] for w in wanted}, norms[name], f"class_means: {name}"),
+            shuffled={w: found[name] for w, found in shuffled.items()},
             **found_on(model),
             method=f"class_means: {name}",
             positions=pos if isinstance(pos, str) else repr(pos),
-            norms={w: rows[name][w].flatten(1).double().norm(dim=1).median().item() for w in wanted},
+            norms=norms[name],
             data=data[name].data_hash(),
             seed=seed,
         )
         for name in classes
     }
+
+
+def without_rounding(
+    vectors: Mapping[Place, Tensor], norms: Mapping[Place, float], method: str
+) -> dict[Place, Tensor]:
+    """The differences of classes, with what is rounding alone set to 0; ValueError where that is all of them.
+
+    norms: the median norm of an activation there.
+    """
+    zero = [
+        w for w, v in vectors.items() if float(v.double().norm()) <= 16 * torch.finfo(v.dtype).eps * norms[w]
+    ]
+    if len(zero) == len(vectors):
+        raise ValueError(
+            f"{method}: the classes have the same activations at {', '.join(map(str, zero))}, so there is no "
+            "direction. Read another layer or position, or give prompts that differ there."
+        )
+    return {where: torch.zeros_like(v) if where in zero else v for where, v in vectors.items()}
 
 
 def _differences(rows: Float[Tensor, "row d"], labels: Sequence[str]) -> dict[str, Float[Tensor, "d"]]:

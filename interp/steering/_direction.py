@@ -243,6 +243,15 @@ class Direction:
 
         return decompose(self, dictionary, k, method, float(ridge), activations, n_draws, seed)
 
+    def require_any(self) -> Direction:
+        """The direction itself; ValueError where it is 0 at all of its places: nothing would happen."""
+        if not any(float(vector.double().norm()) > 0 for vector in self.vectors.values()):
+            raise ValueError(
+                f"the direction is 0 at {', '.join(map(str, self.places))}: it has no direction, and nothing "
+                "would change. Extract it at other layers or positions, or from prompts that differ there."
+            )
+        return self
+
     def check(self, model: Model) -> Direction:
         """The direction itself; ValueError when it is of another model, site or width. No forward pass."""
         facts = anatomy(model)

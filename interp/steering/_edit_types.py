@@ -267,6 +267,8 @@ class _InPlane(Edit):
     plane: tuple[Tensor, Tensor]
 
     def __post_init__(self) -> None:
+        if 0 in (float(each.double().norm()) for each in (self.first, self.second)):
+            raise ValueError("a vector of the plane is 0. Give two that span a plane.")
         one = self.first.double() / self.first.double().norm()
         rest = self.second.double() - (self.second.double() @ one) * one
         if float(rest.norm()) < 1e-6 * float(self.second.double().norm()):

@@ -48,7 +48,7 @@ def _from_file(tensors: dict[str, Tensor], header: dict[str, Any], path: Path) -
         drawn = {name.removeprefix(_SHUFFLED): v for name, v in tensors.items() if name.startswith(_SHUFFLED)}
         weights = tuple(float(number("weights", value)) for value in header.get("weights", ()))
         places = sorted(plain, key=lambda where: (where.layer or 0, str(where)))
-        return Direction(
+        found = Direction(
             vectors={where: plain[where] for where in places},
             shuffled={parse(name): vector for name, vector in drawn.items()},
             norms={parse(name): number(f"norm at {name}", norm) for name, norm in header["norms"].items()},
@@ -59,6 +59,7 @@ def _from_file(tensors: dict[str, Tensor], header: dict[str, Any], path: Path) -
             weights=weights,
             **{name: _plain(name, header[name]) for name in _PLAIN},
         )
+        return found.require_any()
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no direction: {error} Write it with Direction.save.") from None
 
@@ -76,7 +77,7 @@ def write_gguf(direction: Direction, path: Path) -> Path:
     """Write the file. ValueError for a place that llama.cpp cannot steer."""
     if direction.layout != "vector":
         raise ValueError(f"a control vector has one vector a layer; this direction has {direction.layout!r}.")
-    vectors = {_layer(where): vector for where, vector in direction.vectors.items()}
+    vectors = {_layer(where): vector for where, vector in direction.require_any().vectors.items()}
     data = {layer: vectors[layer].float().cpu().numpy().astype("<f4") for layer in sorted(vectors)}
     facts = [
         _string("general.architecture") + struct.pack("<I", _STRING) + _string("controlvector"),

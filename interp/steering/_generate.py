@@ -265,7 +265,8 @@ class _Draws:
 
     def shares(self, logits: Tensor) -> tuple[Float[Tensor, "row rank"], Int[Tensor, "row rank"]]:
         """Probabilities of the tokens that can be drawn, and their ids; of equal ones the lower id first."""
-        scaled = logits.double() / self.temperature
+        wide = logits.double()
+        scaled = (wide - wide.max(-1, keepdim=True).values) / self.temperature  # the largest stays 0
         if self.top_k is None and self.top_p is None:
             return scaled.softmax(-1), torch.arange(scaled.shape[1]).expand_as(scaled)
         scaled, ids = torch.sort(scaled, dim=-1, descending=True, stable=True)

@@ -25,7 +25,7 @@ from interp.steering._direction import Direction
 from interp.steering._generate import generate
 from interp.steering._intervention import Intervention, flat
 from interp.steering._runs import Question, Suffix, Whole, question_of, runner, score
-from interp.steering.edits import add
+from interp.steering.edits import added
 from interp.tasks import vocabulary
 
 Intervene = Callable[[Direction, Any], Any]
@@ -51,7 +51,10 @@ class Job:
 
     def made(self, part: Direction, step: float | Tensor) -> list[Intervention]:
         """The interventions of a direction, checked. No forward pass."""
-        made = add(part, step, when=self.when) if self.intervene is None else self.intervene(part, step)
+        if self.intervene is None:
+            made = added(part, [part], step, when=self.when)
+        else:
+            made = self.intervene(part, step)
         return [each.check(self.model) for each in flat([made])]
 
     def check(self, rows: Prompts) -> None:
@@ -271,7 +274,7 @@ def by_layer(
     model: Model, directions: Direction | Sequence[Direction], steps: list[float]
 ) -> list[Direction]:
     given = [directions] if isinstance(directions, Direction) else list(directions)
-    parts = [part for direction in given for part in direction.check(model).split()]
+    parts = [part for each in given for part in each.check(model).require_any().split()]
     layers = [part.layer for part in parts]
     if len(set(layers)) != len(layers) or None in layers:
         raise ValueError(

@@ -21,7 +21,7 @@ from interp.engine.forward import forward
 from interp.engine.readout import Readout, Reads, measured, widened
 from interp.engine.runs import Runs
 from interp.experiment import Metrics, check_metric
-from interp.models import Model, logits
+from interp.models import Model, anatomy, logits
 from interp.models.parts import Weights
 from interp.prompts import Prompts, read
 from interp.steering._clock import Clock
@@ -69,6 +69,7 @@ def question_of(
 ) -> Question:
     is_task = hasattr(prompts, "clean") and hasattr(prompts, "answers")
     rows = read(model, prompts, mask)
+    anatomy(model).require_one_batch(rows.lengths)
     device = rows.tokens.device
     if is_task:
         if answer is not None or wrong is not None:

@@ -27,7 +27,7 @@ from interp.steering._generate import end_ids, generate
 from interp.steering._intervention import flat
 from interp.steering._steer import own_weights
 from interp.steering._sweep import sweep
-from interp.steering.edits import add
+from interp.steering.edits import add, added
 from interp.steering.measures import calibrate, repetition
 from interp.tasks import vocabulary
 from interp.tasks.metrics import KL
@@ -76,14 +76,14 @@ def side_by_side(
         raise ValueError("give coefficient= or target_kl=, one of them.")
     rows = read(model, prompts, mask)
     stops = end_ids(model, rows, stop)
-    direction = direction.check(model)
+    direction = direction.check(model).require_any()
     chosen = _engine(model, direction, rows, when, max_new_tokens, engine)
     runs = _runs(model, direction, rows, coefficient, target_kl, when, seed, chosen)
     drawn: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     drawn |= {"max_new_tokens": max_new_tokens, "stop": stop, "engine": chosen}
     ids, kl = [], []
     for vector, step in runs.values():
-        edits = () if step == 0 else add(vector, step, when=when)
+        edits = () if step == 0 else added(vector, [vector], step, when=when)
         whole = generate(model, rows, edits, **drawn)
         column = rows.lengths[:, None] + torch.arange(whole.shape[1], device=whole.device)
         ids.append(_continuations(whole, column, max_new_tokens))

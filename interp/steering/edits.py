@@ -75,7 +75,19 @@ def add(
     if unit not in ("vector", "norm"):
         raise ValueError(f"unit is {unit!r}; use 'vector' or 'norm'.")
     finite("coefficient", coefficient)
-    listed = _directions(direction)
+    return added(direction, _directions(direction), coefficient, unit=unit, when=when, gate=gate)
+
+
+def added(
+    direction: Any,
+    listed: list[Direction],
+    coefficient: Any,
+    *,
+    unit: str = "vector",
+    when: AnyPositions = everywhere,
+    gate: AnyGate = None,
+) -> Made:
+    """`add`, also of a direction that is 0 at a layer of a sweep."""
     several = None if isinstance(direction, Direction) else listed
     first = _same_places(listed)
     made = []
@@ -245,7 +257,7 @@ def _each(
 
 
 def _directions(given: object) -> list[Direction]:
-    """The directions given, one or several. ValueError for anything else."""
+    """The directions given, one or several. ValueError for anything else, and for one that is 0."""
     listed = (
         [given] if isinstance(given, Direction) else list(given) if isinstance(given, (list, tuple)) else None
     )
@@ -255,7 +267,7 @@ def _directions(given: object) -> list[Direction]:
             f"{what} is no direction. Extract one (steering.mean_difference), or use "
             "steering.Direction.from_tensor(vector, 'L3.resid_pre')."
         )
-    return listed
+    return [each.require_any() for each in listed]
 
 
 def _same_places(directions: list[Direction]) -> Direction:

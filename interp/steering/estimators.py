@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp._arguments import shown
-from interp._verbs import verb
+from interp._verbs import verb, warn
 from interp.probes.selectors import require_pairs
 
 __all__ = ["lda", "logistic", "logistic_probe", "mean_difference", "null_cosines", "pca", "weighted_mean"]
@@ -249,11 +249,18 @@ def nonnegative(name: str, value: float | int) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a finite number, 0 or more.")
 
 
-def dealt(labels: Sequence[str], generator: torch.Generator) -> list[str]:
+def dealt(labels: Sequence[str], generator: torch.Generator) -> list[str] | None:
     """Shuffled labels of which every class gets its share of the rows of every class.
 
-    Labels drawn freely would by chance go with the old ones, and the control would be a weak treatment.
+    Labels drawn freely would by chance go with the old ones, and the control would be a weak treatment. None,
+    with a warning, where each class has one row: shuffled labels would give the same directions again.
     """
+    if len(set(labels)) == len(labels):
+        warn(
+            f"labels of {len(labels)} classes with one row each cannot be shuffled, so the directions have "
+            "no such control. Give two prompts or more of a class."
+        )
+        return None
     order = {name: i for i, name in enumerate(dict.fromkeys(labels))}
     rows: list[int] = torch.randperm(len(labels), generator=generator).tolist()
     rows.sort(key=lambda i: order[labels[i]])  # stable: random within a class
@@ -288,8 +295,13 @@ def null_cosines(
         (5,)
     """
     generator = torch.Generator().manual_seed(seed)
-    true = estimate(estimator, positive, negative).double()
     n, m = len(positive), len(negative)
+    if max(n, m) < 2 or (estimator is pca and n < 2):
+        raise ValueError(
+            f"labels of {n} and {m} rows cannot be shuffled: every draw would be the direction or its "
+            "negative. Give two rows or more of a class."
+        )
+    true = estimate(estimator, positive, negative).double()
     cosines = []
     for _ in range(n_draws):
         of_pca = estimator is pca

@@ -33,7 +33,7 @@ last place. The model is left as found.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ from interp.prompts import Mask, Prompts, read_classes
 from interp.steering import estimators
 from interp.steering._classes import class_means as class_means
 from interp.steering._classes import kmeans as kmeans
+from interp.steering._classes import without_rounding
 from interp.steering._direction import Direction, found_on
 from interp.steering.estimators import at_gap, estimate, shuffle, within_classes
 from interp.steering.estimators import null_cosines as null_cosines
@@ -333,7 +334,9 @@ def between_classes(
     )
     pairs_of = {where: (above[where], below[where]) for where in wanted}
     true = {where: at_gap(estimate(estimator, *rows), *rows) for where, rows in pairs_of.items()}
-    vectors = _without_rounding(true, above, below, method)
+    norms = {where: _median_norm(above[where], below[where]) for where in wanted}
+    vectors = without_rounding(true, norms, method)
+    _require_order(vectors, above, below, method)
     shuffler = how.shuffler(estimator, len(above[wanted[0]]), len(below[wanted[0]]))
     drawn = {} if shuffler is None else {where: shuffler(*rows) for where, rows in pairs_of.items()}
     shuffled = {where: at_gap(estimate(null or estimator, *rows), *rows) for where, rows in drawn.items()}
@@ -347,7 +350,7 @@ def between_classes(
         shuffled=shuffled,
         method=method,
         positions=how.pos if isinstance(how.pos, str) else repr(how.pos),
-        norms={where: _median_norm(above[where], below[where]) for where in wanted},
+        norms=norms,
         means={where: _means(vectors[where], above[where], below[where]) for where in wanted},
         data=hashlib.sha256(f"{up.data_hash()}{down.data_hash()}".encode()).hexdigest(),
         seed=how.seed,
@@ -355,29 +358,11 @@ def between_classes(
     )
 
 
-def _without_rounding(
-    vectors: dict[Place, Tensor], above: Rows, below: Rows, method: str
-) -> dict[Place, Tensor]:
-    """The vectors, with what is rounding alone set to 0; ValueError where that is all of them."""
-    norms = {where: _median_norm(above[where], below[where]) for where in vectors}
-    zero = [
-        w for w, v in vectors.items() if float(v.double().norm()) <= 16 * torch.finfo(v.dtype).eps * norms[w]
-    ]
-    names = ", ".join(map(str, zero))
-    if len(zero) == len(vectors):
-        raise ValueError(
-            f"{method}: the classes have the same activations at {names}, so there is no direction. Read "
-            "another layer or position, or give prompts that differ there."
-        )
-    _require_order(vectors, above, below, method, zero)
-    return {where: torch.zeros_like(v) if where in zero else v for where, v in vectors.items()}
-
-
-def _require_order(vectors: Rows, above: Rows, below: Rows, method: str, zero: Sequence[Place]) -> None:
+def _require_order(vectors: Rows, above: Rows, below: Rows, method: str) -> None:
     """Warn where the differences of pairs cancel along a principal direction."""
     if method != "pca":
         return
-    for where in (each for each in vectors if each not in zero):
+    for where in (each for each, vector in vectors.items() if bool(vector.any())):
         unit = vectors[where].double() / vectors[where].double().norm()
         along = (above[where].double() - below[where].double()) @ unit
         if len(along) > 2 and abs(float(along.mean())) < 0.1 * float(along.square().mean().sqrt()):

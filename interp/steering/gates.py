@@ -132,6 +132,9 @@ def probe_gate(
         'probe_gate(0.5)'
     """
 
+    if not bool(weight.any()):
+        raise ValueError("weight is all 0: the probe says the same of every activation. Fit it anew.")
+
     def weigh(h: Tensor) -> Tensor:
         return torch.sigmoid(h @ weight.to(h) + torch.as_tensor(bias).to(h)) > threshold
 

@@ -342,8 +342,6 @@ def calibrate(
             f"calibrate takes a direction with one place, this has {len(parts)}. Use direction.split()."
         )
     length = parts[0].vector.double().norm().item()
-    if length == 0:
-        raise ValueError("the direction is 0: no coefficient changes anything.")
     question = question_of(model, prompts, mask, None, None, KL())
     first = Job(model, parts, [0.0], None, when)
     first.check(question.rows)

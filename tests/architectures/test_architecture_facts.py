@@ -67,8 +67,17 @@ def test_a_mixture_has_no_neurons_to_patch(name: str) -> None:
     task = interp.Task.from_tokens(
         clean=TOKENS.tolist(), corrupt=zoo.prompts()[1].tolist(), answer=[5, 6, 7], wrong=[8, 9, 10]
     )
-    with pytest.raises(ValueError, match=r"mixes experts.*patch mlp_out"):
-        interp.patch(model, task, "post", progress=False)
+    for call in (
+        lambda: interp.patch(model, task, "post", progress=False),
+        lambda: interp.attribute(model, task, "post", progress=False),
+        lambda: interp.activations(model, TOKENS, "L1.post"),
+        lambda: steering.mean_difference(model, TOKENS[:1], TOKENS[1:], layer=1, site="post"),
+        lambda: steering.generate(
+            model, TOKENS, steering.edits.scale_units("L1.post", [5], 0.0), max_new_tokens=1
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"mixes experts.*patch mlp_out|has no site 'post'"):
+            call()
 
 
 @pytest.mark.skipif("DeepSeek 3" in zoo.refused(), reason="interp.load refuses it here")

@@ -77,6 +77,49 @@ def test_estimates_reach_every_position(model):
     assert np.corrcoef(found.values.ravel(), exact.values.ravel())[0, 1] > 0.9
 
 
+RAGGED = [[1, 2, 3], [1, 2, 3, 4, 5], [4, 5, 6], [7, 8, 9, 10, 11]]
+
+
+def each_alone(run):
+    """What a verb gives of all rows, and of every row by itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return run(RAGGED), [run([row]) for row in RAGGED]
+
+
+def test_a_lens_reads_each_prompt_as_alone(model):
+    def run(rows):
+        return interp.lens.logit(model, rows, targets=[5])["value"].values[..., 0]  # prompt, layer, pos
+
+    whole, alone = each_alone(run)
+    for row, single in zip(whole, alone):
+        assert np.isfinite(single).all()
+        np.testing.assert_allclose(row[:, : single.shape[-1]], single[0], atol=1e-9)
+
+
+def test_text_goes_on_from_each_prompt_as_alone(model):
+    def run(rows):
+        tokens = steering.generate(model, rows, max_new_tokens=3, stop=(), pad=0)
+        return [row[len(given) : len(given) + 3].tolist() for row, given in zip(tokens, rows)]
+
+    whole, alone = each_alone(run)
+    assert whole == [single[0] for single in alone]
+
+
+@pytest.mark.filterwarnings("ignore")  # side_by_side may first tell of a fall-back
+@pytest.mark.parametrize("verb", ["sweep", "calibrate", "side_by_side", "effect_curves"])
+def test_prompts_steered_beside_padding_are_refused(model, verb):
+    d = steering.Direction.from_tensor(torch.ones(24), "L1.resid_pre")
+    doors = {
+        "sweep": lambda: steering.sweep(model, d, RAGGED, [1.0], progress=False),
+        "calibrate": lambda: steering.calibrate(model, d, RAGGED, 0.1),
+        "side_by_side": lambda: steering.side_by_side(model, RAGGED, d, target_kl=0.1, max_new_tokens=1),
+        "effect_curves": lambda: steering.methods.effect_curves(model, d, RAGGED, [1.0], progress=False),
+    }
+    with pytest.raises(ValueError, match=r"have 3 to 5 tokens, .* goes both ways"):
+        doors[verb]()
+
+
 REFUSED = {
     "secant": lambda m, t: interp.attribute(m, t, "z", method="secant", progress=False),
     "score_edges": lambda m, t: circuits.score_edges(m, t, progress=False),

@@ -337,26 +337,6 @@ def test_a_metric_of_small_numbers_does_not_fool_it(model, monkeypatch):
         assert patched(model, task(model), metric=metric).attrs["engine"] == "reference"
 
 
-def without_window(model):
-    good = weights(model)
-    blocks = tuple(dataclasses.replace(b, attn=dataclasses.replace(b.attn, window=None)) for b in good.blocks)
-    return dataclasses.replace(good, blocks=blocks)
-
-
-@pytest.mark.parametrize("lengths", [[9, 9], [3, 9, 9]])
-def test_longer_prompts_are_checked_again(lengths, monkeypatch):
-    """A window that was overlooked shows only past its width."""
-    model = architectures.build(dict(architectures.grid())["local"])
-    monkeypatch.setattr(trust, "weights", without_window)
-    assert patched(model, task(model, 3)).attrs["engine"] == "fast"
-    given = task(model, lengths=lengths)
-    after = patched(model, given)
-    assert after.attrs["engine"] == "reference"
-    assert abs(after["value"] - patched(model, given, engine="reference")["value"]).max() == 0
-    assert isinstance(trust.weights_of(model, given.clean[:1, :3], reach=9), str)
-    assert not isinstance(trust.weights_of(model, given.clean[:1, :3]), str)
-
-
 class Discarding(torch.nn.Module):
     """A hook point whose edits go nowhere, as where transformers computes attention."""
 

@@ -7,6 +7,7 @@ import pytest
 import small
 import torch
 
+import interp
 from interp.models import anatomy, has_hooks, logits, model_fingerprint, unsupported, weights
 
 
@@ -66,6 +67,19 @@ def test_fingerprint_tells_models_apart():
     after = model_fingerprint(model)
     parameter.data.reshape(-1)[0] -= 1
     assert after != before
+
+
+def test_a_model_of_no_layers_is_a_sentence():
+    """As in the study of embedding and unembedding alone."""
+    model = architectures.build({"n_layers": 0})
+    task = interp.Task.from_tokens(clean=[[1, 2]], corrupt=[[3, 2]], answer=[5], wrong=[6])
+    for call in (
+        lambda: interp.patch(model, task, "resid_pre", progress=False),
+        lambda: interp.circuits.score_edges(model, task, progress=False),
+        lambda: interp.steering.generate(model, task.clean, max_new_tokens=1),
+    ):
+        with pytest.raises(ValueError, match=r"of no layers: there is nothing in it to change"):
+            call()
 
 
 def test_something_else_is_refused():

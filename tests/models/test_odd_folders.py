@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +101,53 @@ def test_code_of_the_folders_own_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_tokenizers_own_code_is_not_run(tmp_path: Path) -> None:
+    """The model can be read without it; a tokenizer of its own is not one of transformers'."""
+    folder = save_llama(tmp_path / "code")
+    write_tokenizer(WORDS, folder, 12)
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    path = folder / "tokenizer_config.json"
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.OwnFast"]}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    with contextlib.suppress(ValueError):
+        interp.load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+class Runs:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_what_a_pickle_would_run_is_not_run(name: str, tmp_path: Path) -> None:
+    """Under its own name, and under that of a file of safetensors."""
+    folder = save_llama(tmp_path / "old")
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(pickle.dumps(Runs(tmp_path / "ran")))
+    with pytest.raises(
+        ValueError, match=r"a pickle, which can run any code|cannot read|truncated or damaged"
+    ):
+        interp.load(folder)
+    assert not (tmp_path / "ran").exists()
+    pickle.loads((folder / name).read_bytes())  # it would have
+    assert (tmp_path / "ran").exists()
+
+
 def test_more_weights_than_the_model_has(tmp_path: Path) -> None:
     """A head or an extra layer that the config does not speak of would be left out without a word."""
-    folder = save_llama(tmp_path / "more")
-    state = load_file(folder / "model.safetensors")
-    state["model.layers.2.mlp.up_proj.weight"] = state["model.layers.1.mlp.up_proj.weight"].clone()
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"config.json has no place for 'model.layers.2.mlp.up_proj.weight'"):
-        interp.load(folder)
+    for name in ("model.layers.2.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.bias"):
+        folder = save_llama(tmp_path / name)
+        state = load_file(folder / "model.safetensors")
+        state[name] = torch.ones(32)
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=rf"config.json has no place for '{name}'"):
+            interp.load(folder)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,10 @@ def test_steering(silent, draw):
         (lambda: Direction.from_tensor(draw(24) * float("nan"), "L1.resid_pre"), "not finite"),
         (lambda: Direction.from_tensor(draw(24) * 0, "L1.resid_pre"), "is all 0"),
         (lambda: Direction({good.place: draw(24) * 0}).unit(), "is 0"),
-        (lambda: steering.ablate(Direction({good.place: draw(24) * 0})), "nothing to ablate"),
+        (
+            lambda: steering.ablate(Direction({good.place: draw(2, 24) * torch.eye(2)[:, :1]}, "basis")),
+            "to ablate",
+        ),
         (lambda: positions.at(), "at least one position"),
         (lambda: positions.window(3, 3), "is empty"),
         (lambda: positions.mask(torch.ones(1, 2, 3) > 0), "needs a bool tensor"),

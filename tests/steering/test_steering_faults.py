@@ -162,9 +162,9 @@ def test_top_k_of_one_and_a_small_top_p_take_the_likeliest(model, ids):
     assert drawn.tolist() == [[2]] * 3
     assert shares.tolist() == [[1.0]] * 3
     greedy = steering.generate(model, ids, max_new_tokens=4)
-    for options in ({"top_k": 1}, {"top_p": 1e-9}):
+    for options in ({"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-310}):
         assert torch.equal(
-            steering.generate(model, ids, max_new_tokens=4, temperature=1.0, **options), greedy
+            steering.generate(model, ids, max_new_tokens=4, **{"temperature": 1.0, **options}), greedy
         )
     shares, _ = _Draws(1.0, None, 0.5, 0).shares(torch.tensor([[2.0, 1.0, 0.0]]))
     assert (shares > 0).sum() == 1

@@ -130,6 +130,9 @@ def cast_condition(
     up, down = read(model, positive, what="positive"), read(model, negative, what="negative")
     options: dict[str, Any] = {"layer": layer, "site": site, "pos": "mean", "batch_size": batch_size}
     found = mean_difference(model, up, down, **options) if vectors is None else vectors.check(model)
+    found = found.require_any().at(
+        *(where for where, c in found.vectors.items() if float(c.double().norm()) > 0)
+    )
     on, off = (activations(model, p, found.places, "mean", batch_size=batch_size) for p in (up, down))
     best: dict[Place, tuple[float, float, float, bool]] = {}
     for where in found.places:
@@ -145,6 +148,8 @@ def similarity(
     h: Float[Tensor, "*any d"], c: Float[Tensor, "d"], kind: str = "tanh"
 ) -> Float[Tensor, "*any"]:
     """cos(h, tanh(P h)), or cos(h, c) for kind "cosine"; 0 where h is 0. In the dtype of h."""
+    if float(c.double().norm()) == 0:
+        raise ValueError("the condition vector is 0, so nothing is like it. Extract it at another layer.")
     unit = (c.double() / c.double().norm()).to(h)
     other = torch.tanh((h @ unit).unsqueeze(-1) * unit) if kind == "tanh" else unit.expand_as(h)
     return (h * other).sum(-1) / (h.norm(dim=-1) * other.norm(dim=-1)).clamp(min=1e-30)

@@ -159,7 +159,7 @@ def layer_effects(
         >>> methods.layer_effects(model, d, task, 0.1)["value"].dims
         ('prompt', 'layer')
     """
-    parts = direction.check(model).split()
+    parts = direction.check(model).require_any().split()
     sets = {"value": list(parts)} | controls(parts, seed)
     measured = {
         name: [_at_kl(model, each, task, target_kl) for each in members] for name, members in sets.items()

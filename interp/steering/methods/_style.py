@@ -28,6 +28,7 @@ from interp.models import Model, anatomy
 from interp.models.places import Layers, places
 from interp.positions import AnyPositions
 from interp.prompts import read
+from interp.steering._classes import without_rounding
 from interp.steering._direction import Direction, found_on
 from interp.steering.estimators import dealt
 
@@ -68,20 +69,23 @@ def style_vectors(
     rows = activations(model, data, wanted, pos, batch_size=batch_size)
     drawn_styles = dealt(styles, torch.Generator().manual_seed(seed))
     true = {w: style_differences(rows[w].flatten(1), styles) for w in wanted}
-    drawn = {w: style_differences(rows[w].flatten(1), drawn_styles) for w in wanted}
+    labels = [] if drawn_styles is None else [drawn_styles]
+    drawn = {w: style_differences(rows[w].flatten(1), each) for each in labels for w in wanted}
     label = hashlib.sha256(f"{data.data_hash()}{list(styles)}".encode()).hexdigest()
+    norms = {w: rows[w].flatten(1).double().norm(dim=1).median().item() for w in wanted}
+    typed = {style: {w: true[w][style].to(rows[w].dtype) for w in wanted} for style in dict.fromkeys(styles)}
     return {
         style: Direction(
-            vectors={w: true[w][style].to(rows[w].dtype) for w in wanted},
-            shuffled={w: drawn[w][style].to(rows[w].dtype) for w in wanted},
+            vectors=without_rounding(vectors, norms, f"style_vectors: {style}"),
+            shuffled={w: found[style].to(rows[w].dtype) for w, found in drawn.items()},
             **found_on(model),
             method=f"style_vectors: {style}",
             positions=pos if isinstance(pos, str) else repr(pos),
-            norms={w: rows[w].flatten(1).double().norm(dim=1).median().item() for w in wanted},
+            norms=norms,
             data=label,
             seed=seed,
         )
-        for style in dict.fromkeys(styles)
+        for style, vectors in typed.items()
     }
 
 

@@ -123,7 +123,7 @@ def steer2edit(
     if rho <= 0 or not 0 <= alpha < 1:
         raise ValueError(f"rho is {rho} and alpha is {alpha}; use rho above 0 and alpha from 0 to below 1.")
     facts = anatomy(model)
-    v = direction.vector.double()
+    v = direction.require_any().vector.double()
     if v.shape != (facts.d_model,):
         raise ValueError(
             f"the direction at {direction.place} is {list(v.shape)}; give one [{facts.d_model}]."

@@ -41,7 +41,8 @@ def test_zero_equal_prompts_and_exchange(model, ids):
 
     a, b = ids[0, :4], ids[1, :4]
     assert torch.equal(run(methods.actadd(model, a, b, 1, 0.0)), run())
-    assert torch.equal(run(methods.actadd(model, a, a, 1, 9.0)), run())
+    with pytest.raises(ValueError, match=r"the direction is 0 at L1\.resid_pre"):
+        methods.actadd(model, a, a, 1, 9.0)
     there, back = run(methods.actadd(model, a, b, 1, -3.0)), run(methods.actadd(model, b, a, 1, 3.0))
     torch.testing.assert_close(there, back)
     assert (there - run()).abs().max() > 0.1
