@@ -107,14 +107,15 @@ def test_text_goes_on_from_each_prompt_as_alone(model):
 
 
 @pytest.mark.filterwarnings("ignore")  # side_by_side may first tell of a fall-back
-@pytest.mark.parametrize("verb", ["sweep", "calibrate", "side_by_side", "effect_curves"])
-def test_prompts_steered_beside_padding_are_refused(model, verb):
+@pytest.mark.parametrize("verb", ["sweep", "calibrate", "side_by_side", "effect_curves", "attention"])
+def test_prompts_beside_padding_are_refused(model, verb):
     d = steering.Direction.from_tensor(torch.ones(24), "L1.resid_pre")
     doors = {
         "sweep": lambda: steering.sweep(model, d, RAGGED, [1.0], progress=False),
         "calibrate": lambda: steering.calibrate(model, d, RAGGED, 0.1),
         "side_by_side": lambda: steering.side_by_side(model, RAGGED, d, target_kl=0.1, max_new_tokens=1),
         "effect_curves": lambda: steering.methods.effect_curves(model, d, RAGGED, [1.0], progress=False),
+        "attention": lambda: interp.heads.attention(model, RAGGED),
     }
     with pytest.raises(ValueError, match=r"have 3 to 5 tokens, .* goes both ways"):
         doors[verb]()
