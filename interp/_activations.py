@@ -110,6 +110,12 @@ def activations(
     return found[wanted[0]] if isinstance(sites, (str, Place)) else found
 
 
+def one_row(pos: Any) -> None:
+    """ValueError for pos="all", which gives a row for every token, where rows are to be prompts."""
+    if isinstance(pos, str) and pos == "all":
+        raise ValueError("pos is 'all', a row for every token; this needs one row a prompt, as 'mean' gives.")
+
+
 def engine_for(model: Model, sides: Sequence[Prompts], wanted: Sequence[Place], engine: str) -> str:
     """ "fast" or "reference", for the places in several sets of prompts: decided, and told of, once."""
     ends = [(side, int(end(side.lengths))) for side in sides for end in (Tensor.argmax, Tensor.argmin)]

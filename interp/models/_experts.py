@@ -65,7 +65,13 @@ def experts_per_token(model: Model) -> int:
     """How many experts a token goes through."""
     mlp = model.blocks[_first(model)].mlp
     own = getattr(mlp, "experts_per_token", None)
-    return int(transformers_config(model).num_experts_per_tok if own is None else own)
+    own = getattr(transformers_config(model), "num_experts_per_tok", None) if own is None else own
+    if own is None:
+        raise ValueError(
+            f"how many experts a token of {type(mlp).__name__} goes through is not known here: its config "
+            "has no num_experts_per_tok."
+        )
+    return int(own)
 
 
 @contextmanager
@@ -85,9 +91,17 @@ def changed_gates(model: Model, changes: Mapping[int, Callable[[Tensor], Tensor]
                 gate = _innermost(getattr(inner(mlp), "router", None))
             if getattr(getattr(gate, "weight", None), "ndim", 0) != 2:
                 raise ValueError(f"the gate of layer {layer} ({type(mlp).__name__}) is not known here.")
+            own = vars(gate).get("forward")  # of a block around this one
             gate.forward = partial(_with_logits, gate.forward, gate.weight, change)
-            stack.callback(vars(gate).pop, "forward")
+            stack.callback(_put_back, gate, own)
         yield
+
+
+def _put_back(gate: Any, own: Callable[..., Any] | None) -> None:
+    if own is None:
+        del gate.forward
+    else:
+        gate.forward = own
 
 
 def _with_logits(

@@ -57,8 +57,9 @@ def export(model: Model, folder: str | Path, *, source: str | Path | None = None
         >>> import tempfile
         >>> model = interp.load("tiny-ioi")
         >>> d = interp.steering.Direction.from_tensor(model.W_U[:, 5], "L2.resid_post")
-        >>> with tempfile.TemporaryDirectory() as parent, interp.steering.bake(model, interp.steering.add(d,
-        2.0)): ...     folder = interp.models.export(model, parent + "/edited")
+        >>> edits = interp.steering.add(d, 2.0)
+        >>> with tempfile.TemporaryDirectory() as parent, interp.steering.bake(model, edits):
+        ...     folder = interp.models.export(model, parent + "/edited")
         ...     (folder / "config.json").is_file()
         True
     """

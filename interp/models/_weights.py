@@ -118,8 +118,9 @@ def layer_with_same_weight(model: Model, layer: int, part: str) -> int | None:
     own = getattr(getattr(model.blocks[layer], part, None), name, None)
     for other, block in enumerate(model.blocks):
         weight = getattr(getattr(block, part, None), name, None)
-        both = isinstance(own, Tensor) and isinstance(weight, Tensor)
-        if other != layer and both and own.data_ptr() == weight.data_ptr():
+        if other == layer or not isinstance(own, Tensor) or not isinstance(weight, Tensor):
+            continue
+        if own.data_ptr() == weight.data_ptr():
             return other
     return None
 

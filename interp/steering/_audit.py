@@ -209,7 +209,7 @@ def _of_block(layer: int, block: Block) -> Iterator[_Matrix]:
 def _of_the_stream(direction: Direction | None, width: int) -> Tensor | None:
     if direction is None:
         return None
-    vector = direction.vector.double()
+    vector = direction.require_any().vector.double()
     if vector.shape != (width,):
         raise ValueError(
             f"the direction at {direction.place} is {list(vector.shape)}; give one vector of the stream, "
@@ -229,6 +229,8 @@ def _measured(old: _Matrix, new: _Matrix, v: Tensor | None, components: int, wid
     assert D is not None  # `_pairs` leaves out what neither has
     D = D.reshape(-1, D.shape[-1])  # [row, d_model] where it touches the stream
     norm = float(D.norm())
+    if not np.isfinite(norm):
+        raise ValueError(f"{new.name} has weights that are not finite, so nothing can be said of it.")
     row = {"norm": norm, "relative": norm / size if size else float("nan") if norm else 0.0, "rank": 0.0,
            "share": float("nan"), **empty}  # fmt: skip
     if norm == 0:

@@ -143,4 +143,6 @@ def _draws(vector: Tensor, activations: Tensor | None, n: int, seed: int) -> Flo
         x = activations.double().to(vector.device)
         weights = torch.randn(n, len(x), generator=generator, dtype=torch.float64).to(vector.device)
         drawn = weights @ (x - x.mean(0))
+        if not bool((drawn.norm(dim=1) > 1e-9 * x.norm(dim=1).max()).all()):
+            raise ValueError("the activations do not vary: they have no covariance. Give other rows.")
     return drawn / drawn.norm(dim=1, keepdim=True).clamp(min=1e-300) * vector.norm()

@@ -55,7 +55,7 @@ class Substitute(Edit):
         if not bool(counts.all() if n == 1 else (counts == n).all()):
             row = int((counts != n).nonzero()[0]) if n > 1 else int((counts == 0).nonzero()[0])
             raise ValueError(
-                f"prompt {row} has {int(counts[row])} placeholders ({self.where}) for {n} vectors.."
+                f"prompt {row} has {int(counts[row])} placeholders ({self.where}) for {n} vectors."
             )
         index = (here.cumsum(1) - 1).clamp(0, n - 1)  # [row, pos]
         new = vectors.gather(1, index[..., None].expand(*index.shape, h.shape[-1]))

@@ -14,6 +14,7 @@ import zoo
 import interp
 from interp.models import logits
 from interp.steering import methods
+from interp.steering.methods._expert_switch import _switched
 
 LAYER, EXPERT = 1, 2
 
@@ -118,3 +119,21 @@ def test_bad_names_are_sentences_before_any_pass() -> None:
             pass
     with pytest.raises(ValueError, match="has no experts"):
         methods.expert_scores(interp.load("tiny-ioi"), [[1, 2]], [[3, 4]])
+
+
+def test_a_block_in_a_block_leaves_the_outer_one_in_force() -> None:
+    model, tokens = mixtral().model, mixtral().task.clean
+    with torch.no_grad():
+        plain = logits(model, tokens)
+        with methods.switch_experts(model, off=[f"L{LAYER}E{EXPERT}"]):
+            outer = logits(model, tokens)
+            with methods.switch_experts(model, off=[f"L{LAYER}E0"]):
+                assert not torch.equal(logits(model, tokens), outer)
+            assert torch.equal(logits(model, tokens), outer)
+        assert torch.equal(logits(model, tokens), plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_forced_is_strictly_the_highest(dtype: torch.dtype) -> None:
+    gate = torch.tensor([[3.0, 1.0, 2.0, 0.5], [-40.0, -41.0, -42.0, -43.0]], dtype=dtype)
+    assert _switched(gate, [], [3]).topk(2).indices[:, 0].tolist() == [3, 3]

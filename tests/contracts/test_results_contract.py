@@ -65,7 +65,20 @@ CIRCUITS: dict[str, Verb] = {
         m, t, interp.attribute(m, t, "post", ("layer", "neuron"), direction="noise", **QUIET), **o
     ),
 }
-STEERING: dict[str, Verb] = {"sweep": _sweep}
+STEERING: dict[str, Verb] = {
+    "sweep": _sweep,
+    "attention_knockout": lambda m, t, c, d, **o: steering.methods.attention_knockout(
+        m, t, [("end", "s2")], **o
+    ),
+    "compare": lambda m, t, c, d, **o: steering.methods.compare(
+        m, t, {"d": d, "asked": steering.methods.prefixed(m, t, " Mary", 1)}, 0.1, **o
+    ),
+    "rank_skills": lambda m, t, c, d, **o: steering.methods.rank_skills(
+        m, steering.methods.native_skills(m, t, 2, layer=1), t, **o
+    ),
+    "under_shift": lambda m, t, c, d, **o: steering.methods.under_shift(m, d, {"as it is": t}, **o),
+    "vector_paths": lambda m, t, c, d, **o: steering.methods.vector_paths(m, d, t, **o),
+}
 EVERY = {**PATCHING, **CIRCUITS, **STEERING}
 
 
@@ -183,6 +196,18 @@ def concepts(model: Any) -> dict[str, steering.Direction]:
     return steering.methods.concept_vectors(model, ["Mary", "Tom"], ["Anna"], template="{} had a", layer=1)
 
 
+def named_value(result: xr.Dataset, name: str) -> xr.Dataset:
+    """A result whose numbers go by another name, so that the test below can read them."""
+    return result.assign(value=result[name])
+
+
+def halved() -> Any:
+    model = interp.load("tiny-ioi")
+    with torch.no_grad():
+        model.blocks[1].mlp.W_out.mul_(0.5)
+    return model
+
+
 OTHERS: dict[str, Verb] = {
     "attention": lambda m, t, c, d, **o: heads.attention(m, "When Mary and John went"),
     "backup": lambda m, t, c, d, **o: heads.backup(m, t, ["L1H1"], **o),
@@ -219,6 +244,13 @@ OTHERS: dict[str, Verb] = {
         monitor(m, t),
         draws=1,
     ),
+    "attack_scaling": lambda m, t, c, d, **o: named_value(
+        steering.methods.attack_scaling(m, t.clean[:1], [1], [1], steps=2, n_targets=2, **o), "norm"
+    ),
+    "audit": lambda m, t, c, d, **o: named_value(steering.audit(m, halved()), "norm"),
+    "decompose": lambda m, t, c, d, **o: named_value(
+        steering.mean_difference(m, t[:3], t[3:], layer=1).decompose(torch.eye(64), 2, n_draws=2), "explained"
+    ),
     "control_effect": lambda m, t, c, d, **o: steering.methods.control_effect(
         m, more(m)[:8], more(m)[8:], steering.mean_difference(m, more(m)[:8], more(m)[8:], layer=1)
     ),
@@ -229,6 +261,31 @@ OTHERS: dict[str, Verb] = {
     "pair probe": lambda m, t, c, d, **o: probes.pairs(
         m, interp.tasks.ioi(m, n=16), ("io", "end"), ("s1", "end"), layer=1, ranks=[2], draws=1, **o
     ),
+    "manifold_paths": lambda m, t, c, d, **o: named_value(
+        steering.methods.manifold_paths(
+            m,
+            steering.methods.manifold(m, {x: t[i : i + 2] for i, x in enumerate("abc")}, layer=1),
+            t,
+            [5, 6, 7],
+            0,
+            2,
+            n=2,
+        ),
+        "curve",
+    ),
+    "pattern_heads": lambda m, t, c, d, **o: steering.methods.pattern_heads(m, t),
+    "resistance": lambda m, t, c, d, **o: named_value(
+        steering.methods.resistance(
+            m,
+            t,
+            steering.add(steering.mean_difference(m, t[:3], t[3:], layer=1)),
+            lambda new: torch.zeros(len(new), dtype=torch.long),
+            max_new_tokens=1,
+            **o,
+        ),
+        "rate",
+    ),
+    "sink_effect": lambda m, t, c, d, **o: steering.methods.sink_effect(m, t, 0),
     "report": lambda m, t, c, d, **o: steering.methods.report(
         m,
         [f"{name} had a book" for name in ("Mary", "Tom", "Anna", "Paul")],

@@ -209,7 +209,7 @@ def bake(args: argparse.Namespace, out: Output) -> None:
     with steering.bake(model, edits):
         path = (export if hub else save)(model, folder, source=args.model)
     error = _difference(hooked, _logits(interp.load(path), tokens, ()))
-    if error > _TOLERANCE:
+    if not error <= _TOLERANCE:  # nor where it is no number
         raise ValueError(
             f"the model in {path} differs from the steered one by {error:.2g} of the largest logit. Its "
             "loading processes the weights; steer with hooks instead."

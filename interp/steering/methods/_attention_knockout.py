@@ -24,7 +24,7 @@ from interp._arguments import shown
 from interp._verbs import verb
 from interp.engine.memory import Budget
 from interp.experiment import MEMORY, Metrics
-from interp.models import Model, anatomy
+from interp.models import Model, anatomy, model_fingerprint
 from interp.models.places import Layers, places
 from interp.places import Place
 from interp.positions import AnyPositions, marked, parse
@@ -97,9 +97,10 @@ def attention_knockout(
     )
     regions = [_region(unit, len(centres)) for unit in range(len(units))]
     identity = {
-        "method": "attention_knockout", "model": facts.name, "task": task.fingerprint(), "window": window,
+        "method": "attention_knockout", "model_fingerprint": model_fingerprint(model),
+        "task": task.fingerprint(), "window": window,
         "pairs": [f"{name}: {pair}" for name, pair in named.items()], "layers": centres,
-        "metric": names, "weights": _sample(model),
+        "metric": ", ".join(map(repr, question.reads.metrics)),
     }  # fmt: skip
     run = runner(model, question, made, engine, len(units))
     every = torch.arange(n, device=rows.tokens.device)
@@ -196,9 +197,3 @@ def _at_once(reads: Any, budget: Budget) -> int:
     columns = budget.facts.d_vocab_out if reads.columns is None else len(reads.columns)
     each = budget.run_bytes(reads.runs.n_pos, columns, reads.everywhere)
     return max(1, int(budget.limit / 2 / each))
-
-
-def _sample(model: Model) -> list[float]:
-    from interp.steering._direction import identity
-
-    return [round(value, 6) for value in identity(model)]

@@ -235,6 +235,11 @@ def compare(
         raise ValueError(
             f"target_kl is {target_kl}, with {len(methods)} methods; give nats above 0, and one."
         )
+    for what in methods.values():
+        if isinstance(what, Direction):
+            what.check(model)
+        if isinstance(what, Task):
+            check_task(what, anatomy(model), model)
     rows = _rows_of(methods, task, when, seed)
     chosen = check_metric(metric, task.metric)
     sides = None if concept is None else read_classes(model, *concept)
@@ -275,7 +280,12 @@ def _rows_of(
                 )
             rows[name] = (what, None)
         elif isinstance(what, Direction):
-            sets = {name: what} | {f"{name}, {kind}": d for kind, (d,) in controls([what], seed).items() if d}
+            sets: dict[str, Direction] = {name: what} | {
+                f"{name}, {kind}": d for kind, (d,) in controls([what], seed).items() if d
+            }
+            twice = [key for key in sets if key != name and (key in rows or key in methods)]
+            if twice:
+                raise ValueError(f"there would be two rows {twice[0]!r}; call one of the methods otherwise.")
             rows |= {key: (d, _adder(d, when)) for key, d in sets.items()}
         elif isinstance(what, RankOne) or callable(what):
             rows[name] = (what, what.steer if isinstance(what, RankOne) else what)
@@ -301,7 +311,11 @@ def _at_kl(
 ) -> tuple[Tensor, float, float]:
     """Metrics [prompt, metric], the strength, and the mean KL; NaN where the KL is not reached."""
     if act is None:
-        return measure(model, what, metric=metric), float("nan"), _kl_between(model, task, what)
+        values, away = measure(model, what, metric=metric), _kl_between(model, task, what)
+        for i, each in enumerate(metric):
+            if isinstance(each, KL):  # to the task as it is, not to this one as it is
+                values[:, i] = away.to(values)
+        return values, float("nan"), float(away.mean())
 
     def kl(strength: float) -> float:
         return float(measure(model, task, *act(strength), metric=(KL(),)).mean())
@@ -321,15 +335,15 @@ def _at_kl(
     return measure(model, task, *act(middle), metric=metric), middle, reached
 
 
-def _kl_between(model: Model, task: Task, other: Task) -> float:
-    """Mean KL of the next token at the answer of each prompt, from the task's to the other's."""
+def _kl_between(model: Model, task: Task, other: Task) -> Float[Tensor, "prompt"]:
+    """KL of the next token at the answer of each prompt, from the task's to the other's."""
     logs = []
     for each in (task, other):
         device = anatomy(model).device
         with torch.no_grad():
             out = logits(model, each.clean.to(device))
         logs.append(out[torch.arange(len(out)), each.last_position.to(device)].double().log_softmax(-1))
-    return float((logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean())
+    return (logs[0].exp() * (logs[0] - logs[1])).sum(-1)
 
 
 def _detection(model: Model, what: Any, positive: Prompts, negative: Prompts) -> float:

@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp._activations import activations
+from interp._activations import activations, one_row
 from interp._verbs import verb
 from interp.models import Model, anatomy, logits
 from interp.models.places import Layers, places
+from interp.places import AXES
 from interp.positions import AnyPositions
 from interp.prompts import Prompts, read
 from interp.steering._direction import Direction, found_on
@@ -59,7 +60,10 @@ def east(
         ('east', (64,))
     """
     rows = read(model, prompts)
+    one_row(pos)
     where = places(anatomy(model), layer, site)
+    if "head" in AXES[where[0].site]:
+        raise ValueError(f"{str(where[0])!r} has heads; name a place of the stream, or post.")
     if len(rows) < 2:
         raise ValueError(f"east needs two prompts or more, got {len(rows)}.")
     size = 32 if batch_size is None else batch_size

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import results
-from interp._activations import activations
+from interp._activations import activations, one_row
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
@@ -68,6 +68,7 @@ def example_effects(
         ('layer',)
     """
     facts = anatomy(model)
+    one_row(pos)
     wanted = places(facts, layer, site)
     queries, shown = read(model, task), read(model, examples, what="examples")
     if len(shown) < 3:

@@ -147,7 +147,8 @@ def _switched(gate: Tensor, off: list[int], forced: list[int]) -> Tensor:
     out = gate.clone()
     out[..., off] = -torch.inf
     if forced:
-        out[..., forced] = out.amax(-1, keepdim=True) + 1e-4  # chosen before the one that was highest
+        top = out.amax(-1, keepdim=True)  # and above it by what the dtype can tell apart
+        out[..., forced] = top + (2 * torch.finfo(out.dtype).eps * top.abs()).clamp(min=1e-4)
     return out
 
 

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp._activations import activations
+from interp._activations import activations, one_row
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import places
@@ -107,10 +107,15 @@ class Centroids:
         prompt as far as the place.
         """
         rows, wanted = read(model, prompts), torch.as_tensor(clusters)
-        if wanted.shape != (len(rows),) or not bool(((wanted >= 0) & (wanted < len(self.vectors))).all()):
+        whole = not wanted.is_floating_point() and wanted.dtype != torch.bool
+        if (
+            wanted.shape != (len(rows),)
+            or not whole
+            or not bool(((wanted >= 0) & (wanted < len(self.vectors))).all())
+        ):
             raise ValueError(
-                f"clusters is {list(wanted.shape)} for {len(rows)} prompts; give one of 0 to "
-                f"{len(self.vectors) - 1} each."
+                f"clusters is {list(wanted.shape)} of {wanted.dtype} for {len(rows)} prompts; give "
+                f"a whole number each, 0 to {len(self.vectors) - 1}."
             )
         x = activations(model, rows, self.place, "last").double()
         weight, bias = _probe(x, wanted.to(x.device), len(self.vectors), (self.weight, self.bias), steps)
@@ -144,6 +149,7 @@ def gact(
         >>> tuple(made.vectors.shape), len(made.steer(1.0))
         ((2, 64), 2)
     """
+    one_row(pos)
     (where,) = places(anatomy(model), layer, site)
     if "head" in AXES[where.site]:
         raise ValueError(f"{str(where)!r} has heads; name a place of the stream, or post.")

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp import results
-from interp._activations import activations
+from interp._activations import activations, one_row
 from interp._verbs import verb
 from interp.lens._readout import token_ids
 from interp.models import Model, anatomy
@@ -71,8 +71,9 @@ def concept_vectors(
         raise ValueError(f"template is {template!r}; give a text with {{}} where the word goes.")
     if not len(words) or not len(baseline) or len(set(words)) < len(words):
         raise ValueError(f"there are {len(words)} words and {len(baseline)} of the baseline; give each once.")
+    one_row(pos)
     wanted = places(anatomy(model), layer, site)
-    texts = [template.format(word) for word in (*words, *baseline)]
+    texts = [template.replace("{}", word) for word in (*words, *baseline)]
     rows = activations(model, texts, list(wanted), pos, batch_size=batch_size)
     n = len(words)
     vectors = {
@@ -139,6 +140,8 @@ def introspection(
     everything = torch.arange(len(data)).repeat(len(listed))  # prompts in turn, concept by concept
     tiled = data[everything]
     ids = None if names is None else token_ids(model, [names[name] for name in concepts], "names")
+    if ids is not None and len(set(ids)) < len(ids):
+        raise ValueError("names has the same token for two concepts, which could not be told apart by it.")
     clean = _verdicts(detect(model, data, *always), len(data))
     generator = torch.Generator().manual_seed(seed)
     levels = listed[0].places

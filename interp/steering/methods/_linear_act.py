@@ -16,7 +16,7 @@ baseline.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from interp.models.places import place
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import Prompts, read
+from interp.steering._direction import found_on
 from interp.steering._steer import steer
 from interp.steering.edits import AnyGate, Made, Number, affine
 
@@ -41,6 +42,7 @@ class LinearAct:
     scale: Mapping[Place, Float[Tensor, "unit"]]
     shift: Mapping[Place, Float[Tensor, "unit"]]
     losses: tuple[float, ...] = ()
+    found: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the model they were found on
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -53,7 +55,7 @@ class LinearAct:
             affine(where, self.scale[where], self.shift[where], strength, when=when, gate=gate)
             for where in self.places
         ]
-        return tuple(each for one in made for each in one)
+        return tuple(replace(each, **self.found) for one in made for each in one)
 
 
 @verb
@@ -97,7 +99,7 @@ def linear_act(
         if now is None:
             now = _under(model, LinearAct(scale, shift), start, where, pos, batch_size)
         scale[where], shift[where] = (each.to(now) for each in transport_map(now, goal[where]))
-    return LinearAct(scale, shift)
+    return LinearAct(scale, shift, found=found_on(model))
 
 
 @verb

@@ -31,6 +31,7 @@ from interp.models import Model, logits
 from interp.places import Place
 from interp.positions import AnyPositions, weights
 from interp.prompts import Prompts, read
+from interp.steering._direction import found_on
 from interp.steering._intervention import Intervention
 from interp.steering._steer import steer
 from interp.steering.edits import Number
@@ -83,12 +84,13 @@ def lineas(
     frames = {where: _frame(plain[where], goal[where]) for where in wanted}
     sharpness = (float(penalty * l1), float(penalty * group))
     run = partial(_distance, model, start, (shares, pos == "all"), goal, frames)
-    changes, losses = _descend(run, {w: torch.zeros_like(goal[w])[:2] for w in wanted}, steps, lr, sharpness)
+    still = {w: goal[w].new_zeros(2, goal[w].shape[1]) for w in wanted}
+    changes, losses = _descend(run, still, steps, lr, sharpness)
     scale, shift = {}, {}
     for where, (turn, step) in changes.items():
         middle, spread = frames[where]
         scale[where], shift[where] = 1 + turn, spread * step - turn * middle
-    return LinearAct(scale, shift, tuple(losses))
+    return LinearAct(scale, shift, tuple(losses), found_on(model))
 
 
 def _frame(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

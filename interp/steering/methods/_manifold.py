@@ -14,7 +14,7 @@ with a curve of outputs (in sqrt(p)) and inverts it too; that is left out. Deriv
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from interp.models.places import places
 from interp.places import AXES, Place
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
+from interp.steering._direction import found_on
 from interp.steering._edit_types import SubspaceMap
 from interp.steering._intervention import Intervention
 from interp.steering._steer import steer
@@ -53,6 +54,7 @@ class Manifold:
     bends: Float[Tensor, "class k"]
     periodic: bool
     explained: float
+    found: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the model it was found on
 
     @property
     def length(self) -> float:
@@ -60,8 +62,10 @@ class Manifold:
         return float(len(self.labels) if self.periodic else len(self.labels) - 1)
 
     def curve(self, t: Any) -> Float[Tensor, "*t k"]:
-        """Points of the curve, in the components. ValueError for t outside an open curve."""
+        """Points of the curve, in the components. ValueError for t outside an open curve, or not finite."""
         t = torch.as_tensor(t, dtype=torch.float64)
+        if not bool(torch.isfinite(t).all()):
+            raise ValueError(f"t is {t.tolist()}; give finite numbers.")
         if not self.periodic and (bool((t < 0).any()) or bool((t > self.length).any())):
             raise ValueError(f"t runs from 0 to {self.length:g} on an open curve; got {t.tolist()}.")
         n = len(self.labels)
@@ -99,7 +103,7 @@ class Manifold:
         target = self.centre + point.double() @ self.basis
         nothing = torch.zeros(len(self.basis), len(self.basis), dtype=torch.float64)
         edit = SubspaceMap(self.basis, nothing, self.centre, target, strength)
-        return (Intervention(self.place, edit, when, gate),)
+        return (Intervention(self.place, edit, when, gate, **self.found),)
 
     def steer(
         self, t: Number, strength: Number = 1.0, *, when: AnyPositions = everywhere, gate: AnyGate = None
@@ -144,7 +148,8 @@ def manifold(
     prompts = {name: read(model, each, what=f"class {name!r}") for name, each in classes.items()}
     rows = [activations(model, each, where, pos, batch_size=batch_size) for each in prompts.values()]
     centroids = torch.stack([each.double().mean(0) for each in rows]).cpu()
-    return manifold_of(centroids, list(classes), where, k, periodic=periodic)
+    curve = manifold_of(centroids, list(classes), where, k, periodic=periodic)
+    return replace(curve, found=found_on(model))
 
 
 @verb
@@ -172,7 +177,11 @@ def manifold_of(
     where = parse(site) if isinstance(site, str) else site
     centre = centroids.double().mean(0)
     _, sizes, axes = torch.linalg.svd(centroids.double() - centre, full_matrices=False)
-    if len(labels) != len(centroids) or k > len(sizes) or float(sizes[k - 1]) <= 1e-9 * float(sizes[0]):
+    if (
+        len(labels) != len(centroids)
+        or not 1 <= k <= len(sizes)
+        or float(sizes[k - 1]) <= 1e-9 * float(sizes[0])
+    ):
         raise ValueError(
             f"{len(centroids)} centroids with {len(labels)} labels span fewer than {k} dimensions, or the "
             "numbers differ. Give one label a centroid, and a smaller k."
@@ -228,6 +237,8 @@ def manifold_paths(
         ('prompt', 'step', 'class')
     """
     rows, size = read(model, prompts), vocabulary.size(model)
+    for each in curve.steer(start, when=when):
+        each.check(model)
     if len(answers) != len(curve.labels) or not all(0 <= each < size for each in answers) or n < 2:
         raise ValueError(
             f"answers is {list(answers)} and n is {n}; give one token id for each of {len(curve.labels)} "

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import results
-from interp._activations import activations
+from interp._activations import activations, one_row
 from interp._verbs import verb
 from interp.lens._readout import token_ids
 from interp.models import Model, anatomy
@@ -78,7 +78,8 @@ def report(
     `low`, `high`, `shuffled`, the accuracy with the examples' labels shuffled; `predicted`,
     `predicted_shuffled`, `label` [query, shots]; `projection` [sentence]; attribute `chance`. Cost: a forward
     of each sentence, and two of queries · shots prompts. Raises ValueError, before the prompts run, for
-    labels that are no single tokens, more shots than other sentences. The model is left as found.
+    labels that are no single tokens, fewer than 2 shots, more than other sentences. Give each sentence once:
+    one that comes twice may be shown with its label when it is asked. The model is left as found.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -91,12 +92,18 @@ def report(
         >>> found["value"].dims
         ('shots',)
     """
-    direction.check(model)
+    one_row(pos)
+    direction.check(model)._single_vector()
     ids = token_ids(model, list(labels), "labels")
     if len(set(ids)) < len(ids) or len(ids) < 2:
         raise ValueError(f"labels is {list(labels)}; give two or more different tokens, from low to high.")
-    if not len(shots) or not all(1 <= n < len(sentences) for n in shots):
-        raise ValueError(f"shots is {list(shots)}; give 1 to {len(sentences) - 1}, the other sentences.")
+    if not len(shots) or not all(2 <= n < len(sentences) for n in shots):
+        raise ValueError(
+            f"shots is {list(shots)}; give 2 to {len(sentences) - 1}, the other sentences: the label of one "
+            "example cannot be shuffled."
+        )
+    if queries < 1:
+        raise ValueError(f"queries is {queries}; ask 1 or more.")
     rows = activations(model, list(sentences), str(direction.place), pos, engine=engine).double()
     projection = rows @ direction.unit().vector.to(rows)
     truth = quantile_labels(projection, len(ids)).tolist()
@@ -165,7 +172,9 @@ def control_effect(
         >>> float(methods.control_effect(model, up, down, d)["value"][0]) > 1
         True
     """
-    direction.check(model)
+    one_row(pos)
+    for part in direction.check(model).split():
+        part._single_vector()
     sides = [read(model, side, what=what) for side, what in ((up, "up"), (down, "down"))]
     n, m = (len(side) for side in sides)
     if min(n, m) < 2:

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from interp import results
 from interp._arguments import shown
 from interp._verbs import verb
-from interp.experiment import Metrics, check_metric
+from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
@@ -114,7 +114,8 @@ def returns(back: Sequence[int], away: Sequence[int]) -> Detector:
         raise ValueError(f"back has {len(back)} tokens, away {len(away)}; give a token or more of each.")
 
     def find(tokens: Tensor) -> Tensor:
-        left = torch.isin(tokens, torch.tensor(list(away), device=tokens.device)).int().cumsum(1) > 0
+        left = torch.isin(tokens, torch.tensor(list(away), device=tokens.device)).int()
+        left = (left.cumsum(1) - left) > 0  # before this token
         came = torch.isin(tokens, torch.tensor(list(back), device=tokens.device)) & left
         return torch.where(came.any(1), came.int().argmax(1), -1)
 
@@ -177,6 +178,7 @@ def resistance(
         if (
             not isinstance(at, Tensor)
             or at.shape != (len(rows),)
+            or at.is_floating_point()
             or bool((at < -1).any() | (at >= max_new_tokens).any())
         ):
             raise ValueError(
@@ -239,16 +241,22 @@ def under_shift(
     first = next(iter(tasks.values()))
     chosen = check_metric(metric, first.metric)
     signs = torch.tensor([-1.0 if each.better == "lower" else 1.0 for each in chosen], dtype=torch.float64)
+    direction.check(model)
+    for task in tasks.values():
+        check_task(task, anatomy(model), model)
     (drawn,) = controls([direction], seed)["random"]
+    names = [each.name for each in chosen]
+    read_of = chosen if KL.name in names else (*chosen, KL())
+    at_kl = names.index(KL.name) if KL.name in names else -1
     columns: dict[str, list[Tensor]] = {"clean": [], "value": [], "random": [], "kl": []}
     for task in tqdm(tasks.values(), disable=not progress, desc="shift", unit="condition"):
         clean = measure(model, task, metric=chosen).cpu()
-        steered = measure(model, task, *add(direction, coefficient, when=when), metric=(*chosen, KL())).cpu()
+        steered = measure(model, task, *add(direction, coefficient, when=when), metric=read_of).cpu()
         other = measure(model, task, *add(drawn, coefficient, when=when), metric=chosen).cpu()
         columns["clean"].append(clean)
-        columns["value"].append(signs * (steered[:, :-1] - clean))
+        columns["value"].append(signs * (steered[:, : len(chosen)] - clean))
         columns["random"].append(signs * (other - clean))
-        columns["kl"].append(steered[:, -1])
+        columns["kl"].append(steered[:, at_kl])
     dims = ("prompt", "condition", "metric")
     variables = {
         name: (dims[: each[0].ndim + 1], torch.stack(each, 1).numpy()) for name, each in columns.items()

@@ -27,6 +27,7 @@ from interp._verbs import verb
 from interp.experiment import Metrics, check_metric
 from interp.models import Model, anatomy
 from interp.models.places import places
+from interp.places import AXES
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
 from interp.steering._direction import Direction, controls, found_on
@@ -76,6 +77,8 @@ def native_skills(
     """
     rows = read(model, texts)
     (where,) = places(anatomy(model), layer, site)
+    if "head" in AXES[where.site]:
+        raise ValueError(f"{str(where)!r} has heads; name a place of the stream, or post.")
     if not 1 <= k < len(rows):
         raise ValueError(f"k is {k}; give 1 to {len(rows) - 1}, one less than the number of texts.")
     found = activations(model, rows, where, pos, batch_size=batch_size).flatten(1)

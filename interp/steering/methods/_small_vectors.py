@@ -68,7 +68,7 @@ def vector_paths(
     `random` is the same of a random vector of equal norm. `layer_value` (prompt, layer, part[, metric]): the
     loss of effect where "attention" or "mlp" of that layer is held at its unsteered output; 0 before the
     vector. `clean` (prompt[, metric]). direction: one vector of the stream. Raises ValueError, before any
-    pass, for another place or a coefficient that is not finite. Cost: 8 steered passes of each prompt and two
+    pass, for another place or a coefficient that is not finite. Cost: 9 steered passes of each prompt and two
     for each layer from the vector on, as many plain ones.
 
     Example:
@@ -95,7 +95,7 @@ def vector_paths(
     n_singles = sum(map(len, parts.values()))
     made = add(direction, coefficient, when=when)
     (drawn,) = controls([direction], seed)["random"]
-    with tqdm(total=(8 + n_singles) * len(pieces), disable=not progress, desc="paths", unit="run") as bar:
+    with tqdm(total=(9 + n_singles) * len(pieces), disable=not progress, desc="paths", unit="run") as bar:
         runs = _Held(model, pieces, chosen, bar.update)
         variables: dict[str, Any] = {"clean": (("prompt", "metric"), runs.clean.numpy())}
         for name, interventions in (("value", made), ("random", add(drawn, coefficient, when=when))):

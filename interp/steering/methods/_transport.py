@@ -16,7 +16,7 @@ from its abstract; the ridge and the pooled components are ours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from interp.models import Model
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
+from interp.steering._direction import found_on
 from interp.steering._edit_types import SubspaceMap
 from interp.steering._intervention import Intervention
 from interp.steering.edits import AnyGate, Made, Number, finite
@@ -41,6 +42,7 @@ class Transport:
     """Maps by place, in the order of the model."""
 
     maps: Mapping[Place, SubspaceMap]
+    found: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the model they were found on
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -51,7 +53,7 @@ class Transport:
         """The maps as interventions. strength 0 does nothing, 1 maps the source onto the target."""
         finite("strength", strength)
         return tuple(
-            Intervention(where, replace(edit, strength=strength), when, gate)
+            Intervention(where, replace(edit, strength=strength), when, gate, **self.found)
             for where, edit in self.maps.items()
         )
 
@@ -94,7 +96,7 @@ def gaussian_ot(
         _require_count(k, goal[where].shape[1])
         now = _under(model, Transport(maps), start, where, pos, batch_size)
         maps[where] = gaussian_map(now, goal[where], k, ridge=ridge)
-    return Transport(maps)
+    return Transport(maps, found_on(model))
 
 
 @verb
