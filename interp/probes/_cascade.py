@@ -65,10 +65,10 @@ def cascade(
         >>> model = interp.load("tiny-ioi")
         >>> names = [f"{a} and {b} had a" for a in ("Mary", "Tom", "Anna") for b in ("Paul", "John", "Kate")]
         >>> up, down = ([f"{name} {word}" for name in names] for word in ("book", "bag"))
-        >>> probe = interp.probes.fit(model, up[:6], down[:6], layer=1, draws=1, progress=False)[1]
+        >>> probe = interp.probes.fit(model, up[:4], down[:4], layer=1, draws=1, progress=False)[1]
         >>> ask = interp.probes.Question(" book", " bag")
-        >>> parts = {"calibrate": (up[:4], down[:4]), "rate": 0.2}
-        >>> found = interp.probes.cascade(model, up[4:], down[4:], probe, ask, **parts)
+        >>> parts = {"calibrate": (up[4:8], down[4:8]), "rate": 0.2}
+        >>> found = interp.probes.cascade(model, up[8:], down[8:], probe, ask, **parts)
         >>> found["cost"].sel(way=["probe", "verdict"]).values.round(2).tolist()
         [0.33, 1.0]
     """
@@ -78,8 +78,9 @@ def cascade(
         raise ValueError(f"a cascade has one cheap probe, these are at {names}. Choose one with .at(...).")
     up, down = read_classes(model, positive, negative, mask)
     _enough(calibrate, rate)
+    known = read_classes(model, *calibrate)
     options: dict[str, Any] = {"batch_size": batch_size, "engine": engine}
-    low, high = _band(model, probes, calibrate, rate, options)
+    low, high = _band(model, probes, known, rate, options)
     score = np.concatenate([_scored(model, probes, side, options) for side in (up, down)])
     label = np.repeat([True, False], [len(up), len(down)])
     unsure = ~np.isfinite(score) | ((score >= low) & (score <= high))
@@ -122,10 +123,10 @@ def _enough(calibrate: tuple[Any, Any], rate: float) -> None:
 
 
 def _band(
-    model: Model, probes: Probes, calibrate: tuple[Any, Any], rate: float, options: dict[str, Any]
+    model: Model, probes: Probes, known: tuple[Prompts, Prompts], rate: float, options: dict[str, Any]
 ) -> tuple[float, float]:
     """Scores below and above which the probe decides; one number twice where the classes lie apart."""
-    up, down = read_classes(model, *calibrate)
+    up, down = known
     high = threshold(_scored(model, probes, down, options), rate).value
     low = -threshold(-_scored(model, probes, up, options), rate).value
     middle = (low + high) / 2

@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import results
+from interp._arguments import shown
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.places import Place
@@ -60,7 +61,8 @@ def collective(
 
     positive, negative: groups, each the prompts of its members, as many in every group. probes: one, at one
     place, that scores a member; no group's members should have trained it. components: of the principal
-    components of "sorted". held_out: the share of groups that the AUROC is of; draws: shuffles of the groups'
+    components of "sorted". held_out: the share of groups that the AUROC is of, groups of
+    the same members on one side; draws: shuffles of the groups'
     labels. l2: penalty of the two ways that fit.
 
     Returns a Dataset with dim way: `value`, AUROC on held-out groups (chance: 0.5; below it: turned round),
@@ -83,15 +85,20 @@ def collective(
     if len(probes.weights) != 1:
         names = ", ".join(map(str, probes.places))
         raise ValueError(f"one probe scores the members, these are at {names}. Choose one with .at(...).")
-    groups = [list(group) for group in (*positive, *negative)]
+    groups = [_members_of(group) for group in (*positive, *negative)]
     sizes = (len(positive), len(negative))
     _check(groups, sizes)
+    if components < 1:
+        raise ValueError(f"components is {components}; give 1 or more.")
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out is {held_out}; give a share of the groups, such as 0.3.")
     data = read(model, [member for group in groups for member in group], what="members")
+    unit = _units(splits.token_rows(data), len(groups))
     score, rows = _members(model, data, probes, batch_size or BATCH, engine)
     score, rows = (each.unflatten(0, (len(groups), -1)) for each in (score, rows))
     label = torch.tensor([1.0] * sizes[0] + [0.0] * sizes[1], dtype=torch.float64, device=score.device)
     generator = torch.Generator().manual_seed(seed)
-    fresh = splits.hold_out(torch.arange(len(groups)), sizes, held_out, generator).to(score.device)
+    fresh = splits.hold_out(unit, sizes, held_out, generator).to(score.device)
     features = {way: features_of(way, score, rows) for way in WAYS}
     columns = []
     for number in range(draws + 1):
@@ -99,12 +106,12 @@ def collective(
         if number:  # shuffled within the training groups and within the held-out ones
             each = label.clone()
             for part in (fresh, ~fresh):
-                order = torch.randperm(int(part.sum()), generator=generator).to(label.device)
-                each[part] = label[part][order]
+                mixed = splits.shuffled(label[part].cpu(), unit[part.cpu()], generator)
+                each[part] = mixed.to(label.device)
         out = torch.stack([_judged(way, features[way], fresh, each, components, float(l2)) for way in WAYS])
         columns.append(_areas(out, each[fresh]))
         if not number:
-            errors = _errors(out, each[fresh], torch.arange(int(fresh.sum())))
+            errors = _errors(out, each[fresh], unit[fresh.cpu()])
     variables: dict[str, Any] = {"value": (("way",), columns[0]), "se": (("way",), errors)}
     variables["shuffled"] = (("draw", "way"), np.stack(columns[1:]))
     variables["score"] = (("group", "member"), score.cpu().numpy())
@@ -115,6 +122,22 @@ def collective(
         n_held_out=int(fresh.sum()), l2=float(l2),
     )  # fmt: skip
     return results.dataset(variables, {"way": np.array(WAYS, dtype=object)}, attrs)
+
+
+def _members_of(group: Any) -> list[Any]:
+    """The members of a group. ValueError for what is a prompt itself."""
+    listed = [] if isinstance(group, str) or not hasattr(group, "__iter__") else list(group)
+    if not listed or any(isinstance(each, int) or getattr(each, "ndim", 1) == 0 for each in listed):
+        raise ValueError(f"a group is {shown(group)}; give the prompts of its members, a list.")
+    return listed
+
+
+def _units(rows: list[list[int]], n: int) -> Int[Tensor, "group"]:
+    """Groups of the same members are one, in whatever order these come."""
+    size = len(rows) // n
+    keys = [tuple(sorted(map(tuple, rows[i * size : (i + 1) * size]))) for i in range(n)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return torch.tensor([numbers[key] for key in keys])
 
 
 def _check(groups: list[list[Any]], sizes: tuple[int, int]) -> None:

@@ -5,8 +5,8 @@
 2. logit = xᵀ W y + b with W = U diag(±1) Uᵀ of low rank, so that it is the same whichever comes first. The
    start and the signs are the largest eigenvectors of Σ (label − mean) (xyᵀ + yxᵀ) / 2; then L-BFGS on mean
    cross-entropy + l2 |U|².
-3. The same with labels shuffled within prompts, and beside both the cosine of x and y, where nothing is
-   fitted: what tokens that are alike show without any probe.
+3. The same with labels shuffled within prompts (those of one group alike), and beside both the cosine of x
+   and y, where nothing is fitted: what tokens that are alike show without any probe.
 
 The rank from which on nothing is gained says how many dimensions the binding takes. "Is this the same
 object?", in text.
@@ -101,7 +101,9 @@ def pairs(
     ]
     n, test = len(data), torch.cat((fresh, fresh))
     truth = torch.cat((torch.ones(n), torch.zeros(n))).double()
-    turns = torch.rand(draws, n, generator=generator) < 0.5  # in these prompts the two pairs change labels
+    turns = (torch.rand(draws, int(unit.max()) + 1, generator=generator) < 0.5)[
+        :, unit
+    ]  # pairs change labels
     labels = [truth, *(torch.where(torch.cat((turn, turn)), 1 - truth, truth) for turn in turns)]
     columns: dict[str, list[Any]] = {name: [] for name in ("value", "se", "shuffled", "cosine")}
     for place in tqdm(wanted, disable=not progress, desc="pairs", unit="layer"):

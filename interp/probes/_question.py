@@ -56,14 +56,17 @@ class Question:
         """The verdict of each prompt in logits, float64, under the interventions.
 
         Cost: one forward of each prompt with the question behind it, and one more under interventions.
-        Raises ValueError, before any pass, for answers that are no single token, and for interventions that
-        the model cannot take. The model is left as found.
+        Raises ValueError, before any pass, for answers that are no single token or the same, and for
+        interventions that the model cannot take. The model is left as found.
         """
         rows = self.asked(model, prompts, mask)
         made = [each.check(model) for each in flat(interventions)]
-        logits = answer_logits(
-            model, rows, token_ids(model, [self.yes, self.no], "the answers"), made, engine
-        )
+        answers = token_ids(model, [self.yes, self.no], "the answers")
+        if answers[0] == answers[1]:
+            raise ValueError(
+                f"yes and no are one token, {self.yes!r}; the verdict would be 0 of every prompt."
+            )
+        logits = answer_logits(model, rows, answers, made, engine)
         return logits[:, 0] - logits[:, 1]
 
     def asked(self, model: Model, prompts: Any, mask: Tensor | None = None) -> Prompts:

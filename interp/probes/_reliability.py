@@ -1,6 +1,7 @@
 """`reliability`: how often what is predicted happens, beside what perfect probabilities would show.
 
-1. Predictions are sorted and cut into bins of equal size.
+1. Predictions are sorted and cut into bins of equal size. Equal predictions stay in one bin: else their order
+   in the data, which may be by class, would decide what a bin holds.
 2. In each bin: the mean prediction, the share of positives with its exact interval, and how many there are.
 3. The same predictions, taken at their word: labels are drawn from them, many times, and give the band in
    which the shares of perfectly calibrated probabilities lie, and the error that they have by chance alone.
@@ -18,6 +19,7 @@ import xarray as xr
 from torch import Tensor
 
 from interp import results
+from interp._arguments import shown
 from interp._verbs import verb
 from interp.probes.thresholds import clopper_pearson
 
@@ -29,8 +31,8 @@ def reliability(
     """Observed against predicted frequency, with counts, intervals, and what chance alone would do.
 
     probabilities: of the positive class, 0 to 1, of prompts that no fit saw. labels: 1 or 0 (or bools), one a
-    prompt, each prompt a draw of its own. bins: of equal size; fewer where there are fewer prompts. draws: of
-    labels from the probabilities themselves.
+    prompt, each prompt a draw of its own. bins: of equal size; fewer where fewer probabilities differ. draws:
+    of labels from the probabilities themselves.
 
     Returns a Dataset with dim bin: `predicted`, the mean probability; `value`, the share of positives, with
     its Clopper-Pearson interval `low`, `high`; `n`; `band_low`, `band_high`, where the share lies at `level`
@@ -43,15 +45,14 @@ def reliability(
         >>> found["value"].values.tolist(), found["n"].values.tolist()
         ([0.0, 1.0], [2, 2])
     """
-    p, y = _numbers(probabilities), _numbers(labels)
+    p, y = _numbers("probabilities", probabilities), _numbers("labels", labels)
     if not len(p) or len(p) != len(y):
         raise ValueError(f"there are {len(p)} probabilities and {len(y)} labels; give one label for each.")
     if not bool(((p >= 0) & (p <= 1)).all()):
         raise ValueError(f"probabilities lie from {p.min():.3g} to {p.max():.3g}; give 0 to 1, no logits.")
     if not bool(np.isin(y, (0.0, 1.0)).all()):
         raise ValueError(f"labels has {sorted(set(y.tolist()))[:4]}; give 1 for positive and 0.")
-    order = p.argsort(kind="stable")
-    parts = np.array_split(order, min(bins, len(p)))
+    parts = _bins(p, bins)
     n = np.array([len(part) for part in parts])
     predicted, observed = (np.array([each[part].mean() for part in parts]) for each in (p, y))
     rng = np.random.default_rng(seed)
@@ -73,8 +74,20 @@ def reliability(
     return results.dataset(variables, {"bin": np.arange(len(parts))}, attrs)
 
 
-def _numbers(given: Any) -> np.ndarray:
-    return np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=float).ravel()
+def _numbers(name: str, given: Any) -> np.ndarray:
+    try:
+        return np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=float).ravel()
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {shown(given)}; give one number a prompt.") from None
+
+
+def _bins(p: np.ndarray, bins: int) -> list[np.ndarray]:
+    """Rows of each bin, by size of the prediction: equal ones go where the middle of them would."""
+    _, index, counts = np.unique(p, return_inverse=True, return_counts=True)
+    middle = counts.cumsum() - (counts + 1) / 2  # ranks from 0
+    edges = [part[-1] for part in np.array_split(np.arange(len(p)), min(bins, len(p)))]
+    number = np.searchsorted(edges, middle)[index.ravel()]
+    return [(number == each).nonzero()[0] for each in np.unique(number)]
 
 
 def _shares(labels: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:

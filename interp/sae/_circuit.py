@@ -205,6 +205,9 @@ class _Block:
 
     def __init__(self, edges: _Edges, runs: Runs) -> None:
         self.edges, self.model, self.runs = edges, edges.experiment.model, runs
+        self.real = (
+            torch.arange(runs.n_pos, device=runs.lengths.device) < runs.lengths[:, None]
+        )  # [prompt, pos]
         self.scores = Scores(Reads(runs, edges.experiment.metric))
         with torch.no_grad():
             base, out = captured(self.model, runs.base, edges.sites)
@@ -309,11 +312,12 @@ class _Block:
         return np.array([float(each.sum() if node.pos == ALL else each[node.pos]) for node in nodes])
 
     def levels(self) -> np.ndarray:
-        """Contributions of features, and lengths of errors, in the clean run, summed over prompts."""
+        """Contributions of features, and lengths of errors, in the clean run, summed over real tokens."""
         out = []
         for node in self.edges.nodes:
             parts = self.base[self.edges._names.index(node.site)]
             each = parts.error.norm(dim=-1) if node.feature == ERROR else parts.phi[..., node.feature]
+            each = torch.where(self.real, each, 0.0)
             out.append(float(each.sum() if node.pos == ALL else each[:, node.pos].sum()))
         return np.array(out)
 

@@ -139,8 +139,10 @@ def contexts(
 def require_features(dictionary: Dictionary, features: Sequence[int]) -> None:
     """ValueError for no features, or for numbers that the dictionary does not have."""
     outside = [each for each in features if not 0 <= each < dictionary.n_features]
-    if outside or not len(features):
-        raise ValueError(f"features is {list(features)}; give some of 0 to {dictionary.n_features - 1}.")
+    if outside or not len(features) or len(set(features)) < len(features):
+        raise ValueError(
+            f"features is {list(features)}; give some of 0 to {dictionary.n_features - 1}, each once."
+        )
 
 
 def _windows(

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from interp import results
 from interp._verbs import verb
-from interp.experiment import Metrics
+from interp.experiment import Metrics, check_metric
 from interp.models import Model, anatomy
 from interp.subspaces._subspace import Subspace, spot
 from interp.tasks import Task
@@ -48,9 +48,10 @@ def overlap(
     the mean, which then is most of the first direction. draws: random spans, and splits of a set in halves.
 
     Returns a Dataset with dim k: `value` = ‖U_aᵀ U_b‖² / k, `chance` = k/d, `random` [draw, k], of two random
-    spans, `within` [draw, k], of two halves of one set (the one, then the other, in turn), and `angle` [k,
-    place], the principal angles in degrees, smallest first, NaN beyond k. No forward pass. Raises ValueError
-    for other widths, k above what the halves can span, rows that are not finite.
+    spans, `within` [draw, k], of two halves of one set (the one, then the other, in turn; NaN where a half
+    spans less), and `angle` [k, place], the principal angles in degrees, smallest first, NaN beyond k. No
+    forward pass. Raises ValueError for other widths, k above what the halves can span or the rows do, rows
+    that are not finite.
 
     Example:
         >>> import torch
@@ -72,14 +73,21 @@ def overlap(
     generator = torch.Generator().manual_seed(seed)
     sets = [each.detach().double() for each in (a, b)]
     top, width = max(ks), a.shape[1]
-    bases = [_principal(rows, top, centred) for rows in sets]
+    noise = max(float(torch.finfo(each.dtype).eps) if each.is_floating_point() else 0.0 for each in (a, b))
+    bases = [_principal(rows, top, centred, noise) for rows in sets]
+    for name, basis in zip("ab", bases):
+        if (rank := int(basis[0].isfinite().sum())) < top:
+            raise ValueError(
+                f"ks is {list(ks)}, and the rows of {name} span {rank} dimensions: the next directions would "
+                "be rounding. Give smaller ks, or rows that differ more."
+            )
     spans = [[_drawn(width, top, generator, sets[0]) for _ in range(2)] for _ in range(draws)]
     random = [[shared(U, V, k) for k in ks] for U, V in spans]
     within = []
     for number in range(draws):
         rows = sets[number % 2]
         order = torch.randperm(len(rows), generator=generator).to(rows.device)
-        halves = [_principal(rows[part], top, centred) for part in order.chunk(2)]
+        halves = [_principal(rows[part], top, centred, noise) for part in order.chunk(2)]
         within.append([shared(halves[0], halves[1], k) for k in ks])
     angles = np.full((len(ks), top), np.nan)
     for i, k in enumerate(ks):
@@ -101,9 +109,11 @@ def _drawn(width: int, k: int, generator: torch.Generator, like: Tensor) -> Floa
     return torch.linalg.qr(torch.randn(width, k, dtype=torch.float64, generator=generator))[0].to(like)
 
 
-def _principal(rows: Float[Tensor, "n d"], k: int, centred: bool) -> Float[Tensor, "d k"]:
-    rows = rows - rows.mean(0) if centred else rows
-    return torch.linalg.svd(rows, full_matrices=False)[2][:k].T
+def _principal(rows: Float[Tensor, "n d"], k: int, centred: bool, noise: float) -> Float[Tensor, "d k"]:
+    """The first directions, NaN where what is left is rounding. noise: of a number, as a share of it."""
+    _, sizes, basis = torch.linalg.svd(rows - rows.mean(0) if centred else rows, full_matrices=False)
+    basis[int((sizes > rows.norm() * max(noise, 1e-14)).sum()) :] = float("nan")
+    return basis[:k].T
 
 
 def shared(U: Float[Tensor, "d top"], V: Float[Tensor, "d top"], k: int) -> float:
@@ -152,6 +162,9 @@ def amplification(
         raise ValueError("the subspace is bent by a flow; amplification takes a linear one.")
     if isinstance(metric, (list, tuple)) or not len(tasks) or not len(strengths):
         raise ValueError("give one metric, and one or more tasks and strengths.")
+    if len(set(strengths)) < len(strengths):
+        raise ValueError(f"strengths is {list(strengths)}; give each once.")
+    metrics = {name: check_metric(metric, task.metric)[0] for name, task in tasks.items()}
     basis = subspace.basis.detach().double()
     generator = torch.Generator().manual_seed(seed)
     spans = [basis]
@@ -165,8 +178,7 @@ def amplification(
     for s, span in enumerate(spans):
         direction = Direction({where: span.T}, layout="basis")
         for t, (name, task) in enumerate(tasks.items()):
-            chosen = task.metric if metric is None else metric
-            sign = -1.0 if getattr(chosen, "better", "higher") == "lower" else 1.0
+            sign = -1.0 if metrics[name].better == "lower" else 1.0
             for a, strength in enumerate(strengths):
                 made = ablate(direction, -float(strength))
                 change = sign * (measure(model, task, made, metric=metric) - clean[name])
@@ -180,6 +192,7 @@ def amplification(
     variables["clean"] = (("task",), np.array([float(each.mean()) for each in clean.values()]))
     attrs = results.provenance(
         method="amplification", site=str(where), model=anatomy(model).name, seed=seed, rank=subspace.rank,
+        metric=list({each.name: each for each in metrics.values()}.values()),
         convention="value = change of the metric by h + strength · P h; positive: it helps the metric",
         n_prompts=sum(len(task) for task in tasks.values()),
     )  # fmt: skip
@@ -203,7 +216,7 @@ def nuclear_norm(
         >>> float(interp.subspaces.nuclear_norm(torch.eye(4), exact=True))
         1.0
     """
-    if rows.ndim < 2 or not bool((rows.norm(dim=-1) > 0).all()):
+    if rows.ndim < 2 or not rows.numel() or not bool((rows.norm(dim=-1) > 0).all()):
         raise ValueError(f"rows has shape {list(rows.shape)}; give [n, d] of rows that are not 0.")
     n, d = rows.shape[-2:]
     if top is not None and not 1 <= top <= d:

@@ -263,3 +263,71 @@ def test_mistakes_are_said_before_a_pass(world: Any, sides: Any) -> None:
         (lambda: probes.reliability([0.1, 0.2], [0]), "2 probabilities and 1 labels"),
     ]  # fmt: skip
     two_sides.refused(world, cases)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_equal_probabilities_are_one_bin_in_whatever_order_the_classes_come(order: int) -> None:
+    p, y = [0.2] * 5 + [0.5] * 20, np.array([1] + [0] * 4 + [1] * 10 + [0] * 10)
+    found = probes.reliability(p[::order], y[::order], bins=5)
+    assert found["n"].values.tolist() == [5, 20]
+    assert found["value"].values.tolist() == [0.2, 0.5]
+    assert float(found["ece"]) == pytest.approx(0)
+    assert float(found["p_value"]) == 1
+
+
+def test_bins_are_of_equal_size_where_all_differ() -> None:
+    p = np.linspace(0, 1, 23)
+    assert probes.reliability(p, p > 0.4, bins=5, draws=2)["n"].values.tolist() == [5, 5, 5, 4, 4]
+
+
+def test_groups_of_the_same_members_are_on_one_side(world: Any, sides: Any) -> None:
+    up, down = sides
+    groups = [[side[i], side[i + 1], side[i + 2]] for side in (up, down) for i in range(0, 12, 3)]
+    again = [group[::order] for group in groups for order in (1, -1)]
+    found = probes.collective(world, again[:8], again[8:], by_layer(world, 1), held_out=0.25, draws=1)
+    assert found.attrs["n_held_out"] == 4  # two of eight in each class: one group twice
+    with pytest.raises(ValueError, match="units"):
+        probes.collective(world, [groups[0]] * 4, [groups[4]] * 4, by_layer(world, 1), draws=1)
+
+
+@pytest.mark.parametrize(
+    ("groups", "options", "words"),
+    [
+        (["User: hello"] * 4, {}, "the prompts of its members"),
+        ([[1, 2, 3]] * 4, {}, "the prompts of its members"),
+        ([None] * 4, {}, "the prompts of its members"),
+        ([[[1], [2]]] * 4, {"components": 0}, "components is 0"),
+        ([[[1], [2]]] * 4, {"held_out": 2.0}, "held_out is 2.0"),
+    ],
+)
+def test_what_is_no_group_is_told(world: Any, groups: Any, options: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        probes.collective(world, groups, groups, by_layer(world, 1), **options)
+
+
+def test_verdicts_that_cannot_be_are_told(world: Any, sides: Any) -> None:
+    up, _ = sides
+    with pytest.raises(ValueError, match="one token"):
+        probes.Question("sorry", "sorry")(world, up[:1])
+    with pytest.raises(ValueError, match="probabilities is"):
+        probes.reliability(["a"], [1])
+
+
+def test_pairs_of_one_group_are_shuffled_alike(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    from interp.probes import _pairs
+
+    monkeypatch.setattr(_pairs, "_areas", lambda out, labels: (seen.append(labels), np.zeros(len(out)))[1])
+    model = interp.load("tiny-ioi")
+    task = interp.tasks.ioi(model, n=24, seed=1)
+    options: Any = {
+        "groups": [i // 4 for i in range(24)],
+        "layer": 1,
+        "ranks": [1],
+        "draws": 6,
+        "held_out": 0.5,
+    }
+    probes.pairs(model, task, ("io", "end"), ("s1", "end"), progress=False, **options)
+    halves = [labels[: len(labels) // 2].reshape(-1, 4) for labels in seen]
+    assert all(bool((half == half[:, :1]).all()) for half in halves)
+    assert any(0 < float(half.mean()) < 1 for half in halves)

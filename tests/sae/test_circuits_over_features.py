@@ -278,3 +278,31 @@ def test_circuits_are_checked_before_a_pass(model: Any, task: interp.Task) -> No
     few = [d.but(W_enc=d.W_enc[:, :1], b_enc=d.b_enc[:1], W_dec=d.W_dec[:1]) for d in both]
     with pytest.raises(ValueError, match="it is another"):
         sae.faithfulness(model, task, found, few)
+
+
+@pytest.mark.parametrize("by", ["pos", "feature"])
+def test_pads_are_no_part_of_an_activation(by: str, model: Any) -> None:
+    rows = {
+        "clean": [[5, 6, 7, 8], [9, 4]],
+        "corrupt": [[5, 6, 7, 9], [8, 4]],
+        "answer": [3, 4],
+        "wrong": [4, 5],
+    }
+    each = [{name: [values[i]] for name, values in rows.items()} for i in (0, 1)]
+    graphs = [
+        sae.circuit(
+            model,
+            interp.Task.from_tokens(**part),
+            [dictionary(model, "L1.resid_pre")],
+            nodes=None,
+            by=by,
+            ablation="zero",
+            **QUIET,
+        )
+        for part in (rows, *each)
+    ]
+    both, *alone = (
+        {node.name: node.activation for node in graph.nodes if node.feature == -1} for graph in graphs
+    )
+    for name in (name for name in both if name.startswith("L1")):
+        assert both[name] == pytest.approx(sum(part.get(name, 0.0) for part in alone) / 2)

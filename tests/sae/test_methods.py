@@ -382,3 +382,76 @@ def test_fragility_is_what_was_planted(model: Any, task: interp.Task) -> None:
     assert found["success"].values.tolist() == [[0, 0], [1, 1]]
     with pytest.raises(ValueError, match="give a sweep by prompt"):
         methods.fragility(sweep.assign(value=by_layer.isel(layer=0)))
+
+
+def regimes(model: Any, up: Any, down: Any, **options: Any) -> xr.Dataset:
+    options = {"regimes": {"scarcity": [5]}, "draws": 2, "progress": False, **options}
+    return methods.probe_regimes(model, axes("L2.resid_pre"), up, down, **options)
+
+
+def test_equal_prompts_are_not_in_training_and_test(model: Any) -> None:
+    """Whatever copies a prompt has, the draws are those of the prompts that differ."""
+    rows = interp.tasks.ioi(model, n=40, seed=5).clean
+    rows = rows.unique(dim=0)[:20]
+    alone = regimes(model, rows[:10], rows[10:])
+    copies = regimes(model, rows[:10].repeat(3, 1), rows[10:].repeat(3, 1))
+    np.testing.assert_array_equal(alone["draws"], copies["draws"])
+    with pytest.raises(ValueError, match="prompts that differ"):
+        regimes(model, rows[:2].repeat(9, 1), rows[10:])
+    with pytest.raises(ValueError, match="1 prompts are in both classes"):
+        regimes(model, rows[:10], rows[9:])
+
+
+def test_a_regime_has_the_prompts_that_it_says() -> None:
+    for n, share, expected in ((5, 0.5, [2, 3]), (32, 0.1, [3, 29]), (8, 0.01, [2, 6]), (8, 0.99, [6, 2])):
+        assert _regimes._counts(n, share) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ks": [0]}, "ks is"),
+        ({"ks": [1, 1]}, "ks is"),
+        ({"ks": []}, "ks is"),
+        ({"n_train": -5}, "n_train is -5"),
+    ],
+)
+def test_probes_that_cannot_be_are_refused(options: Any, words: str, model: Any, task: interp.Task) -> None:
+    with pytest.raises(ValueError, match=words):
+        regimes(model, task.clean[:6], task.clean[6:], **options)
+
+
+def test_a_curve_draws_by_its_seed_and_is_judged_on_other_prompts(model: Any) -> None:
+    data, fresh = (interp.tasks.ioi(model, n=n, seed=seed).clean for n, seed in ((4, 0), (4, 7)))
+    ask = lambda seed: methods.itda_curve(model, "L1.resid_pre", data, fresh, [0.3], seed=seed)  # noqa: E731
+    one, other = ask(1), ask(2)
+    assert float(one["value"][0]) == float(other["value"][0])
+    assert float(one["random"][0]) != float(other["random"][0])
+    assert one.attrs["seed"] == 1
+    with pytest.raises(ValueError, match="1 prompts are in data and in held_out"):
+        methods.itda_curve(model, "L1.resid_pre", data, data[:1], [0.3])
+    with pytest.raises(ValueError, match="thresholds is empty"):
+        methods.itda_curve(model, "L1.resid_pre", data, fresh, [])
+
+
+def test_errors_come_before_any_pass(model: Any, task: interp.Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a pass was made")
+
+    monkeypatch.setattr(model, "forward", never)
+    monkeypatch.setattr(_itda, "activations", never)
+    edit = {"out": steering.ablate(steering.Direction.from_tensor(drawn(64), "L1.resid_pre"))}
+    for wrong, words in (
+        (lambda: methods.itda(model, "L1.resid_pre", task, threshold=2.0), "threshold 2.0"),
+        (lambda: methods.itda_curve(model, "L1.resid_pre", task[:4], task[4:], [0.1, 2.0]), "threshold 2.0"),
+        (lambda: methods.ce_changes(model, {"a": task}, edit, skip=-1), "skip is -1"),
+        (lambda: methods.ce_changes(model, {"a": task}, {"out": None}), "expected an intervention"),
+        (lambda: sae.contexts(model, axes("L1.resid_pre"), task, [3, 3]), "each once"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            wrong()
+
+
+def test_a_concept_that_raises_nothing_is_told(model: Any, task: interp.Task) -> None:
+    with pytest.raises(ValueError, match="no feature is higher"):
+        methods.attenuate(model, axes("L1.resid_pre"), task.clean[:4], task.clean[:4])

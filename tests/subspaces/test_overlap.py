@@ -106,3 +106,45 @@ def test_over_all_columns_it_is_a_bound() -> None:
 def test_mistakes_are_said(call, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_the_sign_of_a_metric_by_name_is_its_own() -> None:
+    model = interp.load("tiny-ioi")
+    task = interp.tasks.ioi(model, n=4, seed=0)
+    part = subspaces.Subspace(subspaces.orthonormal(model.W_E[:2].T), "L1.resid_pre")
+    ask = lambda metric: subspaces.amplification(  # noqa: E731
+        model, {"ioi": task}, part, [1.0], metric=metric, draws=1, progress=False
+    )
+    by_name, by_value = ask("kl"), ask(interp.tasks.KL())
+    assert by_name["value"].item() == by_value["value"].item() < -1e-4  # further from the model: no help
+    assert (by_name.attrs["metric"], by_name.attrs["unit"], by_name.attrs["better"]) == (
+        "kl",
+        "nats",
+        "lower",
+    )
+    with pytest.raises(ValueError, match="each once"):
+        subspaces.amplification(model, {"ioi": task}, part, [1.0, 1.0], progress=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_directions_of_rounding_are_refused(dtype: torch.dtype) -> None:
+    rows = (drawn(60, 2) @ drawn(2, D, seed=1) + 3).to(dtype)
+    assert float(subspaces.overlap(rows, rows, [2], draws=2)["value"][0]) == pytest.approx(1)
+    with pytest.raises(ValueError, match="span 2 dimensions"):
+        subspaces.overlap(rows, drawn(60, D), [3], draws=2)
+    with pytest.raises(ValueError, match="span 0 dimensions"):
+        subspaces.overlap(torch.ones(40, D, dtype=dtype), drawn(60, D), [1], draws=2)
+
+
+def test_a_half_that_spans_less_says_nothing() -> None:
+    rows = torch.zeros(40, D)
+    rows[0, 0] = rows[1, 1] = rows[2, 2] = 1.0
+    found = subspaces.overlap(rows, drawn(40, D), [3], draws=4, centred=False)
+    assert bool(found["within"][::2].isnull().all())
+    assert bool(found["within"][1::2].notnull().all())
+    assert 0 < float(found["value"][0]) < 1
+
+
+def test_no_rows_have_no_norm() -> None:
+    with pytest.raises(ValueError, match="rows has shape"):
+        subspaces.nuclear_norm(torch.zeros(0, 4))

@@ -30,7 +30,8 @@ from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import place as placed
 from interp.places import Place
-from interp.prompts import read
+from interp.probes import splits
+from interp.prompts import Prompts, read
 from interp.sae._activations import Pursuit, pursue
 from interp.sae._dictionary import Dictionary
 from interp.steering._direction import identity
@@ -57,10 +58,7 @@ def itda_fit(
         >>> methods.itda_fit(torch.stack([a, 3 * a, b, a + b]), k=2, threshold=0.1).tolist()
         [0, 2]
     """
-    if not 0 < threshold < 1 or k < 1 or (limit is not None and limit < 1):
-        raise ValueError(
-            f"k is {k}, threshold {threshold}, limit {limit}; k and limit are 1 or more, threshold a share."
-        )
+    _check(k, threshold, limit)
     lengths = rows.norm(dim=1, keepdim=True)
     if not len(rows) or float(lengths.min()) == 0:
         raise ValueError(f"there are {len(rows)} rows, one of length 0; each must have a direction.")
@@ -69,6 +67,13 @@ def itda_fit(
     for start in range(0, len(unit), _ROWS):
         chosen = _added(unit, range(start, min(start + _ROWS, len(unit))), chosen, k, threshold, limit)
     return torch.tensor(chosen)
+
+
+def _check(k: int, threshold: float, limit: int | None = None) -> None:
+    if not 0 < threshold < 1 or k < 1 or (limit is not None and limit < 1):
+        raise ValueError(
+            f"k is {k}, threshold {threshold}, limit {limit}; k and limit are 1 or more, threshold a share."
+        )
 
 
 def _added(
@@ -124,6 +129,7 @@ def itda(
         >>> d.activation, len(sae.methods.itda_atoms(d)) == d.n_features
         ('matching_pursuit', True)
     """
+    _check(k, threshold, limit)
     where = placed(place, anatomy(model))
     prompts = read(model, data, mask)
     if skip < 0 or int(prompts.lengths.min()) <= skip:
@@ -201,13 +207,14 @@ def itda_curve(
     *,
     k: int = 12,
     skip: int = 1,
+    seed: int = 0,
     batch_size: int | None = None,
 ) -> xr.Dataset:
     """Atoms needed, and variance left on held-out prompts, by threshold.
 
     Returns a Dataset over `threshold`: `value`, the share of variance left (`fvu` of `sae.report`); `random`,
-    that of as many random tokens as atoms; `atoms`, their number. Cost and errors as `itda`, once a
-    threshold.
+    that of as many random tokens as atoms, by `seed`; `atoms`, their number. Cost and errors as `itda`, once
+    a threshold; also ValueError for prompts that are in both data and held_out.
 
     Example:
         >>> from interp import sae
@@ -217,13 +224,22 @@ def itda_curve(
         >>> bool(found["atoms"][0] > found["atoms"][1])
         True
     """
+    if not len(thresholds):
+        raise ValueError("thresholds is empty; give one or more, each a share.")
+    for threshold in thresholds:
+        _check(k, float(threshold))
     where = placed(place, anatomy(model))
-    rows = [_tokens(model, each, where, skip, batch_size) for each in (data, held_out)]
+    sides = [read(model, each) for each in (data, held_out)]
+    if both := set.intersection(*({tuple(row) for row in splits.token_rows(side)} for side in sides)):
+        raise ValueError(
+            f"{len(both)} prompts are in data and in held_out; their atoms would be judged on themselves."
+        )
+    rows = [_tokens(model, side, where, skip, batch_size) for side in sides]
     fresh, values = rows[1].double(), []
     spread = (fresh - fresh.mean(0)).square().sum()
     for threshold in thresholds:
         chosen = itda_fit(rows[0], k, float(threshold))
-        drawn = torch.randperm(len(rows[0]), generator=torch.Generator().manual_seed(0))[: len(chosen)]
+        drawn = torch.randperm(len(rows[0]), generator=torch.Generator().manual_seed(seed))[: len(chosen)]
         left = []
         for index in (chosen, drawn):
             atoms = torch.nn.functional.normalize(rows[0][index.to(rows[0].device)], dim=1).double()
@@ -232,9 +248,9 @@ def itda_curve(
             left.append(float((fresh - out).square().sum() / spread))
         values.append((*left, len(chosen)))
     attrs = results.provenance(
-        method="itda_curve", model=anatomy(model).name, site=str(where), seed=0, k=k, skip=skip,
+        method="itda_curve", model=anatomy(model).name, site=str(where), seed=seed, k=k, skip=skip,
         convention="share of the variance of held-out tokens that is left; lower is better",
-        n_prompts=len(read(model, held_out)),
+        n_prompts=len(sides[1]),
     )  # fmt: skip
     attrs |= {"metric": "fvu", "unit": "share", "better": "lower"}
     columns = np.array(values, dtype=float).T
@@ -242,8 +258,12 @@ def itda_curve(
     return results.dataset(variables, {"threshold": [float(each) for each in thresholds]}, attrs)
 
 
-def _tokens(model: Model, data: Any, where: Place, skip: int, batch_size: int | None) -> Tensor:
-    prompts = read(model, data)
+def _tokens(model: Model, prompts: Prompts, where: Place, skip: int, batch_size: int | None) -> Tensor:
+    if skip < 0 or int(prompts.lengths.min()) <= skip:
+        raise ValueError(
+            f"skip is {skip}, and the shortest prompt has {int(prompts.lengths.min())} tokens; "
+            "one must be left."
+        )
     token = torch.cat([torch.arange(int(n)) for n in prompts.lengths])
     rows = activations(model, prompts, where, "all", batch_size=batch_size).flatten(1)
     return rows[(token >= skip).to(rows.device)]

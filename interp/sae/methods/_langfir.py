@@ -32,6 +32,7 @@ from interp.sae._contexts import encode
 from interp.sae._dictionary import Dictionary
 from interp.sae._site import require_place
 from interp.steering import Direction, steer
+from interp.steering._intervention import flat
 from interp.tasks import vocabulary
 
 _ROWS = 32
@@ -164,9 +165,10 @@ def ce_changes(
     texts: prompts by name. edits: interventions by name (of `steering.ablate`, `add`, ...).
 
     Returns a Dataset: `value` [edit, text], cross-entropy under the edit less the model's own, in nats a
-    token; positive: the edit hurts that text. `se`, its standard error over prompts; `clean` [text]. Tokens
-    after the first `skip` count. Cost: a forward of each prompt, and one for each edit. Raises ValueError for
-    none of either, and prompts of `skip` + 1 tokens or fewer.
+    token; positive: the edit hurts that text. `se`, its standard error over prompts; `clean` [text]. What
+    tokens after the first `skip` predict counts. Cost: a forward of each prompt, and one for each edit.
+    Raises ValueError, before any pass, for none of either, what is no intervention, and prompts of `skip` + 1
+    tokens or fewer.
 
     Example:
         >>> from interp import sae, steering
@@ -178,14 +180,17 @@ def ce_changes(
     """
     if not texts or not edits:
         raise ValueError(f"there are {len(texts)} texts and {len(edits)} edits; give one of each or more.")
+    if skip < 0:
+        raise ValueError(f"skip is {skip}; give 0 or more tokens.")
+    made = {name: [each.check(model) for each in flat([edit])] for name, edit in edits.items()}
     rows = {name: read(model, given, what=name) for name, given in texts.items()}
     for name, prompts in rows.items():
         if int(prompts.lengths.min()) < skip + 2:
             raise ValueError(f"{name!r} has a prompt of {int(prompts.lengths.min())} tokens; skip is {skip}.")
     clean = {name: _losses(model, prompts, (), skip) for name, prompts in rows.items()}
     change = {
-        (edit, name): _losses(model, prompts, (made,), skip) - clean[name]
-        for edit, made in edits.items()
+        (edit, name): _losses(model, prompts, tuple(each), skip) - clean[name]
+        for edit, each in made.items()
         for name, prompts in rows.items()
     }
     table = lambda of: np.array([[of(change[edit, name]) for name in rows] for edit in edits])  # noqa: E731

@@ -76,7 +76,7 @@ def _histograms(
     for rows in concepts:
         index = _bin(rows.double(), low, width, bins).T  # [unit, row]
         share = torch.full_like(index, 1 / len(rows), dtype=torch.float64)
-        counts.append(torch.zeros(index.shape[0], bins, dtype=torch.float64).scatter_add_(1, index, share))
+        counts.append(share.new_zeros(len(index), bins).scatter_add_(1, index, share))
     return torch.stack(counts), low, width
 
 
@@ -143,7 +143,8 @@ def attenuate(
 
     Returns an `Attenuation`; `edit()` makes the intervention, and `steering.edits.set_features(dictionary,
     found.features, 0.0)` is full masking of the same features. Cost: a forward of each prompt as far as the
-    site. Raises ValueError for features that the dictionary does not have. Fereidouni et al. 2508.15094
+    site. Raises ValueError for features that the dictionary does not have, and where none is higher on
+    the concept. Fereidouni et al. 2508.15094
     (derived).
 
     Example:
@@ -165,6 +166,10 @@ def attenuate(
     apart = _distance(histograms[0], histograms[1])
     if features is None:
         higher = rows[0].double().mean(0) > rows[1].double().mean(0)
+        if not bool(higher.any()):
+            raise ValueError(
+                "no feature is higher on the concept than on the others, so none can be suppressed."
+            )
         features = (apart * higher).topk(min(top, int(higher.sum()))).indices.tolist()
     index = list(features)
     own, other = histograms[:, index]

@@ -30,9 +30,10 @@ from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.places import Place
 from interp.positions import AnyPositions
+from interp.probes import splits
 from interp.probes._train import logistic
 from interp.probes.selectors import auroc
-from interp.prompts import Mask, read, read_classes
+from interp.prompts import Mask, Prompts, read, read_classes
 from interp.sae._contexts import encode
 from interp.sae._dictionary import Dictionary
 from interp.sae._site import read_sites, require, site_name
@@ -67,11 +68,12 @@ def probe_regimes(
     shifted: (positive, negative) prompts of another kind, for "shift". regimes: levels of each: training
     prompts of both classes together (scarcity), share of positives (imbalance), share of labels turned
     round (noise), ignored for shift. ks: features of sparse probes. n_train: prompts for all but scarcity.
+    Equal prompts of a class count once, so that none is in training and test.
 
     Returns a Dataset: `value` [case, probe], mean AUROC over draws; `draws` [draw, case, probe]; `gain`
     [case] with its standard error `gain_se`, "with features" less "best baseline". Cost: a forward of each
     prompt as far as the site; fits are small. Raises ValueError for classes that are too small to train and
-    test on, and shift without prompts. Kantamneni et al. 2502.16681.
+    test on, prompts in both classes, and shift without prompts. Kantamneni et al. 2502.16681.
 
     Example:
         >>> import torch
@@ -92,13 +94,14 @@ def probe_regimes(
     if regimes is None and shifted is None:
         del asked["shift"]
     cases = _cases(asked, shifted, n_train)
-    sides = read_classes(model, positive, negative, mask)
-    counts = [[round(n * share), round(n * (1 - share))] for _, _, n, share, _ in cases]
-    largest = [max(each) for each in zip(*counts)]
+    if not len(ks) or not all(1 <= k <= dictionary.n_features for k in ks) or len(set(ks)) < len(ks):
+        raise ValueError(f"ks is {list(ks)}; give 1 to {dictionary.n_features} features, each once.")
+    sides = _distinct(*read_classes(model, positive, negative, mask))
+    largest = [max(each) for each in zip(*(_counts(n, share) for _, _, n, share, _ in cases))]
     if any(len(side) < need + 4 for side, need in zip(sides, largest)):
         raise ValueError(
-            f"there are {list(map(len, sides))} prompts, and training takes up to {largest} of each class; "
-            "give 4 more of each for the test, or smaller n_train and regimes."
+            f"there are {list(map(len, sides))} prompts that differ, and training takes up to {largest} of "
+            "each class; give 4 more of each for the test, or smaller n_train and regimes."
         )
     options: dict[str, Any] = {"pos": pos, "batch_size": batch_size}
     tables = [_both(model, dictionary, side, options) for side in sides]
@@ -110,7 +113,7 @@ def probe_regimes(
     with tqdm(total=draws * len(cases), disable=not progress, desc="probes", unit="fit") as bar:
         for draw in range(draws):
             for number, case in enumerate(cases):
-                generator = torch.Generator().manual_seed(seed * 100_003 + draw)
+                generator = torch.Generator().manual_seed((seed * 100_003 + draw) % 2**63)
                 out[draw, number] = _drawn(tables, moved, case, ks, generator)
                 bar.update()
     gain = out[..., -1] - out[..., -2]
@@ -134,9 +137,28 @@ def probe_regimes(
 Case = tuple[str, str, int, float, float]  # name, regime, training prompts, share of positives, of noise
 
 
+def _distinct(*sides: Prompts) -> list[Prompts]:
+    """Each side without repetitions, and without what the other side has too: equal prompts would stand in
+    training and test."""
+    rows = [[tuple(row) for row in splits.token_rows(side)] for side in sides]
+    both = set(rows[0]) & set(rows[1])
+    if both:
+        raise ValueError(f"{len(both)} prompts are in both classes; take these out.")
+    first = [sorted({row: i for i, row in reversed(list(enumerate(each)))}.values()) for each in rows]
+    return [side[torch.tensor(index)] for side, index in zip(sides, first)]
+
+
+def _counts(n: int, share: float) -> list[int]:
+    """Training prompts of either class, two at least; n together."""
+    up = min(max(2, round(n * share)), n - 2)
+    return [up, n - up]
+
+
 def _cases(asked: Mapping[str, Sequence[float | int]], shifted: Any, n_train: int) -> list[Case]:
     """Every level of every regime. ValueError for a level that has no meaning."""
     out: list[Case] = []
+    if n_train < 4:
+        raise ValueError(f"n_train is {n_train}; 4 prompts or more train a probe.")
     for regime, levels in asked.items():
         if regime not in REGIMES:
             raise ValueError(f"{regime!r} is no regime; there are {', '.join(REGIMES)}.")
@@ -175,7 +197,7 @@ def _drawn(
 ) -> list[float]:
     """AUROC of every probe on one draw of training prompts."""
     _, regime, n, share, noise = case
-    counts = [max(2, round(n * share)), max(2, round(n * (1 - share)))]
+    counts = _counts(n, share)
     orders = [torch.randperm(len(table[0]), generator=generator) for table in tables]
     train = [[t[order[:c]] for t in table] for table, order, c in zip(tables, orders, counts)]
     test = [[t[order[c:]] for t in table] for table, order, c in zip(tables, orders, counts)]
