@@ -51,7 +51,7 @@ def audit(
         >>> with steering.bake(after, steering.ablate(d)):
         ...     found = steering.audit(before, after, d)
         >>> [(str(name), round(float(found["rank"].sel(matrix=name)), 3)) for name in found["matrix"].values
-        ...  if found["norm"].sel(matrix=name) > 0.01]
+        ...  if found["norm"].sel(matrix=name) > 0]
         [('L1.W_out', 1.0), ('L1.b_out', 1.0)]
         >>> float(found["share"].sel(matrix="L1.W_out")) > 0.999
         True

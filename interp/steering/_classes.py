@@ -48,9 +48,9 @@ def class_means(
     Example:
         >>> model = interp.load("tiny-ioi")
         >>> task = interp.tasks.ioi(model, n=8, seed=0)
-        >>> classes = {"clean": task.clean, "corrupt": task.corrupt}
-        >>> sorted(interp.steering.extract.class_means(model, classes, layer=1))
-        ['clean', 'corrupt']
+        >>> classes = {"first": task.clean[:4], "rest": task.clean[4:]}
+        >>> sorted(interp.steering.extract.class_means(model, classes, layer=2))
+        ['first', 'rest']
     """
     if len(classes) < 2:
         raise ValueError(f"class_means needs two classes or more, got {len(classes)}.")

@@ -43,7 +43,7 @@ def attack_scaling(
     positions: Sequence[int] = (1, 2, 4),
     lengths: Sequence[int] = (1, 2, 4, 8),
     *,
-    layer: int = 0,
+    layer: int | None = None,
     n_targets: int = 4,
     steps: int = 200,
     lr: Number = 0.1,
@@ -54,7 +54,8 @@ def attack_scaling(
     """`success` (positions, length, target): how much of random targets a few trained positions dictate.
 
     prompt: one, of as many tokens as the most positions. lengths: t, of the targets, drawn alike from the
-    vocabulary. `random` is the same with P random at the same norms, `norm` the largest of P's rows, in
+    vocabulary. layer: one, 0 unless told.
+    `random` is the same with P random at the same norms, `norm` the largest of P's rows, in
     norms of the stream there. `t_max`, `chi` (positions; chi infinite where t_max is 0), `capped`; the
     attribute `kappa`. bits: of a number of the model. Cost: `steps` forward and backward passes of n_targets
     rows for each pair of positions and length. The model is left as found. Raises ValueError, before any
@@ -62,14 +63,14 @@ def attack_scaling(
 
     Example:
         >>> model = interp.load("tiny-ioi")
-        >>> task = interp.tasks.ioi(model, n=1, seed=0)
+        >>> prompt = interp.tasks.ioi(model, n=2, seed=0).clean[:1]
         >>> from interp.steering import methods
-        >>> out = methods.attack_scaling(model, task.clean, [1], [1], steps=3, n_targets=2, progress=False)
+        >>> out = methods.attack_scaling(model, prompt, [1], [1], steps=3, n_targets=2, progress=False)
         >>> out["success"].dims
         ('positions', 'length', 'target')
     """
     rows, facts = read(model, prompt), anatomy(model)
-    (where,) = places(facts, layer, "resid_pre")
+    (where,) = places(facts, layer or 0, "resid_pre")
     n, room = int(rows.lengths[0]), vocabulary.context(model)
     counts, sizes = sorted(set(positions)), sorted(set(lengths))
     if len(rows) != 1 or not counts or not sizes or counts[0] < 1 or sizes[0] < 1 or n_targets < 1:

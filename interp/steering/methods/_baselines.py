@@ -129,7 +129,7 @@ def tuned_bias(
     targets: Any = None,
     *,
     layer: Layers = None,
-    site: str = "mlp_out",
+    site: str = "resid_pre",
     suppress: bool = False,
     loss: Callable[[Tensor, Prompts], Tensor] | None = None,
     reward: Callable[[Tensor, Prompts], Tensor] | None = None,
@@ -138,6 +138,8 @@ def tuned_bias(
 ) -> Direction:
     """A bias learned at a site of every layer (or some) together, from 0: fine-tuning of the biases alone.
 
+    With `site="mlp_out"` the biases are those of the MLPs; `resid_pre` has that of whatever wrote last.
+
     `steering.add` puts it in force, `steering.bake` writes it into the model. Arguments and errors as in
     `steering.optimise`. Cost: `steps` forward and backward passes.
 
@@ -145,7 +147,8 @@ def tuned_bias(
         >>> model = interp.load("tiny-ioi")
         >>> task = interp.tasks.ioi(model, n=8, seed=0)
         >>> from interp.steering import methods
-        >>> bias = methods.tuned_bias(model, task.clean, task.answers[:, :1], layer=[0, 1], steps=2)
+        >>> site = {"layer": [0, 1], "site": "mlp_out"}
+        >>> bias = methods.tuned_bias(model, task.clean, task.answers[:, :1], **site, steps=2)
         >>> [str(where) for where in bias.places]
         ['MLP0', 'MLP1']
     """

@@ -57,7 +57,7 @@ def test_the_adapter_is_its_formula_and_does_what_it_was_trained_for(net, task, 
 
 
 def test_a_tuned_bias_begins_at_nothing_and_can_be_baked(net, task):
-    bias = methods.tuned_bias(net, task.clean, task.answers[:, :1], steps=40, lr=0.1)
+    bias = methods.tuned_bias(net, task.clean, task.answers[:, :1], site="mlp_out", steps=40, lr=0.1)
     assert [str(where) for where in bias.places] == [f"MLP{n}" for n in range(3)]
     with torch.no_grad():
         base = logits(net, task.clean)
@@ -67,7 +67,7 @@ def test_a_tuned_bias_begins_at_nothing_and_can_be_baked(net, task):
             torch.testing.assert_close(logits(net, task.clean), hooked)
         assert torch.equal(logits(net, task.clean), base)
     assert hooked[:, -1].softmax(-1)[:, 4].mean() > 3 * base[:, -1].softmax(-1)[:, 4].mean()
-    one = methods.tuned_bias(net, task.clean, task.answers[:, :1], steps=1, lr=0.1)
+    one = methods.tuned_bias(net, task.clean, task.answers[:, :1], site="mlp_out", steps=1, lr=0.1)
     assert all(float(v.abs().max()) <= 0.1 + 1e-9 for v in one.vectors.values())  # one step of Adam from 0
 
 
