@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp._arguments import shown
 from interp.models import _hub, _load, _own, _own_as_bridge, _release
 from interp.models._anatomy import Model, anatomy
 from interp.models._folder import is_own, read_config, require_whole_model
@@ -63,6 +64,8 @@ def export(model: Model, folder: str | Path, *, source: str | Path | None = None
         ...     (folder / "config.json").is_file()
         True
     """
+    if not isinstance(folder, (str, Path)):
+        raise ValueError(f"folder is {shown(folder)}; give the path of a new folder.")
     folder = Path(folder).expanduser()
     _check(model, folder)
     origin = _origin(model, source)

@@ -179,8 +179,9 @@ def band(
     A coefficient is in the band where the mean effect is above `least`, and above each control, and the mean
     of every name in `limits` (a metric of the sweep by its raw value, or another variable of it, such as a
     judge's) is at or below its limit: each with probability `level` over bootstrap draws of the prompts. The
-    band is the run of neighbouring coefficients that are in it which is longest; of several, the one nearest
-    to 0. Choose its middle, not the largest effect.
+    band is the run of neighbouring coefficients of one sign that are in it which is longest; of several, the
+    one nearest to 0. A control that does not exist (NaN) is left out. Choose its middle, not the largest
+    effect.
 
     `first`, `last` (layer): its ends, NaN where no coefficient is in it. `first_low`, `first_high`,
     `last_low`, `last_high`: their intervals over the draws. `share` (layer, coefficient): of draws in which
@@ -203,7 +204,8 @@ def band(
         )
     ceilings = [_limited(result, name) - limit for name, limit in limits.items()]
     floors = [one["value"] - least]
-    floors += [one["value"] - one[name] for name in ("random", "shuffled") if name in one]
+    controls = [one[name] for name in ("random", "shuffled") if name in one]
+    floors += [(one["value"] - each).where(each.notnull(), 1.0) for each in controls]  # NaN: there is none
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(n, np.full(n, 1 / n), size=n_draws) / n  # [draw, prompt]
 
@@ -244,10 +246,10 @@ def _limited(result: xr.Dataset, name: str) -> xr.DataArray:
 
 
 def _longest(inside: np.ndarray, steps: np.ndarray) -> tuple[float, float]:
-    """Ends of the longest run of neighbours that are inside, 0 left out; of several the nearest to 0."""
+    """Ends of the longest run of neighbours of one sign that are inside; of several the nearest to 0."""
     runs: list[tuple[int, int]] = []
     for i in np.flatnonzero(inside & (steps != 0)):
-        joined = bool(runs) and runs[-1][1] == i - 1
+        joined = bool(runs) and runs[-1][1] == i - 1 and steps[i - 1] * steps[i] > 0
         runs = [*runs[:-1], (runs[-1][0], int(i))] if joined else [*runs, (int(i), int(i))]
     if not runs:
         return float("nan"), float("nan")

@@ -83,6 +83,8 @@ def attack_scaling(
             f"the prompt has {n} tokens; it needs {counts[-1]} or more, and with {sizes[-1]} targets at most "
             f"{room} in all."
         )
+    if bits < 1:
+        raise ValueError(f"bits is {bits}; a number of the model has 1 or more.")
     generator = torch.Generator().manual_seed(seed)
     shape = (len(counts), len(sizes), n_targets)
     out = {name: np.zeros(shape) for name in ("success", "random", "norm")}

@@ -141,7 +141,7 @@ def attention_knockout(
 def _named(pairs: Pairs) -> dict[str, tuple[AnyPositions, AnyPositions]]:
     if isinstance(pairs, Mapping):
         named = dict(pairs)
-    elif isinstance(pairs, str) or not all(
+    elif not isinstance(pairs, (list, tuple)) or not all(
         isinstance(each, (tuple, list)) and len(each) == 2 for each in pairs
     ):
         raise ValueError(f'pairs is {shown(pairs)}; give (query, key) spans, as in [("end", "s2")].')

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from interp import results
 from interp._activations import activations
+from interp._arguments import shown
 from interp._verbs import verb
 from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy, logits
@@ -180,7 +181,10 @@ def prefixed(model: Model, task: Task, prefix: Any, after: int = 1) -> Task:
     """
     from interp.tasks import vocabulary
 
-    ids = vocabulary.encode(model, prefix, False) if isinstance(prefix, str) else [int(i) for i in prefix]
+    ids = vocabulary.encode(model, prefix, False) if isinstance(prefix, str) else _ids_of(prefix)
+    top = vocabulary.size(model)
+    if not all(0 <= each < top for each in ids):
+        raise ValueError(f"prefix has the token {max(ids, key=abs)}; the model has tokens 0 to {top - 1}.")
     if not ids or not 0 <= after <= int(task.lengths.min()):
         raise ValueError(
             f"the prefix has {len(ids)} tokens and after is {after}; give a token or more, and 0 to "
@@ -197,6 +201,14 @@ def prefixed(model: Model, task: Task, prefix: Any, after: int = 1) -> Task:
         wrong=task.wrongs.tolist() if task.wrongs.numel() else None,
         positions=(task.last_position + len(ids)).tolist(), metric=task.metric, name=f"{task.name}, prefixed",
     )  # fmt: skip
+
+
+def _ids_of(given: Any) -> list[int]:
+    """Whole numbers in a list or tensor. ValueError for anything else."""
+    listed = given.tolist() if isinstance(given, Tensor) else given
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(each, int) for each in listed):
+        raise ValueError(f"prefix is {shown(given)}; give a text, or a list of token ids.")
+    return list(listed)
 
 
 @verb

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._activations import activations, one_row
+from interp._arguments import shown
 from interp._verbs import verb
 from interp.models import Model, anatomy, logits
 from interp.models.places import Layers, places
@@ -66,6 +67,8 @@ def east(
         raise ValueError(f"{str(where[0])!r} has heads; name a place of the stream, or post.")
     if len(rows) < 2:
         raise ValueError(f"east needs two prompts or more, got {len(rows)}.")
+    if isinstance(among, str) or not all(isinstance(each, (int, Tensor)) for each in _listed(among)):
+        raise ValueError(f"among is {shown(among)}; give a list of token ids.")
     size = 32 if batch_size is None else batch_size
     values = _entropies(model, rows, among, size) if entropy is None else entropy.double()
     _require_spread(values, len(rows))
@@ -99,6 +102,10 @@ def covariance_direction(
     return (share / share.sum()) @ x - x.mean(0)
 
 
+def _listed(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, (list, tuple, Tensor)) else [] if given is None else [None]
+
+
 def _require_spread(values: Tensor, n: int) -> None:
     if values.shape != (n,) or not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
         raise ValueError(
@@ -114,8 +121,14 @@ def _require_spread(values: Tensor, n: int) -> None:
 def _entropies(model: Model, rows: Prompts, among: Any, size: int) -> Float[Tensor, "prompt"]:
     """Entropy in nats of the next token after each prompt, of the given ids alone where there are some."""
     top = vocabulary.size(model)
-    ids = None if among is None else torch.as_tensor(list(among), dtype=torch.long)
-    if ids is not None and (len(ids) < 2 or int(ids.min()) < 0 or int(ids.max()) >= top):
+    ids = None if among is None else torch.as_tensor(among)
+    if ids is not None and (
+        ids.ndim != 1
+        or ids.dtype != torch.long
+        or len(ids) < 2
+        or int(ids.min()) < 0
+        or int(ids.max()) >= top
+    ):
         raise ValueError(f"among is {ids.tolist()}; give two token ids or more, from 0 to {top - 1}.")
     out = torch.zeros(len(rows), dtype=torch.float64, device=rows.tokens.device)
     for index, batch in rows.batches(size):

@@ -32,7 +32,7 @@ from interp.places import AXES, Place
 from interp.positions import AnyPositions, Frame, everywhere
 from interp.probes.selectors import require_pairs
 from interp.prompts import read, read_classes
-from interp.steering._direction import Direction, found_on
+from interp.steering._direction import Direction, found_on, same_model
 from interp.steering._edit_types import Edit
 from interp.steering._intervention import Intervention
 from interp.steering._optimise import learn
@@ -88,6 +88,7 @@ class Centroids:
 
     def choose(self, model: Model, prompts: Any) -> Int[Tensor, "prompt"]:
         """The cluster of each prompt. Cost: a pass of each as far as the place."""
+        same_model("the probe", self.found["model"], self.found["weights"], model)
         return self.choose_rows(activations(model, prompts, self.place, "last"))
 
     def steer(self, alpha: Number = 1.0, *, when: AnyPositions = everywhere) -> Made:

@@ -29,7 +29,7 @@ from interp.models.places import place
 from interp.places import Place
 from interp.positions import Frame, generated
 from interp.prompts import read_classes
-from interp.steering._direction import Direction
+from interp.steering._direction import Direction, same_model
 from interp.steering._edit_types import Edit
 from interp.steering._intervention import Intervention, _rank
 from interp.steering._optimise import learn
@@ -115,6 +115,8 @@ class Controller:
 
     def harmful(self, model: Model, prompts: Any) -> Float[Tensor, "prompt"]:
         """P(harmful) of each prompt. Cost: a pass of each as far as the last input."""
+        d = self.direction
+        same_model("the controller", d.model, d.weights, model)
         return self.decide(activations(model, prompts, list(self.inputs), "last"))[0]
 
     def steer(self, alpha: Number = 1.0) -> Made:

@@ -176,8 +176,8 @@ def _checked(
         raise ValueError(f"there are {len(listed)} concepts; a rate needs two or more.")
     if any(each.places != listed[0].places or each.layout != "vector" for each in listed):
         raise ValueError("the concepts have vectors at different places; extract them in one call.")
-    if not len(strengths):
-        raise ValueError("strengths is empty; give one or more.")
+    if not len(strengths) or len(set(strengths)) < len(strengths):
+        raise ValueError(f"strengths is {list(strengths)}; give one or more, each once.")
     missing = [name for name in concepts if names is not None and name not in names]
     if missing:
         raise ValueError(f"names has no token for {missing[0]!r}; give one for each concept.")

@@ -35,6 +35,7 @@ from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
 from interp.steering._direction import Direction, controls
 from interp.steering._generate import generate
+from interp.steering._intervention import flat
 from interp.steering._job import continued
 from interp.steering.edits import Number, add, finite
 from interp.steering.methods._neurons import measure
@@ -76,7 +77,8 @@ def noisy_root(
         )
 
     def asked(x: float) -> float:
-        value = float(score(x))
+        value = score(x)
+        value = float(value) if isinstance(value, (int, float, np.number, Tensor)) else float("nan")
         if not np.isfinite(value):
             raise ValueError(f"the score is {value} at strength {x:.4g}; nothing can be calibrated with it.")
         return value
@@ -160,6 +162,8 @@ def resistance(
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; give a share between 0 and 1.")
+    if not flat([steering]):
+        raise ValueError("steering has no interventions: give some, as steering.add(direction, 4.0).")
     rows = read(model, prompts)
     runs: dict[str, tuple[Any, ...]] = {"base": (), "steered": (steering,)}
     runs |= {name: (steering, part) for name, part in (("without", without), ("control", control)) if part}

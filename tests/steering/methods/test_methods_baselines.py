@@ -162,3 +162,14 @@ def test_the_band_is_where_the_effect_holds_and_the_text_is_whole():
         steering.measures.band(result, "logit_diff", {"fluency": 1.0})
     with pytest.raises(ValueError, match="a limit or more"):
         steering.measures.band(result, "logit_diff", {})
+
+
+def test_a_band_does_not_go_through_0_and_a_control_that_is_not_there_forbids_nothing():
+    """Both signs raise the effect, and no coefficient between them was run: -2 to 4 would hold 0 too."""
+    result = planted(effect=abs, kl=lambda c: 0.0).drop_sel(coefficient=0.0)
+    band = steering.measures.band(result, "logit_diff", {"kl": 1.0})
+    assert (float(band["first"][0]), float(band["last"][0])) == (1.0, 4.0)
+    bare = steering.measures.band(
+        result.assign(shuffled=result["random"] * np.nan), "logit_diff", {"kl": 1.0}
+    )
+    assert (float(bare["first"][0]), float(bare["last"][0])) == (1.0, 4.0)

@@ -180,3 +180,31 @@ def test_conditions_are_checked_before_a_pass(model: Any, task: interp.Task) -> 
         with pytest.raises(ValueError, match="width"):
             methods.compare(model, task, {"d": wide}, 0.1, progress=False)
     assert not passes
+
+
+def test_odd_arguments_are_sentences(model: Any, task: interp.Task, direction: Direction) -> None:
+    concepts = methods.concept_vectors(model, ["Mary", "Tom"], ["Anna"], template="{} had a", layer=1)
+    ask = interp.probes.Question(" Mary", " John")
+    clean, corrupt = task.clean, task.corrupt
+    control = methods.guiding_giants(model, direction, clean[:4], clean[4:], "L0.resid_pre", steps=1)
+    world, centroids = interp.load("tiny-world"), methods.gact(model, clean, corrupt, layer=1)
+    options = {"steps": 1, "progress": False}
+    cases = {
+        "prefix has the token": lambda: methods.prefixed(model, task, [10**6]),
+        "prefix is None": lambda: methods.prefixed(model, task, None),
+        r"prefix is \[1.5": lambda: methods.prefixed(model, task, [1.5]),
+        "pairs is None": lambda: methods.attention_knockout(model, task, None, progress=False),
+        "each once": lambda: methods.introspection(model, "Tom had", concepts, ask, strengths=[1.0, 1.0]),
+        r"among is \['a": lambda: methods.east(model, clean, among=["a"], layer=1),
+        "among is 5": lambda: methods.east(model, clean, among=5, layer=1),
+        "the controller": lambda: control.harmful(world, "The film"),
+        "the probe": lambda: centroids.choose(world, "The film"),
+        "score is nan": lambda: methods.noisy_root(lambda x: None, 1.0, 0.0, 2.0),
+        "no interventions": lambda: methods.resistance(model, task, (), lambda new: new, progress=False),
+        "bits is -1": lambda: methods.attack_scaling(model, clean[:1], [1], [1], bits=-1, **options),
+        "folder is None": lambda: interp.models.export(model, None),
+    }
+    for match, call in cases.items():
+        with pytest.raises(ValueError, match=match):
+            call()
+    assert methods.east(model, clean, among=[3, 4], layer=1).vector.any()
