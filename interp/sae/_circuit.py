@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from interp._verbs import verb
-from interp.ablation import Ablation, Mean, Resample, Zero
+from interp.ablation import Ablation, Mean, Resample, Zero, averaged
 from interp.attribution._by_hooks import EMBED as EMBED_END
 from interp.attribution._by_hooks import autograd_on, record
 from interp.attribution._features import attribute_features
@@ -72,8 +72,8 @@ def circuit(
     mean
     |score|; None: all. edges: kept, by |weight|; None: all. by: "pos" (a node is a feature at one position,
     which prompts share) or "feature" (at all of them). method: of the scores of nodes, "atp" or "ig".
-    ablation: what stands in for a node: "resample", "zero" or "mean" (of φ and of ε); effects are of taking
-    nodes out of the clean run, and positive means that the node helps.
+    ablation: what stands in for a node: "resample", "zero" or "mean" (of φ, of ε, of embeddings); effects are
+    of taking nodes out of the clean run, and positive means that the node helps.
 
     Returns a `FeatureGraph`: `error_share` says how much of the effects lies in what the dictionaries leave
     out. Cost: two forwards and a backward of each prompt for each dictionary; then a forward and a backward
@@ -194,6 +194,25 @@ class _Edges:
         about = provenance(self.experiment, method="sae.circuit", site=" ".join(self._names), by=self.by)
         return FeatureGraph(tuple(self._names), every, edges, labels, ids, about)
 
+    def stand_in(self, source: Tensor) -> Tensor:
+        """For an embedding: the source run's, zeros, or the mean."""
+        ablation = self.experiment.contrast.ablation
+        if isinstance(ablation, Zero):
+            return torch.zeros_like(source)
+        return self._mean.to(source) if isinstance(ablation, Mean) else source
+
+    @cached_property
+    def _mean(self) -> Tensor:
+        """Mean embedding over prompts, [pos, width], or [1, width] where positions do not line up."""
+        ablation = self.experiment.contrast.ablation
+        if not isinstance(ablation, Mean):
+            raise ValueError("means are of mean ablation.")
+        tokens, real, by_position = averaged(self.experiment.task, ablation, self.experiment.facts.device)
+        rows = [captured(self.experiment.model, part, [])[0][EMBED_END] for part in tokens.split(_ROWS)]
+        total = (torch.cat(rows).double() * real[..., None]).sum(0)
+        counts = real.sum(0).clamp(min=1)[:, None]
+        return total / counts if by_position else total.sum(0, keepdim=True) / real.sum()
+
     @property
     def _names(self) -> list[str]:
         return [site_name(site.dictionary) for site in self.sites]
@@ -213,8 +232,7 @@ class _Block:
             base, out = captured(self.model, runs.base, edges.sites)
             source, _ = captured(self.model, runs.source, edges.sites)
             self.clean = self.scores.pick(out).detach()
-            resampled = isinstance(edges.experiment.contrast.ablation, Resample)
-            self.embedding = base[EMBED_END] - source[EMBED_END] if resampled else base[EMBED_END]
+            self.embedding = base[EMBED_END] - edges.stand_in(source[EMBED_END])
             self.base = [site.parts(base) for site in edges.sites]
             put = [site.replacement(site.parts(source)) for site in edges.sites]
             self.phi = [mine.phi - other.phi for mine, other in zip(self.base, put)]  # what is taken away

@@ -14,6 +14,7 @@ import torch
 
 import interp
 from interp import sae
+from interp.ablation import Mean
 from interp.sae._graph import Node
 from interp.sae._tracer import influence
 
@@ -306,3 +307,28 @@ def test_pads_are_no_part_of_an_activation(by: str, model: Any) -> None:
     )
     for name in (name for name in both if name.startswith("L1")):
         assert both[name] == pytest.approx(sum(part.get(name, 0.0) for part in alone) / 2)
+
+
+def test_the_mean_stands_in_for_embeddings_too(model: Any, task: interp.Task) -> None:
+    """Of one prompt the mean is the prompt itself; of two, half of what they differ by is taken away."""
+    d = [dictionary(model, "L1.resid_pre")]
+    graph = sae.circuit(model, task[:1], d, ablation=Mean(over=task.clean[:1]), **QUIET)
+    assert max(abs(node.score) for node in graph.nodes) < 1e-12
+    graph = sae.circuit(model, task, d, nodes=None, ablation=Mean(over=task.clean), **QUIET)
+    sides = [(task.clean[i : i + 1], task.clean[1 - i : 2 - i]) for i in (0, 1)]
+    total = 0.0
+    for number, (mine, other) in enumerate(sides):
+        kept: dict[str, torch.Tensor] = {}
+
+        def keep(tensor: torch.Tensor, hook: Any, kept: dict[str, torch.Tensor] = kept) -> torch.Tensor:
+            kept["x"] = tensor.detach().requires_grad_()
+            return kept["x"]
+
+        with torch.enable_grad():
+            out = model.run_with_hooks(mine, fwd_hooks=[("hook_embed", keep)])[0, -1]
+            (out[task.answers[number, 0]] - out[task.wrongs[number, 0]]).backward()
+        half = (kept["x"] - model.embed(other)).detach() / 2
+        total += float((half * kept["x"].grad).sum())
+    scores = [node.score for node in graph.nodes if node.site == "embed"]
+    assert sum(scores) == pytest.approx(total / 2)
+    assert abs(total) > 1e-3
