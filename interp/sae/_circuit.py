@@ -3,7 +3,7 @@
 1. Nodes: every feature and every error of every dictionary, by position. The score of a node is its estimate
    (`interp.attribute` with features=): (φ − φ') d · g, the slope g taken of the model as it is, so that the
    scores of a site and of its error add up to the estimate of the site.
-2. Keep the features of largest mean |score|; errors are never left out.
+2. Keep the features of largest mean |score|; errors that differ are never left out.
 3. Edges are direct: one pass in which every site goes on as a constant, so that nothing flows through a site
    but what enters there. For a target v with s_v = φ_v (d_v · g), or ε · g, the edge from u is
    (φ_u − φ'_u) d_u · ∂s_v / ∂x_u; to the logits the metric itself is the target.

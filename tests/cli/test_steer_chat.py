@@ -166,6 +166,39 @@ def test_what_does_not_fit_is_said_and_taken_back(capsys, monkeypatch, fitted) -
     assert [turn["user"] for turn in told["turns"]] == [lines[0], lines[2]]
 
 
+def test_an_interrupt_ends_the_talk_and_keeps_it(capsys, monkeypatch, fitted) -> None:
+    def typed():
+        yield "how was the film\n"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", Typed(typed()))
+    status, out, err = run(capsys, "chat", MODEL, fitted, "--tokens", "2")
+    assert status == 0, err
+    kept = [json.loads(line) for line in Path(out[-1]).read_text(encoding="utf-8").split("\n") if line]
+    assert [turn["user"] for turn in kept] == ["how was the film"]
+
+
+class Typed:
+    """A terminal's lines, which are none of a file."""
+
+    def __init__(self, lines) -> None:
+        self.lines = lines
+
+    def isatty(self) -> bool:
+        return False
+
+    def __next__(self) -> str:
+        return next(self.lines)
+
+
+def test_separators_inside_a_text_do_not_break_a_line(tmp_path) -> None:
+    from interp.cli.steer._prompts import read_lines
+
+    path = tmp_path / "asked.txt"
+    path.write_text("how was\u2028the film\r\n\nhow was\u0085the song\n", encoding="utf-8")
+    assert read_lines(path) == ["how was\u2028the film", "how was\u0085the song"]
+
+
 def test_bake_writes_what_transformers_loads(capsys, world, fitted) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from interp.cli._inputs import load
@@ -39,10 +40,11 @@ def chat(args: argparse.Namespace, out: Output) -> None:
     template(model, [*begin, {"role": "user", "content": "a"}])  # its checks
     talk = _Talk(model, direction, args, begin)
     out.say(f"{args.model} at {direction.place}, coefficient {talk.coefficient:g}. {_HELP}")
-    for line in _lines():
-        if line == "/quit":
-            break
-        out.say(*(talk.command(line) if line.startswith("/") else talk.answers(line)))
+    with suppress(KeyboardInterrupt):  # ends the talk, and keeps it
+        for line in _lines():
+            if line == "/quit":
+                break
+            out.say(*(talk.command(line) if line.startswith("/") else talk.answers(line)))
     out.tell(model=args.model, place=str(direction.place), turns=talk.turns)
     text = "".join(json.dumps(turn, ensure_ascii=False) + "\n" for turn in talk.turns)
     out.wrote("transcript", write_text(folder / "chat.jsonl", text))

@@ -144,7 +144,8 @@ def read_lines(path: Path) -> list[str]:
     """The prompts of a text file, one a line; empty lines do not count."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist. Give a text file with one prompt a line.")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    text = path.read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.split("\n") if line.strip()]  # texts may hold U+2028, U+0085
     if not lines:
         raise ValueError(f"{path} has no prompts. Write one prompt a line.")
     return lines
