@@ -97,6 +97,16 @@ def test_a_lens_reads_each_prompt_as_alone(model):
         np.testing.assert_allclose(row[:, : single.shape[-1]], single[0], atol=1e-9)
 
 
+def test_telemetry_of_each_prompt_as_alone(model):
+    whole, alone = each_alone(lambda rows: interp.heads.telemetry(model, rows)[["stream_norm", "max_logit"]])
+    for i, single in enumerate(alone):
+        for name in single.data_vars:
+            row = whole[name].isel(prompt=i)
+            part = row.isel(pos=slice(0, single.sizes["pos"])) if "pos" in row.dims else row
+            assert np.isfinite(single[name].values).any()
+            np.testing.assert_allclose(part, single[name].isel(prompt=0), atol=1e-9, err_msg=name)
+
+
 def test_text_goes_on_from_each_prompt_as_alone(model):
     def run(rows):
         tokens = steering.generate(model, rows, max_new_tokens=3, stop=(), pad=0)

@@ -104,13 +104,16 @@ def test_half_precision_is_no_reason_to_refuse(tmp_path: Path, architecture: str
     assert type(interp.load(folder)).__name__ == CLASS
 
 
-def test_a_bridge_that_is_not_the_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = folder_of(tmp_path / "m", "Llama", **SIZES)
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1.01), (torch.bfloat16, 1.12)])
+def test_a_bridge_that_is_not_the_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, scale: float
+) -> None:
+    folder = folder_of(tmp_path / "m", "Llama", dtype, **SIZES)
     bridge = _release.bridge
 
     def wrong(*args: Any) -> Any:
         model = bridge(*args)
-        model.original_model.lm_head.weight.data *= 1.01
+        model.original_model.lm_head.weight.data *= scale
         return model
 
     monkeypatch.setattr(_release, "bridge", wrong)

@@ -76,3 +76,14 @@ def test_a_cache_that_stays_empty_is_not_used(architecture: str) -> None:
         assert torch.equal(decode(model), plain)
     for hook in hooks:
         hook.remove()
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_rows_of_several_lengths_go_on_as_each_alone(use_cache: bool) -> None:
+    model = bridge("GPT2")
+    options = {"engine": "reference", "use_cache": use_cache, "stop": (), "max_new_tokens": 4}
+    rows = [[5, 9, 3], [7, 2, 8, 4, 6, 3, 1]]
+    whole = generate(model, rows, **options)
+    for row, ids in zip(whole, rows):
+        alone = generate(model, [ids], **options)[0]
+        assert row[len(ids) : len(ids) + 4].tolist() == alone[len(ids) :].tolist()
