@@ -158,12 +158,12 @@ def logits_read(experiment: Experiment) -> int:
     return columns * (task.clean.shape[1] if everywhere else 1)
 
 
-def at_once(memory: int, whole: float, by_block: float) -> tuple[int, bool]:
+def at_once(memory: int, whole: int | float, by_block: int | float) -> tuple[int, bool]:
     """Prompts at once, one at least, and whether its graph is held block by block."""
     return (1, True) if by_block < whole and memory < whole else (max(1, int(memory // whole)), False)
 
 
-def require_room(memory: int, least: float, n_pos: int) -> None:
+def require_room(memory: int, least: int | float, n_pos: int) -> None:
     """ValueError where one block of one prompt is more than the memory."""
     if memory < least:
         raise ValueError(
