@@ -54,6 +54,9 @@ AT_MOST: dict[str, tuple[str, Callable[[int], int]]] = {
     "load_bearing": ("sets", lambda n: n * (1 + DRAWS)),
     "interchange": ("positions", lambda n: 3 * n),
     "illusion": ("positions", lambda n: 4 * n),
+    "attention_knockout": ("pairs of spans times layers", lambda n: n),
+    "circuit": ("nodes", lambda n: 1 + 2 * n),  # over features: a backward of the scores, and both a node
+    "faithfulness": ("circuits", lambda n: 5 * n),
 }
 VERBS = (
     "patch", "attribute", "screen", "optimal_ablation", "score_edges", "score_nodes", "exact", "acdc",

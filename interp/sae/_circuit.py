@@ -29,6 +29,7 @@ from interp.ablation import Ablation, Mean, Resample, Zero, averaged
 from interp.attribution._by_hooks import EMBED as EMBED_END
 from interp.attribution._by_hooks import autograd_on, record
 from interp.attribution._features import attribute_features
+from interp.attribution._passes import prompt_bytes
 from interp.engine.readout import Reads, Scores
 from interp.engine.runs import Runs
 from interp.experiment import MEMORY, Experiment, prepare
@@ -48,7 +49,7 @@ from interp.tasks.metrics import Metric
 End = tuple[str, int]
 _ORDER = ("resid_pre", "z", "attn_out", "resid_mid", "post", "mlp_out", "resid_post")  # within a block
 _BY = ("feature", "pos")
-_ROWS = 8  # prompts at once
+_ROWS, _COPIES = 8, 8  # prompts at once at most; arrays of features: both runs, means, slopes, products
 
 
 @verb
@@ -126,6 +127,14 @@ def circuit_experiment(
     return experiment
 
 
+def rows_at_once(experiment: Experiment, sites: Sequence[Site], most: int) -> int:
+    """Prompts in a batch: what fits into `memory` of a pass's graph and of features, from one to `most`."""
+    facts, item, n_pos = experiment.facts, experiment.room.item_size, experiment.task.clean.shape[1]
+    numbers = _COPIES * n_pos * sum(site.dictionary.n_features for site in sites)
+    each = prompt_bytes(facts, item, n_pos, (), 1, 1) + item * numbers
+    return max(1, min(most, experiment.budget.memory // each))
+
+
 def circuit_sites(experiment: Experiment, dictionaries: Sequence[Dictionary]) -> list[Site]:
     """The dictionaries at their sites, in the order of the pass. ValueError for those that do not fit."""
     if not dictionaries:
@@ -176,8 +185,9 @@ class _Edges:
         sources = [*self_nodes, *self.nodes]
         weights = np.zeros((len(sources), len(self.nodes) + 1))  # targets: nodes, then the logits
         level, embed = np.zeros(len(self.nodes)), np.zeros(len(self_nodes))
-        for start in range(0, len(task), _ROWS):
-            block = _Block(self, runs.take(slice(start, min(start + _ROWS, len(task)))))
+        rows = rows_at_once(self.experiment, self.sites, _ROWS)
+        for start in range(0, len(task), rows):
+            block = _Block(self, runs.take(slice(start, min(start + rows, len(task)))))
             weights += block.weights(sources)
             level += block.levels()
             embed += block.embedding_scores(self_nodes)

@@ -34,7 +34,7 @@ from interp.experiment import MEMORY
 from interp.models import Model, logits
 from interp.patching._features import feature_runs
 from interp.places import hook_name
-from interp.sae._circuit import captured, circuit_experiment, circuit_sites
+from interp.sae._circuit import captured, circuit_experiment, circuit_sites, rows_at_once
 from interp.sae._dictionary import Dictionary
 from interp.sae._graph import ALL, FeatureGraph
 from interp.sae._site import ERROR, Parts, Site, site_name
@@ -111,8 +111,9 @@ def faithfulness(
     runs = feature_runs(experiment)
     columns: dict[str, list[Tensor]] = {name: [] for name in ("clean", *variants)}
     with torch.no_grad():
-        for start in range(0, len(task), _ROWS):
-            part = runs.take(slice(start, min(start + _ROWS, len(task))))
+        rows = rows_at_once(experiment, sites, _ROWS)
+        for start in range(0, len(task), rows):
+            part = runs.take(slice(start, min(start + rows, len(task))))
             for name, values in _measured(
                 model, part, sites, variants, Scores(Reads(part, experiment.metric))
             ).items():

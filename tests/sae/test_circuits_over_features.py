@@ -332,3 +332,23 @@ def test_the_mean_stands_in_for_embeddings_too(model: Any, task: interp.Task) ->
     scores = [node.score for node in graph.nodes if node.site == "embed"]
     assert sum(scores) == pytest.approx(total / 2)
     assert abs(total) > 1e-3
+
+
+def test_memory_bounds_the_prompts_of_a_batch(monkeypatch, model: Any, task: interp.Task) -> None:
+    """One at a time where no more fit; the same numbers."""
+    from interp.sae import _circuit, _faithful
+
+    sizes: list[int] = []
+    for module in (_circuit, _faithful):
+        rows = module.rows_at_once
+        monkeypatch.setattr(module, "rows_at_once", lambda *a, rows=rows: sizes.append(rows(*a)) or sizes[-1])
+
+    def both(**memory: int) -> tuple[list[float], np.ndarray]:
+        found = sae.circuit(model, task, pair(model), nodes=6, **memory, **QUIET)
+        judged = sae.faithfulness(model, task, found, pair(model), **memory, **QUIET)
+        return [weight for *_, weight in found.edges], judged["raw"].values
+
+    large, small_ = both(), both(memory=40_000)
+    assert sizes == [8, 32, 1, 1]
+    for a, b in zip(large, small_):
+        np.testing.assert_allclose(a, b, atol=1e-12)

@@ -61,8 +61,8 @@ def attention_knockout(
     None: all. metric: the task's own by default. store: a zarr folder from which the same call goes on.
 
     Returns `value` [prompt, pair, layer] (and metric, where there are several), with `raw` and `clean`;
-    attribute `engine`. `interp.plan("sweep", model, task, runs=len(pairs) * n_layers)` says what it costs: a
-    pass of each prompt, then one from the window's first layer on for each pair and layer. Raises
+    attribute `engine`. `interp.plan("attention_knockout", model, task, runs=len(pairs) * n_layers)` says what
+    it costs: a pass of each prompt, then one from the window's first layer on for each pair and layer. Raises
     ValueError, before any pass, for spans that a prompt does not have and for a query that would see nothing
     else.
 
