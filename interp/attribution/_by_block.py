@@ -20,10 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribution._by_hooks import Recording
-from interp.engine.forward import Taps, forward
+from interp.engine.forward import Taps as Acts
+from interp.engine.forward import forward
 from interp.models.parts import Weights
 
-Tapped = Callable[[dict[Any, Tensor]], Taps]  # what holds tensors for slopes -> taps of a pass
+Tapped = Callable[[dict[Any, Tensor]], Acts]  # what holds tensors for slopes -> taps of a pass
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,7 +62,7 @@ class ByBlock(Recording):
 
 @torch.no_grad()
 def streams(
-    weights: Weights, x: Float[Tensor, "prompt pos d_model"], taps: Taps
+    weights: Weights, x: Float[Tensor, "prompt pos d_model"], taps: Acts
 ) -> list[Float[Tensor, "prompt pos d_model"]]:
     """The stream before every block, and after the last. Cost: a forward."""
     kept = [x]
