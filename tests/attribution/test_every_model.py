@@ -111,6 +111,8 @@ def test_attention_only_models_with_folded_norms(kind: str) -> None:
     for model in (plain, folded):
         found = attribute(model, task(), "z", method="relp", **QUIET)["value"]
         assert float(abs(found).max()) > 1e-3
+        hooked = attribute(model, task(), "z", method="relp", engine="reference", **QUIET)["value"]
+        assert float(abs(found - hooked).max()) < 1e-10
         assert abs(float(relevance(model, task().clean[0], (3, 5))["residual"])) < 1e-10
 
 

@@ -69,3 +69,16 @@ def test_other_verbs_check_longer_prompts_again(verb: Any, model: Any) -> None:
         warnings.simplefilter("error")
         right = verb(model, LONG, "reference")
     torch.testing.assert_close(found, right, rtol=0, atol=1e-12)
+
+
+def test_decoding_stays_inside_the_window() -> None:
+    """The fast decoder, cached and not, against the model itself, token by token, past its window of 3."""
+    model = architectures.build(dict(architectures.grid())["local"])
+    tokens = LONG
+    for _ in range(4):
+        tokens = torch.cat((tokens, model(tokens)[:, -1:].argmax(-1)), 1)
+    for use_cache in (True, False):
+        made = steering.generate(
+            model, LONG, engine="fast", use_cache=use_cache, max_new_tokens=4, stop=(), pad=0
+        )
+        assert torch.equal(made, tokens)
