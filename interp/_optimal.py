@@ -147,7 +147,7 @@ class _Training:
         # a cell is a place and, at z, a head: constants are rows [cell, d] of its place
         self.rows = {place: mean if place[0] == "z" else mean[None] for place, mean in self.means.items()}
         self.cells = [(place, row) for place, rows in self.rows.items() for row in range(len(rows))]
-        self.sign = 1.0 if self.experiment.metric[0].better == "lower" else -1.0
+        self.sign = -self.experiment.metric[0].sign
         reads = Reads(self.runs, self.experiment.metric)
         with torch.no_grad():
             self.clean = Scores(reads).pick(logits(self.experiment.model, self.runs.base))

@@ -109,7 +109,7 @@ class Experiment:
     @cached_property
     def signs(self) -> np.ndarray:
         """+1 or -1 by metric: what turns patched - base into an effect that is positive when it helps."""
-        better = np.array([1.0 if metric.better == "higher" else -1.0 for metric in self.metric])
+        better = np.array([metric.sign for metric in self.metric])
         takes_away = self.contrast.direction == "noise" and not self.contrast.ablation.adds
         return -better if takes_away else better
 

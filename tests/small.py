@@ -86,3 +86,20 @@ def _tokenizer(folder: str) -> Any:
     special = {"bos_token": "<bos>", "eos_token": "<bos>", "unk_token": "<unk>", "pad_token": "<pad>"}
     PreTrainedTokenizerFast(tokenizer_object=inner, **special).save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def patterns(model: Any, ids: torch.Tensor, *made: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention patterns [layer, row, head, dst, src] and the logits, under interventions."""
+    from interp import steering
+    from interp.models import logits
+
+    seen = {}
+
+    def keep(tensor: torch.Tensor, hook: Any) -> torch.Tensor:
+        seen[hook.name] = tensor.clone()
+        return tensor
+
+    names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(3)]
+    with torch.no_grad(), steering.steer(model, *made), model.hooks(fwd_hooks=[(n, keep) for n in names]):
+        out = logits(model, ids)
+    return torch.stack([seen[name] for name in names]), out

@@ -260,7 +260,7 @@ class _Block:
 
     def _metric(self, out: Tensor) -> Tensor:
         """The metric, summed over prompts, turned so that positive helps."""
-        sign = -1.0 if self.edges.experiment.metric[0].better == "lower" else 1.0
+        sign = self.edges.experiment.metric[0].sign
         return sign * self.scores(self.scores.pick(out), self.clean)[:, 0].sum()
 
     def _cut_pass(self) -> None:

@@ -119,7 +119,7 @@ def faithfulness(
             ).items():
                 columns[name].append(values)
     raw = {name: torch.cat(parts).cpu().numpy() for name, parts in columns.items()}
-    sign = -1.0 if experiment.metric[0].better == "lower" else 1.0
+    sign = experiment.metric[0].sign
     table = np.stack([raw[name] for name in RUNS], 1)  # [prompt, run]
     shares, low, high = _shares(table, raw["clean"], raw["empty"], level, seed)
     attrs = results.attrs(

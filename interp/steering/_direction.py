@@ -410,12 +410,17 @@ def controls(parts: Sequence[Direction], seed: int = 0) -> dict[str, list[Direct
     return drawn | ({"shuffled": others} if extracted or any(others) else {})
 
 
+def random_like(vectors: Float[Tensor, "*row d"], generator: torch.Generator) -> Float[Tensor, "*row d"]:
+    """Normal vectors, each of the norm of the one in its place."""
+    drawn = torch.randn(vectors.shape, generator=generator, dtype=torch.float64).to(vectors)
+    return drawn / drawn.norm(dim=-1, keepdim=True) * vectors.norm(dim=-1, keepdim=True)
+
+
 def _random(direction: Direction, generator: torch.Generator) -> Direction:
     """Normal directions at the same places, each vector of equal norm."""
     vectors = {}
     for where, vector in direction.vectors.items():
-        drawn = torch.randn(vector.shape, generator=generator, dtype=torch.float64).to(vector)
-        vectors[where] = drawn / drawn.norm(dim=-1, keepdim=True) * vector.norm(dim=-1, keepdim=True)
+        vectors[where] = random_like(vector, generator)
     return replace(direction, vectors=vectors, method="random", shuffled={}, means={})
 
 

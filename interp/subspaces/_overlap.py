@@ -167,10 +167,8 @@ def amplification(
     metrics = {name: check_metric(metric, task.metric)[0] for name, task in tasks.items()}
     basis = subspace.basis.detach().double()
     generator = torch.Generator().manual_seed(seed)
-    spans = [basis]
-    for _ in range(draws):
-        noise = torch.randn(basis.shape, generator=generator, dtype=torch.float64)
-        spans.append(torch.linalg.qr(noise)[0].to(basis))
+    width, k = basis.shape
+    spans = [basis, *(_drawn(width, k, generator, basis) for _ in range(draws))]
     clean = {name: measure(model, task, metric=metric) for name, task in tasks.items()}
     size = (len(spans), len(tasks), len(strengths))
     value, se = np.zeros(size), np.zeros(size)
@@ -178,7 +176,7 @@ def amplification(
     for s, span in enumerate(spans):
         direction = Direction({where: span.T}, layout="basis")
         for t, (name, task) in enumerate(tasks.items()):
-            sign = -1.0 if metrics[name].better == "lower" else 1.0
+            sign = metrics[name].sign
             for a, strength in enumerate(strengths):
                 made = ablate(direction, -float(strength))
                 change = sign * (measure(model, task, made, metric=metric) - clean[name])

@@ -78,6 +78,11 @@ class Metric(ABC):
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
         """The metric of each item of the reading."""
 
+    @property
+    def sign(self) -> float:
+        """-1 where lower is better, else 1: times a rise, an effect that is positive when it helps."""
+        return -1.0 if self.better == "lower" else 1.0
+
     def problems(self, d_vocab: int, d_vocab_out: int) -> list[str]:
         """Why it cannot be measured on a model with these vocabularies of input and output."""
         return []

@@ -147,7 +147,7 @@ def _identity(
 
 def _train(job: Job, settings: Settings, state: State, batches: Batches, store: StateStore | None) -> None:
     metric, quiet = job.metric[0], not job.experiment.budget.progress
-    sign = 1.0 if metric.better == "lower" else -1.0
+    sign = -metric.sign
     steps = settings.steps
     with tqdm(total=steps, initial=state.step, disable=quiet, desc="train_mask", unit="step") as bar:
         for step in range(state.step, steps):

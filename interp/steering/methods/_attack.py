@@ -29,6 +29,7 @@ from interp._verbs import verb
 from interp.models import Model, anatomy, logits
 from interp.models.places import places
 from interp.prompts import read
+from interp.steering._direction import random_like
 from interp.steering._intervention import Intervention
 from interp.steering._optimise import learn
 from interp.steering._steer import steer
@@ -95,9 +96,8 @@ def attack_scaling(
             run = _Run(model, str(where), whole, n)
             for i, a in enumerate(counts):
                 P, scale = run.train(a, steps, float(lr), generator)
-                drawn = torch.randn(P.shape, generator=generator, dtype=torch.float64).to(P)
-                drawn = drawn / drawn.norm(dim=-1, keepdim=True) * P.norm(dim=-1, keepdim=True)
-                out["success"][i, j], out["random"][i, j] = run.success(P), run.success(drawn)
+                out["success"][i, j] = run.success(P)
+                out["random"][i, j] = run.success(random_like(P, generator))
                 out["norm"][i, j] = (P.norm(dim=-1).amax(1) / scale).cpu().numpy()
                 bar.update()
     t_max = _t_max(out["success"].mean(-1), sizes)

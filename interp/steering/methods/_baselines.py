@@ -37,7 +37,7 @@ from interp.steering._direction import Direction, controls, found_on
 from interp.steering._intervention import Intervention
 from interp.steering._optimise import Objective, first_vectors, learn, optimise
 from interp.steering.edits import AnyGate, Made, Number, add, finite
-from interp.steering.methods._neurons import measure
+from interp.steering.methods._neurons import measure, signs_of
 from interp.tasks import Task
 from interp.tasks.metrics import KL
 
@@ -258,7 +258,7 @@ def compare(
     rows = _rows_of(methods, task, when, seed)
     chosen = check_metric(metric, task.metric)
     sides = None if concept is None else read_classes(model, *concept)
-    signs = torch.tensor([-1.0 if each.better == "lower" else 1.0 for each in chosen], dtype=torch.float64)
+    signs = signs_of(chosen)
     clean = measure(model, task, metric=chosen).cpu()
     columns: dict[str, list[Any]] = {"value": [], "strength": [], "kl": [], "auroc": []}
     for what, act in tqdm(rows.values(), disable=not progress, desc="compare", unit="run"):

@@ -35,7 +35,7 @@ from interp.positions import AnyPositions
 from interp.probes._question import answer_logits
 from interp.probes.thresholds import clopper_pearson
 from interp.prompts import Prompts, read
-from interp.steering._direction import Direction, found_on
+from interp.steering._direction import Direction, found_on, random_like
 from interp.steering._intervention import Intervention, flat
 from interp.steering.edits import add
 
@@ -151,9 +151,7 @@ def introspection(
     bar = tqdm(total=2 * len(levels) * len(strengths), disable=not progress, desc="introspection", unit="run")
     for i, place in enumerate(levels):
         true = torch.stack([each.vectors[place] for each in listed])
-        noise = torch.randn(true.shape, generator=generator, dtype=torch.float64).to(true)
-        noise = noise / noise.norm(dim=-1, keepdim=True) * true.norm(dim=-1, keepdim=True)
-        for kind, vectors in (("concept", true), ("random", noise)):
+        for kind, vectors in (("concept", true), ("random", random_like(true, generator))):
             for j, strength in enumerate(strengths):
                 made = [*always, *_added(model, place, vectors, strength, len(data), when)]
                 out = _verdicts(detect(model, tiled, *made), len(tiled))

@@ -185,6 +185,11 @@ def measure(
     return values if isinstance(metric, (tuple, list)) else values[:, 0]
 
 
+def signs_of(metric: Sequence[Metric]) -> Float[Tensor, "metric"]:
+    """What turns rises of metrics into effects that are positive when they help, in float64."""
+    return torch.tensor([each.sign for each in metric], dtype=torch.float64)
+
+
 def _rows(model: Model, task: Task, made: list[Any], metric: tuple[Metric, ...]) -> Tensor:
     device = anatomy(model).device
     clean, lengths = task.clean.to(device), task.lengths.to(device)

@@ -29,7 +29,14 @@ from interp.models import Model, anatomy
 from interp.models.places import Layers
 from interp.positions import AnyPositions
 from interp.prompts import read
-from interp.steering.methods._neurons import Neurons, layer_numbers, measure, neuron_activations, top_neurons
+from interp.steering.methods._neurons import (
+    Neurons,
+    layer_numbers,
+    measure,
+    neuron_activations,
+    signs_of,
+    top_neurons,
+)
 from interp.tasks import Task
 from interp.tasks.metrics import Metric, Prob
 
@@ -211,7 +218,7 @@ def _effect(
     neurons: Neurons,
     metric: tuple[Metric, ...],
 ) -> Float[Tensor, "prompt metric"]:
-    signs = torch.tensor([-1.0 if each.better == "lower" else 1.0 for each in metric], dtype=torch.float64)
+    signs = signs_of(metric)
     without = measure(model, task, *neurons.scale(0.0), metric=metric)
     return signs.to(clean.device) * (clean - without)
 

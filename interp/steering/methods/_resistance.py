@@ -16,7 +16,6 @@ billion parameters, seldom in small ones. A rate of 0 is a finding: its interval
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ from interp.steering._generate import generate
 from interp.steering._intervention import flat
 from interp.steering._job import continued
 from interp.steering.edits import Number, add, finite
-from interp.steering.methods._neurons import measure
+from interp.steering.methods._neurons import measure, signs_of
 from interp.tasks import Task
 from interp.tasks.metrics import KL
 
@@ -203,10 +202,10 @@ def resistance(
 
 def _wilson(k: Int[np.ndarray, "run"], n: int, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Wilson interval of k of n."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    middle = (k + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * np.sqrt(k * (n - k) / n + z * z / 4)
-    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+    from scipy.stats import binomtest
+
+    ends = [binomtest(int(each), n).proportion_ci(level, method="wilson") for each in k]
+    return np.array([each.low for each in ends]), np.array([each.high for each in ends])
 
 
 @verb
@@ -244,7 +243,7 @@ def under_shift(
         raise ValueError(f"the conditions have {sizes or 'no'} prompts; give the same prompts in each.")
     first = next(iter(tasks.values()))
     chosen = check_metric(metric, first.metric)
-    signs = torch.tensor([-1.0 if each.better == "lower" else 1.0 for each in chosen], dtype=torch.float64)
+    signs = signs_of(chosen)
     direction.check(model)
     for task in tasks.values():
         check_task(task, anatomy(model), model)

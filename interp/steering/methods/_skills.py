@@ -32,7 +32,7 @@ from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
 from interp.steering._direction import Direction, controls, found_on
 from interp.steering.edits import Number, add, finite
-from interp.steering.methods._neurons import measure
+from interp.steering.methods._neurons import measure, signs_of
 from interp.tasks import Task
 
 CONVENTION = (
@@ -131,7 +131,7 @@ def rank_skills(
     if coefficient == 0:
         raise ValueError("coefficient is 0: nothing would be added. Give standard deviations, such as 1.0.")
     chosen = check_metric(metric, task.metric)
-    signs = torch.tensor([-1.0 if each.better == "lower" else 1.0 for each in chosen], dtype=torch.float64)
+    signs = signs_of(chosen)
     drawn = [each for each in controls(skills.directions, seed)["random"] if each is not None]
     variables: dict[str, Any] = {"clean": (("prompt", "metric"), measure(model, task, metric=chosen).cpu())}
     with tqdm(total=2 * len(skills), disable=not progress, desc="skills", unit="axis") as bar:

@@ -43,7 +43,7 @@ from interp.steering._optimise import Objective, first_vectors, learn
 from interp.steering._steer import steer
 from interp.steering.edits import Made, Number, add, finite
 from interp.steering.gates import controller
-from interp.steering.methods._neurons import measure
+from interp.steering.methods._neurons import measure, signs_of
 from interp.tasks import Task
 
 PATHS = ("all", "direct", "attention", "mlp", "joint")
@@ -130,7 +130,7 @@ class _Held:
         self, model: Model, pieces: Sequence[Task], metric: Sequence[Any], done: Callable[[], Any]
     ) -> None:
         self.model, self.pieces, self.metric, self.done = model, pieces, tuple(metric), done
-        self.signs = torch.tensor([-1.0 if m.better == "lower" else 1.0 for m in metric]).double()
+        self.signs = signs_of(self.metric)
         self.clean = torch.cat([measure(model, piece, metric=self.metric) for piece in pieces]).cpu()
 
     def effect(self, made: Made, held: Sequence[Place]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from small import patterns
 
 import interp
 from interp import positions, steering
@@ -13,20 +14,6 @@ from interp.steering import methods
 from interp.steering.methods._span_bias import _rates
 
 NEVER = float("-inf")
-
-
-def patterns(model, ids, *made):
-    """Attention patterns [layer, row, head, dst, src], and the logits."""
-    seen = {}
-
-    def keep(tensor, hook):
-        seen[hook.name] = tensor.clone()
-        return tensor
-
-    names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(3)]
-    with torch.no_grad(), steering.steer(model, *made), model.hooks(fwd_hooks=[(n, keep) for n in names]):
-        out = logits(model, ids)
-    return torch.stack([seen[name] for name in names]), out
 
 
 def test_chosen_heads_look_at_chosen_keys_by_the_formula(toy, ids, within):

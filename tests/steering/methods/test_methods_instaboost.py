@@ -6,26 +6,12 @@ import warnings
 
 import pytest
 import torch
+from small import patterns
 
 from interp import positions, steering
-from interp.models import logits
 from interp.steering import methods
 
 SPAN = (1, 4)
-
-
-def patterns(model, ids, *made):
-    """Attention patterns of every layer [layer, row, head, dst, src]."""
-    seen = {}
-
-    def keep(tensor, hook):
-        seen[hook.name] = tensor.clone()
-        return tensor
-
-    names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(3)]
-    with torch.no_grad(), steering.steer(model, *made), model.hooks(fwd_hooks=[(n, keep) for n in names]):
-        out = logits(model, ids)
-    return torch.stack([seen[name] for name in names]), out
 
 
 @pytest.mark.parametrize("factor", [0.2, 2.0, 20.0])
