@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,13 @@ from typing import Any
 
 import pytest
 import small
+import torch
 import xarray as xr
 from dask_cluster import Cluster, environment
 from patching.cases import task as random_task
 
 import interp
-from interp import stores, workers
+from interp import sae, stores, workers
 from interp.cli import main
 from interp.patching import _units
 
@@ -250,6 +252,47 @@ def test_thresholds_by_workers_decide_as_one_process(model, task, tmp_path):
         assert again.provenance["rows"] == other.provenance["rows"]  # read back, not searched
 
 
+# --- features of a dictionary -------------------------------------------------------------------------------
+
+
+def dictionary(seed: int = 0) -> sae.Dictionary:
+    g = torch.Generator().manual_seed(seed)
+    r = lambda *size: torch.randn(*size, generator=g)  # noqa: E731
+    return sae.Dictionary(r(64, 12) / 8, 0.1 * r(12), r(12, 64) / 8, 0.1 * r(64), place="L1.resid_pre")
+
+
+def features(model, task, d, **options):
+    return interp.patch(model, task[:4], features=d, **(options | QUIET))
+
+
+FEATURES: dict[str, dict[str, Any]] = {
+    "positions": {"by": ("pos", "feature"), "metric": ["kl", "logit_diff"]},
+    "mean": {"ablation": "mean", "direction": "noise"},
+    "cells": {"cells": [["L1.resid_pre.F3", "L1.resid_pre.error@5"], "L1.resid_pre.F1"]},
+    "reference": {"engine": "reference", "ablation": "gaussian"},
+}
+
+
+@pytest.mark.parametrize("options", FEATURES.values(), ids=list(FEATURES))
+def test_features_by_an_executor_have_the_bits_of_one_process(model, task, options):
+    d = dictionary()
+    alone = features(model, task, d, **options)
+    assert abs(alone["value"]).max() > 0.01
+    xr.testing.assert_identical(features(model, task, d, executor=Bare(), **options), alone)
+
+
+def test_another_dictionary_at_the_path_is_refused(model, task, tmp_path):
+    d = sae.load(dictionary().save(tmp_path / "d"))
+    alone = features(model, task, d)
+    dictionary(seed=1).save(tmp_path / "d")
+    with pytest.raises(ValueError, match=r"gives a worker another dictionary: .* features=dictionary\.but"):
+        features(model, task, d, executor=Bare())
+    xr.testing.assert_identical(features(model, task, d.but(), executor=Bare()), alone)
+    shutil.rmtree(tmp_path / "d")
+    with pytest.raises(ValueError, match="a worker cannot load the dictionary: there is no file or folder"):
+        features(model, task, d, executor=Bare())
+
+
 # --- what cannot be sent ------------------------------------------------------------------------------------
 
 
@@ -377,6 +420,18 @@ def cluster(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore")  # Dask's own, of what was killed
 class TestCluster:
     """In this order: the last test leaves no scheduler."""
+
+    def test_two_workers_load_a_dictionary_by_its_path(self, cluster, model, task, tmp_path, monkeypatch):
+        d = sae.load(dictionary().save(tmp_path / "d"))
+        sent = []
+        of = workers.Parcel.of
+        monkeypatch.setattr(workers.Parcel, "of", lambda *given: sent.append(of(*given)) or sent[-1])
+        alone = features(model, task, d)
+        shared = features(model, task, d, executor=cluster.address, store=tmp_path / "run.zarr")
+        xr.testing.assert_identical(shared, alone)
+        assert stores.status(tmp_path / "run.zarr").total == alone["value"].size
+        assert (tmp_path / "d").as_posix().encode() in sent[-1].job
+        assert d.W_enc.numpy().tobytes() not in sent[-1].job
 
     def test_a_killed_driver_resumes(self, cluster, model, task, alone, tmp_path):
         path = str(tmp_path / "run.zarr")

@@ -53,7 +53,7 @@ from interp.grid import Grid, Sheet, make_grid
 from interp.methods import IG, AtpStar, Method, Secant, parse
 from interp.models import Anatomy, Model, anatomy, expert_points, unsupported
 from interp.models.parts import Weights
-from interp.patching._features import require_alone
+from interp.patching._feature_cells import require_alone
 from interp.places import SITES
 from interp.sae import Dictionary
 from interp.tasks import Task

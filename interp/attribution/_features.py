@@ -34,7 +34,7 @@ from interp.experiment import Experiment
 from interp.grid import Grid, Sheet
 from interp.methods import IG, Atp, Method
 from interp.models.hook_points import patch_hooks, slope_hook
-from interp.patching._features import Request, asked, feature_grid, feature_runs, labelled
+from interp.patching._feature_cells import Request, asked, feature_grid, feature_runs, labelled
 from interp.sae._dictionary import Dictionary
 from interp.sae._site import ERROR, Site, site_name
 

@@ -3,16 +3,16 @@ all.
 
 1. Run base and source once; take the site apart into φ and ε in both (`sae._site`).
 2. Features whose φ differs somewhere are the cells; every other one is a no-op by construction.
-3. A cell changes the site by (φ' − φ) d, or ε' − ε: all cells of all prompts run from there on in one batch
-   (`engine.changes`).
+3. A cell changes the site by (φ' − φ) d, or ε' − ε: the cells of a unit (`_units`) run from there on in one
+   batch (`engine.changes`), here or in workers.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,119 +21,166 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from interp import ablation as ablations
 from interp import results, stores
-from interp.ablation import Gaussian, Mean, Resample, Zero
-from interp.engine.cells import ALL, SPAN, Cells, table
-from interp.engine.changes import UNIT, Changed, Changes, by_hooks
-from interp.engine.readout import Outcome
+from interp import workers as workers_
+from interp.engine.cells import ALL, SPAN
+from interp.engine.changes import Changed, Changes, by_hooks
 from interp.engine.reference import Reference
-from interp.engine.runs import Runs
 from interp.engine.trust import choose
-from interp.experiment import Experiment
+from interp.experiment import Budget, Contrast, Experiment
 from interp.grid import Grid, Sheet
-from interp.models import weights
+from interp.models import Model, anatomy, weights
+from interp.patching._feature_cells import Request, feature_grid, feature_runs, labelled
+from interp.patching._units import Measured, Tick, Unit, joined, units_of
+from interp.sae import _recipe
 from interp.sae._dictionary import Dictionary
-from interp.sae._site import ERROR, Parts, Site, name_of, parse_name, require, require_place, site_name
+from interp.sae._site import ERROR, Parts, Site, require_place, site_name
 from interp.tasks import Task
-from interp.tasks._spans import named
 
-_STORED = 8  # prompts of a unit of a store
-Filled = dict[str, Any]  # by variable: a region, and what fills it
-_BY = (("feature",), ("pos", "feature"), ("span", "feature"))
+_LISTED = 64  # features or listed cells in a chunk of a store
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked: all features along some dims, or named cells, each a list of (feature, place of it)."""
-
-    by: tuple[str, ...]
-    cells: tuple[tuple[tuple[int, int], ...], ...] | None = None
-    names: tuple[str, ...] = ()
-
-
-def require_alone(site: object, window: int, neurons: object) -> None:
-    """ValueError for arguments that have no meaning beside features."""
-    for name, given in (("site", site), ("neurons", neurons)):
-        if given is not None:
-            raise ValueError(
-                f"{name}= does not go with features=, whose dictionary says where it sits. Leave it out."
-            )
-    if window != 1:
-        raise ValueError("window= does not go with features=, which lie in one layer. Leave it out.")
-
-
-def asked(
-    experiment: Experiment,
-    dictionary: Dictionary,
-    by: str | Sequence[str] | None,
-    cells: Sequence[str | Sequence[str]] | None,
-) -> Request:
-    """The request, checked; no pass. Raises ValueError for what does not fit model or dictionary."""
-    require(dictionary, experiment.model)
-    ablation, task = experiment.contrast.ablation, experiment.task
-    if not isinstance(ablation, (Resample, Gaussian, Zero, Mean)):
-        raise ValueError(
-            f"{ablation.kind} ablation of features is not known. Use resample, gaussian, zero or mean."
-        )
-    if experiment.contrast.source is not None:
-        raise ValueError("features of another model are not those of this one: leave source= out.")
-    if cells is not None:
-        if by is not None:
-            raise ValueError("give either by= (a grid) or cells= (a list of names), and not both.")
-        return _listed(experiment, dictionary, cells)
-    dims = ("feature",) if by is None else (by,) if isinstance(by, str) else tuple(by)
-    dims = (
-        tuple(sorted(dims, key=["pos", "span", "feature"].index))
-        if set(dims) <= {"pos", "span", "feature"}
-        else dims
-    )
-    if dims not in _BY:
-        raise ValueError(
-            f"by={dims}; features are patched by 'feature', ('pos', 'feature') or ('span', 'feature')."
-        )
-    if "span" in dims and not task.spans:
-        raise ValueError("by= has 'span', and the task has no named positions; use ('pos', 'feature').")
-    return Request(dims)
-
-
-def _listed(experiment: Experiment, dictionary: Dictionary, cells: Sequence[str | Sequence[str]]) -> Request:
-    if not cells:
-        raise ValueError(f"cells= is empty. Name at least one, for example ['{name_of(dictionary, 0)}'].")
-    groups = [[each] if isinstance(each, str) else list(each) for each in cells]
-    task = experiment.task
-    found = []
-    for group in groups:
-        parsed = [parse_name(text, dictionary) for text in group]
-        found.append(tuple((feature, _position(task, at)) for feature, at in parsed))
-    return Request(("cell",), tuple(found), tuple(" + ".join(group) for group in groups))
-
-
-def _position(task: Task, at: str | None) -> int:
-    """A column of positions: a number, -1 for all, below for a span."""
-    if at is None or at == "*":
-        return ALL
-    n_pos = task.clean.shape[1]
-    if at.lstrip("-").isdigit():
-        if not -n_pos <= int(at) < n_pos:
-            raise ValueError(f"position {at} is out of range: prompts have {n_pos} tokens.")
-        return int(at) % n_pos
-    named(task.spans, at)
-    return SPAN - list(task.spans).index(at)
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Block:
-    """Some prompts, run: base and replacement of the site, and the engine's runs."""
+    """Some prompts, run: base and replacement of the site, the engine's runs, and once cells are known the
+    changes that they make."""
 
     prompts: slice
     ready: Changed | Reference
     base: Parts
     put: Parts
+    changes: Changes | None = None
 
     @property
     def delta(self) -> Tensor:
         return self.put.phi - self.base.phi  # [prompt draw, pos, feature]
+
+
+class Bench:
+    """What measures the units of a sweep over features, and keeps the last prompts that it ran, as many as
+    the memory holds. features: those that are cells, once they are known (`live`)."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dictionary: Dictionary,
+        request: Request,
+        engine: str,
+        features: Sequence[int] = (),
+    ) -> None:
+        self.experiment, self.dictionary, self.request = experiment, dictionary, request
+        self.runs, self.site = feature_runs(experiment), Site(experiment, dictionary)
+        self.engine = choose(experiment.model, self.runs, self.site.captured, 1, engine)
+        self.room, self.features = self._room(), list(features)
+        self._kept: dict[tuple[int, int], _Block] = {}
+
+    def live(self) -> list[int]:
+        """The features that are cells: those that differ anywhere, or those that are asked for."""
+        if self.request.cells is not None:
+            return sorted({feature for cell in self.request.cells for feature, _ in cell} - {ERROR})
+        differ = torch.zeros(self.dictionary.n_features, dtype=torch.bool)
+        for prompts in _parts(slice(0, len(self.experiment.task)), self.room):
+            differ |= (self._block(prompts).delta != 0).flatten(0, 1).any(0).cpu()
+        return differ.nonzero()[:, 0].tolist()
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Of the features that are known by then."""
+        return feature_grid(self.experiment.task, self.dictionary, self.request, self.features)
+
+    def measure(self, unit: Unit, tick: Tick = lambda n: None) -> Measured:
+        """The metrics of the unit's cells on its prompts."""
+        cells = self.grid.cells[0].take(np.arange(unit.cells.start, unit.cells.stop))
+        parts = []
+        for prompts in _parts(unit.prompts, self.room):
+            block = self._block(prompts)
+            if block.changes is None:
+                block.changes = self._changes(block)
+            if isinstance(block.ready, Changed):
+                block.ready.changes = block.changes
+                outcome = block.ready.run(cells, tick)
+            else:
+                outcome = by_hooks(block.ready, block.changes, cells, tick)
+            parts.append((outcome, block.ready.clean_right()[:: self.experiment.draws]))
+        return joined(parts)
+
+    def _room(self) -> int:
+        """Prompts at once: their captures, and their features."""
+        n, draws, room = len(self.experiment.task), self.experiment.draws, self.experiment.room
+        if self.engine != "fast":
+            return min(n, 32)
+        reads, n_pos = self.experiment.reads(self.runs), self.runs.n_pos
+        columns = self.experiment.facts.d_vocab_out if reads.columns is None else len(reads.columns)
+        captured = room.prompts(n_pos, self.site.captured, columns, reads.everywhere)
+        each = 4 * 8 * n_pos * self.dictionary.n_features  # φ, φ', their difference, a mask
+        return min(max(1, min(captured, self.experiment.budget.memory // max(each, 1)) // draws), n)
+
+    def _block(self, prompts: slice) -> _Block:
+        key = (prompts.start, prompts.stop)
+        if key not in self._kept:
+            held = sum(stop - start for start, stop in self._kept)
+            if held + prompts.stop - prompts.start > self.room:
+                self._kept.clear()  # freed before the new one is made
+            self._kept[key] = self._run(prompts)
+        return self._kept[key]
+
+    def _run(self, prompts: slice) -> _Block:
+        experiment, draws, site = self.experiment, self.experiment.draws, self.site
+        some = self.runs.take(slice(prompts.start * draws, prompts.stop * draws))
+        if self.engine == "fast":
+            ready = Changed(
+                weights(experiment.model), some, site.captured, experiment.metric, experiment.room
+            )
+            base, source = ready.saved.base, ready.saved.source
+        else:
+            ready = Reference(experiment.model, some, site.captured, experiment.metric, both=True)
+            base, source = ready.base_activations, ready.source_activations
+        return _Block(prompts, ready, site.parts(base), site.replacement(site.parts(source)))
+
+    def _changes(self, block: _Block) -> Changes:
+        place = require_place(self.dictionary)
+        index = torch.tensor(self.features, dtype=torch.int64, device=block.base.phi.device)
+        amounts = block.delta[..., index]
+        vectors = self.dictionary.W_dec.to(amounts)[index]
+        dense = [block.put.error - block.base.error]
+        groups = [cell for cell in self.request.cells or () if len(cell) > 1]
+        dense += [torch.stack([self._masked(block, each) for each in cell]).sum(0) for cell in groups]
+        return Changes(place.site, place.layer or 0, amounts, vectors, torch.stack(dense))
+
+    def _masked(self, block: _Block, part: tuple[int, int]) -> Tensor:
+        """The change of one of several features that are one cell: [prompt, pos, width]."""
+        feature, at = part
+        if feature == ERROR:
+            whole = block.put.error - block.base.error
+        else:
+            whole = block.delta[..., feature, None] * self.dictionary.W_dec.to(block.delta)[feature]
+        if at == ALL:
+            return whole
+        draws, spans = self.experiment.draws, self.runs.spans
+        some = slice(block.prompts.start * draws, block.prompts.stop * draws)
+        pos = torch.arange(whole.shape[1], device=whole.device)
+        marks = spans[some, SPAN - at] if at <= SPAN and spans is not None else (pos == at)[None]
+        return whole * marks[..., None]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureJob:
+    """A sweep over features without its model: what every unit of it shares (`interp.workers`)."""
+
+    task: Task
+    contrast: Contrast
+    budget: Budget
+    dictionary: _recipe.Recipe
+    request: Request
+    engine: str
+    features: tuple[int, ...] = ()
+
+    def start(self, models: Sequence[Model]) -> workers_.Measure:
+        """The bench in a worker, once model and dictionary are proved there too."""
+        (model,) = models
+        experiment = Experiment(model, self.task, anatomy(model), self.contrast, self.budget)
+        dictionary = self.dictionary.load()
+        return Bench(experiment, dictionary, self.request, self.engine, self.features).measure
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,194 +192,72 @@ class FeatureSweep:
     request: Request
 
     def run(self) -> xr.Dataset:
-        """Unit by unit of prompts, each in as many blocks as fit the memory."""
-        experiment, request = self.experiment, self.request
-        runs = feature_runs(experiment)
-        site = Site(experiment, self.dictionary)
-        engine = choose(experiment.model, runs, site.captured, 1, experiment.budget.engine)
-        n, size = len(experiment.task), self._size(runs, engine, site)
-        units = _parts(slice(0, n), size if experiment.budget.store is None else _STORED)
-        blocks = {(s.start, s.stop): None for unit in units for s in _parts(unit, size)}
-        make = lambda ends: self._block(site, runs, engine, slice(*ends))  # noqa: E731
-        kept = {ends: make(ends) for ends in blocks} if len(blocks) == 1 else {}
-        features = self._live(list(kept.values()) or (make(ends) for ends in blocks))
-        grid = feature_grid(experiment.task, self.dictionary, request, features)
-        attrs = results.attrs(experiment, method="patch", site=site_name(self.dictionary))
-        attrs |= {"window": 1, "engine": engine, "draws": experiment.draws, "error": "live"}
-        attrs |= {"dictionary": repr(self.dictionary), "n_features": self.dictionary.n_features}
-        sheet, cells = Sheet(experiment, grid, attrs), grid.cells[0]
-        every = slice(0, len(grid.coords[0][grid.by[0]]))
-        with self._opened(sheet, units, every, features) as opened:
-            todo = [i for i in range(len(units)) if opened is None or not opened.done[i]]
-            total = sum(units[i].stop - units[i].start for i in todo) * experiment.draws * len(cells)
-            with tqdm(total=total, disable=not experiment.budget.progress, desc="patch", unit="run") as bar:
-                for number in todo:
-                    parts = []
-                    for span in _parts(units[number], size):
-                        block = kept.get((span.start, span.stop)) or make((span.start, span.stop))
-                        outcome, right = self._measured(
-                            block, self._changes(block, features, runs), cells, bar
-                        )
-                        parts.append(sheet.fill(span, 0, every, outcome, right))
+        """Unit by unit: run, average the draws, write, go on."""
+        experiment, budget = self.experiment, self.experiment.budget
+        job = self._job() if budget.elsewhere else None
+        parcel = None if job is None else self._parcel(job)  # raises before the first pass
+        bench = Bench(experiment, self.dictionary, self.request, budget.engine)
+        bench.features = bench.live()
+        grid, sheet = bench.grid, Sheet(experiment, bench.grid, self._attrs(bench.engine))
+        units = units_of(experiment, grid, bench.runs, bench.engine)
+        if job is not None and parcel is not None:
+            job = replace(job, engine=bench.engine, features=tuple(bench.features))
+            parcel = workers_.Parcel.of(parcel.head, job)
+        with self._opened(sheet, units, bench.features) as opened:
+            todo = units if opened is None else [unit for unit in units if not opened.done[unit.number]]
+            total = sum(unit.n_runs for unit in todo) * experiment.draws
+            with (
+                tqdm(total=total, disable=not budget.progress, desc="patch", unit="run") as bar,
+                closing(self._measured(bench, todo, bar, parcel)) as measured,
+            ):
+                for unit, (outcome, right) in measured:
+                    filled = sheet.fill(unit.prompts, 0, unit.first, outcome, right)
                     if opened is not None:
-                        opened.write(number, _joined(parts))
+                        opened.write(unit.number, filled)
             out = sheet.dataset() if opened is None else opened.load()
-        return labelled(out, self.dictionary, features)
+        return labelled(out, self.dictionary, bench.features)
 
     def _measured(
-        self, block: _Block, changes: Changes, cells: Cells, bar: tqdm
-    ) -> tuple[Outcome, np.ndarray]:
-        """Every cell on the prompts of a block, and which of their clean runs are right."""
-        if isinstance(block.ready, Changed):
-            block.ready.changes = changes
-            outcome = block.ready.run(cells, bar.update)
-        else:
-            outcome = by_hooks(block.ready, changes, cells, bar.update)
-        return outcome, block.ready.clean_right()[:: self.experiment.draws]
+        self, bench: Bench, units: list[Unit], bar: tqdm, parcel: workers_.Parcel | None
+    ) -> Generator[tuple[Unit, Measured], None, None]:
+        """Units with what was measured: here in order, elsewhere as they come."""
+        budget = self.experiment.budget
+        if parcel is None:
+            for unit in units:
+                yield unit, bench.measure(unit, bar.update)
+            return
+        for unit, outcome in workers_.measured(parcel, units, budget.workers, budget.executor, budget.kept):
+            bar.update(unit.n_runs * self.experiment.draws)
+            yield unit, outcome
 
-    def _opened(self, sheet: Sheet, units: list[slice], every: slice, features: list[int]) -> Any:
-        """The store, where there is one; a unit is a block of prompts, whatever the memory."""
-        store = self.experiment.budget.store
-        if store is None:
-            return nullcontext()
+    def _job(self) -> FeatureJob:
+        experiment = self.experiment
+        contrast, budget = experiment.contrast, experiment.budget.of_a_worker
+        recipe = _recipe.of(self.dictionary)
+        return FeatureJob(experiment.task, contrast, budget, recipe, self.request, budget.engine)
+
+    def _parcel(self, job: FeatureJob) -> workers_.Parcel:
+        experiment = self.experiment
+        return workers_.pack(job, [experiment.model], workers_.metrics_of(experiment.metric, experiment.task))
+
+    def _attrs(self, engine: str) -> dict[str, Any]:
+        attrs = results.attrs(self.experiment, method="patch", site=site_name(self.dictionary))
+        attrs |= {"window": 1, "engine": engine, "draws": self.experiment.draws, "error": "live"}
+        return attrs | {"dictionary": repr(self.dictionary), "n_features": self.dictionary.n_features}
+
+    def _opened(self, sheet: Sheet, units: list[Unit], features: list[int]) -> Any:
         identity = self.experiment.identity() | {
             "method": "patch", "site": sheet.attrs["site"], "dims": ", ".join(self.request.by),
-            "engine": sheet.attrs["engine"], "dictionary": digest(self.dictionary), "features": features,
-            "cells": [list(map(list, cell)) for cell in self.request.cells or ()],
+            "engine": sheet.attrs["engine"], "dictionary": _recipe.digest(self.dictionary),
+            "features": features, "cells": [list(map(list, cell)) for cell in self.request.cells or ()],
         }  # fmt: skip
-        regions = [sheet.regions(unit, 0, every) for unit in units]
-        return stores.open_arrays(store, sheet.dataset(), identity, {"prompt": _STORED}, regions)
-
-    def _size(self, runs: Runs, engine: str, site: Site) -> int:
-        """Prompts at once: their captures, and their features."""
-        n, draws, room = len(self.experiment.task), self.experiment.draws, self.experiment.room
-        if engine != "fast":
-            return min(n, 32)
-        reads = self.experiment.reads(runs)
-        columns = self.experiment.facts.d_vocab_out if reads.columns is None else len(reads.columns)
-        captured = room.prompts(runs.n_pos, site.captured, columns, reads.everywhere)
-        each = 4 * 8 * runs.n_pos * self.dictionary.n_features  # φ, φ', their difference, a mask
-        return min(max(1, min(captured, self.experiment.budget.memory // max(each, 1)) // draws), n)
-
-    def _block(self, site: Site, runs: Runs, engine: str, prompts: slice) -> _Block:
-        experiment, draws = self.experiment, self.experiment.draws
-        some = runs.take(slice(prompts.start * draws, prompts.stop * draws))
-        if engine == "fast":
-            ready = Changed(
-                weights(experiment.model), some, site.captured, experiment.metric, experiment.room
-            )
-            base, source = ready.saved.base, ready.saved.source
-        else:
-            ready = Reference(experiment.model, some, site.captured, experiment.metric, both=True)
-            base, source = ready.base_activations, ready.source_activations
-        return _Block(prompts, ready, site.parts(base), site.replacement(site.parts(source)))
-
-    def _live(self, blocks: Sequence[_Block] | Iterator[_Block]) -> list[int]:
-        """The features that are cells: those that differ anywhere, or those that are asked for."""
-        if self.request.cells is not None:
-            return sorted({feature for cell in self.request.cells for feature, _ in cell} - {ERROR})
-        differ = torch.zeros(self.dictionary.n_features, dtype=torch.bool)
-        for block in blocks:
-            differ |= (block.delta != 0).flatten(0, 1).any(0).cpu()
-        return differ.nonzero()[:, 0].tolist()
-
-    def _changes(self, block: _Block, features: list[int], runs: Runs) -> Changes:
-        place = require_place(self.dictionary)
-        index = torch.tensor(features, dtype=torch.int64, device=block.base.phi.device)
-        amounts = block.delta[..., index]
-        vectors = self.dictionary.W_dec.to(amounts)[index]
-        dense = [block.put.error - block.base.error]
-        groups = [cell for cell in self.request.cells or () if len(cell) > 1]
-        dense += [torch.stack([self._masked(block, each, runs) for each in cell]).sum(0) for cell in groups]
-        return Changes(place.site, place.layer or 0, amounts, vectors, torch.stack(dense))
-
-    def _masked(self, block: _Block, part: tuple[int, int], runs: Runs) -> Tensor:
-        """The change of one of several features that are one cell: [prompt, pos, width]."""
-        feature, at = part
-        if feature == ERROR:
-            whole = block.put.error - block.base.error
-        else:
-            whole = block.delta[..., feature, None] * self.dictionary.W_dec.to(block.delta)[feature]
-        if at == ALL:
-            return whole
-        draws = self.experiment.draws
-        some = slice(block.prompts.start * draws, block.prompts.stop * draws)
-        pos = torch.arange(whole.shape[1], device=whole.device)
-        marks = runs.spans[some, SPAN - at] if at <= SPAN and runs.spans is not None else (pos == at)[None]
-        return whole * marks[..., None]
+        first = self.request.by[0]
+        chunks = {"prompt": units[0].prompts.stop, first: 1 if first in ("pos", "span") else _LISTED}
+        regions = [sheet.regions(unit.prompts, 0, unit.first) for unit in units]
+        return stores.open_arrays(self.experiment.budget.store, sheet.dataset(), identity, chunks, regions)
 
 
-def feature_grid(task: Task, dictionary: Dictionary, request: Request, features: list[int]) -> Grid:
-    """Cells over some features, the error last."""
-    where = require_place(dictionary)
-    marks = torch.stack([*task.spans.values()], 1) if task.spans else None
-    units, n_pos = np.arange(len(features) + 1), task.clean.shape[1]
-    if request.cells is not None:
-        unit, pos = _columns(request, features)
-        coords = {"cell": np.array(request.names, dtype=object)}
-    else:
-        names = np.array([name_of(dictionary, each) for each in [*features, ERROR]], dtype=object)
-        axis = {"pos": np.arange(n_pos), "span": np.array(list(task.spans), dtype=object)}
-        coords = {dim: axis[dim] for dim in request.by if dim in axis} | {"feature": names}
-        lead = {"pos": np.arange(n_pos), "span": SPAN - np.arange(len(task.spans))}
-        at = lead.get(request.by[0], np.array([ALL]))
-        pos, unit = (each.ravel() for each in np.meshgrid(at, units, indexing="ij"))
-    layer = np.full(len(unit), where.layer or 0)
-    cells = table(where.site, len(unit), layer=layer, pos=pos, **{UNIT: unit})
-    spans = tuple(task.spans)
-    return Grid((site_name(dictionary),), request.by, (cells,), (coords,), False, 1, spans, marks)
-
-
-def _columns(request: Request, features: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Units and positions of listed cells: features, then the error, then groups."""
-    number = {feature: unit for unit, feature in enumerate(features)} | {ERROR: len(features)}
-    unit, pos, groups = [], [], len(features) + 1
-    for cell in request.cells or ():
-        single = len(cell) == 1
-        unit.append(number[cell[0][0]] if single else groups)
-        pos.append(cell[0][1] if single else ALL)
-        groups += not single
-    return np.array(unit), np.array(pos)
-
-
-def feature_runs(experiment: Experiment) -> Runs:
-    """Base and source runs; ablations of features replace φ and ε, and no activation."""
-    contrast, task = experiment.contrast, experiment.task
-    if not isinstance(contrast.ablation, (Zero, Mean)):
-        return experiment.runs(())
-    runs = ablations.make_runs(experiment.model, task, Zero(), contrast.direction, ())
-    return replace(runs, fill=lambda site, layer, source: source)
-
-
-def labelled(out: xr.Dataset, dictionary: Dictionary, features: list[int]) -> xr.Dataset:
-    """With the numbers of features beside their names; -1 is the error."""
-    if "feature" not in out.dims:
-        return out
-    return out.assign_coords(index=("feature", np.array([*features, ERROR])))
-
-
-def digest(dictionary: Dictionary) -> str:
-    """What two dictionaries share if and only if their tensors and settings are the same."""
-    hashed = hashlib.sha256()
-    for name, value in sorted(
-        {**vars(dictionary), **(vars(dictionary.gate) if dictionary.gate else {})}.items()
-    ):
-        if isinstance(value, Tensor):
-            hashed.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        elif name not in ("metadata", "gate"):
-            hashed.update(f"{name} {value}".encode())
-    return hashed.hexdigest()[:16]
-
-
-def _parts(span: slice, size: int) -> list[slice]:
+def _parts(span: slice, size: int) -> Iterator[slice]:
     """A span of prompts in parts of a size."""
-    return [slice(start, min(start + size, span.stop)) for start in range(span.start, span.stop, size)]
-
-
-def _joined(parts: list[Filled]) -> Filled:
-    """What neighbouring blocks of prompts filled, as one."""
-    out = {}
-    for name, (region, _) in parts[0].items():
-        prompts = slice(region[0].start, parts[-1][name][0][0].stop)
-        out[name] = ((prompts, *region[1:]), np.concatenate([part[name][1] for part in parts]))
-    return out
+    for start in range(span.start, span.stop, size):
+        yield slice(start, min(start + size, span.stop))

@@ -33,7 +33,8 @@ from interp.engine.trust import choose
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
 from interp.grid import Grid, Sheet, make_grid
 from interp.models import Model, expert_points, unsupported
-from interp.patching._features import FeatureSweep, asked, require_alone
+from interp.patching._feature_cells import asked, require_alone
+from interp.patching._features import FeatureSweep
 from interp.patching._precise import precision_attrs
 from interp.patching._units import Bench, Measured, PatchJob, Unit, units_of
 from interp.sae import Dictionary
@@ -136,8 +137,6 @@ def patch(
             require_alone(site, window, neurons)
             if precision is not None:
                 raise ValueError("features= is measured in the model's own precision: leave out precision=.")
-            if experiment.budget.elsewhere:
-                raise ValueError("features= is measured here: leave out workers= and executor=.")
             result = FeatureSweep(experiment, features, asked(experiment, features, by, cells)).run()
             warn_unsolved(float(result["clean_right"].mean()), metric=(task.metric, *experiment.metric))
             return result

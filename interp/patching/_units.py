@@ -119,7 +119,7 @@ class Bench:
         start, stop = unit.prompts.start, unit.prompts.stop
         blocks = [slice(first, min(first + self.room, stop)) for first in range(start, stop, self.room)]
         by_block = [self.of_block(block, cells, mixes, tick) for block in blocks]
-        return [_joined(parts) for parts in zip(*by_block)]
+        return [joined(parts) for parts in zip(*by_block)]
 
     def of_block(
         self, prompts: slice, cells: Cells, mixes: Sequence[Mix | None], tick: Tick = lambda n: None
@@ -158,7 +158,7 @@ class Bench:
         return max(1, room // experiment.draws)
 
 
-def _joined(parts: Sequence[Measured]) -> Measured:
+def joined(parts: Sequence[Measured]) -> Measured:
     """The measures of neighbouring prompts as one."""
     if len(parts) == 1:
         return parts[0]

@@ -36,7 +36,7 @@ from interp.experiment import MEMORY, Experiment, prepare
 from interp.methods import Method, parse
 from interp.models import Model, is_bridge, logits
 from interp.models.hook_points import slope_hook
-from interp.patching._features import feature_runs
+from interp.patching._feature_cells import feature_runs
 from interp.places import hook_name
 from interp.results import attrs as provenance
 from interp.results import position_labels

@@ -32,7 +32,7 @@ from interp.engine.readout import Reads, Scores
 from interp.engine.runs import Runs
 from interp.experiment import MEMORY
 from interp.models import Model, logits
-from interp.patching._features import feature_runs
+from interp.patching._feature_cells import feature_runs
 from interp.places import hook_name
 from interp.sae._circuit import captured, circuit_experiment, circuit_sites, rows_at_once
 from interp.sae._dictionary import Dictionary

@@ -24,6 +24,7 @@ from interp.sae import _cross_layer, _formats, _saelens
 from interp.sae._cross_layer import CrossLayer
 from interp.sae._dictionary import Dictionary
 from interp.sae._reading import read_safetensors
+from interp.sae._recipe import note
 
 _PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl"}
 _LAYER_FILE = re.compile(r"layer_(\d+)\.safetensors")
@@ -60,7 +61,8 @@ def load(
     """
     is_file = isinstance(path, (str, Path))
     dictionary = _one(_bundled(path), layer, scale) if is_file else _of_object(path)
-    return dictionary if place is None else dictionary.at(place)
+    dictionary = dictionary if place is None else dictionary.at(place)
+    return note(dictionary, path, place, layer, scale) if is_file else dictionary
 
 
 @verb

@@ -10,6 +10,8 @@ import torch
 
 import interp
 from interp import sae
+from interp.patching import _units
+from interp.patching._features import Bench
 from interp.sae._activations import Gate, Pursuit
 from interp.tasks import KL, LogitDiff
 
@@ -229,20 +231,19 @@ def test_the_bundled_dictionary_is_what_its_card_says() -> None:
 
 
 def test_a_store_goes_on_after_a_kill(model: Any, tmp_path: Any, monkeypatch: Any) -> None:
-    from interp.patching._features import FeatureSweep
-
     d, task = dictionary(model), interp.tasks.ioi(model, n=20, seed=0)
     plain = interp.patch(model, task, features=d, **QUIET)
     path, runs = tmp_path / "run.zarr", []
-    measured = FeatureSweep._measured
+    monkeypatch.setitem(_units._FLOPS, "cpu", 1e6)
+    measure = Bench.measure
 
     def counted(self: Any, *args: Any) -> Any:
         runs.append(1)
         if len(runs) == 3:
             raise KeyboardInterrupt
-        return measured(self, *args)
+        return measure(self, *args)
 
-    monkeypatch.setattr(FeatureSweep, "_measured", counted)
+    monkeypatch.setattr(Bench, "measure", counted)
     with pytest.raises(KeyboardInterrupt):
         interp.patch(model, task, features=d, store=path, **QUIET)
     again = interp.patch(model, task, features=d, store=path, memory=2**24, **QUIET)
