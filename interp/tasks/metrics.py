@@ -159,7 +159,8 @@ class KL(Metric):
     reads_answer = False
 
     def __call__(self, reading: Reading) -> Float[Tensor, "item"]:
-        clean = reading.clean.log_softmax(-1)
+        clean = reading.clean[:1] if reading.clean.stride(0) == 0 else reading.clean  # one for every item
+        clean = clean.log_softmax(-1)
         return (clean.exp() * (clean - reading.logits.log_softmax(-1))).sum(-1)
 
 

@@ -61,16 +61,22 @@ class Forward:
         level = int(self.reach.readers[reader])
         out = self.state.logits.expand(self.size, *self.state.logits.shape)
         if level:
-            rows, out = self.changes.rows(slice(reader, reader + 1)), out.clone()
+            rows = self.changes.rows(slice(reader, reader + 1))
             x = self._inputs(rows, np.array([reader]), level, base.pre[-1])[0][
                 0
             ]  # [row, prompt, pos, d_model]
             if base.reads.everywhere:
                 found = base.readout.logits(x.flatten(0, 2)).unflatten(0, x.shape[:3])
+                out = out.clone()
                 out[(rows.column, *(part[None] for part in base.window))] = found
             else:
                 x = x[:, :, 0] if level == FINAL else base.final(x)[:, :, 0]
-                out[rows.index] = base.readout.logits(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+                found = base.readout.logits(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+                if rows.n < self.size:
+                    out = out.clone()
+                    out[rows.index] = found
+                else:
+                    out = found
         if self.record is not None:
             self.record.logits = out[0]
         return out

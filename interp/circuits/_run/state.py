@@ -134,9 +134,22 @@ class Base:
     def score(
         self, logits: Float[Tensor, "circuit prompt *column"]
     ) -> Float[Tensor, "circuit prompt metric"]:
-        """The metrics of runs whose logits at the positions read are given, float64."""
-        at_once = max(1, _ELEMENTS // self.clean_logits.numel())
-        return torch.cat([self._score(some) for some in logits.split(at_once)])
+        """The metrics of runs whose logits at the positions read are given, float64.
+
+        Of many circuits prompt by prompt: what a metric makes of the clean run is then made once for all.
+        """
+        k, n = logits.shape[:2]
+        if k < n:
+            at_once = max(1, _ELEMENTS // self.clean_logits.numel())
+            return torch.cat([self._score(some) for some in logits.split(at_once)])
+        at_once = max(1, _ELEMENTS // self.clean_logits[0].numel())
+        parts = [logits[:, prompt].split(at_once) for prompt in range(n)]
+        scores = [torch.cat([self._of_prompt(some, at) for some in part]) for at, part in enumerate(parts)]
+        return torch.stack(scores, 1)
+
+    def _of_prompt(self, logits: Float[Tensor, "circuit *column"], prompt: int) -> Tensor:
+        clean = self.clean_logits[prompt].expand(logits.shape)
+        return self.readout.score(logits, clean, self.prompts[prompt].expand(len(logits)))
 
     def _score(self, logits: Tensor) -> Tensor:
         k = len(logits)
