@@ -65,10 +65,17 @@ def both(
 ) -> tuple[Outcome, Outcome]:
     """The same cells by the fast engine and by the reference."""
     with torch.inference_mode():
-        budget = Budget(anatomy(model), batch_size=batch_size)
-        fast = Prepared(weights(model), runs, cells.sites, metrics, budget).run(cells)
         slow = Reference(model, runs, cells.sites, metrics).run(cells)
-    return fast, slow
+    return quickly(model, runs, cells, metrics, batch_size), slow
+
+
+def quickly(
+    model: Any, runs: Runs, cells: Cells, metrics: tuple = LOGIT_DIFF, batch_size: int | None = None
+) -> Outcome:
+    """Cells by the fast engine."""
+    with torch.inference_mode():
+        budget = Budget(anatomy(model), batch_size=batch_size)
+        return Prepared(weights(model), runs, cells.sites, metrics, budget).run(cells)
 
 
 def gap(a: Outcome, b: Outcome) -> float:
