@@ -54,6 +54,8 @@ class Changes:
         """The change of the site at some positions of some prompts, each by a unit."""
         n = len(self.vectors)
         one = unit < n
+        if bool(one.all()):
+            return self.vectors[unit].mul_(self.amounts[prompt, pos, unit][:, None])
         out = torch.empty(len(unit), self.vectors.shape[1], dtype=self.vectors.dtype, device=unit.device)
         out[one] = self.amounts[prompt[one], pos[one], unit[one]][:, None] * self.vectors[unit[one]]
         out[~one] = self.dense[unit[~one] - n, prompt[~one], pos[~one]]
@@ -93,9 +95,14 @@ class _Wave(Wavefront):
         cells, changes = self.cells, self.changes
         cell = torch.as_tensor(self.layout.items.cell, device=item.device)[item]
         unit, wanted = (torch.as_tensor(cells.column(n), device=item.device)[cell] for n in (UNIT, "pos"))
-        mine = covers(self.saved.spans, wanted, prompt, pos).nonzero()[:, 0]
-        delta = changes.at(prompt[mine], pos[mine], unit[mine])
+        covered = covers(self.saved.spans, wanted, prompt, pos)
         block = self.weights.blocks[changes.layer]
+        if bool(covered.all()):  # no row is left out, so none is copied
+            delta = changes.at(prompt, pos, unit)
+            rows += _written(block, self.saved, changes, prompt, pos, delta).to(rows)
+            return
+        mine = covered.nonzero()[:, 0]
+        delta = changes.at(prompt[mine], pos[mine], unit[mine])
         rows[mine] += _written(block, self.saved, changes, prompt[mine], pos[mine], delta).to(rows)
 
 

@@ -13,6 +13,7 @@ from interp.models import Anatomy
 from interp.places import AXES
 
 DEFAULT_BUDGET = 2 * 2**30  # bytes above the model's own
+_PIECE = 12 * 2**20  # bytes of the largest tensor of a batch on a CPU
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,25 @@ class Budget:
         return max(1, int(self.limit / 2 / each))
 
     def batches(self, items: Items, reads: Reads) -> Iterator[Items]:
-        """Items in order, in batches that fit: at least one, at most `batch_size`."""
-        room = self.limit / 2
+        """Items in order, in batches that fit: at least one, at most `batch_size`.
+
+        On a CPU no tensor of a block is larger than what the C library keeps for the next one: to fetch new
+        pages for each takes half as long as the products.
+        """
+        room, f = self.limit / 2, self.facts
         span = np.maximum(items.stop - items.start, 1)
         whole = reads.runs.n_pos
+        widest = np.maximum(span * max(f.d_model, f.n_heads * f.d_head, f.d_mlp), f.n_heads * whole**2)
+        sizes = np.cumsum(self.item_size * widest) if f.device.type == "cpu" else np.zeros(len(items))
         n_columns = self.facts.d_vocab_out if reads.columns is None else len(reads.columns)
         tail = self.run_bytes(whole, n_columns, reads.everywhere) - whole * self.row_bytes()
         cost = np.cumsum(span * self.row_bytes() + tail)
         first = 0
         while first < len(items):
             before = cost[first - 1] if first else 0
+            size = sizes[first - 1] if first else 0
             stop = int(np.searchsorted(cost, before + room, side="right"))
+            stop = min(stop, int(np.searchsorted(sizes, size + _PIECE, side="right")))
             stop = max(stop, first + 1)
             if self.batch_size is not None:
                 stop = min(stop, first + self.batch_size)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp import results
@@ -66,18 +66,19 @@ def collective(
     labels. l2: penalty of the two ways that fit.
 
     Returns a Dataset with dim way: `value`, AUROC on held-out groups (chance: 0.5; below it: turned round),
-    `se` over groups, `shuffled` [draw, way]; `score` [group, member], the members' scores in logits, and
-    `label` [group]. Cost: one forward of each member as far as the probe. Raises ValueError, before it, for
-    groups of different sizes, fewer than 4 of a class, probes of several places or another model. The model
-    is left as found.
+    `se` over groups (those that share members as one), `shuffled` [draw, way]; `score` [group, member], the
+    members' scores in logits, and `label` [group]. Cost: one forward of each member as far as the probe.
+    Raises ValueError, before it, for groups of different sizes, fewer than 4 of a class, groups whose shared
+    members leave no split, probes of several places or another model. The model is left as found.
 
     Example:
         >>> model = interp.load("tiny-ioi")
-        >>> names = ("Mary", "Tom", "Anna", "Paul", "John", "Kate")
+        >>> women, men = ("Mary", "Jane", "Anna", "Kate"), ("Paul", "John", "Sam", "Max")
+        >>> names = [f"{one} and {other}" for one in women for other in men]
         >>> up, down = ([f"{name} had a {word}" for name in names] for word in ("book", "bag"))
-        >>> probe = interp.probes.fit(model, up, down, layer=1, draws=1, progress=False)[1]
-        >>> mixed = [[up[i], down[i], down[i - 1]] for i in range(6)]
-        >>> plain = [[down[i], down[i - 1], down[i - 2]] for i in range(6)]
+        >>> probe = interp.probes.fit(model, up[12:], down[12:], layer=1, draws=1, progress=False)[1]
+        >>> mixed = [[up[i], down[i]] for i in range(4)]
+        >>> plain = [[down[i], down[i + 4]] for i in range(4, 8)]
         >>> interp.probes.collective(model, mixed, plain, probe, draws=2)["value"].dims
         ('way',)
     """
@@ -94,11 +95,12 @@ def collective(
         raise ValueError(f"held_out is {held_out}; give a share of the groups, such as 0.3.")
     data = read(model, [member for group in groups for member in group], what="members")
     unit = _units(splits.token_rows(data), len(groups))
+    generator = torch.Generator().manual_seed(seed)
+    fresh = _held_out(unit, sizes, held_out, generator)
     score, rows = _members(model, data, probes, batch_size or BATCH, engine)
     score, rows = (each.unflatten(0, (len(groups), -1)) for each in (score, rows))
     label = torch.tensor([1.0] * sizes[0] + [0.0] * sizes[1], dtype=torch.float64, device=score.device)
-    generator = torch.Generator().manual_seed(seed)
-    fresh = splits.hold_out(unit, sizes, held_out, generator).to(score.device)
+    fresh = fresh.to(score.device)
     features = {way: features_of(way, score, rows) for way in WAYS}
     columns = []
     for number in range(draws + 1):
@@ -133,11 +135,22 @@ def _members_of(group: Any) -> list[Any]:
 
 
 def _units(rows: list[list[int]], n: int) -> Int[Tensor, "group"]:
-    """Groups of the same members are one, in whatever order these come."""
+    """Groups that share a member, directly or through others, are of one unit."""
     size = len(rows) // n
-    keys = [tuple(sorted(map(tuple, rows[i * size : (i + 1) * size]))) for i in range(n)]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return torch.tensor([numbers[key] for key in keys])
+    return splits.joined([[tuple(row) for row in rows[i * size : (i + 1) * size]] for i in range(n)])
+
+
+def _held_out(
+    unit: Tensor, sizes: tuple[int, int], share: float, generator: torch.Generator
+) -> Bool[Tensor, "group"]:
+    try:
+        return splits.hold_out(unit, sizes, share, generator)
+    except ValueError:
+        raise ValueError(
+            f"the {sizes[0]} and {sizes[1]} groups are {int(unit.max()) + 1} units (groups that share a "
+            "member stay together), which do not split so that two groups of each class are on either side. "
+            "Give more groups, of members of their own."
+        ) from None
 
 
 def _check(groups: list[list[Any]], sizes: tuple[int, int]) -> None:

@@ -39,7 +39,7 @@ def units(positive: Prompts, negative: Prompts, groups: Groups | None = None) ->
             )
         for row, label in zip(keys, (*groups[0], *groups[1])):
             row.append(("group", label))
-    return _joined(keys)
+    return joined(keys)
 
 
 def token_rows(side: Prompts) -> list[list[int]]:
@@ -49,10 +49,10 @@ def token_rows(side: Prompts) -> list[list[int]]:
 
 def linked(*numbers: Int[Tensor, "prompt"]) -> Int[Tensor, "prompt"]:
     """The units of prompts that share any of several numbers."""
-    return _joined([list(enumerate(row)) for row in zip(*(each.tolist() for each in numbers))])
+    return joined([list(enumerate(row)) for row in zip(*(each.tolist() for each in numbers))])
 
 
-def _joined(keys: list[list[Any]]) -> Int[Tensor, "prompt"]:
+def joined(keys: Sequence[Sequence[Any]]) -> Int[Tensor, "prompt"]:
     """Rows that share a key, directly or through others, get one number."""
     parent = list(range(len(keys)))
 

@@ -255,8 +255,8 @@ OTHERS: dict[str, Verb] = {
     ),
     "collective": lambda m, t, c, d, **o: probes.collective(
         m,
-        [more(m)[k : k + 3].tolist() for k in range(4)],
-        [more(m)[k : k + 3].tolist() for k in range(8, 12)],
+        [more(m)[k : k + 2].tolist() for k in range(0, 8, 2)],
+        [more(m)[k : k + 2].tolist() for k in range(8, 16, 2)],
         monitor(m, t),
         draws=1,
     ),

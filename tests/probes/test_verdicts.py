@@ -161,8 +161,9 @@ def test_two_of_five_are_found_by_the_spread_and_not_by_the_mean() -> None:
 def test_groups_on_a_model(world: Any, sides: Any) -> None:
     up, down = sides
     _, probe = probes.fit(world, up[:20], down[:20], layer=3, draws=1, progress=False)
-    some = [[*up[20 + 2 * i : 22 + 2 * i], *down[20 + 3 * i : 23 + 3 * i]] for i in range(10)]
-    none = [[down[20 + (5 * i + k) % 55] for k in range(5)] for i in range(10)]
+    yes, no = (iter(dict.fromkeys(side[20:])) for side in (up, down))
+    some = [[next(yes), next(no), next(no)] for _ in range(8)]
+    none = [[next(no), next(no), next(no)] for _ in range(8)]
     found = probes.collective(world, some, none, probe, draws=8)
     assert float(found["value"].sel(way="max")) > 0.9
     assert abs(float(found["shuffled"].mean()) - 0.5) < 0.15
@@ -281,13 +282,35 @@ def test_bins_are_of_equal_size_where_all_differ() -> None:
 
 
 def test_groups_of_the_same_members_are_on_one_side(world: Any, sides: Any) -> None:
-    up, down = sides
+    up, down = (list(dict.fromkeys(side)) for side in sides)
     groups = [[side[i], side[i + 1], side[i + 2]] for side in (up, down) for i in range(0, 12, 3)]
     again = [group[::order] for group in groups for order in (1, -1)]
     found = probes.collective(world, again[:8], again[8:], by_layer(world, 1), held_out=0.25, draws=1)
     assert found.attrs["n_held_out"] == 4  # two of eight in each class: one group twice
     with pytest.raises(ValueError, match="units"):
         probes.collective(world, [groups[0]] * 4, [groups[4]] * 4, by_layer(world, 1), draws=1)
+
+
+def test_groups_that_share_a_member_are_on_one_side(
+    world: Any, sides: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member is known by heart wherever it stands: chains of groups that share one are one unit."""
+    from interp.probes import _collective
+
+    held: list[torch.Tensor] = []
+    judged = _collective._judged
+    monkeypatch.setattr(_collective, "_judged", lambda *a: (held.append(a[2]), judged(*a))[1])
+    up, down = (list(dict.fromkeys(side)) for side in sides)
+    chained = [[side[i], side[i + 1]] for side in (up, down) for i in (0, 1, 3, 4, 6, 7, 9, 10)]
+    for seed in range(4):
+        options: Any = {"held_out": 0.25, "draws": 1, "seed": seed}
+        probes.collective(world, chained[:8], chained[8:], by_layer(world, 1), **options)
+    pairs = torch.stack(held).view(len(held), 8, 2)  # neighbours share a member
+    assert bool((pairs[..., 0] == pairs[..., 1]).all())
+    assert 0 < float(pairs.double().mean()) < 1
+    ring = [[side[i], side[(i + 1) % 4]] for side in (up, down) for i in range(4)]
+    with pytest.raises(ValueError, match="2 units .groups that share a member stay together"):
+        probes.collective(world, ring[:4], ring[4:], by_layer(world, 1), draws=1)
 
 
 @pytest.mark.parametrize(
