@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import shlex
 import sys
 import time
@@ -82,14 +83,28 @@ def execute(args: argparse.Namespace, words: Sequence[str], loaded: dict[Any, An
 
 @contextmanager
 def _warnings_as_lines(out: Output) -> Iterator[None]:
-    """Show a warning as one line, without the place in the code where it was raised."""
-    shown = warnings.showwarning
+    """Show a warning, also a logged one, as one line, without the place in the code where it was raised."""
+    shown, logger, lines = warnings.showwarning, logging.getLogger("interp"), _Lines(out)
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         out.complain("warning", message)
 
-    warnings.showwarning = show
+    warnings.showwarning, propagate = show, logger.propagate
+    logger.addHandler(lines)
+    logger.propagate = False
     try:
         yield
     finally:
-        warnings.showwarning = shown
+        warnings.showwarning, logger.propagate = shown, propagate
+        logger.removeHandler(lines)
+
+
+class _Lines(logging.Handler):
+    """Logged warnings as lines of a command."""
+
+    def __init__(self, out: Output) -> None:
+        super().__init__(logging.WARNING)
+        self.out = out
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.out.complain("warning", record.getMessage())

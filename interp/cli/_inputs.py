@@ -6,7 +6,8 @@ import argparse
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +68,24 @@ def load(args: argparse.Namespace) -> Any:
     wanted = (args.model, args.device)
     if wanted not in args.loaded:
         args.loaded.clear()  # one at a time
-        args.loaded[wanted] = interp.load(args.model, device=args.device)
+        with waiting(args, f"loading {args.model} ..."):
+            args.loaded[wanted] = interp.load(args.model, device=args.device)
     return args.loaded[wanted]
+
+
+@contextmanager
+def waiting(args: argparse.Namespace, text: str) -> Iterator[None]:
+    """A line that stands on the terminal until the block ends, where progress is drawn."""
+    if not bars(args):
+        yield
+        return
+    sys.stderr.write(text)
+    sys.stderr.flush()
+    try:
+        yield
+    finally:
+        sys.stderr.write("\r" + " " * len(text) + "\r")
+        sys.stderr.flush()
 
 
 def make_task(model: Any, args: argparse.Namespace) -> Task:

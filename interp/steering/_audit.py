@@ -21,7 +21,7 @@ from interp import results
 from interp._verbs import verb
 from interp.models import Model, anatomy, weights
 from interp.models.parts import Block, Weights
-from interp.steering._direction import Direction
+from interp.steering._direction import Direction, same_model
 
 _CONVENTION = "difference = after - before; vectors are of length 1, their sign so that D v sums to 0 or more"
 _EDIT = 1.5  # effective rank of one baked direction, at most
@@ -41,7 +41,8 @@ def audit(
     Returns, by matrix: `norm` (Frobenius, of the difference), `relative` (of the norm before), `rank`
     (effective: 1 for one direction), `singular` and `vector` [matrix, component, d_model]; vectors are NaN
     for what does not touch the stream (b_Q, gains). `attrs["conclusion"]` says it in words. A component as a
-    `Direction`: `steering.edited_direction`. Raises ValueError, before any of it, for models of two shapes.
+    `Direction`: `steering.edited_direction`. Raises ValueError, before any of it, for models of two shapes,
+    and for a direction of another width or of a model that is neither of the two.
     Cost: no pass; a d_model x d_model eigenproblem for every matrix that differs.
 
     Example:
@@ -59,7 +60,7 @@ def audit(
     if components < 1:
         raise ValueError(f"components is {components}; keep 1 or more.")
     facts = anatomy(after)
-    vector = _of_the_stream(direction, facts.d_model)
+    vector = _of_the_stream(direction, facts.d_model, before, after)
     pairs = list(_pairs(before, after))
     rows = [_measured(old, new, vector, components, facts.d_model) for old, new in pairs]
     matrices = [new for _, new in pairs]
@@ -206,7 +207,8 @@ def _of_block(layer: int, block: Block) -> Iterator[_Matrix]:
         yield _Matrix(f"L{layer}.{kind}", layer, kind, "writes", f"L{layer}.mlp_out", value)
 
 
-def _of_the_stream(direction: Direction | None, width: int) -> Tensor | None:
+def _of_the_stream(direction: Direction | None, width: int, *models: Model) -> Tensor | None:
+    """The direction at length 1; ValueError for one of another width, or found on none of the models."""
     if direction is None:
         return None
     vector = direction.require_any().vector.double()
@@ -215,6 +217,13 @@ def _of_the_stream(direction: Direction | None, width: int) -> Tensor | None:
             f"the direction at {direction.place} is {list(vector.shape)}; give one vector of the stream, "
             f"[{width}]."
         )
+    for i, model in enumerate(models, 1):
+        try:
+            same_model("the direction", direction.model, direction.weights, model)
+            break
+        except ValueError:  # of the other model, perhaps: an edited one has another name
+            if i == len(models):
+                raise
     return vector / vector.norm()
 
 

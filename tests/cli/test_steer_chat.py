@@ -178,6 +178,53 @@ def test_an_interrupt_ends_the_talk_and_keeps_it(capsys, monkeypatch, fitted) ->
     assert [turn["user"] for turn in kept] == ["how was the film"]
 
 
+def test_talks_do_not_overwrite_each_other_and_a_transcript_goes_on(capsys, monkeypatch, fitted) -> None:
+    def talk(*lines: str, options: tuple[str, ...] = ()) -> tuple[int, list[str], list[str]]:
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+        return run(capsys, "chat", MODEL, fitted, "--tokens", "3", *options)
+
+    def turns(path: str) -> list[dict]:
+        return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+    whole = talk(
+        "how was the film", "/coef 3", "how was the song", "/reset", "how was the cast", "a great one"
+    )
+    assert whole[1][-1] == "d/chat.jsonl"
+    assert [turn.get("begins", False) for turn in turns("d/chat.jsonl")] == [True, False, True, False]
+    assert "you      > how was the song" in whole[1]
+    first = talk("how was the film", "/coef 3", "how was the song", "/reset", "how was the cast")
+    assert first[1][-1] == "d/chat-2.jsonl"
+    rest = talk("/coef", "a great one", options=("--transcript", "d/chat-2.jsonl"))
+    assert rest[1][-1] == "d/chat-2.jsonl"
+    assert "coefficient 3 after 3 turns" in rest[1][0]
+    assert "coefficient 3" in rest[1]
+    assert turns("d/chat-2.jsonl") == turns("d/chat.jsonl")
+    assert talk("/quit")[1][-1] == "you      > /quit"  # nothing was said: no file
+    assert not Path("d/chat-3.jsonl").exists()
+    Path("d/broken.jsonl").write_text('{"user": 3}\n')
+    status, _, err = talk("a", options=("--transcript", "d/broken.jsonl"))
+    assert (status, "line 1, is no turn of a chat" in err[-1]) == (2, True)
+
+
+def test_what_cannot_be_is_said_before_the_model_loads(capsys, monkeypatch, fitted) -> None:
+    monkeypatch.setattr(interp, "load", None)
+    for options, words in (
+        (("--top-k", "0"), "--top-k is 0"),
+        (("--temperature", "-1"), "--temperature is -1.0; it must be finite, 0 or more"),
+        (("--coefficient", "inf"), "--coefficient is inf; it must be finite."),
+        (("--out", "d", "--transcript", "d/c.jsonl"), "not both"),
+    ):
+        status, _, err = run(capsys, "chat", MODEL, fitted, *options)
+        assert (status, words in err[-1]) == (2, True), err
+
+
+def test_answers_stand_beside_their_voice() -> None:
+    from interp.cli.steer._chat import _shown
+
+    assert _shown("plain", "Buy:\n\n  * rice", False) == f"plain    > Buy:\n{' ' * 11}\n{' ' * 13}* rice"
+    assert _shown("random", "and then", True) == "random   > and then ..."
+
+
 class Typed:
     """A terminal's lines, which are none of a file."""
 

@@ -289,6 +289,17 @@ OTHERS: dict[str, Verb] = {
         ),
         "curve",
     ),
+    "invert_outputs": lambda m, t, c, d, **o: steering.methods.invert_outputs(
+        m,
+        steering.methods.manifold(m, {x: t[i : i + 2] for i, x in enumerate("abc")}, layer=1),
+        steering.methods.output_curve(m, {x: t[i : i + 2] for i, x in enumerate("abc")}, [5, 6, 7]),
+        t,
+        [5, 6, 7],
+        0,
+        2,
+        n=2,
+        steps=1,
+    ),
     "pattern_heads": lambda m, t, c, d, **o: steering.methods.pattern_heads(m, t),
     "resistance": lambda m, t, c, d, **o: named_value(
         steering.methods.resistance(

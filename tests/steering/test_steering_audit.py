@@ -83,6 +83,21 @@ def test_what_bake_did_is_read_back(before, after, planted) -> None:
     assert "L1.W_out" in "".join(plot.edits(found).data[0].hovertext.flatten())
 
 
+def test_a_direction_of_a_third_model_is_refused(before, after, planted) -> None:
+    from dataclasses import replace
+
+    task = interp.tasks.ioi(before, n=4, seed=0)
+    own = steering.mean_difference(before, task.clean[:2], task.clean[2:], layer=1)
+    assert "share" in steering.audit(before, after, own)
+    assert "share" in steering.audit(after, before, own)
+    with pytest.raises(ValueError, match="found on model 'other', this is 'tiny-ioi'"):
+        steering.audit(before, after, replace(own, model="other"))
+    with pytest.raises(ValueError, match="another model that is called"):
+        steering.audit(before, after, replace(own, weights=tuple(-x for x in own.weights)))
+    with pytest.raises(ValueError, match="give one vector of the stream"):
+        steering.audit(before, after, steering.Direction.from_tensor(torch.ones(16), "L1H0"))
+
+
 def test_identical_models_are_said_to_be(before, after, planted) -> None:
     found = steering.audit(before, after, planted)
     assert float(found["norm"].max()) == 0

@@ -115,7 +115,9 @@ def _add_chat(verbs: argparse._SubParsersAction) -> None:
     chat = verbs.add_parser("chat", help=text, description=f"{text}. Commands: /coef 2, /reset, /quit.")
     _add_direction(chat, when=False)
     chat.add_argument("--when", choices=_WHEN, default="generated", help="default generated")
-    chat.add_argument("--coefficient", type=float, default=1.0, metavar="C", help="to begin with (default 1)")
+    chat.add_argument(
+        "--coefficient", type=float, metavar="C", help="to begin with (default 1, or the transcript's last)"
+    )
     chat.add_argument("--system", metavar="TEXT", help="the system prompt (default: the template's own)")
     chat.add_argument("--tokens", type=int, default=80, metavar="N", help="of an answer at most (default 80)")
     chat.add_argument("--temperature", type=float, default=0.0, help="default 0, the most likely token")
@@ -125,6 +127,12 @@ def _add_chat(verbs: argparse._SubParsersAction) -> None:
     )
     chat.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     chat.add_argument("--out", type=nonempty, help="folder of chat.jsonl (default: the direction's)")
+    chat.add_argument(
+        "--transcript",
+        type=nonempty,
+        metavar="FILE",
+        help="go on with this talk; turns are added to it",
+    )
 
 
 def _add_calibrate(verbs: argparse._SubParsersAction) -> None:

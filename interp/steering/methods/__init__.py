@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     from interp.steering.methods._manifold import manifold as manifold
     from interp.steering.methods._manifold import manifold_of as manifold_of
     from interp.steering.methods._manifold import manifold_paths as manifold_paths
+    from interp.steering.methods._manifold_outputs import invert_outputs as invert_outputs
+    from interp.steering.methods._manifold_outputs import output_curve as output_curve
     from interp.steering.methods._metacognition import control_effect as control_effect
     from interp.steering.methods._metacognition import quantile_labels as quantile_labels
     from interp.steering.methods._metacognition import report as report
@@ -121,21 +123,20 @@ __all__ = [
     "Accuracy", "AdaptiveVector", "Bounds", "Centroids", "ClassScores", "Condition", "Controller",
     "Dimensions", "ExpertUnits", "HeadShifts", "LatentGuard", "LinearAct", "Manifold", "MoralDirection",
     "Neurons", "RankOne", "Skills", "SteeringPlane", "Transport", "WeightEdits", "ablate_everywhere",
-    "actadd", "adaptive_vector", "add_after_prompt", "attack_scaling", "attention_knockout",
-    "aura_factors", "austeer", "average_precision", "best_threshold", "bias_attention",
-    "bias_direction", "boost_attention", "caa", "cast", "cast_condition", "class_neurons",
-    "class_scores", "compare", "concept_vectors", "control_effect", "control_vector",
-    "covariance_direction", "cross_effects", "cumulativity", "east", "effect_curves", "example_effects",
-    "expert_scores", "expert_units", "fit_heads", "gact", "gaussian_map", "gaussian_ot",
-    "guiding_giants", "harm_and_refusal", "head_shifts", "interference", "introspection",
-    "latent_guard", "layer_effects", "lens_divergence", "linear_act", "lineas", "link", "manifold",
-    "manifold_of", "manifold_paths", "measure", "momentum", "moral_direction", "native_skills",
-    "neuron_activations", "noisy_root", "pattern_heads", "prefixed", "probe_sweep", "prompt_pair",
-    "quantile_labels", "rank_one_adapter", "rank_skills", "rast", "redirect", "relation_neurons",
-    "remove_sink", "report", "resistance", "returns", "select_layer", "selectivity", "shared_neurons",
-    "sink_effect", "sliced_wasserstein", "steer2edit", "steering_plane", "style_differences",
-    "style_vectors", "switch_experts", "top_experts", "top_neurons", "transfer", "transport_map",
-    "tuned_bias", "under_shift", "vector_paths",
+    "actadd", "adaptive_vector", "add_after_prompt", "attack_scaling", "attention_knockout", "aura_factors",
+    "austeer", "average_precision", "best_threshold", "bias_attention", "bias_direction", "boost_attention",
+    "caa", "cast", "cast_condition", "class_neurons", "class_scores", "compare", "concept_vectors",
+    "control_effect", "control_vector", "covariance_direction", "cross_effects", "cumulativity", "east",
+    "effect_curves", "example_effects", "expert_scores", "expert_units", "fit_heads", "gact",
+    "gaussian_map", "gaussian_ot", "guiding_giants", "harm_and_refusal", "head_shifts", "interference",
+    "introspection", "invert_outputs", "latent_guard", "layer_effects", "lens_divergence", "linear_act",
+    "lineas", "link", "manifold", "manifold_of", "manifold_paths", "measure", "momentum", "moral_direction",
+    "native_skills", "neuron_activations", "noisy_root", "output_curve", "pattern_heads", "prefixed",
+    "probe_sweep", "prompt_pair", "quantile_labels", "rank_one_adapter", "rank_skills", "rast", "redirect",
+    "relation_neurons", "remove_sink", "report", "resistance", "returns", "select_layer", "selectivity",
+    "shared_neurons", "sink_effect", "sliced_wasserstein", "steer2edit", "steering_plane",
+    "style_differences", "style_vectors", "switch_experts", "top_experts", "top_neurons", "transfer",
+    "transport_map", "tuned_bias", "under_shift", "vector_paths",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy(
@@ -233,6 +234,10 @@ __getattr__, __dir__ = lazy(
             "manifold",
             "manifold_of",
             "manifold_paths",
+        ),
+        "interp.steering.methods._manifold_outputs": (
+            "invert_outputs",
+            "output_curve",
         ),
         "interp.steering.methods._metacognition": (
             "control_effect",

@@ -12,7 +12,7 @@ detection: the AUROC with which the method's own reading (largest over the token
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -169,8 +169,9 @@ def prefixed(model: Model, task: Task, prefix: Any, after: int = 1) -> Task:
     """The task behind a prefix: a system prompt, or solved examples. Row i answers as row i of `task` does.
 
     prefix: text (encoded without a beginning token) or token ids. after: how many tokens of each prompt stay
-    in front of it, 1 for a beginning token, 0 for none. Conversations have their own system prompt: make the
-    task again with it, and give both to `compare`. ValueError for an empty prefix. No pass.
+    in front of it, 1 for a beginning token, 0 for none. Spans, labels and read-out positions move along.
+    Conversations have their own system prompt: make the task again with it, and give both to `compare`.
+    ValueError for an empty prefix. No pass.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -191,15 +192,19 @@ def prefixed(model: Model, task: Task, prefix: Any, after: int = 1) -> Task:
             f"{int(task.lengths.min())} tokens in front."
         )
 
-    def put(rows: Tensor) -> list[list[int]]:
-        listed = zip(rows.tolist(), task.lengths.tolist())
-        return [[*row[:after], *ids, *row[after:n]] for row, n in listed]
+    def put(rows: Tensor, new: Any) -> Tensor:
+        middle = torch.as_tensor(new).to(rows).expand(len(rows), len(ids))
+        return torch.cat([rows[:, :after], middle, rows[:, after:]], 1)
 
-    return Task.from_tokens(
-        clean=put(task.clean), corrupt=None if task.corrupt is None else put(task.corrupt),
-        answer=task.answers.tolist(),
-        wrong=task.wrongs.tolist() if task.wrongs.numel() else None,
-        positions=(task.last_position + len(ids)).tolist(), metric=task.metric, name=f"{task.name}, prefixed",
+    behind = task.positions >= after
+    clean = put(task.clean, ids)
+    labels = tuple(vocabulary.decode(model, [each]) for each in ids) if task.labels else ()
+    return replace(
+        task, clean=clean, corrupt=put(task.corrupt, ids) if task.has_corrupt else clean,
+        positions=torch.where(behind, task.positions + len(ids), task.positions),
+        lengths=task.lengths + len(ids), name=f"{task.name}, prefixed",
+        labels=task.labels and tuple((*row[:after], *labels, *row[after:]) for row in task.labels),
+        spans={name: put(span, False) for name, span in task.spans.items()},
     )  # fmt: skip
 
 

@@ -7,8 +7,8 @@
    The chord between two classes is the straight line between their centroids, in the same components.
 
 On a circle the chord comes nearest to the centre, where no class is, and the curve keeps the radius:
-`off_manifold` measures that. `manifold_paths` says what the model answers on both ways. The paper compares
-with a curve of outputs (in sqrt(p)) and inverts it too; that is left out. Derived from the abstract.
+`off_manifold` measures that. `manifold_paths` says what the model answers on both ways, and how far that is
+from the classes' own curve of outputs (`_manifold_outputs`, which inverts it too). Derived from the abstract.
 """
 
 from __future__ import annotations
@@ -30,64 +30,28 @@ from interp.models import Model, anatomy, logits
 from interp.models.places import places
 from interp.places import AXES, Place
 from interp.positions import AnyPositions, everywhere
-from interp.prompts import read
+from interp.prompts import Prompts, read
 from interp.steering._direction import found_on
 from interp.steering._edit_types import SubspaceMap
 from interp.steering._intervention import Intervention
 from interp.steering._steer import steer
 from interp.steering.edits import AnyGate, Made, Number, finite
+from interp.steering.methods._curve import Curve, bends
 from interp.tasks import vocabulary
 
 
 @dataclass(frozen=True, eq=False)
-class Manifold:
+class Manifold(Curve):
     """A curve through class centroids: `knots` [class, k] in components `basis` [k, d] about `centre` [d].
 
-    bends: the second derivative at each knot. explained: the share of the centroids' variance in them.
+    explained: the share of the centroids' variance in the components.
     """
 
     place: Place
-    labels: tuple[str, ...]
     basis: Float[Tensor, "k d"]
     centre: Float[Tensor, "d"]
-    knots: Float[Tensor, "class k"]
-    bends: Float[Tensor, "class k"]
-    periodic: bool
     explained: float
     found: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the model it was found on
-
-    @property
-    def length(self) -> float:
-        """The largest t: that of the last class, or of the first one come round again."""
-        return float(len(self.labels) if self.periodic else len(self.labels) - 1)
-
-    def curve(self, t: Any) -> Float[Tensor, "*t k"]:
-        """Points of the curve, in the components. ValueError for t outside an open curve, or not finite."""
-        t = torch.as_tensor(t, dtype=torch.float64)
-        if not bool(torch.isfinite(t).all()):
-            raise ValueError(f"t is {t.tolist()}; give finite numbers.")
-        if not self.periodic and (bool((t < 0).any()) or bool((t > self.length).any())):
-            raise ValueError(f"t runs from 0 to {self.length:g} on an open curve; got {t.tolist()}.")
-        n = len(self.labels)
-        t = t % n if self.periodic else t
-        i = t.floor().long().clamp(max=n - 1 if self.periodic else n - 2)
-        j, u = (i + 1) % n, (t - i)[..., None]
-        bend = ((1 - u) ** 3 - (1 - u)) * self.bends[i] + (u**3 - u) * self.bends[j]
-        return (1 - u) * self.knots[i] + u * self.knots[j] + bend / 6
-
-    def chord(self, start: Number, end: Number, u: Any) -> Float[Tensor, "*u k"]:
-        """Points of the straight line between two points of the curve, u from 0 to 1, in the components."""
-        u = torch.as_tensor(u, dtype=torch.float64)[..., None]
-        return (1 - u) * self.curve(start) + u * self.curve(end)
-
-    def off_manifold(self, points: Float[Tensor, "*row k"]) -> Float[Tensor, "*row"]:
-        """Distance to the nearest of 200 points of the curve for each class, in the activations' units."""
-        grid = self.curve(torch.linspace(0, self.length, 200 * len(self.labels), dtype=torch.float64))
-        return (
-            torch.cdist(points.double().reshape(-1, points.shape[-1]), grid)
-            .amin(1)
-            .reshape(points.shape[:-1])
-        )
 
     def to_point(
         self,
@@ -189,21 +153,7 @@ def manifold_of(
     basis = axes[:k]
     knots = (centroids.double() - centre) @ basis.T
     share = float(sizes[:k].square().sum() / sizes.square().sum())
-    return Manifold(where, tuple(labels), basis, centre, knots, _bends(knots, periodic), periodic, share)
-
-
-def _bends(knots: Float[Tensor, "class k"], periodic: bool) -> Float[Tensor, "class k"]:
-    """Second derivatives of the cubic spline with knots at 0, 1, 2, ...; 0 at both ends of an open one."""
-    n = len(knots)
-    system, right = torch.eye(n, dtype=torch.float64), torch.zeros_like(knots)
-    for i in range(n) if periodic else range(1, n - 1):
-        before, after = (i - 1) % n, (i + 1) % n
-        system[i] = 0.0
-        system[i, before] += 1.0
-        system[i, i] += 4.0
-        system[i, after] += 1.0
-        right[i] = 6 * (knots[before] - 2 * knots[i] + knots[after])
-    return torch.linalg.solve(system, right)
+    return Manifold(tuple(labels), knots, bends(knots, periodic), periodic, where, basis, centre, share)
 
 
 @verb
@@ -217,14 +167,16 @@ def manifold_paths(
     n: int = 9,
     *,
     when: AnyPositions = everywhere,
+    outputs: Curve | None = None,
 ) -> xr.Dataset:
     """What the model says on the way from t = start to t = end, by the curve and by the chord.
 
     answers: one token id a class. Variables `curve` and `chord` (prompt, step, class): probabilities of the
     classes among themselves; `mass_curve`, `mass_chord` (prompt, step): their share of all probability;
-    `off_curve`, `off_chord` (step): distance from the curve. Attributes `visits_curve`, `visits_chord`: the
-    likeliest class along the way, repetitions left out, by the mean over prompts. Cost: 2 n forward passes of
-    all prompts at once. Raises ValueError before any pass.
+    `off_curve`, `off_chord` (step): distance from the curve; with outputs=, of `output_curve`, `away_curve`
+    and `away_chord` (prompt, step): Hellinger distance of what is said from the nearest point of it, 0 to 1.
+    Attributes `visits_curve`, `visits_chord`: the likeliest class along the way, repetitions left out, by the
+    mean over prompts. Cost: 2 n forward passes of all prompts at once. Raises ValueError before any pass.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -236,34 +188,27 @@ def manifold_paths(
         >>> out["curve"].dims
         ('prompt', 'step', 'class')
     """
-    rows, size = read(model, prompts), vocabulary.size(model)
-    for each in curve.steer(start, when=when):
-        each.check(model)
-    if len(answers) != len(curve.labels) or not all(0 <= each < size for each in answers) or n < 2:
-        raise ValueError(
-            f"answers is {list(answers)} and n is {n}; give one token id for each of {len(curve.labels)} "
-            "classes, and two steps or more."
-        )
+    rows = read(model, prompts)
+    check_path(model, curve, answers, start, end, n, outputs)
     steps = torch.linspace(0, 1, n, dtype=torch.float64)
     points = {"curve": curve.curve(start + (end - start) * steps), "chord": curve.chord(start, end, steps)}
     variables: dict[str, Any] = {}
     visits: dict[str, str] = {}
     for name, path in points.items():
-        found = []
+        said = []
         for point in path:
             with torch.no_grad(), steer(model, *curve.to_point(point, when=when), prompt_length=rows.lengths):
-                out = logits(model, rows.tokens)
-            last = out[torch.arange(len(rows), device=out.device), rows.lengths - 1].double()
-            found.append(last.softmax(-1)[:, list(answers)].cpu())
-        mass = torch.stack(found, 1)  # [prompt, step, class]
+                said.append(roots(model, rows, answers).cpu())
+        root = torch.stack(said, 1)  # [prompt, step, class + 1]
+        mass = root[..., :-1].square()
         share = mass / mass.sum(-1, keepdim=True)
-        order = share.mean(0).argmax(-1).tolist()
-        visits[f"visits_{name}"] = " ".join(
-            curve.labels[c] for i, c in enumerate(order) if not i or c != order[i - 1]
-        )
+        visits[f"visits_{name}"] = _visited(share, curve.labels)
         variables[name] = (("prompt", "step", "class"), share.numpy())
         variables[f"mass_{name}"] = (("prompt", "step"), mass.sum(-1).numpy())
         variables[f"off_{name}"] = (("step",), curve.off_manifold(path).numpy())
+        if outputs is not None:
+            away = outputs.off_manifold(root) / 2**0.5
+            variables[f"away_{name}"] = (("prompt", "step"), away.numpy())
     attrs = results.provenance(
         method="manifold_paths", convention="probabilities of the classes among themselves, by step",
         model=anatomy(model).name, site=str(curve.place), n_prompts=len(rows),
@@ -273,3 +218,44 @@ def manifold_paths(
         "t": ("step", (start + (end - start) * steps).numpy()),
     }  # fmt: skip
     return results.dataset(variables, coords, {**attrs, **visits})
+
+
+def check_path(
+    model: Model,
+    curve: Manifold,
+    answers: Sequence[int],
+    start: Number,
+    end: Number,
+    n: int,
+    outputs: Curve | None,
+) -> None:
+    """ValueError for what is no way along the curve. No pass."""
+    for t in (start, end):
+        for each in curve.steer(t):
+            each.check(model)
+    size = vocabulary.size(model)
+    if len(answers) != len(curve.labels) or not all(0 <= each < size for each in answers) or n < 2:
+        raise ValueError(
+            f"answers is {list(answers)} and n is {n}; give one token id for each of {len(curve.labels)} "
+            "classes, and two steps or more."
+        )
+    if outputs is not None and outputs.knots.shape[1] != len(answers) + 1:
+        raise ValueError(
+            f"outputs is of {outputs.knots.shape[1] - 1} answers, there are {len(answers)}. Make it with "
+            "output_curve from the same answers."
+        )
+
+
+def roots(model: Model, rows: Prompts, answers: Sequence[int]) -> Float[Tensor, "prompt class_1"]:
+    """Square roots of the answers' probabilities after each prompt, and of all others' together."""
+    out = logits(model, rows.tokens)
+    last = out[torch.arange(len(rows), device=out.device), rows.lengths - 1].double()
+    p = last.softmax(-1)[:, list(answers)]
+    rest = (1 - p.sum(-1, keepdim=True)).clamp(min=0)
+    return torch.cat([p, rest], -1).clamp(min=1e-30).sqrt()
+
+
+def _visited(share: Float[Tensor, "prompt step class"], labels: Sequence[str]) -> str:
+    """The likeliest class along the way, repetitions left out."""
+    order = share.mean(0).argmax(-1).tolist()
+    return " ".join(labels[c] for i, c in enumerate(order) if not i or c != order[i - 1])

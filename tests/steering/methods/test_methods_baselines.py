@@ -8,6 +8,7 @@ import small
 import torch
 import xarray as xr
 
+import interp
 from interp import Task, steering
 from interp.models import logits
 from interp.probes.selectors import auroc
@@ -82,6 +83,27 @@ def test_a_prefix_stands_before_the_words_and_the_answer_moves_along(net, task):
     torch.testing.assert_close(methods.measure(net, long), out[:, 4] - out[:, 9])
     with pytest.raises(ValueError, match="0 tokens and after is 1"):
         methods.prefixed(net, task, [])
+
+
+def test_spans_labels_and_several_reads_move_with_the_words():
+    task = interp.Task.from_tokens(
+        clean=[[1, 5, 6, 7, 8], [1, 6, 7, 8]], corrupt=[[1, 5, 6, 8, 8], [1, 6, 8, 8]],
+        answer=[[3, 4], [5, -1]], wrong=[[9, 9], [9, -1]], positions=[[0, 4], [2, -1]],
+        spans={"first": [0, None], "verb": [(2, 4), [1, 3]]}, labels=[list("abcde"), ["a", "b", "c", "d"]],
+        seed=3,
+    )  # fmt: skip
+    long = methods.prefixed(interp.load("tiny-ioi"), task, [11, 12], after=1)
+    assert long.clean.tolist() == [[1, 11, 12, 5, 6, 7, 8], [1, 11, 12, 6, 7, 8, 0]]
+    assert long.corrupt.tolist() == [[1, 11, 12, 5, 6, 8, 8], [1, 11, 12, 6, 8, 8, 0]]
+    assert long.lengths.tolist() == [7, 6]
+    assert long.positions.tolist() == [[0, 6], [4, -1]]  # what stands before the prefix stays
+    assert long.targets.equal(task.targets)
+    for name, span in task.spans.items():
+        assert long.clean[long.spans[name]].equal(task.clean[span])
+    assert [row[:2] + row[3:4] for row in map(list, long.labels or ())] == [["a", long.labels[0][1], "b"]] * 2
+    assert (long.metric, long.seed) == (task.metric, 3)
+    same = methods.prefixed(interp.load("tiny-ioi"), task.without_corrupt(), [11], after=0)
+    assert not same.has_corrupt
 
 
 def test_all_methods_stand_at_one_kl_and_their_effects_are_those_of_runs(net, task, adapter):

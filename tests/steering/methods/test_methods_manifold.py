@@ -111,3 +111,29 @@ def test_the_curve_visits_the_classes_in_order_and_the_chord_jumps():
     assert sure[0] > 2 * sure[1]  # half way along the chord it answers nothing in particular
     with pytest.raises(ValueError, match="one token id for each"):
         methods.manifold_paths(model, curve, torch.tensor([[ids[0]]]), ids[:3], 0, 1)
+
+
+def test_outputs_follow_their_curve_on_the_manifold_and_leave_it_on_the_chord():
+    model, ids = ring()
+    classes = {f"day{i}": torch.tensor([[token]]) for i, token in enumerate(ids)}
+    curve = methods.manifold(model, classes, 2, periodic=True, layer=0)
+    outputs = methods.output_curve(model, classes, ids, periodic=True)
+    with torch.no_grad():
+        p = logits(model, torch.tensor(ids)[:, None])[:, -1].double().softmax(-1)
+    torch.testing.assert_close(outputs.knots[:, :-1], p[:, ids].sqrt())
+    torch.testing.assert_close(outputs.knots.norm(dim=1), torch.ones(N).double())
+    out = methods.manifold_paths(model, curve, torch.tensor([[ids[0]]]), ids, 0, 3.5, n=15, outputs=outputs)
+    assert float(out["away_chord"].max()) > 3 * float(out["away_curve"].max())
+    assert float(out["away_curve"][:, 0].max()) < 1e-3  # at a class: what the model says of it
+
+    way = {"prompts": torch.tensor([[ids[0]]]), "answers": ids, "start": 0, "end": 3, "n": 4}
+    found = methods.invert_outputs(model, curve, outputs, **way, steps=150)
+    assert (found["value"] < 0.01 * found["chord"])[:, 1:3].all()  # at both ends they are one
+    assert float(found["value"].max()) < 0.05 < 0.3 < float(found["chord"].max())
+    assert float(found["off"].max()) < 0.2 * float(found["off_chord"].max())
+    assert abs(found["nearest"] - found["t"]).max() < 0.1
+    fewer = methods.output_curve(model, dict(list(classes.items())[:3]), ids[:3])
+    with pytest.raises(ValueError, match="outputs is of 3 answers, there are 7"):
+        methods.invert_outputs(model, curve, fewer, **way)
+    with pytest.raises(ValueError, match="three classes or more"):
+        methods.output_curve(model, classes, ids[:3])
