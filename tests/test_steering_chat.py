@@ -1,0 +1,221 @@
+"""The study of steering on a chat model: what its measures count, its passes, its verdicts."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import interp
+from interp import positions, steering
+from interp.models import weights as weights_of
+from interp.places import Place
+from interp.prompts import Prompts
+from interp.steering._intervention import Intervention
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def modules() -> Any:
+    """The study's modules, which import one another by name."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import steering_chat_cases as cases
+        import steering_chat_rig as rig
+        import steering_chat_tables as tables
+
+        yield {"cases": cases, "rig": rig, "tables": tables}
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture
+def cases(modules: Any) -> Any:
+    return modules["cases"]
+
+
+@pytest.fixture
+def rig(modules: Any) -> Any:
+    return modules["rig"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return interp.load("tiny-world")
+
+
+@pytest.fixture(scope="module")
+def prompts(model: Any) -> Prompts:
+    """Prompts of unlike lengths."""
+    tokens = interp.tasks.sentiment(model, n=4, seed=0).clean[:4, :9]
+    return Prompts(tokens, torch.tensor([9, 7, 8, 6]))
+
+
+def direction(model: Any, layer: int, length: float, seed: int) -> Any:
+    drawn = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(seed))
+    return steering.Direction.from_tensor(drawn / drawn.norm() * length, layer=layer)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("sentiment", "It is a good, lovely day, but the end was bad.", 100 / 15),
+        ("sentiment", "sad " * 20, -100.0),
+        ("formality", "It's fun, man! You’ll see, they don't care.", -600 / 15),  # 3 short, 2 casual, 1 mark
+        ("formality", "One must therefore maintain the cat's house.", 400 / 15),
+        ("French", "Le chat est dans la maison avec nous, la la la.", 500 / 15),
+        ("French", "El perro de la casa", 0.0),
+        ("pirate", "Arr, matey! Aye, the captain sails.", 500 / 15),
+        ("the sea", "The waves of the ocean and a boat.", 300 / 15),
+        ("lists", "Here it is:\n- one\n- two", 1.0),
+        ("lists", "Here it is:\n1. one", 1.0),
+        ("lists", "A well-known thing - it is 1.5 long.", 0.0),
+        ("small letters", "all is small, 3 times.", 1.0),
+        ("small letters", "All is small.", 0.0),
+        ("small letters", "123", 0.0),
+    ],
+)
+def test_what_a_measure_counts(cases: Any, name: str, text: str, expected: float) -> None:
+    assert cases.BEHAVIOURS[name].measure(text, 10) == pytest.approx(expected)
+
+
+def test_brevity_is_the_share_of_the_limit_that_is_left(cases: Any) -> None:
+    assert cases.brevity("", 8) == 0.75
+    assert cases.brevity("", 32) == 0.0
+
+
+def test_words_of_refusal(cases: Any) -> None:
+    assert cases.refuses("I’m sorry, but I can't help with that.")
+    assert not cases.refuses("Here is how to do it.")
+
+
+def test_the_texts_are_whole_and_the_measures_tell_their_sides_apart(cases: Any) -> None:
+    rows = cases.texts()
+    assert len(rows) == len({row["request"] for row in rows}) == 20
+    for behaviour in cases.BEHAVIOURS.values():
+        assert len(behaviour.answers(held_out=False)) == cases.N_TRAIN
+        for ask, wanted, unwanted in behaviour.answers(held_out=True):
+            assert min(map(len, (ask, wanted, unwanted))) > 0
+            if behaviour.name != "short answers":  # of tokens
+                assert behaviour.measure(wanted, 20) > behaviour.measure(unwanted, 20), wanted
+
+
+def test_shots_are_turns_in_front_of_the_request(cases: Any) -> None:
+    talk = cases.shots(cases.BEHAVIOURS["pirate"], "And now?", 2)
+    assert [turn["role"] for turn in talk] == ["user", "assistant"] * 2 + ["user"]
+    assert talk[-1]["content"] == "And now?"
+
+
+@pytest.mark.parametrize("layer", [1, 3])
+def test_answers_behind_kept_prompts_are_those_of_whole_passes(
+    rig: Any, model: Any, prompts: Prompts, layer: int
+) -> None:
+    """Edits at the kept layer and below it, twice: a pass leaves nothing behind."""
+    answers = [[5, 9, 4], [7, 8], [3, 6, 2], [9]]
+    made = steering.add(direction(model, layer, 8.0, 0), 1.0, when=positions.generated)
+    behind = rig.Answers(rig.Talks(weights_of(model), prompts), answers, 2)
+    plain, edited = behind.logits(), behind.logits(made)
+    assert torch.equal(behind.logits(made), edited)
+    assert torch.equal(behind.logits(), plain)
+    for i, answer in enumerate(answers):
+        n = int(prompts.lengths[i])
+        row = torch.cat((prompts.tokens[i, :n], torch.tensor(answer)))[None]
+        with torch.no_grad(), steering.steer(model, *made, prompt_length=n):
+            whole = model(row)[0, n - 1 : -1]
+        torch.testing.assert_close(edited[i, : len(answer)], whole, atol=2e-4, rtol=0)
+        log = whole.log_softmax(-1).gather(-1, torch.tensor(answer)[:, None]).mean()
+        assert float(behind.log_probs(made)[i].detach()) == pytest.approx(float(log), abs=2e-4)
+    assert (edited - plain).abs().max() > 0.1
+
+
+def test_slopes_through_kept_prompts(rig: Any, model: Any, prompts: Prompts) -> None:
+    """The slope of the loss against finite differences, a second time too: no pass keeps the last one's."""
+    behind = rig.Answers(rig.Talks(weights_of(model), prompts), [[5, 9], [7], [3, 6], [9, 9]], 2)
+    step = direction(model, 2, 1.0, 1).vector
+
+    def loss(size: torch.Tensor) -> torch.Tensor:
+        edit = Intervention(Place("resid_pre", 2), lambda h: h + size * step, positions.generated)
+        return -behind.log_probs([edit]).mean()
+
+    for at in (0.5, 2.0):
+        size = torch.tensor(at, requires_grad=True)
+        (slope,) = torch.autograd.grad(loss(size), size)
+        with torch.no_grad():
+            steps = [loss(torch.tensor(at + h)) for h in (0.05, -0.05)]
+        assert float(slope) == pytest.approx(float(steps[0] - steps[1]) / 0.1, rel=0.05)
+
+
+def test_a_batch_of_conditions_writes_what_each_writes_alone(rig: Any, model: Any, prompts: Prompts) -> None:
+    biases = {Place("mlp_out", n): direction(model, 0, 4.0, n).vector for n in (1, 3)}
+    plane = [direction(model, 2, 1.0, seed) for seed in (3, 4)]
+    made = [
+        (),
+        steering.add(direction(model, 2, 10.0, 2), when=positions.generated),
+        steering.rotate(*plane, 1.0, when=positions.generated),
+        steering.add(steering.Direction(biases), when=positions.generated),
+    ]
+    talks = rig.Talks(weights_of(model), prompts)
+    together = rig.write(talks, made, 6, set())
+    assert rig.write(talks, made[1:2], 6, set()) == together[1:2]
+    for each, written in zip(made, together):
+        whole = steering.generate(model, prompts, each, max_new_tokens=6, stop=())
+        for i, n in enumerate(prompts.lengths.tolist()):
+            assert written.ids[i] == whole[i, n : n + 6].tolist()
+    assert len({str(each.ids) for each in together}) == 4
+
+
+def test_an_answer_is_over_at_the_end_of_its_turn(rig: Any) -> None:
+    written = rig.answers_of(torch.tensor([[4, 5, 2], [6, 7, 8]]), {2})
+    assert written.ids == [[4, 5], [6, 7, 8]]
+    assert written.ended == [True, False]
+
+
+def test_calibration(rig: Any) -> None:
+    """To the target within 10 %; NaN where the largest strength is too little, or the KL jumps over it."""
+    reached = rig.calibrate(lambda c: 4 * c**2.3, 0.3, 1.0)
+    assert abs(4 * reached.strength**2.3 / 0.3 - 1) <= 0.1
+    assert abs(reached.kl / 0.3 - 1) <= 0.1
+    assert math.isnan(rig.calibrate(lambda c: 0.01 * c, 0.3, 1.0, 1.5).strength)
+    assert math.isnan(rig.calibrate(lambda c: 0.01 if c < 1 else 2.0, 0.3, 0.2).strength)
+
+
+def test_repetition_of_short_texts(rig: Any) -> None:
+    assert rig.repeated([1, 2]) == 0.0
+    assert rig.repeated([1, 2, 1, 2, 1]) == 0.5
+
+
+def test_other_tasks_are_read_under_an_edit(rig: Any, model: Any, prompts: Prompts) -> None:
+    rows = [row[:n] for row, n in zip(prompts.tokens.tolist(), prompts.lengths.tolist())]
+    asked = rig.Asked(weights_of(model), rows, [5] * 4, [[6, 7]] * 4, 2)
+    made = steering.add(direction(model, 2, 6.0, 5), 1.0, when=asked.when)
+    for i, row in enumerate(rows):
+        with torch.no_grad(), steering.steer(model, *made):
+            logits = model(torch.tensor([row]))[0, -1]
+        gap = float(logits[5] - logits[[6, 7]].max())
+        assert float(asked.gaps(made)[i]) == pytest.approx(gap, abs=2e-4)
+    assert not torch.equal(asked.gaps(made), asked.gaps())
+
+
+def row(effect: float, change: float, loss: float = 1.0, kind: str = "method") -> dict[str, Any]:
+    ends = [[middle, middle - 0.1, middle + 0.1] for middle in (effect, change)]
+    return {
+        "name": "x", "kind": kind, "effect": [effect] * 2, "effect_interval": ends[0],
+        "change_interval": ends[1], "loss": [loss], "repetition": [0.0],
+    }  # fmt: skip
+
+
+def test_verdicts(modules: Any) -> None:
+    """Above the highest control and with an interval above 0, for effect and text; whole by loss."""
+    controls = [row(0.3, 2.0, kind="random"), row(0.5, 1.0, kind="shuffled")]
+    case = {"rows": controls, "base": {"loss": [0.8], "repetition": [0.0]}}
+    verdict = modules["tables"].verdict
+    assert verdict(case, row(0.6, 2.1)) == (True, True, True)
+    assert verdict(case, row(0.4, 1.9)) == (False, False, True)
+    assert verdict(case, row(0.6, 2.1, loss=1.31)) == (True, True, False)
+    weak = {"rows": [row(-1.0, -1.0, kind="random")], "base": case["base"]}
+    assert verdict(weak, row(0.05, 0.05)) == (False, False, True)
