@@ -97,7 +97,7 @@ class Setting:
     ) -> None:
         self.model, self.weights, self.layer, self.n_new = model, weights_of(model), layer, n_new
         self.requests = [row["request"] for row in texts()[8:]][:n]
-        self.ends = vocabulary.ends(model) | {turn_end(model)}
+        self.ends = {token for token in (*vocabulary.ends(model), turn_end(model)) if token is not None}
         self.prompts = self.chats(None)
         self.talks = Talks(self.weights, self.prompts)
         (self.base,) = self.write(self.talks, [()])

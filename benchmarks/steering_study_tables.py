@@ -29,13 +29,16 @@ def sections(done: Done) -> dict[str, str]:
 
 
 def filled(page: str, done: Done, real: Done) -> str:
-    """The page with every marked table as it is now; `real` are the cases of the real model."""
+    """The page with every marked table as it is now; `real` are the cases of the real model.
+
+    Those of the chat model are of another study (steering_chat_tables.py).
+    """
     tables = sections(done) | {f"smollm2-{name}": body for name, body in sections(real).items()}
 
     def table(match: re.Match) -> str:
         return f"<!-- table {match[1]} -->\n{tables[match[1]]}<!-- end -->"
 
-    return re.sub(r"<!-- table ([\w-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+    return re.sub(r"<!-- table (?!chat-)([\w-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
 
 def rows_of(done: Done, edit: str, method: str | None = None) -> list[Found]:

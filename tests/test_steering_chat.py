@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,7 @@ def modules() -> Any:
     """The study's modules, which import one another by name."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        import steering_chat_cases as cases
-        import steering_chat_rig as rig
-        import steering_chat_tables as tables
-
-        yield {"cases": cases, "rig": rig, "tables": tables}
+        yield {name: import_module(f"steering_chat_{name}") for name in ("cases", "rig", "tables")}
     finally:
         sys.path.remove(str(BENCHMARKS))
 
@@ -152,11 +149,11 @@ def test_slopes_through_kept_prompts(rig: Any, model: Any, prompts: Prompts) -> 
 
 def test_a_batch_of_conditions_writes_what_each_writes_alone(rig: Any, model: Any, prompts: Prompts) -> None:
     biases = {Place("mlp_out", n): direction(model, 0, 4.0, n).vector for n in (1, 3)}
-    plane = [direction(model, 2, 1.0, seed) for seed in (3, 4)]
+    first, second = (direction(model, 2, 1.0, seed) for seed in (3, 4))
     made = [
         (),
         steering.add(direction(model, 2, 10.0, 2), when=positions.generated),
-        steering.rotate(*plane, 1.0, when=positions.generated),
+        steering.rotate(first, second, 1.0, when=positions.generated),
         steering.add(steering.Direction(biases), when=positions.generated),
     ]
     talks = rig.Talks(weights_of(model), prompts)
