@@ -58,7 +58,7 @@ def generate(
     ends; None: at the end of the text and, for messages, of the turn; () for never. pad: the id that fills
     rows (default: the tokenizer's, or 0). engine: "fast" runs the model's weights, "reference" the model
     under hooks; they give the same. "auto" takes the first where it can, and else warns why: not with hooks
-    of yours, edits of attention scores, or an architecture whose logits it does not reproduce.
+    of yours, or an architecture whose logits it does not reproduce.
 
     With and without a cache the tokens are the same, and each row is that of its prompt alone, drawn ones too
     (equal prompts of a batch draw differently). Cost: with a cache a pass over the prompt, then one token a
