@@ -112,7 +112,7 @@ class _Estimation:
         with autograd_on():
             slope = self._slope(passes, base, phi, error, clean)  # [prompt, pos, width, metric]
         with torch.no_grad():
-            along = torch.einsum("fd,npdm->npfm", self.dictionary.W_dec.to(slope), slope)
+            along = torch.einsum("fd,npdm->npfm", self.site.rows.to(slope), slope)
             rest = torch.einsum("npd,npdm->npm", error.to(slope), slope)[:, :, None]
             table = torch.cat((phi.to(slope)[..., None] * along, rest), 2)
             low, high = (passes.measure(run.picked, clean).cpu().numpy() for run in (base, source))
@@ -127,7 +127,7 @@ class _Estimation:
         """The slope at the site, or its mean along the line between both runs, in float64."""
         points = self.method.points() if isinstance(self.method, IG) else [(0.0, 1.0)]
         x = base.values[self.site.ends[1]]
-        change = (phi @ self.dictionary.W_dec.to(phi) + error).reshape(x.shape).to(x)
+        change = (phi @ self.site.rows.to(phi) + error).reshape(x.shape).to(x)
         slopes = []
         for alpha, weight in points:
             moved = None if alpha == 0 else (x + alpha * change).detach()

@@ -51,7 +51,7 @@ def asked(
     cells: Sequence[str | Sequence[str]] | None,
 ) -> Request:
     """The request, checked; no pass. Raises ValueError for what does not fit model or dictionary."""
-    require(dictionary, experiment.model)
+    require(dictionary, experiment.model, one_head=True)
     ablation, task = experiment.contrast.ablation, experiment.task
     if not isinstance(ablation, (Resample, Gaussian, Zero, Mean)):
         raise ValueError(

@@ -141,7 +141,7 @@ class Bench:
         place = require_place(self.dictionary)
         index = torch.tensor(self.features, dtype=torch.int64, device=block.base.phi.device)
         amounts = block.delta[..., index]
-        vectors = self.dictionary.W_dec.to(amounts)[index]
+        vectors = self.site.rows.to(amounts)[index]
         dense = [block.put.error - block.base.error]
         groups = [cell for cell in self.request.cells or () if len(cell) > 1]
         dense += [torch.stack([self._masked(block, each) for each in cell]).sum(0) for cell in groups]
@@ -153,7 +153,7 @@ class Bench:
         if feature == ERROR:
             whole = block.put.error - block.base.error
         else:
-            whole = block.delta[..., feature, None] * self.dictionary.W_dec.to(block.delta)[feature]
+            whole = block.delta[..., feature, None] * self.site.rows.to(block.delta)[feature]
         if at == ALL:
             return whole
         draws, spans = self.experiment.draws, self.runs.spans

@@ -78,8 +78,8 @@ def circuit(
 
     Returns a `FeatureGraph`: `error_share` says how much of the effects lies in what the dictionaries leave
     out. Cost: two forwards and a backward of each prompt for each dictionary; then a forward and a backward
-    for each node kept. Raises ValueError for dictionaries that do not fit, two at one site, a transcoder
-    with a skip, and other ablations. Marks et al. 2403.19647.
+    for each node kept. Raises ValueError for dictionaries that do not fit, two at one site, and
+    other ablations. A transcoder's skip stands in its error. Marks et al. 2403.19647.
 
     Example:
         >>> import torch
@@ -143,9 +143,7 @@ def circuit_sites(experiment: Experiment, dictionaries: Sequence[Dictionary]) ->
     names = [site_name(d) for d in dictionaries]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two dictionaries lie at {twice[0]}; give one for each site.")
-    for d, place in zip(dictionaries, places):
-        if d.W_skip is not None:
-            raise ValueError(f"{site_name(d)}: a skip is a path that is no feature; circuits do not know it.")
+    for place in places:
         if place.site == "resid_mid" and is_bridge(experiment.model):
             raise ValueError(
                 "resid_mid of a bridge is the MLP's input alone; give a dictionary of another site."
@@ -200,9 +198,10 @@ class _Edges:
         shift = len(scored)
         edges = tuple((int(a[i]), int(b[i]) + shift, float(weights[a[i], b[i]] / n)) for i in order)
         ids = tuple(task.clean[0, : int(task.lengths[0])].tolist()) if len(task) == 1 else ()
+        end = int(task.last_position[0]) if ids else ALL
         labels = tuple(str(each) for each in position_labels(task))
         about = provenance(self.experiment, method="sae.circuit", site=" ".join(self._names), by=self.by)
-        return FeatureGraph(tuple(self._names), every, edges, labels, ids, about)
+        return FeatureGraph(tuple(self._names), every, edges, labels, ids, end, about)
 
     def stand_in(self, source: Tensor) -> Tensor:
         """For an embedding: the source run's, zeros, or the mean."""

@@ -59,8 +59,8 @@ def encode(
         >>> tuple(sae.encode(model, d, interp.tasks.ioi(model, n=4)).shape)
         (4, 128)
     """
-    require(dictionary, model)
-    end = Place(*read_sites(dictionary, model)[0])
+    head = require(dictionary, model, one_head=True).head
+    end = Place(*read_sites(dictionary, model)[0], head=head)
     with torch.no_grad():
         rows = activations(model, data, end, pos, mask=mask, batch_size=batch_size).flatten(1)
         norm = read_norm(dictionary, model)
@@ -105,7 +105,7 @@ def contexts(
         >>> found["value"].dims, found["token"].shape
         (('feature', 'rank'), (2, 2, 5))
     """
-    require(dictionary, model)
+    require(dictionary, model, one_head=True)
     require_features(dictionary, features)
     prompts = read(model, data, mask)
     if window < 0 or skip < 0 or int(prompts.lengths.min()) <= skip:

@@ -53,7 +53,8 @@ class FeatureGraph:
     """Nodes, and edges (source, target, weight) by number of node. Made by `interp.sae.circuit`.
 
     sites: of the dictionaries, in the order of the pass. tokens: labels of positions. ids: token ids of the
-    prompt, where there is one. provenance: how it was made.
+    prompt, where there is one; end: the position whose logits the metric reads there (the last of several).
+    provenance: how it was made.
 
     Raises ValueError for edges between nodes that it does not have, two nodes of one name, and numbers that
     are not finite.
@@ -64,6 +65,7 @@ class FeatureGraph:
     edges: tuple[tuple[int, int, float], ...]
     tokens: tuple[str, ...] = ()
     ids: tuple[int, ...] = ()
+    end: int = ALL
     provenance: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -75,6 +77,8 @@ class FeatureGraph:
             raise ValueError(
                 f"{other.name!r} lies at no site of the graph, which has {', '.join(self.sites)}."
             )
+        if not ALL <= self.end < max(len(self.ids), 1):
+            raise ValueError(f"end is {self.end}; the prompt of the graph has {len(self.ids)} tokens.")
         if outside := [e for e in self.edges if not all(0 <= end < len(names) for end in e[:2])]:
             raise ValueError(
                 f"edge {outside[0]} is between nodes that are not there; there are {len(names)}."
@@ -120,6 +124,7 @@ class FeatureGraph:
         """Write it as JSON, whole or not at all."""
         out = {
             "format": _FORMAT, "sites": list(self.sites), "tokens": list(self.tokens), "ids": list(self.ids),
+            "end": self.end,
             "nodes": [[n.site, n.feature, n.pos, n.score, n.activation] for n in self.nodes],
             "edges": [list(edge) for edge in self.edges], "provenance": dict(self.provenance or {}),
         }  # fmt: skip
@@ -137,6 +142,7 @@ class FeatureGraph:
             nodes = tuple(Node(str(s), int(f), int(p), float(v), float(a)) for s, f, p, v, a in data["nodes"])
             edges = tuple((int(a), int(b), float(w)) for a, b, w in data["edges"])
             tokens, ids = tuple(map(str, data["tokens"])), tuple(map(int, data["ids"]))
-            return cls(tuple(map(str, data["sites"])), nodes, edges, tokens, ids, dict(data["provenance"]))
+            sites, end, about = tuple(map(str, data["sites"])), int(data["end"]), dict(data["provenance"])
+            return cls(sites, nodes, edges, tokens, ids, end, about)
         except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"{path} is damaged: {type(error).__name__} {error}.") from None

@@ -3,7 +3,8 @@ changes.
 
 With base and source activations x, x' of the site: feature i at a position changes it by (φ'_i − φ_i) d_i,
 the error by ε' − ε. Under zero ablation φ' and ε' are 0, under mean ablation their means over prompts,
-position by position. The error is "live": it stays what the base run has, unless it is itself patched.
+position by position. The error is "live": it stays what the base run has, unless it is itself patched. The
+skip of a transcoder is no feature and stands in the error, so that features and error are the whole site.
 
 Marks et al. 2403.19647 (features and errors as nodes).
 """
@@ -74,8 +75,11 @@ def parse_name(text: str, dictionary: Dictionary) -> tuple[int, str | None]:
     return feature, match["at"]
 
 
-def require(dictionary: Dictionary, model: Model) -> Place:
-    """The place of a dictionary that fits the model. ValueError, before a pass, for one that does not."""
+def require(dictionary: Dictionary, model: Model, one_head: bool = False) -> Place:
+    """The place of a dictionary that fits the model. ValueError, before a pass, for one that does not.
+
+    one_head: whether it may be of a single head's z.
+    """
     facts, where = anatomy(model), require_place(dictionary)
     layer = where.layer or 0
     if where.site not in (*STREAM_SITES, "z", "post"):
@@ -89,8 +93,9 @@ def require(dictionary: Dictionary, model: Model) -> Place:
             f"{site_name(dictionary)} is out of range: the model has layers 0 to {facts.n_layers - 1}."
         )
     if where.head is not None:
-        raise ValueError("a dictionary of one head's z cannot be a site; use one of all heads, side by side.")
-    sizes = {"z": facts.n_heads * facts.d_head, "post": facts.d_mlp}
+        _require_head(dictionary, where, facts, one_head)
+    heads = facts.n_heads if where.head is None else 1
+    sizes = {"z": heads * facts.d_head, "post": facts.d_mlp}
     for end, size, site in (
         ("reads", dictionary.d, dictionary.reads or where.site),
         ("writes", dictionary.d_out, where.site),
@@ -110,6 +115,21 @@ def require(dictionary: Dictionary, model: Model) -> Place:
         raise ValueError(f"the dictionary reads what an MLP reads, which is not known here: {why}.")
     _require_basis(dictionary, model, facts)
     return where
+
+
+def _require_head(dictionary: Dictionary, where: Place, facts: Anatomy, allowed: bool) -> None:
+    if where.site != "z" or dictionary.is_transcoder:
+        raise ValueError(f"{site_name(dictionary)}: only a dictionary of z can be of one head.")
+    if not 0 <= (where.head or 0) < facts.n_heads:
+        raise ValueError(
+            f"{site_name(dictionary)} is out of range: the model has heads 0 to {facts.n_heads - 1}."
+        )
+    if not allowed:
+        raise ValueError(
+            f"{site_name(dictionary)} is one head's z, which interp.patch, interp.attribute, sae.encode, "
+            "sae.contexts and edits of features take, and this verb does not; use a dictionary of all heads, "
+            "side by side."
+        )
 
 
 def _require_basis(dictionary: Dictionary, model: Model, facts: Anatomy) -> None:
@@ -185,10 +205,25 @@ class Site:
     def norm(self) -> Norm | None:
         return read_norm(self.dictionary, self.model)
 
+    @cached_property
+    def rows(self) -> Float[Tensor, "feature width"]:
+        """d of every feature, in the whole site: of one head's z, 0 in the others."""
+        return self._whole(self.dictionary.W_dec)
+
+    def _whole(self, part: Float[Tensor, "*any d_out"]) -> Float[Tensor, "*any width"]:
+        head = require_place(self.dictionary).head
+        if head is None:
+            return part
+        facts = self.experiment.facts
+        before, after = head * facts.d_head, (facts.n_heads - 1 - head) * facts.d_head
+        return torch.nn.functional.pad(part, (before, after))
+
     def parts(self, activations: dict[tuple[str, int], Tensor]) -> Parts:
         """φ and ε of captured activations."""
         read, written = (activations[end] for end in self.ends)
-        n_pos = read.shape[1]
+        n_pos, head = read.shape[1], require_place(self.dictionary).head
+        if head is not None:
+            read = written = written[:, :, head]
         x = read.reshape(-1, self.dictionary.d)
         x = x if self.norm is None else self.norm(x)
         y = written.reshape(-1, self.dictionary.d_out)
@@ -196,7 +231,8 @@ class Site:
         pieces = []
         for some, target in zip(x.split(_ROWS), y.split(_ROWS)):
             phi = d.contributions(some)
-            pieces.append((phi, _error(d, phi, some, target)))
+            error = target.to(phi) - phi @ d.W_dec.to(phi) - d.constant.to(phi)  # with the skip, if any
+            pieces.append((phi, self._whole(error)))
         phi, error = (torch.cat(each).unflatten(0, (-1, n_pos)) for each in zip(*pieces))
         return Parts(phi, error)
 
@@ -241,10 +277,3 @@ class Site:
         with self.model.hooks(fwd_hooks=hooks):
             logits(self.model, tokens)
         return kept
-
-
-def _error(
-    d: Dictionary, phi: Float[Tensor, "row feature"], x: Tensor, target: Tensor
-) -> Float[Tensor, "row width"]:
-    out = target.to(phi) - phi @ d.W_dec.to(phi) - d.constant.to(phi)
-    return out if d.W_skip is None else out - x.to(phi) @ d.W_skip.to(phi).T

@@ -1,8 +1,9 @@
 """A graph over features in the format of circuit-tracer, whose page opens it.
 
 Nodes: a feature is `{layer}_{feature}_{pos}`, its number in the page the Cantor pair of both; an error
-`0_{layer}_{pos}`; a token `E_{id}_{pos}`; a logit `{n_layers + 1}_{id}_{pos}`. An error of layer 5 and
-feature 5 of layer 0 at one position would have one id there: such graphs are refused, never merged.
+`0_{layer}_{pos}`; a token `E_{id}_{pos}`; the logit `{n_layers + 1}_{id}_{pos}`, where the metric reads. An
+error of layer 5 and feature 5 of layer 0 at one position would have one id there: such graphs are refused,
+never merged.
 
 `influence` is theirs: incoming weights of each node, by absolute value, sum to 1; then (I − A)⁻¹ − I, read at
 the logits. Ameisen et al. 2025 ("Circuit tracing"); its files.
@@ -74,7 +75,7 @@ def to_tracer(
             f"the graph has two dictionaries in a layer ({', '.join(graph.sites)}); the format knows one."
         )
     last = len(graph.ids) - 1
-    every = [_node(node, graph, n_layers, answer, probability, last) for node in graph.nodes]
+    every = [_node(node, graph, n_layers, answer, probability) for node in graph.nodes]
     ids = [each["node_id"] for each in every]
     if twice := next((each for each in ids if ids.count(each) > 1), None):
         pair = [node.name for node, own in zip(graph.nodes, ids) if own == twice]
@@ -117,25 +118,27 @@ def _layer(site: str) -> int:
 
 
 def _node(
-    node: Node, graph: FeatureGraph, n_layers: int, answer: tuple[int, str], probability: float, last: int
+    node: Node, graph: FeatureGraph, n_layers: int, answer: tuple[int, str], probability: float
 ) -> dict[str, Any]:
     feature, pos, kind, words = node.feature, node.pos, "feature", node.name
     if node.site == LOGITS:
-        kind, layer, feature, pos = LOGITS, str(n_layers + 1), answer[0], last
-        name, words = f"{layer}_{feature}_{pos}", f'Output "{answer[1]}"'
+        pos = len(graph.ids) - 1 if graph.end == ALL else graph.end
+        kind, layer, feature = LOGITS, str(n_layers + 1), answer[0]
+        name, mark, words = f"{layer}_{feature}_{pos}", f"L_{feature}-{pos}", f'Output "{answer[1]}"'
     elif node.site == EMBED:
-        kind, layer, feature = EMBED, "E", graph.ids[pos] if pos <= last else -1
-        name, words = f"E_{feature}_{pos}", f'Emb: "{graph.tokens[pos].strip()}"'
+        token = graph.ids[pos] if pos < len(graph.ids) else -1
+        kind, layer, feature, name, mark = EMBED, "E", pos, f"E_{token}_{pos}", f"E_{token}-{pos}"
+        words = f'Emb: "{graph.tokens[pos].strip()}"'
     elif node.feature == ERROR:
         kind, layer = "error", str(_layer(node.site))
-        name = f"0_{layer}_{pos}"
+        name, mark = f"0_{layer}_{pos}", f"{layer}_{pos}-0"
     else:
         number = _layer(node.site)
-        layer, name = str(number), f"{number}_{feature}_{pos}"
+        layer, name, mark = str(number), f"{number}_{feature}_{pos}", f"{number}_{feature}-0"
         feature = (number + feature) * (number + feature + 1) // 2 + feature
     return {
         "node_id": name, "feature": feature, "layer": layer, "ctx_idx": pos, "feature_type": _KINDS[kind],
         "token_prob": probability if kind == LOGITS else 0.0, "is_target_logit": kind == LOGITS, "run_idx": 0,
-        "reverse_ctx_idx": 0, "jsNodeId": f"{name}-0", "clerp": words, "influence": 0.0,
+        "reverse_ctx_idx": 0, "jsNodeId": mark, "clerp": words, "influence": 0.0,
         "activation": node.activation if kind == "feature" else None,
     }  # fmt: skip

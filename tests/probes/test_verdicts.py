@@ -309,7 +309,7 @@ def test_groups_that_share_a_member_are_on_one_side(
     assert bool((pairs[..., 0] == pairs[..., 1]).all())
     assert 0 < float(pairs.double().mean()) < 1
     ring = [[side[i], side[(i + 1) % 4]] for side in (up, down) for i in range(4)]
-    with pytest.raises(ValueError, match="2 units .groups that share a member stay together"):
+    with pytest.raises(ValueError, match=r"2 units \(groups that share a member stay together"):
         probes.collective(world, ring[:4], ring[4:], by_layer(world, 1), draws=1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,14 +168,17 @@ def test_errors_bracket_a_circuit(model: Any, task: interp.Task) -> None:
     assert found.weight(fewer.nodes[a].name, fewer.nodes[b].name) == weight
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_transcoders_are_sites_too(family: str) -> None:
-    """What reads the MLP's input and writes its output: patched, and as nodes, on bridges as well."""
+@pytest.mark.parametrize(("family", "skip"), [("gpt2", False), ("llama", True)])
+def test_transcoders_are_sites_too(family: str, skip: bool) -> None:
+    """What reads the MLP's input and writes its output: patched, and as nodes, on bridges as well. A skip
+    stands in the error."""
     model = small.bridge(family)
     task = interp.Task.from_tokens(
         clean=[[5, 6, 7, 8], [9, 4, 3, 2]], corrupt=[[5, 6, 7, 9], [8, 4, 3, 2]], answer=[3, 4], wrong=[4, 5]
     )
     d = dictionary(model, "L1.mlp_out", reads="mlp_normed")
+    if skip:
+        d = d.but(W_skip=torch.randn(d.d, d.d, generator=torch.Generator().manual_seed(2)).double() / 5)
     swept = interp.patch(model, task, features=d, direction="noise", **QUIET)
     slow = interp.patch(model, task, features=d, direction="noise", engine="reference", **QUIET)
     np.testing.assert_allclose(swept["value"], slow["value"], atol=2e-6)
@@ -182,6 +186,9 @@ def test_transcoders_are_sites_too(family: str) -> None:
     together = interp.patch(model, task, features=d, direction="noise", cells=[names], **QUIET)["value"][:, 0]
     site = interp.patch(model, task, cells=["L1.mlp_out"], direction="noise", **QUIET)["value"][:, 0]
     np.testing.assert_allclose(together, site, atol=2e-6)
+    shares = sae.to_logits(model, task, d)
+    total = shares["value"].sum("feature") + shares["constant"] + shares["rest"]
+    np.testing.assert_allclose(total, shares["raw"], atol=1e-5)
     low = dictionary(model, "L1.resid_pre", 2)
     found = sae.circuit(model, task, [d, low], nodes=10, by="feature", **QUIET)
     assert found.sites == ("L1.resid_pre", "L1.mlp_out")
@@ -217,7 +224,10 @@ def test_a_graph_is_kept_by_its_file(model: Any, task: interp.Task, tmp_path: Pa
 
 
 def test_a_graph_opens_in_circuit_tracer(model: Any, task: interp.Task, tmp_path: Path) -> None:
-    found = sae.circuit(model, task[:1], pair(model), nodes=7, **QUIET)
+    early = interp.Task.from_tokens(
+        clean=[[5, 6, 7, 8]], corrupt=[[5, 9, 7, 8]], answer=[3], wrong=[4], positions=[2]
+    )
+    found = sae.circuit(model, early, pair(model), nodes=7, **QUIET)
     path = sae.to_tracer(found, tmp_path / "graph.json", n_layers=3, answer=(3, "yes"))
     data = json.loads(path.read_text())
     ids = [node["node_id"] for node in data["nodes"]]
@@ -242,7 +252,16 @@ def test_a_graph_opens_in_circuit_tracer(model: Any, task: interp.Task, tmp_path
     node = data["nodes"][ids.index(f"{layer}_{best.feature}_{best.pos}")]
     total = layer + best.feature
     assert node["feature"] == total * (total + 1) // 2 + best.feature
-    assert [n["node_id"] for n in data["nodes"] if n["is_target_logit"]] == ["4_3_3"]
+    assert [n["node_id"] for n in data["nodes"] if n["is_target_logit"]] == ["4_3_2"]  # where it is read
+    there = [n for n in data["nodes"] if n["ctx_idx"] == 2]
+    marks = {n["feature_type"]: (n["node_id"], n["feature"], n["jsNodeId"]) for n in there}
+    assert marks["logit"] == ("4_3_2", 3, "L_3-2")  # these three as circuit-tracer 0.5.0 writes them
+    assert marks["embedding"] == ("E_7_2", 2, "E_7-2")
+    assert marks["mlp reconstruction error"] == ("0_2_2", -1, "2_2-0")
+    assert node["jsNodeId"] == f"{layer}_{best.feature}-0"
+    assert sae.FeatureGraph.load(found.save(tmp_path / "kept.json")).end == found.end == 2
+    with pytest.raises(ValueError, match="end is 4; the prompt of the graph has 4 tokens"):
+        replace(found, end=4)
     shares = influence(found)
     into = [a for a, b, _ in found.edges if found.nodes[b].site == "logits"]
     assert shares[-1] == 1
@@ -260,11 +279,9 @@ def test_a_graph_opens_in_circuit_tracer(model: Any, task: interp.Task, tmp_path
 
 def test_circuits_are_checked_before_a_pass(model: Any, task: interp.Task) -> None:
     both = pair(model)
-    skip = dictionary(model, "L1.mlp_out", reads="mlp_normed", W_skip=torch.eye(model.cfg.d_model).double())
     cases: list[tuple[list[sae.Dictionary], dict[str, Any], str]] = [
         ([], {}, "dictionaries is empty"),
         ([both[0], both[0]], {}, "two dictionaries lie at L1.resid_pre"),
-        ([skip], {}, "a skip is a path"),
         (both, {"ablation": "gaussian"}, "gaussian ablation of a circuit"),
         (both, {"by": "head"}, "by is 'head'"),
         (both, {"nodes": 0}, "keep one of each"),

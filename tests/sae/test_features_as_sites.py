@@ -258,3 +258,43 @@ def test_a_store_goes_on_after_a_kill(model: Any, tmp_path: Any, monkeypatch: An
     for other, changed in ((dictionary(model, seed=1), {}), (d, {"ablation": "zero"})):
         with pytest.raises(ValueError, match="holds another run"):
             interp.patch(model, task, features=other, store=path, direction="noise", **changed, **QUIET)
+
+
+def test_a_dictionary_of_one_head_is_one_of_all_that_is_0_elsewhere(model: Any, task: interp.Task) -> None:
+    """Patched, estimated, encoded and edited; its features and error are that head's z."""
+    from interp import steering
+
+    g = torch.Generator().manual_seed(3)
+    W, d, head = torch.randn(16, F, generator=g), 16, 2
+    small = sae.Dictionary(
+        W, torch.randn(F, generator=g), W.T / 4, torch.randn(d, generator=g), place="L1H2.z"
+    )
+    pad = lambda t: torch.nn.functional.pad(t, (head * d, d))  # noqa: E731
+    wide = sae.Dictionary(pad(W.T).T, small.b_enc, pad(small.W_dec), pad(small.b_dec), place="L1.z")
+    for engine in ("auto", "reference"):
+        one, all_ = (interp.patch(model, task, features=e, engine=engine, **QUIET) for e in (small, wide))
+        np.testing.assert_allclose(one["value"][:, :-1], all_["value"][:, :-1], atol=1e-6)
+    assert names(one)[0].startswith("L1H2.z.F")
+    assert abs(one["value"][:, :-1]).max() > 1e-3
+    every = interp.patch(model, task, features=small, cells=[names(one)], **QUIET)["value"][:, 0]
+    exact = interp.patch(model, task, cells=["L1H2"], **QUIET)["value"][:, 0]
+    np.testing.assert_allclose(every, exact, atol=2e-5)
+    rough = interp.attribute(model, task, features=small, **QUIET)
+    site = interp.attribute(model, task, cells=["L1H2"], **QUIET)["value"][:, 0]
+    np.testing.assert_allclose(rough["value"].sum("feature"), site, atol=1e-5)
+    rows = [sae.encode(model, each, task.clean) for each in (small, wide)]
+    torch.testing.assert_close(*rows)
+    with torch.no_grad():
+        logits = []
+        for each in (small, wide):
+            with steering.steer(model, *steering.edits.set_features(each, [0, 1], 3.0)):
+                logits.append(model(task.clean))
+        assert float((logits[0] - model(task.clean)).abs().max()) > 1e-3
+    torch.testing.assert_close(*logits)
+    made = sae.methods.itda(model, "L1H2.z", task, threshold=0.3)
+    assert interp.patch(model, task, features=made, **QUIET).sizes["feature"] > 1
+    for verb in (sae.report, sae.check, sae.to_logits):
+        with pytest.raises(ValueError, match=r"L1H2\.z is one head's z, which interp\.patch"):
+            verb(model, *((task, small) if verb is sae.to_logits else (small, task)))
+    with pytest.raises(ValueError, match="heads 0 to 3"):
+        interp.patch(model, task, features=small.at("L1H9.z"), **QUIET)

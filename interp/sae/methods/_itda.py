@@ -113,7 +113,8 @@ def itda(
 ) -> Dictionary:
     """A dictionary of activations at a place, without training (see the steps above).
 
-    data: prompts, read in their order. k: steps of matching pursuit, features on at most. threshold: the
+    place: "L2.resid_pre", "L1.z" (all heads side by side), or one head's z, "L1H2.z". data: prompts, read in
+    their order. k: steps of matching pursuit, features on at most. threshold: the
     share of a squared length that may be left. skip: tokens left out at the start of each prompt. limit:
     atoms.
 
