@@ -31,6 +31,11 @@ from interp.models._same import Expected
 log = logging.getLogger("interp.models")
 _NOT_HELD = (RuntimeError, AttributeError, LookupError, TypeError, ValueError, AssertionError)
 
+_BIASES = {
+    "b_Q": "self_attn.q_proj", "b_K": "self_attn.k_proj", "b_V": "self_attn.v_proj",
+    "b_O": "self_attn.o_proj", "b_out": "mlp.down_proj",
+}  # fmt: skip
+
 
 def load_folder(
     folder: Path,
@@ -221,6 +226,7 @@ def _convert(
         cfg.model_name, cfg.tokenizer_name = label(folder), None
         cfg.d_mlp = config.get("n_inner") or cfg.d_mlp
         state = loading.get_pretrained_state_dict(neutral, cfg, hf_model, dtype=hf_model.dtype)
+    _add_biases(state, hf_model)
     cfg.default_prepend_bos = flags.get("default_prepend_bos", cfg.default_prepend_bos)
     model = HookedTransformer(cfg, tokenizer=tokenizer)
     processing = _release.processing(flags)
@@ -229,6 +235,18 @@ def _convert(
     else:  # views of transformers' weights: a copy beside them would take the model's size twice
         model.load_state_dict(model.fill_missing_keys(state), strict=False, assign=True)
     return model.eval()
+
+
+def _add_biases(state: dict[str, Any], hf_model: Any) -> None:
+    """Biases of a Llama, which `export` gives one whose edit needs them; TransformerLens knows of none."""
+    parameters = dict(hf_model.named_parameters())
+    for name, value in list(state.items()):
+        block, _, short = name.rpartition(".")
+        module = _BIASES.get(short.lstrip("_"))
+        layer = block.split(".")[1] if name.startswith("blocks.") else ""
+        theirs = parameters.get(f"model.layers.{layer}.{module}.bias")
+        if theirs is not None and not bool(value.any()) and theirs.numel() == value.numel():
+            state[name] = theirs.detach().reshape(value.shape).to(value)
 
 
 def _own_weights(model: Any) -> Any:

@@ -311,13 +311,14 @@ def _clip(model: Model) -> float | None:
 
 def _mlp(mlp: Any, cfg: Any, known: Architecture, norm: Norm | None, out_norm: Norm | None) -> MLP:
     gated = getattr(mlp, "W_gate", None) is not None if inner(mlp) is not mlp else cfg.gated_mlp
-    if gated and inner(mlp) is not mlp and (_first(mlp, "b_in", "b_gate") is not None):
+    before = [getattr(mlp, name, None) for name in ("b_in", "b_gate")] if inner(mlp) is not mlp else []
+    if gated and any(bias is not None and bool(bias.any()) for bias in before):
         raise NotLaidOut("a gated MLP has biases before its activation")
     return MLP(
         W_in=mlp.W_in,
         W_gate=mlp.W_gate if gated else None,
         W_out=mlp.W_out,
-        b_in=getattr(mlp, "b_in", None),
+        b_in=None if gated and before else getattr(mlp, "b_in", None),
         b_out=getattr(mlp, "b_out", None),
         act=ACTIVATIONS[str(known.act_fn)],
         norm=norm,

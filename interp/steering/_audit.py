@@ -269,7 +269,7 @@ def _conclusion(rows: list[dict], matrices: list[_Matrix], width: int) -> str:
     wide = [i for i in changed if matrices[i].side != "other" and matrices[i].kind.startswith("W")]
     narrow = [i for i in wide if rows[i]["rank"] <= _EDIT]
     largest = sorted(changed, key=lambda i: -rows[i]["norm"])[:_LISTED]
-    said = ", ".join(f"{matrices[i].name} ({100 * rows[i]['relative']:.2g} %)" for i in largest)
+    said = ", ".join(f"{matrices[i].name} ({_share(rows[i]['relative'])})" for i in largest)
     head = f"{len(changed)} of {len(rows)} weights differ, most of all {said}"
     if narrow:
         return f"{head}; {len(narrow)} of them along one direction of the stream."
@@ -281,3 +281,8 @@ def _conclusion(rows: list[dict], matrices: list[_Matrix], width: int) -> str:
             "other flags (fold_ln, ...), rather than edited."
         )
     return f"{head}, none along one direction alone." if wide else f"{head}; no matrix does."
+
+
+def _share(relative: float) -> str:
+    """How large a difference is, in words; one of a weight that was 0 has no share."""
+    return "was 0" if np.isnan(relative) else f"{100 * relative:.2g} %"

@@ -100,6 +100,41 @@ def test_baked_biases_and_embeddings_get_a_place(family, folders, tmp_path) -> N
             folder = export(model, tmp_path / name)
         torch.testing.assert_close(transformers_logits(folder, ids_of(model)), hooked, rtol=0, atol=1e-5)
         assert (hooked - run(model)).abs().max() > 1e-2
+        again = interp.load(folder)
+        assert type(again) is type(model)  # with its biases, which TransformerLens's conversion leaves out
+        torch.testing.assert_close(run(again), hooked, rtol=0, atol=1e-5)
+        changed = steering.audit(model, again)
+        assert float(changed["norm"].sel(matrix="L1.W_in" if family == "gpt2" else "L1.W_gate")) == 0
+
+
+def test_biases_behind_and_before_a_gated_mlp(tmp_path) -> None:
+    """A Llama with biases of outputs is known by its weights; one with biases before the gate is not."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2}
+    config = LlamaConfig(**sizes, num_attention_heads=4, mlp_bias=True, attention_bias=True)
+    theirs = LlamaForCausalLM(config).eval()
+    ids = torch.randint(3, 50, (3, 7), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        for name, value in theirs.named_parameters():
+            if name.endswith(("o_proj.bias", "q_proj.bias", "v_proj.bias", "down_proj.bias")):
+                value.normal_(generator=torch.Generator().manual_seed(3))
+        theirs.save_pretrained(tmp_path / "behind")
+        wanted = theirs(ids).logits
+        theirs.model.layers[1].mlp.gate_proj.bias.fill_(0.5)
+    theirs.save_pretrained(tmp_path / "before")
+    model = interp.load(tmp_path / "behind")
+    with torch.no_grad():
+        torch.testing.assert_close(logits(model, ids), wanted, rtol=0, atol=1e-5)
+    block = interp.models.weights(model).blocks[1]
+    torch.testing.assert_close(block.mlp.b_out, theirs.model.layers[1].mlp.down_proj.bias)
+    by_weights, by_hooks = (
+        interp.activations(model, ids, "L1.resid_post", "all", engine=engine)
+        for engine in ("fast", "reference")
+    )
+    torch.testing.assert_close(by_weights, by_hooks)
+    with pytest.raises(ValueError, match="biases before its activation"):
+        interp.models.weights(interp.load(tmp_path / "before"))
 
 
 @pytest.mark.parametrize("name", ["tiny-ioi", "tiny-world"])

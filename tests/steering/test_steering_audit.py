@@ -83,6 +83,14 @@ def test_what_bake_did_is_read_back(before, after, planted) -> None:
     assert "L1.W_out" in "".join(plot.edits(found).data[0].hovertext.flatten())
 
 
+def test_a_bias_that_was_0_has_no_share(before, after) -> None:
+    base, edited = interp.load("tiny-ioi"), interp.load("tiny-ioi")
+    with torch.no_grad():
+        base.blocks[0].mlp.b_out.zero_()
+        edited.blocks[0].mlp.b_out.fill_(1.0)
+    assert "L0.b_out (was 0)" in steering.audit(base, edited).attrs["conclusion"]
+
+
 def test_a_direction_of_a_third_model_is_refused(before, after, planted) -> None:
     from dataclasses import replace
 

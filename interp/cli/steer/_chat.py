@@ -88,12 +88,16 @@ def _past(path: Path) -> list[dict[str, Any]]:
             turn = json.loads(line)
         except ValueError:
             turn = None
-        keys = ("user", *_VOICES)
-        whole = isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in keys)
-        if not whole or not isinstance(turn.get("coefficient"), (int, float)):
+        if not _is_turn(turn):
             raise ValueError(f"{path}, line {number}, is no turn of a chat. Give a file that chat wrote.")
         turns.append(turn)
     return turns
+
+
+def _is_turn(given: Any) -> bool:
+    if not isinstance(given, dict) or not isinstance(given.get("coefficient"), (int, float)):
+        return False
+    return all(isinstance(given.get(key), str) for key in ("user", *_VOICES))
 
 
 def _lines(out: Output) -> Iterator[str]:

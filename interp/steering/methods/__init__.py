@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from interp.steering.methods._iti import HeadShifts as HeadShifts
     from interp.steering.methods._iti import fit_heads as fit_heads
     from interp.steering.methods._iti import head_shifts as head_shifts
+    from interp.steering.methods._k_steering import Labels as Labels
+    from interp.steering.methods._k_steering import k_steering as k_steering
     from interp.steering.methods._layer_choice import layer_effects as layer_effects
     from interp.steering.methods._layer_choice import lens_divergence as lens_divergence
     from interp.steering.methods._layer_choice import select_layer as select_layer
@@ -121,18 +123,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accuracy", "AdaptiveVector", "Bounds", "Centroids", "ClassScores", "Condition", "Controller",
-    "Dimensions", "ExpertUnits", "HeadShifts", "LatentGuard", "LinearAct", "Manifold", "MoralDirection",
-    "Neurons", "RankOne", "Skills", "SteeringPlane", "Transport", "WeightEdits", "ablate_everywhere",
-    "actadd", "adaptive_vector", "add_after_prompt", "attack_scaling", "attention_knockout", "aura_factors",
-    "austeer", "average_precision", "best_threshold", "bias_attention", "bias_direction", "boost_attention",
-    "caa", "cast", "cast_condition", "class_neurons", "class_scores", "compare", "concept_vectors",
-    "control_effect", "control_vector", "covariance_direction", "cross_effects", "cumulativity", "east",
-    "effect_curves", "example_effects", "expert_scores", "expert_units", "fit_heads", "gact",
-    "gaussian_map", "gaussian_ot", "guiding_giants", "harm_and_refusal", "head_shifts", "interference",
-    "introspection", "invert_outputs", "latent_guard", "layer_effects", "lens_divergence", "linear_act",
-    "lineas", "link", "manifold", "manifold_of", "manifold_paths", "measure", "momentum", "moral_direction",
-    "native_skills", "neuron_activations", "noisy_root", "output_curve", "pattern_heads", "prefixed",
-    "probe_sweep", "prompt_pair", "quantile_labels", "rank_one_adapter", "rank_skills", "rast", "redirect",
+    "Dimensions", "ExpertUnits", "HeadShifts", "Labels", "LatentGuard", "LinearAct", "Manifold",
+    "MoralDirection", "Neurons", "RankOne", "Skills", "SteeringPlane", "Transport", "WeightEdits",
+    "ablate_everywhere", "actadd", "adaptive_vector", "add_after_prompt", "attack_scaling",
+    "attention_knockout", "aura_factors", "austeer", "average_precision", "best_threshold",
+    "bias_attention", "bias_direction", "boost_attention", "caa", "cast", "cast_condition", "class_neurons",
+    "class_scores", "compare", "concept_vectors", "control_effect", "control_vector",
+    "covariance_direction", "cross_effects", "cumulativity", "east", "effect_curves", "example_effects",
+    "expert_scores", "expert_units", "fit_heads", "gact", "gaussian_map", "gaussian_ot", "guiding_giants",
+    "harm_and_refusal", "head_shifts", "interference", "introspection", "invert_outputs", "k_steering",
+    "latent_guard", "layer_effects", "lens_divergence", "linear_act", "lineas", "link", "manifold",
+    "manifold_of", "manifold_paths", "measure", "momentum", "moral_direction", "native_skills",
+    "neuron_activations", "noisy_root", "output_curve", "pattern_heads", "prefixed", "probe_sweep",
+    "prompt_pair", "quantile_labels", "rank_one_adapter", "rank_skills", "rast", "redirect",
     "relation_neurons", "remove_sink", "report", "resistance", "returns", "select_layer", "selectivity",
     "shared_neurons", "sink_effect", "sliced_wasserstein", "steer2edit", "steering_plane",
     "style_differences", "style_vectors", "switch_experts", "top_experts", "top_neurons", "transfer",
@@ -217,6 +220,10 @@ __getattr__, __dir__ = lazy(
             "HeadShifts",
             "fit_heads",
             "head_shifts",
+        ),
+        "interp.steering.methods._k_steering": (
+            "Labels",
+            "k_steering",
         ),
         "interp.steering.methods._layer_choice": (
             "layer_effects",

@@ -255,7 +255,7 @@ def roots(model: Model, rows: Prompts, answers: Sequence[int]) -> Float[Tensor, 
     return torch.cat([p, rest], -1).clamp(min=1e-30).sqrt()
 
 
-def _visited(share: Float[Tensor, "prompt step class"], labels: Sequence[str]) -> str:
+def _visited(share: Float[Tensor, "prompt step class"], labels: tuple[str, ...]) -> str:
     """The likeliest class along the way, repetitions left out."""
     order = share.mean(0).argmax(-1).tolist()
     return " ".join(labels[c] for i, c in enumerate(order) if not i or c != order[i - 1])
