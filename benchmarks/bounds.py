@@ -35,7 +35,7 @@ from interp import circuits, patching, paths, steering, subspaces
 
 MIB = 2**20
 BOUNDS = (64 * MIB, 256 * MIB, 1024 * MIB)
-SECONDS = 90  # of one verb at one bound
+SECONDS = 300  # of one verb at one bound
 FITS = 1 / 3  # of the bound: a call that holds less has all of its work at once
 SHAPE = {
     "n_layers": 6,
@@ -118,7 +118,7 @@ VERBS: dict[str, tuple[int, Callable[[Any, Any], Call]]] = {  # prompts, and the
     "patching.pairs": (64, of(patching.pairs, PAIRED)),
     "patching.knockouts": (64, knocked),
     "path_patch": (6, of(interp.path_patch, **ENDS)),
-    "paths.trace_back": (24, of(paths.trace_back, depth=2, k=2, level=0.5)),
+    "paths.trace_back": (24, of(paths.trace_back, depth=2, k=2, level=0.01)),
     "subspaces.interchange": (384, exchanged),
     "attribute atp": (128, of(interp.attribute, ("z", "resid_pre"), "layer")),
     "attribute secant": (96, of(interp.attribute, "z", method="secant")),

@@ -100,6 +100,16 @@ def test_in_context_loss_is_that_of_the_second_half_less_that_of_the_first() -> 
     close(value[1:], float(nll[1, [3]].mean() - nll[1, [0, 1]].mean()))
 
 
+def test_kl_against_one_clean_run_for_every_item() -> None:
+    """A clean row that is expanded, not copied, has its distribution made once; the bits are the same."""
+    rows = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    several = reading(rows[:4], clean=rows[4].repeat(4, 1))
+    shared = reading(rows[:4], clean=rows[4].expand(4, -1))
+    assert shared.clean.stride(0) == 0
+    assert torch.equal(KL()(several), KL()(shared))
+    assert KL()(shared).min() > 0
+
+
 @pytest.mark.parametrize("metric", [LogitDiff(), Prob(), ProbDiff(), LogProb(), KL()])
 def test_metrics_of_one_position_do_not_depend_on_a_constant_or_the_row_beside(metric: Any) -> None:
     shifted = metric(reading(LOGITS + 7.0, clean=LOGITS[[1, 0]]))

@@ -195,7 +195,7 @@ def planned_room(base: Base, plan: Reach, budget: Budget) -> int:
     stage = n_pos * max(inputs, 3 * f.d_mlp)
     keys = 4 * n_pos * f.n_heads * (f.d_head + base.n_keys)
     columns = len(base.reads.columns) if base.reads.columns is not None else f.d_vocab_out
-    out = 6 * columns * (base.runs.n_pos if base.reads.everywhere else 1)
+    out = 3 * columns * (base.runs.n_pos if base.reads.everywhere else 1)
     each = n * (changed * f.d_model + stage + keys + out) * budget.item_size
     return max(1, int(budget.limit / 2 / each))
 

@@ -35,8 +35,10 @@ class Changes:
         state: State,
         masks: Bool[Tensor, "circuit *pos writer reader"],
         reach: Reach,
+        recorded: bool = False,
     ) -> None:
-        self.base, self.state, self.reach = base, state, reach
+        """recorded: of one circuit that a search goes on from, which comes back with most of its edges."""
+        self.base, self.state, self.reach, self.recorded = base, state, reach, recorded
         like = base.pre[0]  # [prompt, pos, d_model]
         n, n_pos, d = like.shape
         # [circuit, writer, reader] or [circuit, prompt, pos, writer, reader]
@@ -82,7 +84,7 @@ class Changes:
         start = torch.stack([self.state.inputs.get(int(reader), stream) for reader in readers[first]])
         x = (start if level == WHOLE else self.base.final(start))[None]  # [1, input, prompt, pos, d_model]
         if cut is not None:
-            x = x + self._added(cut[..., first], level)
+            x = x + self._added(readers[first], cut[..., first], level)
         if self.order[level]:
             table = self.tables[level][rows.index, : len(self.order[level])]
             x = x + _summed(kept[..., first].to(table.dtype), table)
@@ -102,8 +104,12 @@ class Changes:
         cut = self._at(self.differs[rows.index][..., readers], level)
         return cut if cut.any() else None
 
-    def _added(self, cut: Tensor, level: int) -> Tensor:
+    def _added(self, readers: np.ndarray, cut: Tensor, level: int) -> Tensor:
         """What the edges that differ add: [row, reader, prompt, pos, d_model]."""
+        if self.recorded and cut.ndim == 3 and not self.state.moved:
+            columns = zip(readers.tolist(), cut[0].T)
+            sums = torch.stack([self.base.replaced(reader, column) for reader, column in columns])[None]
+            return sums if level == WHOLE else self.base.final(sums)
         writers = cut.transpose(-1, -2).flatten(0, -2).any(0).nonzero()[:, 0]  # [writer]
         gaps = self.base.gaps[writers]
         for row, writer in enumerate(writers.tolist()):

@@ -47,7 +47,7 @@ class Forward:
     ) -> None:
         self.base, self.state, self.reach, self.record = base, state, reach, record
         self.size = len(masks)
-        self.changes = Changes(base, state, masks, reach)
+        self.changes = Changes(base, state, masks, reach, recorded=record is not None)
 
     def logits(self) -> Tensor:
         """Of every circuit at the positions read: [circuit, prompt, (pos,) column]."""

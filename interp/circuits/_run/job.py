@@ -99,8 +99,8 @@ class Job:
         facts, reads = self.facts, Reads(self.runs, self.metric)
         columns = facts.d_vocab if reads.columns is None else len(reads.columns)
         per_pos = len(self.graph.writers) * facts.d_model * 2
-        if rebased:  # what writers write beyond the base run, and what readers see
-            per_pos += (len(self.graph.writers) + len(self.graph.readers)) * facts.d_model
+        if rebased:  # what writers write beyond the base run, what readers see, what their cuts add
+            per_pos += (len(self.graph.writers) + 2 * len(self.graph.readers)) * facts.d_model
         per_pos += facts.n_layers * (8 * facts.d_model + 8 * facts.n_heads * facts.d_head)
         each = self.runs.n_pos * per_pos + 4 * columns * (self.runs.n_pos if reads.everywhere else 1)
         return max(1, int(self.room.limit / 2 / (each * self.room.item_size)))

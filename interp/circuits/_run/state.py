@@ -74,6 +74,7 @@ class Base:
         self.full = self._state(saved, base)
         self.streams = saved  # pre, mid and past of the base run, all positions
         saved.base, saved.source, saved.final = {}, {}, base.new_empty(0)
+        self._replaced: dict[int, tuple[bytes, Tensor]] = {}
 
     def let_go(self) -> None:
         """Free all that is held, whoever still has a name for it."""
@@ -121,6 +122,17 @@ class Base:
     def stream(self, layer: int, mlp: bool) -> Float[Tensor, "prompt pos d_model"]:
         """What the readers of a layer's attention (or its MLP) see in the base run."""
         return self.mid[layer] if mlp and self.mid else self.pre[layer]
+
+    def replaced(self, reader: int, cut: Bool[Tensor, "writer"]) -> Float[Tensor, "prompt pos d_model"]:
+        """What the cut edges into a reader add, kept until others are asked for: a search that starts anew
+        from its circuit cuts most readers as it did before."""
+        key = cut.cpu().numpy().tobytes()
+        if self._replaced.get(reader, (b"",))[0] != key:
+            writers = cut.nonzero()[:, 0].tolist()
+            some = slice(writers[0], writers[-1] + 1) if writers else slice(0)
+            weights, gaps = cut[some].to(self.gaps.dtype), self.gaps[some]
+            self._replaced[reader] = key, (weights @ gaps.flatten(1)).view(gaps.shape[1:])
+        return self._replaced[reader][1]
 
     def put(self, target: Tensor, level: int, value: Tensor) -> Tensor:
         """A copy of target [prompt, pos, ...] with the computed rows replaced by value."""

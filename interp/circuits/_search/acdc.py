@@ -307,7 +307,7 @@ def _name(graph: Graph, edge: np.ndarray) -> str:
 
 
 _ELEMENTS = {"cpu": 2**22, "cuda": 2**27}  # of the stream in a batch: beyond, a larger batch is no faster
-_MOST = 256
+_MOST = 128  # a wrong guess throws half of a batch away
 
 
 class Losses:

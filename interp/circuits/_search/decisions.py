@@ -12,7 +12,7 @@ nothing, still tell about how much each of their edges adds to the loss: the nex
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import NamedTuple
@@ -85,6 +85,8 @@ class Search:
         self.expected = np.zeros_like(self.mask)  # to be kept
         self.increase = np.full(len(self.order), nan)
         self.at, self.loss, self.size = 0, loss, min(size, limit)
+        self._masks = np.empty((0, *self.mask.shape), bool)
+        self._stops = {reader: end + 1 for end, reader in enumerate(self.order[:, 1].tolist())}
         owners = graph.owners.numpy()  # [reader, node]
         self._writers = [np.flatnonzero(row[:-1]) for row in owners]  # nodes of a reader; none for the logits
 
@@ -98,26 +100,42 @@ class Search:
         return int(self.mask.sum()) - (len(self.order) - self.at)
 
     def propose(self) -> Proposal:
-        """The next edges, up to `size` rows."""
+        """The next edges, up to `size` rows. The masks of the proposal before are written over."""
         mask, out = self.mask.copy(), self.mask.sum(1)
+        if len(self._masks) < self.size:
+            self._masks = np.empty((self.size, *mask.shape), bool)
         rows: list[int] = []
         guesses: list[bool] = []
-        masks: list[np.ndarray] = []
-        for writer, reader in self.order[self.at :].tolist():
+        n_rows = 0
+        for reader, writers in self._readers_left():
             nodes = self._writers[reader]
-            dead = len(nodes) > 0 and not out[nodes].any()
-            if not dead and len(masks) == self.size:
+            if len(nodes) and not out[nodes].any():  # dead, whatever becomes of its own edges
+                mask[writers, reader] = False
+                out[writers] -= 1
+                rows += [-1] * len(writers)
+                guesses += [False] * len(writers)
+                continue
+            for writer in writers[: self.size - n_rows].tolist():
+                keep = bool(self.expected[writer, reader])
+                mask[writer, reader] = False
+                self._masks[n_rows] = mask
+                rows.append(n_rows)
+                guesses.append(keep)
+                mask[writer, reader] = keep
+                out[writer] -= not keep
+                n_rows += 1
+            if len(rows) < self._stops[reader] - self.at:
                 break
-            keep = bool(self.expected[writer, reader]) and not dead
-            mask[writer, reader] = False
-            rows.append(-1 if dead else len(masks))
-            guesses.append(keep)
-            if not dead:
-                masks.append(mask.copy())
-            mask[writer, reader] = keep
-            out[writer] -= not keep
-        stacked = np.stack(masks) if masks else np.empty((0, *mask.shape), bool)
-        return Proposal(self.at, rows, guesses, stacked)
+        return Proposal(self.at, rows, guesses, self._masks[:n_rows])
+
+    def _readers_left(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Readers with undecided edges, in order, and the writers of those."""
+        at = self.at
+        while at < len(self.order):
+            reader = int(self.order[at, 1])
+            stop = int(self._stops[reader])
+            yield reader, self.order[at:stop, 0]
+            at = stop
 
     def take(self, proposal: Proposal, losses: Sequence[float]) -> None:
         """Decide what the losses of the proposal's rows prove; guess again from the others."""
