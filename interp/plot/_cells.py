@@ -223,7 +223,8 @@ def _name(at: dict, attrs: dict) -> str:
     if {"layer", "head"} <= set(at) and (kinds or site not in AXES):
         return " ".join([f"L{int(at['layer'])}H{int(at['head'])}", *kinds])
     if site not in AXES or "layer" not in at:
-        return ", ".join(f"{dim} {index}" for dim, index in at.items())
+        named = [f"{dim} {index}" for dim, index in at.items()]
+        return str(next(iter(at.values()))) if "run" in at and len(at) == 1 else ", ".join(named)
     given = {axis: int(at[axis]) for axis in AXES[site] if axis in at}
     name = str(Place(site, int(at["layer"]), **given)) + (f"@{at['span']}" if "span" in at else "")
     window = int(attrs.get("window", 1))

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from interp.steering._audit import audit as audit
     from interp.steering._audit import edited_direction as edited_direction
     from interp.steering._bake import bake as bake
+    from interp.steering._controls import controls as controls
     from interp.steering._direction import Direction as Direction
-    from interp.steering._direction import controls as controls
     from interp.steering._generate import generate as generate
     from interp.steering._generate import texts as texts
     from interp.steering._intervention import Intervention as Intervention
@@ -69,7 +69,8 @@ _get, __dir__ = lazy(
         "interp.probes": ("selectors",),
         "interp.steering._audit": ("audit", "edited_direction"),
         "interp.steering._bake": ("bake",),
-        "interp.steering._direction": ("Direction", "controls"),
+        "interp.steering._controls": ("controls",),
+        "interp.steering._direction": ("Direction",),
         "interp.steering._generate": ("generate", "texts"),
         "interp.steering._intervention": ("Intervention",),
         "interp.steering._steer": ("steer",),

@@ -261,10 +261,14 @@ class SetUnits(Edit):
         return ScaleUnits(self.units, 0.0)(x)
 
 
+@dataclass(frozen=True, eq=False)
 class _InPlane(Edit):
-    first: Tensor
-    second: Tensor
-    plane: tuple[Tensor, Tensor]
+    """An edit of h in the plane of two vectors; what is orthogonal to it stays."""
+
+    first: Float[Tensor, "d"]
+    second: Float[Tensor, "d"]
+    angle: float | int
+    plane: tuple[Tensor, Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if 0 in (float(each.double().norm()) for each in (self.first, self.second)):
@@ -282,14 +286,8 @@ class _InPlane(Edit):
         return p, q, (h @ p).unsqueeze(-1), (h @ q).unsqueeze(-1)
 
 
-@dataclass(frozen=True, eq=False)
 class Rotate(_InPlane):
-    """h turned by `angle` in the plane; what is orthogonal to the plane stays."""
-
-    first: Float[Tensor, "d"]
-    second: Float[Tensor, "d"]
-    angle: float | int
-    plane: tuple[Tensor, Tensor] = field(init=False, repr=False)
+    """h turned by `angle` in the plane."""
 
     def __call__(self, h: Tensor) -> Tensor:
         p, q, x, y = self.parts(h)
@@ -300,14 +298,8 @@ class Rotate(_InPlane):
         return self(x)
 
 
-@dataclass(frozen=True, eq=False)
 class ToAngle(_InPlane):
     """h whose part in the plane points at `angle`, at the same length."""
-
-    first: Float[Tensor, "d"]
-    second: Float[Tensor, "d"]
-    angle: float | int
-    plane: tuple[Tensor, Tensor] = field(init=False, repr=False)
 
     def __call__(self, h: Tensor) -> Tensor:
         p, q, x, y = self.parts(h)

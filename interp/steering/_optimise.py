@@ -110,8 +110,9 @@ def optimise(
     number a prompt whose mean is to rise; both differentiable, of the prompts with their targets if there are
     some. layer: several learn one vector each, together; vectors learnt apart add up as directions do.
     Positions in `when` count from the prompt's start; the prompt is without its target. Raises ValueError for
-    none or several of the three and, with the step, for a loss or reward that is not finite. Cost: `steps`
-    forward and backward passes. The model is left as found; its parameters get no gradient.
+    none or several of the three, a max_norm of 0 or less and, with the step, for a loss or reward that is not
+    finite. Cost: `steps` forward and backward passes. The model is left as found; its parameters get no
+    gradient.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -122,6 +123,8 @@ def optimise(
     """
     facts = anatomy(model)
     wanted = places(facts, layer, site)
+    if max_norm is not None and not 0 < max_norm < float("inf"):
+        raise ValueError(f"max_norm is {max_norm}; give a length above 0, or None for any.")
     aim = Objective(model, prompts, targets, mask, suppress, loss, reward)
     made_at = parse(when)
     first = first_vectors(model, wanted, start, seed)

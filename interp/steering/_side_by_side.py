@@ -22,7 +22,8 @@ from interp._verbs import verb
 from interp.models import Model, anatomy, logits
 from interp.positions import AnyPositions, everywhere, parse
 from interp.prompts import Prompts, read
-from interp.steering._direction import Direction, controls
+from interp.steering._controls import controls
+from interp.steering._direction import Direction
 from interp.steering._generate import end_ids, generate
 from interp.steering._intervention import flat
 from interp.steering._steer import own_weights

@@ -33,7 +33,8 @@ from interp.engine.readout import Reads
 from interp.experiment import MEMORY, Metrics
 from interp.models import Model, anatomy
 from interp.positions import AnyPositions, everywhere
-from interp.steering._direction import Direction, controls
+from interp.steering._controls import controls
+from interp.steering._direction import Direction
 from interp.steering._job import Intervene, Job, Judge, Work, by_layer
 from interp.steering._runs import Question, question_of
 from interp.steering.edits import finite

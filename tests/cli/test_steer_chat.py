@@ -101,10 +101,18 @@ def test_fit_takes_a_pair_of_system_prompts(capsys, world) -> None:
     torch.testing.assert_close(steering.Direction.load(out[-1], world).vector, expected.vector)
 
 
-def test_sweep_takes_chats(capsys, fitted, files) -> None:
+def test_sweep_takes_chats(capsys, world, fitted, files) -> None:
     status, out, err = run(capsys, "sweep", MODEL, fitted, "--prompts", files[0], "--coefficients=0,2")
     assert status == 0, err
     assert out[0].startswith("3 prompts")
+    assert "These prompts have no answers" in out[1]
+    d = steering.Direction.load(fitted, world)
+    moved = (
+        steering.sweep(world, d, chats("great"), [2.0], progress=False)["raw"].sel(metric="kl").mean().item()
+    )
+    for limit, said in ((0.99 * moved, "layer 2: 0. "), (1.01 * moved, "layer 2: 0, 2. ")):
+        options = ("--prompts", files[0], "--coefficients=2,0", "--kl-limit", f"{limit}")
+        assert said in run(capsys, "sweep", MODEL, fitted, *options)[1][1]
 
 
 def answer(world, messages, *edits) -> str:

@@ -134,6 +134,8 @@ def test_sweep_writes_the_sweep_of_the_library(
     best = steering.measures.select(expected, "logit_diff", kl_limit=0.5)
     assert f"layer {best['layer']}, coefficient {best['coefficient']:g}" in out[1]
     assert best["effect"] > 1.5
+    band = steering.measures.band(expected, "logit_diff", {"kl": 0.5})
+    assert f"At this layer {band['verdict'].sel(layer=best['layer']).item()}." in out[1]
     page = (folder / out[-1]).read_text(encoding="utf-8")
     assert all(word in page for word in ("perplexity of neutral text", "wrong way", "Best within a KL"))
 

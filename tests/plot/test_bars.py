@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from interp import plot, stats
 
@@ -82,3 +83,12 @@ def test_one_prompt_has_no_error_bars(result) -> None:
     assert "interval" not in fig.layout.title.subtitle.text
     with pytest.raises(ValueError, match="at least 1"):
         plot.bars(result(), top=0)
+
+
+def test_runs_go_by_their_names() -> None:
+    from interp.plot._cells import cell_names
+
+    value = xr.DataArray([1.0, 2.0], dims="run", coords={"run": ["mean, random", "prompt"]})
+    assert cell_names(value, {}, [(0,), (1,)]) == ["mean, random", "prompt"]
+    other = value.rename(run="relation")
+    assert cell_names(other, {}, [(1,)]) == ["relation prompt"]

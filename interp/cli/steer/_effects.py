@@ -33,7 +33,8 @@ def sweep(args: argparse.Namespace, out: Output) -> None:
     options: dict[str, Any] = {"when": when_of(args), "seed": args.seed, "neutral": neutral_text(args)}
     options |= {"metric": metrics, "progress": bars(args)}
     result = steering.sweep(model, direction, prompts, args.coefficients, **options)
-    best, words = _best(result, args.kl_limit)
+    known = bool(args.task or args.metric)
+    best, words = _best(result, args.kl_limit) if known else (None, _within(result, args.kl_limit))
     out.say(about, words)
     out.tell(model=args.model, best=best, n_prompts=result.sizes["prompt"])
     out.wrote("result", save_result(result, folder / "sweep.nc"))
@@ -65,9 +66,32 @@ def _best(result: xr.Dataset, kl_limit: float) -> tuple[dict[str, Any] | None, s
     words = (
         f"Best within a KL of {kl_limit:g} nats: layer {best['layer']}, coefficient "
         f"{best['coefficient']:g}, {metric} {best['effect']:+.3g} at KL {best['kl']:.3g} on the half of "
-        f"the prompts that did not choose it ({', '.join(controls)})."
+        f"the prompts that did not choose it ({', '.join(controls)}). "
+        f"At this layer {_verdict(result, best['layer'], str(metric), kl_limit)}."
     )
     return {**best, "metric": str(metric), "kl_limit": kl_limit}, words
+
+
+def _verdict(result: xr.Dataset, layer: float, metric: str, kl_limit: float) -> str:
+    """Which coefficients to use at a layer, in words."""
+    from interp import steering
+
+    band = steering.measures.band(result, metric, {"kl": kl_limit})
+    return str(band["verdict"].sel(layer=layer).item())
+
+
+def _within(result: xr.Dataset, kl_limit: float) -> str:
+    """Which coefficients leave the KL within the limit, where no answers say what to aim at."""
+    small = result["raw"].sel(metric="kl").mean("prompt").sortby("coefficient") <= kl_limit
+    layers = []
+    for layer in small["layer"].values:
+        inside = small["coefficient"].values[small.sel(layer=layer).values]
+        layers.append(f"layer {layer}: {', '.join(f'{each:g}' for each in inside) or 'none'}")
+    return (
+        "These prompts have no answers, so nothing says which setting is best (--task and --metric do). "
+        f"Coefficients with a mean KL of {kl_limit:g} nats or less, {'; '.join(layers)}. Read what is "
+        "written with interp steer generate or chat."
+    )
 
 
 def _page(result: xr.Dataset, best: dict[str, Any] | None, words: str, path: Path) -> Path:

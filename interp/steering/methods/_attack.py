@@ -28,8 +28,8 @@ from interp import results
 from interp._verbs import verb
 from interp.models import Model, anatomy, logits
 from interp.models.places import places
-from interp.prompts import read
-from interp.steering._direction import random_like
+from interp.prompts import Prompts, read
+from interp.steering._controls import random_like
 from interp.steering._intervention import Intervention
 from interp.steering._optimise import learn
 from interp.steering._steer import steer
@@ -74,18 +74,7 @@ def attack_scaling(
     (where,) = places(facts, layer or 0, "resid_pre")
     n, room = int(rows.lengths[0]), vocabulary.context(model)
     counts, sizes = sorted(set(positions)), sorted(set(lengths))
-    if len(rows) != 1 or not counts or not sizes or counts[0] < 1 or sizes[0] < 1 or n_targets < 1:
-        raise ValueError(
-            f"there are {len(rows)} prompts, positions {counts}, lengths {sizes} and {n_targets} targets: "
-            "give one prompt, and numbers of 1 or more."
-        )
-    if counts[-1] > n or (room is not None and n + sizes[-1] > room):
-        raise ValueError(
-            f"the prompt has {n} tokens; it needs {counts[-1]} or more, and with {sizes[-1]} targets at most "
-            f"{room} in all."
-        )
-    if bits < 1:
-        raise ValueError(f"bits is {bits}; a number of the model has 1 or more.")
+    _require(rows, counts, sizes, n_targets, bits, room)
     generator = torch.Generator().manual_seed(seed)
     shape = (len(counts), len(sizes), n_targets)
     out = {name: np.zeros(shape) for name in ("success", "random", "norm")}
@@ -113,6 +102,25 @@ def attack_scaling(
         kappa=float((a * t_max).sum() / (a * a).sum()),
     )  # fmt: skip
     return results.dataset(variables, {"positions": counts, "length": sizes}, attrs)
+
+
+def _require(
+    rows: Prompts, counts: Sequence[int], sizes: Sequence[int], n_targets: int, bits: int, room: int | None
+) -> None:
+    """ValueError for what cannot be attacked."""
+    if len(rows) != 1 or not counts or not sizes or counts[0] < 1 or sizes[0] < 1 or n_targets < 1:
+        raise ValueError(
+            f"there are {len(rows)} prompts, positions {counts}, lengths {sizes} and {n_targets} targets: "
+            "give one prompt, and numbers of 1 or more."
+        )
+    n = int(rows.lengths[0])
+    if counts[-1] > n or (room is not None and n + sizes[-1] > room):
+        raise ValueError(
+            f"the prompt has {n} tokens; it needs {counts[-1]} or more, and with {sizes[-1]} targets at most "
+            f"{room} in all."
+        )
+    if bits < 1:
+        raise ValueError(f"bits is {bits}; a number of the model has 1 or more.")
 
 
 class _Run:

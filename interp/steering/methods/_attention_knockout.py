@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from interp.steering._runs import question_of, runner, score
 from interp.tasks import Task
 
 _CONVENTION = "effect = metric(clean) - metric(knocked out); positive: the answer needs this attention"
+_DIMS = ("prompt", "pair", "layer", "metric")
 Pairs = Mapping[str, tuple[AnyPositions, AnyPositions]] | Sequence[tuple[str, str]]
 
 
@@ -86,16 +87,6 @@ def attention_knockout(
     question = question_of(model, task, None, None, None, task.metric if metric is None else metric)
     units = [(name, centre) for name in named for centre in centres]
     made = [_cut(model, named[name], _window(centre, window, facts.n_layers)) for name, centre in units]
-    names = [each.name for each in question.reads.metrics]
-    n, shape = len(rows), (len(rows), len(named), len(centres), len(names))
-    dims = ("prompt", "pair", "layer", "metric")
-    template = xr.Dataset(
-        {
-            "raw": (dims, np.full(shape, np.nan)),
-            "clean": (("prompt", "metric"), np.full((n, len(names)), np.nan)),
-        }
-    )
-    regions = [_region(unit, len(centres)) for unit in range(len(units))]
     identity = {
         "method": "attention_knockout", "model_fingerprint": model_fingerprint(model),
         "task": task.fingerprint(), "window": window,
@@ -103,39 +94,56 @@ def attention_knockout(
         "metric": ", ".join(map(repr, question.reads.metrics)),
     }  # fmt: skip
     run = runner(model, question, made, engine, len(units))
-    every = torch.arange(n, device=rows.tokens.device)
     size = batch_size or _at_once(question.reads, Budget(facts, experiments.Budget(memory=memory).memory))
+    every = torch.arange(len(rows), device=rows.tokens.device)
     clean = score(question.reads, run.clean, run.clean, every).cpu().numpy()
-    out = template.copy(deep=True)
-    with (
-        stores.open_arrays(store, template, identity, {"pair": 1, "layer": 1}, regions) as kept,
-        tqdm(total=len(units), disable=not progress, desc="attention_knockout", unit="cut") as bar,
-    ):
-        for number, edits in enumerate(made):
-            if kept is None or not kept.done[number]:
-                parts = [
-                    score(question.reads, run.run(some, edits), run.clean[some], some)
-                    for some in every.split(size)
-                ]
-                values = torch.cat(parts).cpu().numpy()
-                _fill(out, kept, number, regions[number]["raw"], values)
-            bar.update()
-        out = out if kept is None else kept.load()
-    out["clean"].values[...] = clean
+
+    def measured(edits: list[Intervention]) -> np.ndarray:
+        parts = [
+            score(question.reads, run.run(some, edits), run.clean[some], some) for some in every.split(size)
+        ]
+        return torch.cat(parts).cpu().numpy()
+
+    shape = (len(rows), len(named), len(centres), len(question.reads.metrics))
+    raw = _filled(shape, made, measured, store, identity, progress)
     signs = np.array([1.0 if each.better == "higher" else -1.0 for each in question.reads.metrics])
-    raw = out["raw"].values
     variables = {
-        "value": (dims, signs * (clean[:, None, None] - raw)),
-        "raw": (dims, raw),
+        "value": (_DIMS, signs * (clean[:, None, None] - raw)),
+        "raw": (_DIMS, raw),
         "clean": (("prompt", "metric"), clean),
     }
     attrs = results.provenance(
         method="attention_knockout", site="pattern", convention=_CONVENTION, metric=question.reads.metrics,
-        model=facts.name, task=task.name, task_fingerprint=task.fingerprint(), n_prompts=n, seed=seed,
+        model=facts.name, task=task.name, task_fingerprint=task.fingerprint(), n_prompts=len(rows), seed=seed,
         window=window, engine=run.engine,
     )  # fmt: skip
-    coords = {"pair": list(named), "layer": centres, "metric": names}
+    coords = {"pair": list(named), "layer": centres, "metric": [each.name for each in question.reads.metrics]}
     return results.dataset(variables, coords, attrs, task)
+
+
+def _filled(
+    shape: tuple[int, int, int, int],
+    made: list[list[Intervention]],
+    measured: Callable[[list[Intervention]], np.ndarray],
+    store: str | Path | None,
+    identity: dict[str, Any],
+    progress: bool,
+) -> np.ndarray:
+    """Raw metrics [prompt, pair, layer, metric] of every cut; those that the store has are not run again."""
+    template = xr.Dataset({"raw": (_DIMS, np.full(shape, np.nan))})
+    regions = [_region(unit, shape[2]) for unit in range(len(made))]
+    raw = template["raw"].values.copy()
+    with (
+        stores.open_arrays(store, template, identity, {"pair": 1, "layer": 1}, regions) as kept,
+        tqdm(total=len(made), disable=not progress, desc="attention_knockout", unit="cut") as bar,
+    ):
+        for number, edits in enumerate(made):
+            if kept is None:
+                raw[regions[number]["raw"]] = measured(edits)
+            elif not kept.done[number]:
+                kept.write(number, {"raw": (regions[number]["raw"], measured(edits))})
+            bar.update()
+        return raw if kept is None else kept.load()["raw"].values
 
 
 def _named(pairs: Pairs) -> dict[str, tuple[AnyPositions, AnyPositions]]:
@@ -183,13 +191,6 @@ def _cut(model: Model, pair: tuple[AnyPositions, AnyPositions], layers: range) -
 
 def _region(unit: int, n_layers: int) -> dict[str, tuple[slice | int, ...]]:
     return {"raw": (slice(None), unit // n_layers, unit % n_layers, slice(None))}
-
-
-def _fill(out: xr.Dataset, kept: Any, number: int, region: tuple, values: np.ndarray) -> None:
-    if kept is None:
-        out["raw"].values[region] = values
-    else:
-        kept.write(number, {"raw": (region, values)})
 
 
 def _at_once(reads: Any, budget: Budget) -> int:

@@ -33,7 +33,8 @@ from interp.places import Place
 from interp.positions import AnyPositions, everywhere, parse
 from interp.probes.selectors import auroc
 from interp.prompts import Prompts, read_classes
-from interp.steering._direction import Direction, controls, found_on
+from interp.steering._controls import controls
+from interp.steering._direction import Direction, found_on
 from interp.steering._intervention import Intervention
 from interp.steering._optimise import Objective, first_vectors, learn, optimise
 from interp.steering.edits import AnyGate, Made, Number, add, finite
@@ -257,7 +258,7 @@ def compare(
         )
     for what in methods.values():
         if isinstance(what, Direction):
-            what.check(model)
+            what.require_any().check(model)
         if isinstance(what, Task):
             check_task(what, anatomy(model), model)
     rows = _rows_of(methods, task, when, seed)

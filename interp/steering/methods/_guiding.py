@@ -168,7 +168,7 @@ def guiding_giants(
     if direction.layout != "vector":
         raise ValueError(f"the direction has layout {direction.layout!r}; a patch is one vector a place.")
     read_at = tuple(place(each, facts) for each in ([inputs] if isinstance(inputs, str) else inputs))
-    first = min(direction.check(model).places, key=_rank)
+    first = min(direction.require_any().check(model).places, key=_rank)
     late = [str(where) for where in read_at if _rank(where) >= _rank(first)]
     if not read_at or late:
         raise ValueError(

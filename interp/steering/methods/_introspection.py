@@ -35,7 +35,8 @@ from interp.positions import AnyPositions
 from interp.probes._question import answer_logits
 from interp.probes.thresholds import clopper_pearson
 from interp.prompts import Prompts, read
-from interp.steering._direction import Direction, found_on, random_like
+from interp.steering._controls import random_like
+from interp.steering._direction import Direction, found_on
 from interp.steering._intervention import Intervention, flat
 from interp.steering.edits import add
 

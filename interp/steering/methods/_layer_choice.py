@@ -32,7 +32,8 @@ from interp.places import STREAM_SITES
 from interp.positions import AnyPositions, weights
 from interp.probes.selectors import require_pairs
 from interp.prompts import read
-from interp.steering._direction import Direction, controls
+from interp.steering._controls import controls
+from interp.steering._direction import Direction
 from interp.steering._sweep import sweep
 from interp.steering.extract import mean_difference
 from interp.steering.measures import calibrate

@@ -175,6 +175,7 @@ def control_effect(
     one_row(pos)
     for part in direction.check(model).split():
         part._single_vector()
+    units = direction.unit().vectors
     sides = [read(model, side, what=what) for side, what in ((up, "up"), (down, "down"))]
     n, m = (len(side) for side in sides)
     if min(n, m) < 2:
@@ -185,7 +186,7 @@ def control_effect(
     columns: dict[str, list[Any]] = {name: [] for name in ("value", "mean_up", "mean_down", "random")}
     for place in places:
         rows = [each[place].double() for each in kept]
-        axis = direction.unit().vectors[place].to(rows[0])
+        axis = units[place].to(rows[0])
         drawn = torch.randn(draws, len(axis), generator=generator, dtype=torch.float64).to(rows[0])
         axes = torch.cat((axis[None], drawn))
         one, other = (each @ axes.T for each in rows)  # [prompt, axis]; a length does not matter to d

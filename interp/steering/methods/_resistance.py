@@ -32,7 +32,8 @@ from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
-from interp.steering._direction import Direction, controls
+from interp.steering._controls import controls
+from interp.steering._direction import Direction
 from interp.steering._generate import generate
 from interp.steering._intervention import flat
 from interp.steering._job import continued
@@ -244,7 +245,7 @@ def under_shift(
     first = next(iter(tasks.values()))
     chosen = check_metric(metric, first.metric)
     signs = signs_of(chosen)
-    direction.check(model)
+    direction.require_any().check(model)
     for task in tasks.values():
         check_task(task, anatomy(model), model)
     (drawn,) = controls([direction], seed)["random"]

@@ -146,9 +146,10 @@ def _measured(
         nats = -log[:, :-1].gather(-1, batch.tokens[:, 1:, None])[..., 0]
         counted = real[:, 1:].clone()
         counted[:, :after] = False
-        losses[index.cpu()] = (_mean(nats, counted)).cpu().numpy()
+        at_rows = index.cpu().numpy()  # numpy takes a tensor of one row for a number
+        losses[at_rows] = _mean(nats, counted).cpu().numpy()
         for layer in range(n_layers):
-            received[index.cpu(), layer] = _mean(seen[layer], real[:, key + 1 :]).cpu().numpy()
+            received[at_rows, layer] = _mean(seen[layer], real[:, key + 1 :]).cpu().numpy()
     return losses, received
 
 

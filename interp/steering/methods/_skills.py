@@ -30,7 +30,8 @@ from interp.models.places import places
 from interp.places import AXES
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
-from interp.steering._direction import Direction, controls, found_on
+from interp.steering._controls import controls
+from interp.steering._direction import Direction, found_on
 from interp.steering.edits import Number, add, finite
 from interp.steering.methods._neurons import measure, signs_of
 from interp.tasks import Task

@@ -37,7 +37,8 @@ from interp.models.places import places
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere, parse
 from interp.prompts import Prompts, read
-from interp.steering._direction import Direction, controls, found_on
+from interp.steering._controls import controls
+from interp.steering._direction import Direction, found_on
 from interp.steering._intervention import Intervention
 from interp.steering._optimise import Objective, first_vectors, learn
 from interp.steering._steer import steer

@@ -90,6 +90,10 @@ def gaussian_ot(
     nonnegative("ridge", ridge)
     _require_count(k, None)
     start, end = read(model, source, what="source"), read(model, target, what="target")
+    if min(len(start), len(end)) < 2:
+        raise ValueError(
+            f"there are {len(start)} source and {len(end)} target prompts; a covariance needs two or more."
+        )
     goal = activations(model, end, wanted, pos, batch_size=batch_size)
     maps: dict[Place, SubspaceMap] = {}
     for where in wanted:

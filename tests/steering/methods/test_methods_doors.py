@@ -182,6 +182,37 @@ def test_conditions_are_checked_before_a_pass(model: Any, task: interp.Task) -> 
     assert not passes
 
 
+def test_what_would_do_nothing_is_refused_before_a_pass(model: Any, task: interp.Task) -> None:
+    zero = Direction({interp.places.parse("L1.resid_pre"): torch.zeros(64)})
+    up, down = task.clean[:4], task.clean[4:]
+    calls = (
+        lambda: methods.under_shift(model, zero, {"as it is": task}, progress=False),
+        lambda: methods.compare(model, task, {"d": zero}, 0.1, progress=False),
+        lambda: methods.guiding_giants(model, zero, up, down, "L0.resid_pre", steps=1),
+        lambda: methods.control_effect(model, up, down, zero),
+        lambda: methods.gaussian_ot(model, up[:1], down, "L1.resid_pre"),
+        *(
+            lambda norm=norm: steering.optimise(model, up, down[:, :1], layer=1, max_norm=norm)
+            for norm in (0, -1.0)
+        ),
+    )
+    passes = []
+    with model.hooks(fwd_hooks=[("hook_embed", lambda t, hook: passes.append(1))]):
+        for call in calls:
+            with pytest.raises(ValueError, match=r"is 0|two or more|max_norm"):
+                call()
+    assert not passes
+
+
+def test_a_sink_of_one_prompt_is_that_of_it_among_others(model: Any, task: interp.Task) -> None:
+    whole = methods.sink_effect(model, task, 0)
+    for one in (methods.sink_effect(model, task[:1], 0), methods.sink_effect(model, task, 0, batch_size=7)):
+        same = whole["received"].sel(run=["plain", "removed"])[: len(one["prompt"])]  # one control is random
+        torch.testing.assert_close(
+            torch.tensor(one["received"].sel(run=["plain", "removed"]).values), torch.tensor(same.values)
+        )
+
+
 def test_odd_arguments_are_sentences(model: Any, task: interp.Task, direction: Direction) -> None:
     concepts = methods.concept_vectors(model, ["Mary", "Tom"], ["Anna"], template="{} had a", layer=1)
     ask = interp.probes.Question(" Mary", " John")
