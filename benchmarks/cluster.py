@@ -166,6 +166,7 @@ class Trials:
         self.cluster.close()
         row = self.settled(store, stores.status(store).done if store.exists() else 0)
         self.cluster = Cluster(self.folder)
+        self.patch(self.cluster.address)  # its workers load
         return row
 
 
