@@ -13,7 +13,7 @@ from sides import PLAIN, all_cells, make_runs
 
 import interp
 from interp import steering
-from interp.engine import trust
+from interp.engine import compare, trust, wavefront
 from interp.models import weights
 from interp.models.parts import Weights
 
@@ -44,6 +44,24 @@ def test_fast_is_chosen_and_checked_once(model, monkeypatch):
     assert len(calls) == 1
     assert pick(model, site="q") == "fast"
     assert len(calls) == 2
+
+
+def test_what_a_first_call_runs(model, monkeypatch):
+    """The model once, on one prompt, and our pass beside it; the runs of a sweep once. Then these alone."""
+    passes = []
+
+    def counted(name, owner):
+        run = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a: (passes.append((name, len(a[1]))), run(*a))[1])
+
+    for name, owner in (("logits", compare), ("_own_logits", compare), ("capture", wavefront)):
+        counted(name, owner)
+    given = task(model)
+    interp.patch(model, given, "z", progress=False)
+    assert passes == [("logits", 1), ("_own_logits", 1), ("capture", len(given))]
+    passes.clear()
+    interp.patch(model, given, "z", progress=False)
+    assert passes == [("capture", len(given))]
 
 
 def test_misread_weights_fall_back(model, monkeypatch):
