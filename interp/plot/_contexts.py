@@ -44,7 +44,7 @@ def contexts(result: xr.Dataset, title: str | None = None, *, theme: str = "auto
     ]
     if not rows:
         raise ValueError("no prompt turned any of these features on, so there is no context to draw.")
-    largest = np.nanmax(result["value"].values, axis=1)
+    largest = np.nan_to_num(result["value"].values).max(1)  # of features that any prompt turned on
     activation = np.array([result["activation"].values[at] / largest[at[0]] for at in rows])
     tokens = [[str(each) for each in result["token"].values[at]] for at in rows]
     names = [str(each) for each in result["feature"].values]

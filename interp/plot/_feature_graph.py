@@ -61,11 +61,12 @@ def feature_graph(
             yshift=-15,
             font={"size": 9, "color": look.MUTED},
         )
-    tokens = list(graph.tokens) or [""]
+    tokens, (first, last) = list(graph.tokens) or [""], _ends(graph, used)
+    shown = range(first, min(last + 1, len(tokens)))
+    labels = [escape(look.visible(tokens[pos])[:12]) for pos in shown]
     fig.update_xaxes(
-        tickmode="array", tickvals=list(range(len(tokens))),
-        ticktext=[escape(look.visible(t)[:12]) for t in tokens],
-        tickangle=-45, range=[-0.6, len(tokens) - 0.4], showgrid=False, zeroline=False,
+        tickmode="array", tickvals=list(shown), ticktext=labels,
+        tickangle=-45, range=[first - 0.6, last + 0.6], showgrid=False, zeroline=False,
     )  # fmt: skip
     fig.update_yaxes(
         tickmode="array", tickvals=list(range(len(rows))), ticktext=rows, range=[-0.6, len(rows) - 0.5],
@@ -87,14 +88,22 @@ def _places(graph: Any, used: set[int], rows: list[str]) -> dict[int, Place]:
     for number_ in sorted(used):
         node = graph.nodes[number_]
         groups.setdefault((node.site, node.pos), []).append(number_)
-    last, places = max(len(graph.tokens) - 1, 1), {}
+    (first, last), places = _ends(graph, used), {}
     for (site, pos), members in groups.items():
-        middle, span = (last / 2, last) if pos < 0 else (float(pos), 0.8)
+        middle, span = ((first + last) / 2, max(last - first, 1)) if pos < 0 else (float(pos), 0.8)
         middle = float(last) if site == _LOGITS else middle
         step = min(span / len(members), 0.45 if pos >= 0 else span)
         for i, member in enumerate(members):
             places[member] = middle + step * (i - (len(members) - 1) / 2), float(rows.index(site))
     return places
+
+
+def _ends(graph: Any, used: set[int]) -> tuple[int, int]:
+    """The positions that are drawn: from the first node's to the last one's, or to where the metric reads."""
+    at = [pos for pos in (graph.nodes[n].pos for n in used) if pos >= 0]
+    if not at:
+        return 0, max(len(graph.tokens) - 1, 1)
+    return min(at), max(*at, graph.end, min(at) + 1)
 
 
 def _lines(edges: Sequence[tuple[int, int, float]], at: dict[int, Place]) -> list[go.Scatter]:

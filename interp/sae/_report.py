@@ -81,12 +81,7 @@ def report(
         [0.0, 0.0, 1.0]
     """
     require(dictionary, model)
-    prompts = read(model, data, mask)
-    if skip < 0 or int(prompts.lengths.min()) < skip + 2:
-        raise ValueError(
-            f"skip is {skip}, and the shortest prompt has {int(prompts.lengths.min())} tokens; it needs "
-            "skip + 2."
-        )
+    prompts = _prompts(model, data, mask, skip)
     with torch.no_grad():
         sample = _sample(model, dictionary, prompts, skip, batch_size)
         sums = _sums(dictionary, sample)
@@ -122,6 +117,15 @@ def report(
     return results.dataset(variables, coords, attrs)
 
 
+def _prompts(model: Model, data: Any, mask: Tensor | None, skip: int) -> Prompts:
+    """The prompts. ValueError where `skip` leaves none of two tokens."""
+    prompts = read(model, data, mask)
+    shortest = int(prompts.lengths.min())
+    if skip < 0 or shortest < skip + 2:
+        raise ValueError(f"skip is {skip}, and the shortest prompt has {shortest} tokens; it needs skip + 2.")
+    return prompts
+
+
 @verb
 def check(
     model: Model, dictionary: Dictionary, data: Any, *, skip: int = 1, mask: Tensor | None = None
@@ -142,7 +146,7 @@ def check(
         0.0
     """
     require(dictionary, model)
-    prompts = read(model, data, mask)
+    prompts = _prompts(model, data, mask, skip)
     with torch.no_grad():
         sums = _sums(dictionary, _sample(model, dictionary, prompts, skip, None))
     fvu = float(sums["sse"].sum() / sums["sst"].sum())

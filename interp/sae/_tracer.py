@@ -49,8 +49,8 @@ def to_tracer(
     id and text of the logit that the metric reads; probability: of it. scan, slug, node_threshold: what the
     page shows (scan names the pages of features). Position 0 is the beginning token's.
 
-    Raises ValueError for a graph without positions or of several prompts, two dictionaries in a layer, and
-    where an error and a feature would have one id.
+    Raises ValueError for a graph without positions or of several prompts, two dictionaries in a layer, a
+    model of fewer layers, shares outside of 0 to 1, and where an error and a feature would have one id.
 
     Example:
         >>> import json, tempfile, torch
@@ -69,7 +69,12 @@ def to_tracer(
         raise ValueError("the graph is of several prompts, and circuit-tracer's of one; make it of task[:1].")
     if any(node.pos == ALL and node.site != LOGITS for node in graph.nodes):
         raise ValueError("the graph has nodes without positions; make it with by='pos'.")
+    for word, share in (("probability", probability), ("node_threshold", node_threshold)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{word} is {share}; give a share from 0 to 1.")
     layers = [_layer(site) for site in graph.sites]
+    if n_layers <= max(layers):
+        raise ValueError(f"n_layers is {n_layers}, and the graph has a site in layer {max(layers)}.")
     if len(set(layers)) < len(layers):
         raise ValueError(
             f"the graph has two dictionaries in a layer ({', '.join(graph.sites)}); the format knows one."

@@ -275,6 +275,14 @@ def test_a_graph_opens_in_circuit_tracer(model: Any, task: interp.Task, tmp_path
     ):
         with pytest.raises(ValueError, match=said):
             sae.to_tracer(graph, tmp_path / "no.json", n_layers=3, answer=(3, "yes"))
+    options: Any = {"n_layers": 3, "answer": (3, "yes")}
+    for wrong, said in (
+        ({"n_layers": 2}, "n_layers is 2, and the graph has a site in layer 2"),
+        ({"probability": 2.0}, "probability is 2.0; give a share"),
+        ({"node_threshold": -1.0}, "node_threshold is -1.0; give a share"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            sae.to_tracer(found, tmp_path / "no.json", **{**options, **wrong})
 
 
 def test_circuits_are_checked_before_a_pass(model: Any, task: interp.Task) -> None:

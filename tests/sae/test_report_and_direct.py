@@ -165,5 +165,8 @@ def test_what_cannot_be_attributed(model: Any, task: interp.Task) -> None:
         sae.through_attention(model, task, perfect("L1.z"), [500])
     with pytest.raises(ValueError, match="is not in the stream"):
         sae.to_logits(model, task, perfect("L1.z"))
+    for wrong in (-1, 40):
+        with pytest.raises(ValueError, match=rf"skip is {wrong}, and the shortest prompt has \d+ tokens"):
+            sae.check(model, drawn(64, 96, "L1.resid_pre"), task, skip=wrong)
     with pytest.raises(ValueError, match=r"skip is 40, and the shortest prompt has \d+ tokens"):
         sae.report(model, perfect("L1.z"), task, skip=40)
