@@ -1,7 +1,8 @@
-"""The study of steering on a chat model: what its measures count, its passes, its verdicts."""
+"""The study of steering on a chat model: what its measures count, its passes, its verdicts, its page."""
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from importlib import import_module
@@ -18,7 +19,11 @@ from interp.places import Place
 from interp.prompts import Prompts
 from interp.steering._intervention import Intervention
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+PAGE = (ROOT / "docs" / "steering.md").read_text(encoding="utf-8")
+DONE = json.loads((BENCHMARKS / "results" / "steering_chat.json").read_text(encoding="utf-8"))
+CASES = {name: case for name, case in DONE.items() if name != "refusal"}
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +221,24 @@ def test_verdicts(modules: Any) -> None:
     assert verdict(case, row(0.6, 2.1, loss=1.31)) == (True, True, False)
     weak = {"rows": [row(-1.0, -1.0, kind="random")], "base": case["base"]}
     assert verdict(weak, row(0.05, 0.05)) == (False, False, True)
+
+
+def test_the_tables_of_the_page_are_those_of_the_study(modules: Any) -> None:
+    assert modules["tables"].filled(PAGE, DONE) == PAGE
+    assert PAGE.count("<!-- table chat-") == len(modules["tables"].sections(DONE))
+    assert list(CASES) == list(modules["cases"].BEHAVIOURS)[: len(CASES)]
+    assert DONE["refusal"]["refused"] < 3
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_methods_and_controls_are_at_one_kl(name: str) -> None:
+    """0.3 nats within 10 %, 15 % at most, twelve requests, eleven controls."""
+    rows = CASES[name]["rows"]
+    for kind, n in (("method", 10), ("random", 6), ("shuffled", 5)):
+        assert len([row for row in rows if row["kind"] == kind]) == n
+    for row in rows:
+        if row["kind"] in ("method", "random", "shuffled") and row["strength"] is not None:
+            assert row["kl"] == pytest.approx(0.3, rel=0.15)
+        if "effect" in row:
+            assert {len(row[key]) for key in ("effect", "score", "loss", "repetition", "ended")} == {12}
+            assert row["effect_interval"][0] == pytest.approx(sum(row["effect"]) / 12, abs=2e-4)
