@@ -229,7 +229,7 @@ def test_what_cannot_be_is_said_before_the_model_loads(capsys, monkeypatch, fitt
 def test_answers_stand_beside_their_voice() -> None:
     from interp.cli.steer._chat import _shown
 
-    assert _shown("plain", "Buy:\n\n  * rice", False) == f"plain    > Buy:\n{' ' * 11}\n{' ' * 13}* rice"
+    assert _shown("plain", "Buy:\n\n  * rice", False) == f"plain    > Buy:\n\n{' ' * 13}* rice"
     assert _shown("random", "and then", True) == "random   > and then ..."
 
 

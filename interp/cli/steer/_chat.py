@@ -220,4 +220,4 @@ def _shown(voice: str, text: str, cut: bool) -> str:
         for line in f"{text}{' ...' * cut}".split("\n")
         for part in textwrap.wrap(line, max(width - len(_INDENT), 20), drop_whitespace=True) or [""]
     ]
-    return f"{voice:<9}> " + f"\n{_INDENT}".join(lines)
+    return f"{voice:<9}> " + "\n".join(lines[:1] + [f"{_INDENT}{line}".rstrip() for line in lines[1:]])
