@@ -177,6 +177,7 @@ class Objective:
         self.whole, self.target, self.n_runs = self.rows, self.rows.real, 0
         if targets is not None:
             self.whole, self.target = _joined(model, self.rows, targets)
+        anatomy(model).require_one_batch(self.whole.lengths)
 
     def of(self, made: Sequence[Intervention]) -> Tensor:
         """The loss under these interventions, with its gradient."""

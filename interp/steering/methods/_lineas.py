@@ -27,7 +27,7 @@ from torch import Tensor
 
 from interp._activations import activations
 from interp._verbs import verb
-from interp.models import Model, logits
+from interp.models import Model, anatomy, logits
 from interp.places import Place
 from interp.positions import AnyPositions, weights
 from interp.prompts import Prompts, read
@@ -78,6 +78,7 @@ def lineas(
     if steps < 1 or not lr > 0:
         raise ValueError(f"steps is {steps} and lr is {lr}; give a step or more and a width above 0.")
     start, end = read(model, source, what="source"), read(model, target, what="target")
+    anatomy(model).require_one_batch(start.lengths)
     shares = weights(pos, start)
     goal = activations(model, end, wanted, pos)
     plain = activations(model, start, wanted, pos)

@@ -248,6 +248,7 @@ def check_path(
 
 def roots(model: Model, rows: Prompts, answers: Sequence[int]) -> Float[Tensor, "prompt class_1"]:
     """Square roots of the answers' probabilities after each prompt, and of all others' together."""
+    anatomy(model).require_one_batch(rows.lengths)
     out = logits(model, rows.tokens)
     last = out[torch.arange(len(rows), device=out.device), rows.lengths - 1].double()
     p = last.softmax(-1)[:, list(answers)]

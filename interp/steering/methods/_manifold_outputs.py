@@ -55,6 +55,8 @@ def output_curve(
             f"and a token id of each, from 0 to {size - 1}."
         )
     prompts = [read(model, each, what=f"class {name!r}") for name, each in classes.items()]
+    for rows in prompts:
+        anatomy(model).require_one_batch(rows.lengths)
     with torch.no_grad():
         means = [roots(model, rows, answers).square().mean(0).sqrt() for rows in prompts]
     knots = torch.stack(means).cpu()

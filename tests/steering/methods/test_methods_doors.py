@@ -239,3 +239,28 @@ def test_odd_arguments_are_sentences(model: Any, task: interp.Task, direction: D
         with pytest.raises(ValueError, match=match):
             call()
     assert methods.east(model, clean, among=[3, 4], layer=1).vector.any()
+
+
+@pytest.mark.filterwarnings("ignore:using the reference engine")
+def test_rows_of_several_lengths_are_refused_where_padding_would_be_attended_to() -> None:
+    lens = pytest.importorskip("transformer_lens")
+    if not hasattr(lens, "HookedTransformer"):
+        pytest.skip("this release has no HookedTransformer")
+    sizes = {"n_layers": 2, "d_model": 16, "d_head": 8, "n_heads": 2, "n_ctx": 6, "d_vocab": 20}
+    cfg = lens.HookedTransformerConfig(**sizes, attn_only=True, attention_dir="bidirectional", seed=0)
+    both_ways = lens.HookedTransformer(cfg).eval()
+    ragged, whole = [[1, 5, 6, 7], [1, 5, 6]], [[1, 5, 6], [1, 6, 5]]
+    classes = {"a": whole, "b": whole, "c": [[1, 7, 8], [1, 8, 7]]}
+    curve = methods.manifold(both_ways, classes, 1, layer=1)
+    calls = (
+        lambda: steering.optimise(both_ways, ragged, [[4], [4]], layer=1, steps=1),
+        lambda: methods.lineas(both_ways, ragged, whole, "L1.resid_pre", steps=1),
+        lambda: methods.output_curve(both_ways, {**classes, "c": ragged}, [5, 6, 7]),
+        lambda: methods.manifold_paths(both_ways, curve, ragged, [5, 6, 7], 0, 1),
+    )
+    passes = []
+    with both_ways.hooks(fwd_hooks=[("hook_embed", lambda t, hook: passes.append(1))]):
+        for call in calls:
+            with pytest.raises(ValueError, match="goes both ways"):
+                call()
+    assert not passes
