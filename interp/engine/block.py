@@ -29,6 +29,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.engine import thin
 from interp.models.parts import MLP, Attention, Block, Norm, Weights
 
 Tap = Callable[..., Tensor]
@@ -106,6 +107,8 @@ def times(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
     if lower(W, x):
         out = (x.to(W.dtype) @ W).to(x.dtype)
         return out if b is None else out.add_(b)
+    if thin.few(x, W):
+        return thin.times(x, W, b)
     return x @ W if b is None else torch.addmm(b, x, W)
 
 
@@ -131,12 +134,14 @@ class _Projection(torch.autograd.Function):
         return out, None, slope.sum(1) if ctx.needs_input_grad[2] else None
 
 
-def finish(attn: Attention, x: Tensor, pos: Tensor, norm: Norm | None) -> Tensor:
-    """From what hook_q or hook_k sees to what the scores use: norm, clip, rotation."""
+def finish(attn: Attention, x: Tensor, pos: Tensor, norm: Norm | None, turn: Tensor | None = None) -> Tensor:
+    """From what hook_q or hook_k sees to what the scores use: norm, clip, rotation; turn: its matrix."""
     if norm is not None:
         x = norm(x.flatten(1)).view(x.shape) if attn.whole_norm else norm(x)
     if attn.clip is not None:
         x = x.clamp(-attn.clip, attn.clip)
+    if turn is not None:
+        return x @ turn
     return x if attn.rotary is None else attn.rotary(x, pos)
 
 
@@ -250,44 +255,23 @@ def attention(
     return tap("z", layer, z), k, v
 
 
-def joined(attn: Attention) -> tuple[Tensor, Tensor | None]:
-    """W_Q, W_K and W_V side by side [d_model, heads · d_head], a copy, and their biases.
-
-    Where a row or a few pass at a time, one product of this is faster than a product for every head.
-    """
-    parts = (attn.W_Q, attn.W_K, attn.W_V)
-    W = torch.cat([part.movedim(0, 1).flatten(1) for part in parts], 1)
-    biases = (attn.b_Q, attn.b_K, attn.b_V)
-    if all(b is None for b in biases):
-        return W, None
-    flat = [w.new_zeros(len(w) * w.shape[-1]) if b is None else b.flatten() for w, b in zip(parts, biases)]
-    return W, torch.cat(flat)
-
-
-def qkv_joined(
-    attn: Attention, layer: int, x: Tensor, pos: Tensor, joint: tuple[Tensor, Tensor | None], tap: Tap
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`qkv` of rows that are queries and keys, by the product of `joined`: x [row, d_model], normed."""
-    W, b = joint
-    whole = (x @ W if b is None else torch.addmm(b, x, W)).view(len(x), -1, attn.W_Q.shape[-1])
-    n, m = len(attn.W_Q), len(attn.W_K)
-    first, v = whole[:, : n + m], value(attn, tap("v", layer, whole[:, n + m :]))
-    q, k = first[:, :n], first[:, n:]
-    new_q, new_k = tap("q", layer, q), tap("k", layer, k)
-    if new_q is q and new_k is k and attn.q_norm is None and attn.k_norm is None:
-        first = finish(attn, first, pos, None)  # the same angles turn both
-        return first[:, :n], first[:, n:], v
-    return finish(attn, new_q, pos, attn.q_norm), finish(attn, new_k, pos, attn.k_norm), v
-
-
 def qkv(
-    attn: Attention, layer: int, queries: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor], tap: Tap
+    attn: Attention,
+    layer: int,
+    queries: tuple[Tensor, Tensor],
+    keys: tuple[Tensor, Tensor],
+    tap: Tap,
+    turn: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Finished queries, keys and values [row, head, d_head]; `queries` and `keys` as in `attention`."""
+    """Finished queries, keys and values [row, head, d_head]; `queries` and `keys` as in `attention`.
+
+    turn: the matrix [d_head, d_head], or one for each row, by which the rotation multiplies, if at hand.
+    """
     q = attn.factor(tap("q", layer, project(attn.W_Q, attn.b_Q, queries[0])))
     k = attn.factor(tap("k", layer, project(attn.W_K, attn.b_K, keys[0])))
     v = value(attn, attn.factor(tap("v", layer, project(attn.W_V, attn.b_V, keys[0]))))
-    return finish(attn, q, queries[1], attn.q_norm), finish(attn, k, keys[1], attn.k_norm), v
+    q, k = finish(attn, q, queries[1], attn.q_norm, turn), finish(attn, k, keys[1], attn.k_norm, turn)
+    return q, k, v
 
 
 def attn_write(block: Block, z: Tensor) -> Tensor:
@@ -313,7 +297,7 @@ def head_writes(
 def unembed(weights: Weights, stream: Tensor, W_U: Tensor, b_U: Tensor | None) -> Tensor:
     """Logits of the columns W_U [d_model, column] for final stream rows [row, d_model]."""
     x = normed(weights.final_norm, stream)
-    return weights.capped(x @ W_U if b_U is None else torch.addmm(b_U, x, W_U))
+    return weights.capped(times(x, W_U, b_U))
 
 
 def mlp_inner(mlp: MLP, x: Tensor) -> tuple[Tensor, Tensor | None]:

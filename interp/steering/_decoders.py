@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from interp._verbs import warn
 from interp.engine import block as B
 from interp.engine.forward import SCORES, forward, unembed
 from interp.models import Model, cache_holds, is_bridge
-from interp.models.parts import Attention, Block, Weights
+from interp.models.parts import Attention, Block, Rotary, Weights
 from interp.prompts import Prompts
 from interp.steering._clock import Clock
 from interp.steering._intervention import Intervention
@@ -93,10 +94,11 @@ class FastDecoder:
         self.weights, self.tokens, self.mask, self.use_cache = parts, tokens, real, use_cache
         self.clock = Clock(real.sum(1) if prompts is None else prompts)
         self.taps = taps(interventions, self.clock)
-        self._first = None if bool(real.all()) else real.int().argmax(1)  # [row], the first real column
+        self.padded = not bool(real.all())
+        self._first = None if not self.padded else real.int().argmax(1)  # [row], the first real column
         self._done = 0  # columns in the cache
         self._cache: list[tuple[Tensor, Tensor]] = []
-        self._joint: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._alike: tuple[int, list[int]] = (0, [])
 
     def logits(self) -> Float[Tensor, "row vocab"]:
         """Run what has not been run, and give the logits after the last column."""
@@ -119,13 +121,16 @@ class FastDecoder:
         self.tokens = torch.cat((self.tokens, new[:, None]), 1)
         self.mask = torch.cat((self.mask, torch.ones_like(self.mask[:, :1])), 1)
 
-    def joint(self, layer: int, attn: Attention) -> tuple[Tensor, Tensor | None] | None:
-        """The layer's W_Q, W_K and W_V side by side, copied at the first step of one token; None on a GPU."""
-        if attn.W_Q.device.type != "cpu" or attn.W_V.shape[-1] != attn.W_Q.shape[-1]:
-            return None
-        if layer not in self._joint:
-            self._joint[layer] = B.joined(attn)
-        return self._joint[layer]
+    def alike(self, stop: int) -> list[int]:
+        """For each layer the first one whose rotary angles are the same, at least up to column `stop`."""
+        if self._alike[0] < stop:
+            tables = [block.attn.rotary for block in self.weights.blocks]
+            shared = [
+                next(first for first, old in enumerate(tables) if old is new or _same(old, new, 2 * stop))
+                for new in tables
+            ]
+            self._alike = (2 * stop, shared)
+        return self._alike[1]
 
     def remember(self, layer: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put away keys and values [row, kv head, pos, d_head] of the columns from `start` on; all so far."""
@@ -165,24 +170,26 @@ class _Attend:
     ) -> None:
         self.decoder, self.start, self.column, self.position = decoder, start, column, position
         self._hidden: dict[int | None, Tensor | None] = {}
+        self._turns: dict[int, Tensor] = {}
 
     def __call__(self, block: Block, layer: int, x: Tensor, tap: B.Tap) -> Tensor:
         n, at, attn, h = len(self.column), self.position, block.attn, B.normed(block.attn_norm, x)
-        joint = self.decoder.joint(layer, attn) if n == 1 and self.start else None
-        if joint is None:
-            q, k, v = B.qkv(attn, layer, (h, at), (h, at), tap)  # each [row · pos, head, d_head]
-        else:
-            q, k, v = B.qkv_joined(attn, layer, h, at, joint, tap)
+        turn = self.turn(attn, layer) if n == 1 else None
+        q, k, v = B.qkv(attn, layer, (h, at), (h, at), tap, turn)  # each [row · pos, head, d_head]
         rows, heads = len(q) // n, q.shape[1]
         k, v = (each.unflatten(0, (rows, n)).transpose(1, 2) for each in (k, v))
         k, v = self.decoder.remember(layer, self.start, k, v)
         kv = k.shape[1]
+        hidden, scored = self.hidden(attn.window), (SCORES, layer) in self.decoder.taps
+        if n == 1 and attn.fused and attn.alibi is None and not scored:
+            q, seen = q.view(rows, kv, heads // kv, -1), None if hidden is None else hidden.logical_not()
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=1 / attn.scale)
+            return tap("z", layer, z.reshape(rows, heads, -1))
         q = q.view(rows, n, kv, heads // kv, -1).permute(0, 2, 3, 1, 4).reshape(rows, kv, -1, q.shape[-1])
         scores = ((q @ k.transpose(-1, -2)) / attn.scale).view(rows, heads, n, -1)
         scores = B.biased(attn, scores, self.column)
-        hidden = self.hidden(attn.window)
         scores = scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
-        scores = tap(SCORES, layer, scores) if (SCORES, layer) in self.decoder.taps else scores
+        scores = tap(SCORES, layer, scores) if scored else scores
         z = scores.softmax(-1).view(rows, kv, -1, k.shape[2]) @ v  # [row, kv, share · pos, d_head]
         z = z.view(rows, heads, n, -1).transpose(1, 2).reshape(rows * n, heads, -1)
         return tap("z", layer, z)
@@ -193,3 +200,27 @@ class _Attend:
             found = self.decoder.hidden(self.start, self.column, window)
             self._hidden[window] = found if found is None or found.ndim == 2 else found[:, None]
         return self._hidden[window]
+
+    def turn(self, attn: Attention, layer: int) -> Tensor | None:
+        """The layer's rotation of this column as a matrix, or one a row; once a pass for equal angles.
+
+        Half precision keeps to the tables, whose rounding is the model's.
+        """
+        rotary, d_head = attn.rotary, attn.W_Q.shape[-1]
+        if rotary is None or attn.W_Q.dtype.itemsize < 4:
+            return None
+        first = self.decoder.alike(self.start + 1)[layer]
+        if first not in self._turns:
+            at = self.position if self.decoder.padded else self.position[:1]
+            unit = torch.eye(d_head, dtype=attn.W_Q.dtype, device=at.device).expand(len(at), -1, -1)
+            turn = rotary(unit, at)
+            self._turns[first] = turn if self.decoder.padded else turn[0]
+        return self._turns[first]
+
+
+def _same(one: Rotary | None, other: Rotary | None, rows: int) -> bool:
+    """Whether two rotations are the same at the first positions."""
+    if one is None or other is None:
+        return one is other
+    tables = zip((one.sin, one.cos), (other.sin, other.cos))
+    return one.adjacent == other.adjacent and all(torch.equal(a[:rows], b[:rows]) for a, b in tables)

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from interp import positions, steering
+from interp.engine import thin
+from interp.models.parts import Rotary
 from interp.prompts import read
 from interp.steering._generate import FastDecoder, decoding, left_padded
 
@@ -84,8 +86,18 @@ def test_padded_rows_are_those_rows_alone(toy, ids, draw, within, side):
                 torch.testing.assert_close(together[row, None], alone, rtol=0, atol=within)
 
 
+@pytest.fixture
+def sliced(monkeypatch):
+    """Products of few rows run by slices, as those of wide matrices do on several cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(thin, "WIDTH", 8)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_engines_agree_on_other_architectures(ids, draw, name):
+def test_the_engines_agree_on_other_architectures(sliced, ids, draw, name):
     """Position biases, local attention, caps, parallel blocks: padded rows, a gate at an earlier place."""
     model = architectures.build(ARCHITECTURES[name])
     mask = torch.ones_like(ids, dtype=torch.bool)
@@ -106,6 +118,21 @@ def test_the_engines_agree_on_other_architectures(ids, draw, name):
     for other in runs[1:]:
         torch.testing.assert_close(runs[0], other, rtol=0, atol=1e-9)
     assert (runs[0] - forced(model, ids, ends, (), True, mask)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_step_makes_its_angles_once_for_all_layers(ids, monkeypatch, padded):
+    model = architectures.build(architectures.ROTARY)
+    turned, plain = [], Rotary.__call__
+    monkeypatch.setattr(Rotary, "__call__", lambda self, x, pos: turned.append(len(x)) or plain(self, x, pos))
+    prompts = [ids[0].tolist(), ids[1, 2:].tolist()] if padded else ids[:2]
+    steering.generate(model, prompts, max_new_tokens=1)
+    first = len(turned)  # the proof and the prompt
+    turned.clear()
+    steering.generate(model, prompts, max_new_tokens=4, stop=())
+    proofs = first - 2 * model.cfg.n_layers
+    assert turned[-3:] == [2 if padded else 1] * 3
+    assert len(turned) <= proofs + 2 * model.cfg.n_layers + 3
 
 
 def test_which_engine_runs(model, ids, draw, monkeypatch):
