@@ -45,6 +45,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -367,10 +368,16 @@ def _measure(names: list[str], quick: bool) -> None:
         print(f"{name}: {done[name]['seconds']} s", file=sys.stderr, flush=True)
         if not quick:
             kept = RESULTS.with_suffix(".part")
-            kept.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            kept.write_text(_as_json(done), encoding="utf-8")
             kept.replace(RESULTS)
     if quick:
         print(tables.everything(done))
+
+
+def _as_json(done: dict[str, Row]) -> str:
+    """With every innermost list in one line."""
+    whole = json.dumps(done, indent=1, ensure_ascii=False)
+    return re.sub(r"\[\n[^\[\]{}]*\]", lambda match: re.sub(r"\n\s*", " ", match[0]), whole) + "\n"
 
 
 def _load() -> dict[str, Row]:

@@ -226,7 +226,7 @@ def test_verdicts(modules: Any) -> None:
 def test_the_tables_of_the_page_are_those_of_the_study(modules: Any) -> None:
     assert modules["tables"].filled(PAGE, DONE) == PAGE
     assert PAGE.count("<!-- table chat-") == len(modules["tables"].sections(DONE))
-    assert list(CASES) == list(modules["cases"].BEHAVIOURS)[: len(CASES)]
+    assert list(CASES) == list(modules["cases"].BEHAVIOURS)
     assert DONE["refusal"]["refused"] < 3
 
 
@@ -242,3 +242,72 @@ def test_methods_and_controls_are_at_one_kl(name: str) -> None:
         if "effect" in row:
             assert {len(row[key]) for key in ("effect", "score", "loss", "repetition", "ended")} == {12}
             assert row["effect_interval"][0] == pytest.approx(sum(row["effect"]) / 12, abs=2e-4)
+
+
+def counts(tables: Any, name: str) -> list[int]:
+    """In how many behaviours a method works, shows, leaves the text whole, and all three."""
+    found = [tables.verdict(case, tables.row_of(case, name)) for case in CASES.values()]
+    return [sum(each[i] for each in found) for i in range(3)] + [sum(map(all, found))]
+
+
+def test_what_the_page_says_of_methods(modules: Any) -> None:
+    tables = modules["tables"]
+    found = {name: counts(tables, name) for name in (*tables.METHODS, *tables.PROMPTS)}
+    assert found["system prompt, boosted"] == [6, 7, 5, 2]
+    assert found["tuned bias"] == [7, 6, 4, 2]
+    assert max(each[3] for name, each in found.items() if each[3] != 2) == 1
+    directions = set(tables.METHODS) - {"system prompt, boosted", "tuned bias", "rank-1 adapter"}
+    assert max(found[name][1] for name in directions) == 4
+    assert found["3 examples"] == [8, 8, 0, 0]
+    assert found["mean difference"] == found["mean difference, turned"] == [6, 3, 3, 1]
+    assert [found[name][0] for name in ("logistic", "Linear-AcT", "Gaussian OT")] == [5, 5, 4]
+    assert found["system prompts' direction"][:2] == [3, 0]
+    assert found["rank-1 adapter"][0] == 4
+    assert found["trained vector"][:2] == [7, 2]
+    short = tables.row_of(CASES["short answers"], "mean difference")
+    assert tables.mean(short["effect"]) == pytest.approx(0.58, abs=0.005)
+    assert max(short["score"]) == 0
+    best = {
+        name: max(found, key=lambda each: tables.mean(tables.row_of(case, each)["score"]))
+        for name, case in CASES.items()
+    }
+    assert [name for name, each in best.items() if each != "3 examples"] == ["the sea"]
+    whole = {
+        method: [
+            name for name, case in CASES.items() if all(tables.verdict(case, tables.row_of(case, method)))
+        ]
+        for method in ("system prompt, boosted", "tuned bias")
+    }
+    assert list(whole.values()) == [["pirate", "the sea"], ["sentiment", "formality"]]
+    bias = [tables.row_of(case, "tuned bias")["side"] for case in CASES.values()]
+    assert all(each == case["right"] for each, case in zip(bias, CASES.values()))
+
+
+def test_what_the_page_says_of_failures_and_controls(modules: Any) -> None:
+    tables = modules["tables"]
+    pairs = [
+        tables.verdict(case, tables.row_of(case, name))
+        for case in CASES.values() for name in (*tables.METHODS, *tables.PROMPTS)
+    ]  # fmt: skip
+    assert sum(works for works, _, _ in pairs) == 66
+    assert sum(works and not shows for works, shows, _ in pairs) == 29
+    randoms = tables.controls_of(CASES["sentiment"], "random")
+    assert sum(not tables.verdict(CASES["sentiment"], row)[2] for row in randoms) == 4
+    for kind, n, total in (("random", 3, 48), ("shuffled", 6, 40)):
+        rows = [row for case in CASES.values() for row in tables.controls_of(case, kind)]
+        assert len(rows) == total
+        assert sum(row["effect_interval"][1] > 0 for row in rows) == n
+        assert max(row["change_interval"][1] for row in rows) <= 0
+    case = CASES["sentiment"]
+    names = ("mean difference", "mean difference, turned", "logistic", "Linear-AcT")
+    for name in names:
+        middle, low, _ = tables.row_of(case, name)["change_interval"]
+        assert 0 < low < middle < tables.bars(case)[1]
+    auroc = [tables.row_of(each, "mean difference")["auroc"] for each in CASES.values()]
+    assert min(auroc) > 0.985
+    ahead = [
+        tables.mean(tables.row_of(each, "system prompt")["score"])
+        > tables.mean(tables.row_of(each, tables.SAME)["score"])
+        for each in CASES.values()
+    ]
+    assert [name for name, more in zip(CASES, ahead) if not more] == ["formality"]
