@@ -32,6 +32,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu2": lambda x: F.relu(x).square(),
 }
+Tables = dict[tuple[int, Any], Rotary]  # by the module that makes them, and the kind of layer
 
 
 class NotLaidOut(AttributeError, ValueError):
@@ -77,11 +78,12 @@ def weights(model: Model) -> Weights:
     """
     cfg, known = model.cfg, architecture(model)
     _require_matrices(model)
+    tables: Tables = {}
     return Weights(
         W_E=model.W_E,
         W_pos=_position_table(model) if cfg.positional_embedding_type == "standard" else None,
         embed_norm=_embed_norm(model),
-        blocks=tuple(_block(model, layer, known) for layer in range(len(model.blocks))),
+        blocks=tuple(_block(model, layer, known, tables) for layer in range(len(model.blocks))),
         final_norm=final_norm(model),
         W_U=model.W_U,
         b_U=getattr(model, "b_U", None),
@@ -101,7 +103,8 @@ def attentions(model: Model) -> tuple[Attention, ...]:
         raise ValueError(
             f"{known.name} has latent attention (MLA), whose heads have no weights of their own."
         )
-    return tuple(_attention(model, layer, known) for layer in range(len(model.blocks)))
+    tables: Tables = {}
+    return tuple(_attention(model, layer, known, tables) for layer in range(len(model.blocks)))
 
 
 def _require_matrices(model: Model) -> None:
@@ -247,11 +250,11 @@ def _norms(model: Model, block: Any, known: Architecture) -> dict[str, Norm | No
     }
 
 
-def _block(model: Model, layer: int, known: Architecture) -> Block:
+def _block(model: Model, layer: int, known: Architecture, tables: Tables) -> Block:
     cfg, block = model.cfg, model.blocks[layer]
     norm = _norms(model, block, known)
     return Block(
-        attn=_attention(model, layer, known),
+        attn=_attention(model, layer, known, tables),
         mlp=None if cfg.attn_only else _mlp(block.mlp, cfg, known, norm["mlp"], norm["mlp_out"]),
         attn_norm=norm["attn"],
         attn_out_norm=norm["attn_out"],
@@ -259,8 +262,9 @@ def _block(model: Model, layer: int, known: Architecture) -> Block:
     )
 
 
-def _attention(model: Model, layer: int, known: Architecture) -> Attention:
+def _attention(model: Model, layer: int, known: Architecture, tables: Tables) -> Attention:
     cfg, attn = model.cfg, model.blocks[layer].attn
+    turns = cfg.positional_embedding_type == "rotary"
     grouped = hasattr(attn, "_W_K") and not getattr(cfg, "ungroup_grouped_query_attention", False)
     own = "_" if grouped else ""  # the plain names repeat each key-value head for its group
     return Attention(
@@ -279,7 +283,7 @@ def _attention(model: Model, layer: int, known: Architecture) -> Attention:
         q_norm=_norm(getattr(attn, "q_norm", None), cfg, rms=True),
         k_norm=_norm(getattr(attn, "k_norm", None), cfg, rms=True),
         whole_norm=known.whole_qk_norm,
-        rotary=_rotary(model, layer, known) if cfg.positional_embedding_type == "rotary" else None,
+        rotary=_rotary(model, layer, known, tables) if turns else None,
         alibi=_alibi_slopes(model) if cfg.positional_embedding_type == "alibi" else None,
     )
 
@@ -336,8 +340,11 @@ def _alibi_slopes(model: Model) -> Tensor:
 
 
 @torch.no_grad()
-def _rotary(model: Model, layer: int, known: Architecture) -> Rotary | None:
-    """The layer's tables, asked of the module that makes them, on a bridge inside the transformers model."""
+def _rotary(model: Model, layer: int, known: Architecture, tables: Tables) -> Rotary | None:
+    """The layer's tables, asked of the module that makes them, on a bridge inside the transformers model.
+
+    tables: those that a module outside of the layers has made; layers that turn alike share them.
+    """
     attn = model.blocks[layer].attn
     if hasattr(attn, "rotary_sin"):  # HookedTransformer
         return Rotary(attn.rotary_sin, attn.rotary_cos, bool(model.cfg.rotary_adjacent_pairs))
@@ -359,6 +366,14 @@ def _rotary(model: Model, layer: int, known: Architecture) -> Rotary | None:
         options = {"layer_type": kinds[layer]}
     elif known.windows[layer] is not None and hasattr(vars(model)["original_model"], "rotary_emb_local"):
         module = vars(model)["original_model"].rotary_emb_local
+    key = id(module), options.get("layer_type")
+    if key not in tables:
+        tables[key] = _tables(model, module, options, known)
+    return tables[key]
+
+
+def _tables(model: Model, module: Any, options: dict[str, Any], known: Architecture) -> Rotary:
+    """What a module of transformers turns every position of the context by."""
     pos = torch.arange(model.cfg.n_ctx, device=model.W_E.device)[None]
     cos, sin = (
         table[0].clone() for table in module(model.W_E[:1, None], pos, **options)
