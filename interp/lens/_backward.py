@@ -23,7 +23,7 @@ from interp._verbs import verb
 from interp.engine.forward import forward
 from interp.engine.trust import own_weights
 from interp.lens import _readout as R
-from interp.models import Model, anatomy, logits
+from interp.models import Anatomy, Model, anatomy, logits
 from interp.models.parts import Weights
 from interp.models.places import Layers, places
 from interp.places import Place, hook_name
@@ -67,17 +67,8 @@ def backward(
         ('prompt', 'layer', 'pos')
     """
     facts = anatomy(model)
-    unit = direction.check(model).unit()
-    if unit.layout != "vector" or len(unit.places) != 1 or unit.place.site not in _STREAM:
-        raise ValueError(
-            f"direction is at {', '.join(map(str, unit.places))}; give one vector of the stream."
-        )
-    chosen = places(facts, range(int(unit.place.layer or 0) + 1) if layer is None else layer, "resid_pre")
-    late = [place for place in chosen if _order(place) > _order(unit.place)]
-    if late:
-        raise ValueError(
-            f"{late[0]} comes after {unit.place}, and does not write to it. Choose lower layers."
-        )
+    unit = _vector(model, direction)
+    chosen = _earlier(facts, layer, unit.place)
     R.check_top(top, model)
     data = read(model, prompts, mask)
     marks = weights(pos, data)
@@ -87,26 +78,8 @@ def backward(
         instead=f"{len(data):,} prompts through the model and its hooks",
     )  # fmt: skip
     raw, streams, slopes = _slopes(model, parts, data, chosen, unit.place, unit.vector, marks)
-    table = R.wide(model.W_E.detach()) * facts.embed_scale
-    table = table - table.mean(0)
-    best = [(slope.to(table) @ table.T).topk(top) for slope in slopes]
-    real = data.real.cpu().numpy()[:, None]  # [prompt, 1, pos]
-    value, norm = (
-        torch.stack(rows, 1).double().cpu().numpy()
-        for rows in (
-            [(slope * stream).sum(-1) for slope, stream in zip(slopes, streams)],
-            [slope.norm(dim=-1) for slope in slopes],
-        )
-    )
-    ids = torch.stack([each.indices for each in best], 1).cpu().numpy()
-    values = torch.stack([each.values for each in best], 1).double().cpu().numpy()
-    dims, ids = ("prompt", "layer", "pos"), np.where(real[..., None], ids, -1)
-    variables: dict[str, Any] = {
-        "value": (dims, np.where(real, value, np.nan)), "norm": (dims, np.where(real, norm, np.nan)),
-        "top_id": ((*dims, "place"), ids), "top_token": ((*dims, "place"), R.names(model, ids)),
-        "top_value": ((*dims, "place"), np.where(real[..., None], values, np.nan)),
-        "raw": (("prompt",), raw.double().cpu().numpy()),
-    }  # fmt: skip
+    variables = _shares(data, streams, slopes) | _tokens(model, data, slopes, facts.embed_scale, top)
+    variables["raw"] = (("prompt",), raw.double().cpu().numpy())
     attrs = results.provenance(
         method="backward lens", site=str(unit.place), model=facts.name, n_prompts=len(data),
         unit="activation", convention="value = slope of the projection · the stream; positive writes it",
@@ -117,8 +90,56 @@ def backward(
     return results.dataset(variables, coords, attrs)
 
 
+def _vector(model: Model, direction: Direction) -> Direction:
+    """The direction at length 1. ValueError for what is not one vector of the stream."""
+    unit = direction.check(model).unit()
+    if unit.layout != "vector" or len(unit.places) != 1 or unit.place.site not in _STREAM:
+        raise ValueError(
+            f"direction is at {', '.join(map(str, unit.places))}; give one vector of the stream."
+        )
+    return unit
+
+
+def _earlier(facts: Anatomy, layer: Layers, end: Place) -> tuple[Place, ...]:
+    """Where slopes are taken. ValueError for layers after the place that is written."""
+    chosen = places(facts, range(int(end.layer or 0) + 1) if layer is None else layer, "resid_pre")
+    late = [place for place in chosen if _order(place) > _order(end)]
+    if late:
+        raise ValueError(f"{late[0]} comes after {end}, and does not write to it. Choose lower layers.")
+    return chosen
+
+
 def _order(place: Place) -> tuple[int, int]:
     return int(place.layer or 0), _STREAM.index(place.site)
+
+
+def _shares(data: Prompts, streams: list[Tensor], slopes: list[Tensor]) -> dict[str, Any]:
+    """`value` and `norm` of each position, NaN behind a prompt's end."""
+    real = data.real.cpu().numpy()[:, None]  # [prompt, 1, pos]
+    value, norm = (
+        torch.stack(rows, 1).double().cpu().numpy()
+        for rows in (
+            [(slope * stream).sum(-1) for slope, stream in zip(slopes, streams)],
+            [slope.norm(dim=-1) for slope in slopes],
+        )
+    )
+    dims = ("prompt", "layer", "pos")
+    return {"value": (dims, np.where(real, value, np.nan)), "norm": (dims, np.where(real, norm, np.nan))}
+
+
+def _tokens(model: Model, data: Prompts, slopes: list[Tensor], scale: float, top: int) -> dict[str, Any]:
+    """The tokens whose embeddings, above the mean one, have the largest products with the slopes."""
+    table = R.wide(model.W_E.detach()) * scale
+    table = table - table.mean(0)
+    best = [(slope.to(table) @ table.T).topk(top) for slope in slopes]
+    real = data.real.cpu().numpy()[:, None, :, None]  # [prompt, 1, pos, 1]
+    ids = torch.stack([each.indices for each in best], 1).cpu().numpy()
+    values = torch.stack([each.values for each in best], 1).double().cpu().numpy()
+    dims, ids = ("prompt", "layer", "pos", "place"), np.where(real, ids, -1)
+    return {
+        "top_id": (dims, ids), "top_token": (dims, R.names(model, ids)),
+        "top_value": (dims, np.where(real, values, np.nan)),
+    }  # fmt: skip
 
 
 def _slopes(

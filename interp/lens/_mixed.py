@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Float
 from torch import Tensor
 
 from interp import results
@@ -57,37 +58,17 @@ def mixed(
         (('prompt', 'gamma', 'target'), True)
     """
     facts = anatomy(model)
-    if not len(gammas) or not all(0 <= gamma <= 1 for gamma in gammas):
-        raise ValueError(f"gammas is {list(gammas)}; give shares from 0 to 1.")
-    if pos == "all":
-        raise ValueError("pos is 'all'; give one position a prompt.")
+    _check(gammas, pos)
     R.check_top(top, model)
     early = places(facts, range(max(1, facts.n_layers // 2)) if layer is None else layer, "resid_post")
     end = Place("resid_post", facts.n_layers - 1)
     data = read(model, prompts, mask)
-    if targets is None and hasattr(prompts, "answers"):
-        targets = prompts.answers[:, :1]
-    ids = targets if isinstance(targets, Tensor) and targets.ndim == 2 else None
-    if targets is not None and ids is None:
-        ids = torch.tensor(R.token_ids(model, targets)).expand(len(data), -1)
+    ids = _followed(model, prompts, targets, len(data))
     readout = R.readout_of(model)
     kept = activations(
         model, data, list(dict.fromkeys((*early, end))), pos, batch_size=batch_size, engine=engine
     )
-    columns: dict[str, list[Tensor]] = {name: [] for name in ("value", "rank", "top_id", "kl", "target_id")}
-    with torch.no_grad():
-        for part in R.chunks(len(data)):
-            last = readout.logits(kept[end][part])
-            low = torch.stack([readout.logits(kept[place][part]) for place in early]).mean(0)
-            chosen = last.argmax(-1, keepdim=True) if ids is None else ids.to(last.device)[part]
-            rows = [((1 - gamma) * last + gamma * low).log_softmax(-1) for gamma in gammas]
-            columns["value"].append(torch.stack([out.gather(1, chosen) for out in rows], 1))
-            columns["rank"].append(torch.stack([R.ranks(out, chosen) for out in rows], 1))
-            columns["top_id"].append(torch.stack([out.topk(top).indices for out in rows], 1))
-            model_says = last.log_softmax(-1)
-            columns["kl"].append(torch.stack([R.divergence(model_says, out) for out in rows], 1))
-            columns["target_id"].append(chosen)
-    arrays = {name: torch.cat(parts).cpu().numpy() for name, parts in columns.items()}
+    arrays = _mixtures(readout, kept[end], [kept[place] for place in early], ids, gammas, top)
     dims = {"kl": ("prompt", "gamma"), "target_id": ("prompt", "target")}
     dims |= {"value": ("prompt", "gamma", "target"), "rank": ("prompt", "gamma", "target")}
     variables: dict[str, Any] = {
@@ -101,3 +82,45 @@ def mixed(
     )  # fmt: skip
     coords = {"prompt": np.arange(len(data)), "gamma": [float(gamma) for gamma in gammas]}
     return results.dataset(variables, coords, attrs)
+
+
+def _check(gammas: Sequence[float], pos: AnyPositions) -> None:
+    """ValueError for shares outside 0 to 1, and for several positions."""
+    if not len(gammas) or not all(0 <= gamma <= 1 for gamma in gammas):
+        raise ValueError(f"gammas is {list(gammas)}; give shares from 0 to 1.")
+    if pos == "all":
+        raise ValueError("pos is 'all'; give one position a prompt.")
+
+
+def _followed(model: Model, prompts: Any, targets: Any, n: int) -> Tensor | None:
+    """Tokens [prompt, target] to follow; None for what the model says."""
+    if targets is None and hasattr(prompts, "answers"):
+        targets = prompts.answers[:, :1]
+    if targets is None or (isinstance(targets, Tensor) and targets.ndim == 2):
+        return targets
+    return torch.tensor(R.token_ids(model, targets)).expand(n, -1)
+
+
+@torch.no_grad()
+def _mixtures(
+    readout: R.Readout,
+    end: Float[Tensor, "prompt d_model"],
+    early: list[Float[Tensor, "prompt d_model"]],
+    ids: Tensor | None,
+    gammas: Sequence[float],
+    top: int,
+) -> dict[str, np.ndarray]:
+    """What each mixture says of the targets and of the vocabulary, a few prompts' logits at once."""
+    columns: dict[str, list[Tensor]] = {name: [] for name in ("value", "rank", "top_id", "kl", "target_id")}
+    for part in R.chunks(len(end)):
+        last = readout.logits(end[part])
+        low = torch.stack([readout.logits(state[part]) for state in early]).mean(0)
+        chosen = last.argmax(-1, keepdim=True) if ids is None else ids.to(last.device)[part]
+        rows = [((1 - gamma) * last + gamma * low).log_softmax(-1) for gamma in gammas]
+        columns["value"].append(torch.stack([out.gather(1, chosen) for out in rows], 1))
+        columns["rank"].append(torch.stack([R.ranks(out, chosen) for out in rows], 1))
+        columns["top_id"].append(torch.stack([out.topk(top).indices for out in rows], 1))
+        model_says = last.log_softmax(-1)
+        columns["kl"].append(torch.stack([R.divergence(model_says, out) for out in rows], 1))
+        columns["target_id"].append(chosen)
+    return {name: torch.cat(parts).cpu().numpy() for name, parts in columns.items()}
