@@ -72,10 +72,7 @@ def cascade(
         >>> found["cost"].sel(way=["probe", "verdict"]).values.round(2).tolist()
         [0.33, 1.0]
     """
-    probes.check(model)
-    if len(probes.weights) != 1:
-        names = ", ".join(map(str, probes.places))
-        raise ValueError(f"a cascade has one cheap probe, these are at {names}. Choose one with .at(...).")
+    _single(model, probes)
     up, down = read_classes(model, positive, negative, mask)
     _enough(calibrate, rate)
     known = read_classes(model, *calibrate)
@@ -94,14 +91,7 @@ def cascade(
     alone = np.where(np.isfinite(score), score > (low + high) / 2, True)
     decision = np.where(unsure, verdict > 0, alone)
     right = {"probe": alone == label, "cascade": decision == label, "verdict": (verdict > 0) == label}
-    share, depth = float(unsure.mean()), _depth(model, probes)
-    numbers: dict[str, list[float]] = {name: [] for name in ("value", "low", "high", "cost", "asked")}
-    for way in _WAYS:
-        part = {"probe": 0.0, "verdict": 1.0}.get(way, share)
-        for name, number in zip(numbers, _numbers(way, right, everything, share, level)):
-            numbers[name].append(number)
-        numbers["cost"].append(part + depth * (way != "verdict"))
-        numbers["asked"].append(part)
+    numbers = _by_way(right, everything, float(unsure.mean()), _depth(model, probes), level)
     variables: dict[str, Any] = {name: (("way",), np.array(each)) for name, each in numbers.items()}
     by_prompt = {"score": score, "unsure": unsure, "verdict": np.where(asked, verdict, np.nan)}
     by_prompt |= {"decision": decision, "label": label}
@@ -113,6 +103,14 @@ def cascade(
     )  # fmt: skip
     coords = {"prompt": np.arange(len(label)), "way": np.array(_WAYS, dtype=object)}
     return results.dataset(variables, coords, attrs)
+
+
+def _single(model: Model, probes: Probes) -> None:
+    """ValueError for probes of another model or of several places."""
+    probes.check(model)
+    if len(probes.weights) != 1:
+        names = ", ".join(map(str, probes.places))
+        raise ValueError(f"a cascade has one cheap probe, these are at {names}. Choose one with .at(...).")
 
 
 def _enough(calibrate: tuple[Any, Any], rate: float) -> None:
@@ -146,6 +144,20 @@ def _asked(model: Model, side: Prompts, rows: np.ndarray, question: Question, en
         index: Tensor = from_numpy(rows.nonzero()[0])
         out[rows] = question(model, side[index], engine=engine).cpu().numpy()
     return out
+
+
+def _by_way(
+    right: dict[str, np.ndarray], everything: bool, share: float, depth: float, level: float
+) -> dict[str, list[float]]:
+    """Accuracy, interval, forwards a prompt and share of prompts asked, each in the order of the ways."""
+    numbers: dict[str, list[float]] = {name: [] for name in ("value", "low", "high", "cost", "asked")}
+    for way in _WAYS:
+        part = {"probe": 0.0, "verdict": 1.0}.get(way, share)
+        for name, number in zip(numbers, _numbers(way, right, everything, share, level)):
+            numbers[name].append(number)
+        numbers["cost"].append(part + depth * (way != "verdict"))
+        numbers["asked"].append(part)
+    return numbers
 
 
 def _numbers(

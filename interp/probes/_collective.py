@@ -104,12 +104,7 @@ def collective(
     features = {way: features_of(way, score, rows) for way in WAYS}
     columns = []
     for number in range(draws + 1):
-        each = label
-        if number:  # shuffled within the training groups and within the held-out ones
-            each = label.clone()
-            for part in (fresh, ~fresh):
-                mixed = splits.shuffled(label[part].cpu(), unit[part.cpu()], generator)
-                each[part] = mixed.to(label.device)
+        each = _shuffled(label, fresh, unit, generator) if number else label
         out = torch.stack([_judged(way, features[way], fresh, each, components, float(l2)) for way in WAYS])
         columns.append(_areas(out, each[fresh]))
         if not number:
@@ -159,6 +154,17 @@ def _check(groups: list[list[Any]], sizes: tuple[int, int]) -> None:
     members = sorted({len(group) for group in groups})
     if members != members[:1] or members[0] < 2:
         raise ValueError(f"groups have {members} members; give each as many, two or more.")
+
+
+def _shuffled(
+    label: Float[Tensor, "group"], fresh: Bool[Tensor, "group"], unit: Tensor, generator: torch.Generator
+) -> Float[Tensor, "group"]:
+    """Labels shuffled within the held-out groups and within the training ones."""
+    out = label.clone()
+    for part in (fresh, ~fresh):
+        mixed = splits.shuffled(label[part].cpu(), unit[part.cpu()], generator)
+        out[part] = mixed.to(label.device)
+    return out
 
 
 def _members(

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from interp import results
 from interp._activations import activations, engine_for
 from interp._verbs import verb
-from interp.models import Model, anatomy
+from interp.models import Anatomy, Model, anatomy
 from interp.models.places import Layers, places
 from interp.positions import weights
 from interp.probes import splits
@@ -81,10 +81,7 @@ def pairs(
     """
     facts = anatomy(model)
     wanted = places(facts, layer, site)
-    if facts.width(site) != facts.d_model:
-        raise ValueError(f"site is {site!r}; pairs are of whole vectors of the stream, not of single heads.")
-    if not len(ranks) or not all(1 <= rank <= facts.d_model for rank in ranks):
-        raise ValueError(f"ranks is {list(ranks)}; give 1 to {facts.d_model}, the width of {site!r}.")
+    _check(facts, site, ranks)
     data = read(model, prompts, mask)
     for pos in (*same, *different):
         weights(pos, data)
@@ -99,39 +96,65 @@ def pairs(
         activations(model, data, list(wanted), pos, batch_size=batch_size, engine=chosen)
         for pos in (*same, *different)
     ]
-    n, test = len(data), torch.cat((fresh, fresh))
-    truth = torch.cat((torch.ones(n), torch.zeros(n))).double()
-    turns = (torch.rand(draws, int(unit.max()) + 1, generator=generator) < 0.5)[
-        :, unit
-    ]  # pairs change labels
-    labels = [truth, *(torch.where(torch.cat((turn, turn)), 1 - truth, truth) for turn in turns)]
+    test, both = torch.cat((fresh, fresh)), torch.cat((unit, unit))
+    labels = _labellings(unit, draws, generator)
     columns: dict[str, list[Any]] = {name: [] for name in ("value", "se", "shuffled", "cosine")}
     for place in tqdm(wanted, disable=not progress, desc="pairs", unit="layer"):
-        x = torch.cat((sides[0][place], sides[2][place])).double()
-        y = torch.cat((sides[1][place], sides[3][place])).double()
-        seen, new = _scaled((x[~test], y[~test]), (x[test], y[test]))
-        each = [label.to(x) for label in labels]
-        held = [
-            torch.stack([scored(fitted(seen, label[~test], rank, float(l2)), new) for rank in ranks])
-            for label in each
-        ]
-        areas = np.array([_areas(out, label[test]) for out, label in zip(held, each)])
-        columns["value"].append(areas[0])
-        columns["shuffled"].append(areas[1:])
-        columns["se"].append(_errors(held[0], each[0][test], torch.cat((unit, unit))[test]))
-        cosine = torch.nn.functional.cosine_similarity(*new, dim=-1)
-        columns["cosine"].append(_areas(cosine[None], each[0][test])[0])
+        ends = [side[place] for side in sides]
+        for name, numbers in _judged(ends, labels, test, both, ranks, float(l2)).items():
+            columns[name].append(numbers)
     dims = ("layer", "rank")
     variables: dict[str, Any] = {name: (dims, np.stack(columns[name])) for name in ("value", "se")}
     variables["shuffled"] = (("draw", *dims), np.stack(columns["shuffled"], 1))
     variables["cosine"] = (("layer",), np.array(columns["cosine"]))
     attrs = results.provenance(
-        method="pair probe", site=site, model=facts.name, seed=seed, unit="AUROC", n_prompts=n,
+        method="pair probe", site=site, model=facts.name, seed=seed, unit="AUROC", n_prompts=len(data),
         convention="value = AUROC on pairs of held-out prompts; chance is 0.5", l2=float(l2), engine=chosen,
         n_held_out=int(fresh.sum()),
     )  # fmt: skip
     coords = {"layer": [int(place.layer or 0) for place in wanted], "rank": list(ranks)}
     return results.dataset(variables, coords, attrs)
+
+
+def _check(facts: Anatomy, site: str, ranks: Sequence[int]) -> None:
+    """ValueError for a site with heads, and for ranks that its width does not have."""
+    if facts.width(site) != facts.d_model:
+        raise ValueError(f"site is {site!r}; pairs are of whole vectors of the stream, not of single heads.")
+    if not len(ranks) or not all(1 <= rank <= facts.d_model for rank in ranks):
+        raise ValueError(f"ranks is {list(ranks)}; give 1 to {facts.d_model}, the width of {site!r}.")
+
+
+def _labellings(unit: Tensor, draws: int, generator: torch.Generator) -> list[Float[Tensor, "row"]]:
+    """The true labels of all pairs, then shuffled ones: in some units the two pairs change labels."""
+    n = len(unit)
+    truth = torch.cat((torch.ones(n), torch.zeros(n))).double()
+    turns = (torch.rand(draws, int(unit.max()) + 1, generator=generator) < 0.5)[:, unit]
+    return [truth, *(torch.where(torch.cat((turn, turn)), 1 - truth, truth) for turn in turns)]
+
+
+def _judged(
+    ends: Sequence[Float[Tensor, "prompt d"]],
+    labels: list[Float[Tensor, "row"]],
+    test: Tensor,
+    unit: Tensor,
+    ranks: Sequence[int],
+    l2: float,
+) -> dict[str, Any]:
+    """The numbers of one layer, by rank. ends: of the pairs that belong together, then of the others."""
+    x, y = (torch.cat((ends[i], ends[i + 2])).double() for i in (0, 1))
+    seen, new = _scaled((x[~test], y[~test]), (x[test], y[test]))
+    each = [label.to(x) for label in labels]
+    held = [
+        torch.stack([scored(fitted(seen, label[~test], rank, l2), new) for rank in ranks]) for label in each
+    ]
+    areas = np.array([_areas(out, label[test]) for out, label in zip(held, each)])
+    cosine = torch.nn.functional.cosine_similarity(*new, dim=-1)
+    return {
+        "value": areas[0],
+        "shuffled": areas[1:],
+        "se": _errors(held[0], each[0][test], unit[test]),
+        "cosine": _areas(cosine[None], each[0][test])[0],
+    }
 
 
 def _held_out(unit: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from interp import results
 from interp._activations import activations, engine_for
 from interp._verbs import verb
-from interp.models import Model, anatomy
+from interp.models import Anatomy, Model, anatomy
 from interp.models.places import Layers, places
 from interp.positions import AnyPositions, weights
 from interp.probes._fit import labellings, split
@@ -82,12 +82,7 @@ def table(
     """
     facts = anatomy(model)
     wanted = places(facts, layer, site)
-    if facts.width(site) != facts.d_model:
-        raise ValueError(f"site is {site!r}; this table reads whole vectors of the stream, not single heads.")
-    if not len(ks) or not all(1 <= k <= facts.d_model for k in ks):
-        raise ValueError(f"ks is {list(ks)}; give 1 to {facts.d_model}, the width of {site!r}.")
-    if not 0 <= l2 < float("inf"):
-        raise ValueError(f"l2 is {l2}; give a penalty of 0 or more, such as 1e-2.")
+    _check(facts, site, ks, l2)
     sides = split(model, positive, negative, held_out, seed, groups, mask)
     chosen = engine_for(model, sides.prompts, wanted, engine)
     read = [
@@ -103,13 +98,8 @@ def table(
         seen, fresh = _standard(
             torch.cat([part[place] for part in read[:2]]), torch.cat([part[place] for part in read[2:]])
         )
-        rows = [
-            _scores(seen, fresh, labels, ks, float(l2), seed + n) for n, labels in enumerate(truth[0])
-        ]  # [labelling][probe, prompt]
-        by_label = np.array([_areas(each, labels) for each, labels in zip(rows, truth[1])])
-        columns["value"].append(by_label[0])
-        columns["shuffled"].append(by_label[1:])
-        columns["se"].append(_errors(rows[0], truth[1][0], sides.units[1]))
+        for name, numbers in _judged(seen, fresh, truth, sides.units[1], ks, float(l2), seed).items():
+            columns[name].append(numbers)
         alone = np.full(len(names), np.nan)
         if control is not None:
             labels = [each.to(seen) for each in control]
@@ -128,6 +118,33 @@ def table(
     )  # fmt: skip
     coords = {"probe": np.array(names, dtype=object), "layer": [int(place.layer or 0) for place in wanted]}
     return results.dataset(variables, coords, attrs)
+
+
+def _check(facts: Anatomy, site: str, ks: Sequence[int], l2: float) -> None:
+    """ValueError for a site with heads, k that its width does not have and a negative penalty."""
+    if facts.width(site) != facts.d_model:
+        raise ValueError(f"site is {site!r}; this table reads whole vectors of the stream, not single heads.")
+    if not len(ks) or not all(1 <= k <= facts.d_model for k in ks):
+        raise ValueError(f"ks is {list(ks)}; give 1 to {facts.d_model}, the width of {site!r}.")
+    if not 0 <= l2 < float("inf"):
+        raise ValueError(f"l2 is {l2}; give a penalty of 0 or more, such as 1e-2.")
+
+
+def _judged(
+    seen: Float[Tensor, "train d"],
+    fresh: Float[Tensor, "test d"],
+    truth: tuple[Tensor, Tensor],
+    units: Int[Tensor, "test"],
+    ks: Sequence[int],
+    l2: float,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """The numbers of one layer, by probe: of the true labels, which come first, and of the shuffled ones."""
+    rows = [
+        _scores(seen, fresh, labels, ks, l2, seed + n) for n, labels in enumerate(truth[0])
+    ]  # [labelling][probe, prompt]
+    areas = np.array([_areas(each, labels) for each, labels in zip(rows, truth[1])])
+    return {"value": areas[0], "shuffled": areas[1:], "se": _errors(rows[0], truth[1][0], units)}
 
 
 def _standard(seen: Tensor, fresh: Tensor) -> tuple[Float[Tensor, "train d"], Float[Tensor, "test d"]]:

@@ -59,6 +59,35 @@ def overlap(
         >>> float(interp.subspaces.overlap(rows, rows, ks=[2], draws=2)["value"][0].round(6))
         1.0
     """
+    _comparable(a, b, ks, centred)
+    generator = torch.Generator().manual_seed(seed)
+    sets = [each.detach().double() for each in (a, b)]
+    top, width = max(ks), a.shape[1]
+    noise = max(float(torch.finfo(each.dtype).eps) if each.is_floating_point() else 0.0 for each in (a, b))
+    bases = [_principal(rows, top, centred, noise) for rows in sets]
+    _spanned(bases, ks)
+    spans = [[_drawn(width, top, generator, sets[0]) for _ in range(2)] for _ in range(draws)]
+    random = [[shared(U, V, k) for k in ks] for U, V in spans]
+    within = []
+    for number in range(draws):
+        rows = sets[number % 2]
+        order = torch.randperm(len(rows), generator=generator).to(rows.device)
+        halves = [_principal(rows[part], top, centred, noise) for part in order.chunk(2)]
+        within.append([shared(halves[0], halves[1], k) for k in ks])
+    variables: dict[str, Any] = {
+        "value": (("k",), np.array([shared(bases[0], bases[1], k) for k in ks])),
+        "chance": (("k",), np.array(ks) / width), "random": (("draw", "k"), np.array(random)),
+        "within": (("draw", "k"), np.array(within)), "angle": (("k", "place"), _angles(bases, ks)),
+    }  # fmt: skip
+    attrs = results.provenance(
+        method="subspace overlap", unit="share", seed=seed, n_prompts=len(a) + len(b), width=width,
+        convention="value = share of a span of k principal directions that lies in that of the other set",
+    )  # fmt: skip
+    return results.dataset(variables, {"k": list(ks)}, attrs)
+
+
+def _comparable(a: Tensor, b: Tensor, ks: Sequence[int], centred: bool) -> None:
+    """ValueError for other widths, k above what the halves can span, and values that are not finite."""
     if a.shape[1] != b.shape[1]:
         raise ValueError(
             f"the activations have widths {a.shape[1]} and {b.shape[1]}; give those of one site."
@@ -70,39 +99,25 @@ def overlap(
         )
     if not bool(a.isfinite().all() and b.isfinite().all()):
         raise ValueError("the activations have values that are not finite.")
-    generator = torch.Generator().manual_seed(seed)
-    sets = [each.detach().double() for each in (a, b)]
-    top, width = max(ks), a.shape[1]
-    noise = max(float(torch.finfo(each.dtype).eps) if each.is_floating_point() else 0.0 for each in (a, b))
-    bases = [_principal(rows, top, centred, noise) for rows in sets]
+
+
+def _spanned(bases: list[Float[Tensor, "d top"]], ks: Sequence[int]) -> None:
+    """ValueError where the rows of a set span less than the largest k."""
     for name, basis in zip("ab", bases):
-        if (rank := int(basis[0].isfinite().sum())) < top:
+        if (rank := int(basis[0].isfinite().sum())) < max(ks):
             raise ValueError(
                 f"ks is {list(ks)}, and the rows of {name} span {rank} dimensions: the next directions would "
                 "be rounding. Give smaller ks, or rows that differ more."
             )
-    spans = [[_drawn(width, top, generator, sets[0]) for _ in range(2)] for _ in range(draws)]
-    random = [[shared(U, V, k) for k in ks] for U, V in spans]
-    within = []
-    for number in range(draws):
-        rows = sets[number % 2]
-        order = torch.randperm(len(rows), generator=generator).to(rows.device)
-        halves = [_principal(rows[part], top, centred, noise) for part in order.chunk(2)]
-        within.append([shared(halves[0], halves[1], k) for k in ks])
-    angles = np.full((len(ks), top), np.nan)
+
+
+def _angles(bases: list[Float[Tensor, "d top"]], ks: Sequence[int]) -> Float[np.ndarray, "k place"]:
+    """Principal angles in degrees, smallest first, NaN beyond k."""
+    angles = np.full((len(ks), max(ks)), np.nan)
     for i, k in enumerate(ks):
         cosines = torch.linalg.svdvals(bases[0][:, :k].T @ bases[1][:, :k]).clamp(max=1)
         angles[i, :k] = torch.rad2deg(cosines.arccos()).cpu().numpy()
-    variables: dict[str, Any] = {
-        "value": (("k",), np.array([shared(bases[0], bases[1], k) for k in ks])),
-        "chance": (("k",), np.array(ks) / width), "random": (("draw", "k"), np.array(random)),
-        "within": (("draw", "k"), np.array(within)), "angle": (("k", "place"), angles),
-    }  # fmt: skip
-    attrs = results.provenance(
-        method="subspace overlap", unit="share", seed=seed, n_prompts=len(a) + len(b), width=width,
-        convention="value = share of a span of k principal directions that lies in that of the other set",
-    )  # fmt: skip
-    return results.dataset(variables, {"k": list(ks)}, attrs)
+    return angles
 
 
 def _drawn(width: int, k: int, generator: torch.Generator, like: Tensor) -> Float[Tensor, "d k"]:
@@ -158,12 +173,7 @@ def amplification(
     from interp.steering.methods import measure
 
     where = spot(subspace.place, anatomy(model))
-    if subspace.flow is not None:
-        raise ValueError("the subspace is bent by a flow; amplification takes a linear one.")
-    if isinstance(metric, (list, tuple)) or not len(tasks) or not len(strengths):
-        raise ValueError("give one metric, and one or more tasks and strengths.")
-    if len(set(strengths)) < len(strengths):
-        raise ValueError(f"strengths is {list(strengths)}; give each once.")
+    _check(subspace, tasks, strengths, metric)
     metrics = {name: check_metric(metric, task.metric)[0] for name, task in tasks.items()}
     basis = subspace.basis.detach().double()
     generator = torch.Generator().manual_seed(seed)
@@ -196,6 +206,18 @@ def amplification(
     )  # fmt: skip
     coords = {"task": np.array(list(tasks), dtype=object), "strength": [float(each) for each in strengths]}
     return results.dataset(variables, coords, attrs)
+
+
+def _check(
+    subspace: Subspace, tasks: Mapping[str, Task], strengths: Sequence[float], metric: Metrics | None
+) -> None:
+    """ValueError for a bent subspace, several metrics, no task, and strengths that are none or repeated."""
+    if subspace.flow is not None:
+        raise ValueError("the subspace is bent by a flow; amplification takes a linear one.")
+    if isinstance(metric, (list, tuple)) or not len(tasks) or not len(strengths):
+        raise ValueError("give one metric, and one or more tasks and strengths.")
+    if len(set(strengths)) < len(strengths):
+        raise ValueError(f"strengths is {list(strengths)}; give each once.")
 
 
 @verb
