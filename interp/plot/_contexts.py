@@ -33,30 +33,13 @@ def contexts(result: xr.Dataset, title: str | None = None, *, theme: str = "auto
         (4, 5)
     """
     require_dataset(result, "contexts")
-    if not {"activation", "token"} <= set(result.data_vars):
-        raise ValueError(
-            "the result has no contexts; give that of sae.contexts(model, dictionary, data, features)."
-        )
-    rows = [
-        (feature, rank)
-        for feature, rank in np.ndindex(result["value"].shape)
-        if np.isfinite(result["value"].values[feature, rank])
-    ]
-    if not rows:
-        raise ValueError("no prompt turned any of these features on, so there is no context to draw.")
+    rows = _rows(result)
     largest = np.nan_to_num(result["value"].values).max(1)  # of features that any prompt turned on
     activation = np.array([result["activation"].values[at] / largest[at[0]] for at in rows])
     tokens = [[str(each) for each in result["token"].values[at]] for at in rows]
     names = [str(each) for each in result["feature"].values]
     short = [[escape(_short(look.visible(each.strip()))) for each in row] for row in tokens]
-    numbers = [result["activation"].values[at] for at in rows]
-    hover = [
-        [
-            f"{escape(names[at[0]])}<br>{escape(word)}<br>{look.number(value)}"
-            for word, value in zip(row, values)
-        ]
-        for at, row, values in zip(rows, tokens, numbers)
-    ]
+    hover = _hover(result, rows, tokens, names)
     bright = [[f"<b>{word}</b>" if share == 1 else word for word, share in zip(row, shares)]
               for row, shares in zip(short, activation)]  # fmt: skip
     heat = go.Heatmap(
@@ -76,6 +59,36 @@ def contexts(result: xr.Dataset, title: str | None = None, *, theme: str = "auto
     left = 28 + 7.2 * max(map(len, names))
     heading = title or "Features: the prompts in which each is largest"
     return frame(fig, heading, subtitle, theme=theme, height=_ROW * len(rows), left=left, right=20, below=20)
+
+
+def _rows(result: xr.Dataset) -> list[tuple[int, int]]:
+    """(feature, rank) of each context; ValueError where there is none."""
+    if not {"activation", "token"} <= set(result.data_vars):
+        raise ValueError(
+            "the result has no contexts; give that of sae.contexts(model, dictionary, data, features)."
+        )
+    rows = [
+        (feature, rank)
+        for feature, rank in np.ndindex(result["value"].shape)
+        if np.isfinite(result["value"].values[feature, rank])
+    ]
+    if not rows:
+        raise ValueError("no prompt turned any of these features on, so there is no context to draw.")
+    return rows
+
+
+def _hover(
+    result: xr.Dataset, rows: list[tuple[int, int]], tokens: list[list[str]], names: list[str]
+) -> list[list[str]]:
+    """A text a cell: the feature, the token and the activation."""
+    numbers = [result["activation"].values[at] for at in rows]
+    return [
+        [
+            f"{escape(names[at[0]])}<br>{escape(word)}<br>{look.number(value)}"
+            for word, value in zip(row, values)
+        ]
+        for at, row, values in zip(rows, tokens, numbers)
+    ]
 
 
 def _short(word: str) -> str:

@@ -45,14 +45,7 @@ def features(
     """
     require_dataset(result, "features")
     shown, facts = words.one_metric(result, metric)
-    if set(shown["value"].dims) != {"prompt", "feature"}:
-        raise ValueError(
-            f"the result has dims {', '.join(map(str, shown['value'].dims))}; this draws prompt and "
-            "feature. Ask for "
-            "features alone (by='feature'), or choose a position with .sel(pos=5)."
-        )
-    if top < 1:
-        raise ValueError(f"top is {top}; draw at least one feature.")
+    _require_drawable(shown, top)
     value = shown["value"].transpose("feature", "prompt")
     index = value["index"].values if "index" in value.coords else np.zeros(value.sizes["feature"])
     order = np.argsort(-np.abs(value.values).mean(1), kind="stable")
@@ -61,13 +54,7 @@ def features(
     ]
     z = value.values[rows]
     names = [str(value["feature"].values[row]) for row in rows]
-    texts = shown["text"].values if "text" in shown.coords else [f"prompt {n}" for n in range(z.shape[1])]
-    said = [escape(str(text)) for text in texts]
-    unit = escape(facts.unit)
-    hover = [
-        [f"{escape(name)}<br>{text}<br>{look.number(v)} {unit}" for text, v in zip(said, row)]
-        for name, row in zip(names, z)
-    ]
+    hover = _hover(shown, names, z, escape(facts.unit))
     end, pixels = look.robust(z), max(160, _ROW * len(rows))
     heat = go.Heatmap(
         z=z, x=np.arange(z.shape[1]), y=np.arange(len(rows)), hovertext=hover, hoverinfo="text",
@@ -88,3 +75,25 @@ def features(
         fig, title or heading, words.subtitle(shown, facts), theme=theme, height=pixels,
         left=28 + 7.2 * max(map(len, names)), right=120, below=62,
     )  # fmt: skip
+
+
+def _require_drawable(shown: xr.Dataset, top: int) -> None:
+    """ValueError for other dims than prompt and feature, and for no features."""
+    if set(shown["value"].dims) != {"prompt", "feature"}:
+        raise ValueError(
+            f"the result has dims {', '.join(map(str, shown['value'].dims))}; this draws prompt and "
+            "feature. Ask for "
+            "features alone (by='feature'), or choose a position with .sel(pos=5)."
+        )
+    if top < 1:
+        raise ValueError(f"top is {top}; draw at least one feature.")
+
+
+def _hover(shown: xr.Dataset, names: list[str], z: np.ndarray, unit: str) -> list[list[str]]:
+    """A text a cell: the feature, the prompt and the effect."""
+    texts = shown["text"].values if "text" in shown.coords else [f"prompt {n}" for n in range(z.shape[1])]
+    said = [escape(str(text)) for text in texts]
+    return [
+        [f"{escape(name)}<br>{text}<br>{look.number(v)} {unit}" for text, v in zip(said, row)]
+        for name, row in zip(names, z)
+    ]

@@ -102,24 +102,13 @@ def _grid(result: xr.Dataset, one: xr.Dataset, show: str | None, title: str | No
     text = np.vectorize(lambda token: _cut(visible(str(token)), letters), otypes=[object])(cells)
     size = max(8, min(11, int(0.62 * height / n_layers)))
     written = letters >= 2 and n_pos <= _MOST and height / n_layers >= 12
-    bar: dict[str, Any] = {
-        "title": {"text": f"{_bar(show)}<br> ", "font": {"size": 12}}, "thickness": 14, "outlinewidth": 0,
-        "tickfont": {"size": 11}, "lenmode": "pixels", "len": min(height, 300), "y": 1, "yanchor": "top",
-        "xpad": 16,
-    }  # fmt: skip
-    if show == "rank":
-        top = max(1, int(np.ceil(np.nanmax(z))))
-        bar |= {"tickvals": list(range(top + 1)), "ticktext": [f"{10**k - 1:,}" for k in range(top + 1)]}
     turned = show in ("rank", "kl", "entropy")  # little is near to the end
     scale = look.scale(look.DIVERGING if show == "logit" else look.SEQUENTIAL)
-    ends: dict[str, Any] = {"zmin": 0, "zmax": 1} if show == "probability" else {}
-    if show == "logit":
-        end = look.robust(z)
-        ends = {"zmin": -end, "zmax": end}
     heat = go.Heatmap(
         z=z, x=np.arange(n_pos), y=one["layer"].values, text=text if written else None,
         texttemplate="%{text}" if written else None, textfont={"size": size}, hovertext=_hover(one),
-        hoverinfo="text", colorscale=scale, reversescale=turned, colorbar=bar, xgap=1, ygap=1, **ends,
+        hoverinfo="text", colorscale=scale, reversescale=turned, colorbar=_colour_bar(show, z, height),
+        xgap=1, ygap=1, **_ends(show, z),
     )  # fmt: skip
     fig = go.Figure(heat)
     fig.update_xaxes(title_text="token that is read", **token_axis(labels, _ROOM))
@@ -141,6 +130,27 @@ def _colours(one: xr.Dataset, show: str) -> np.ndarray:
         return one["value"].transpose(*dims).values
     values = one[show].transpose(*dims).values
     return np.log10(1 + values) if show == "rank" else values
+
+
+def _colour_bar(show: str, z: np.ndarray, height: int) -> dict[str, Any]:
+    """The bar beside the grid; ranks are written as they are, though drawn as logarithms."""
+    bar: dict[str, Any] = {
+        "title": {"text": f"{_bar(show)}<br> ", "font": {"size": 12}}, "thickness": 14, "outlinewidth": 0,
+        "tickfont": {"size": 11}, "lenmode": "pixels", "len": min(height, 300), "y": 1, "yanchor": "top",
+        "xpad": 16,
+    }  # fmt: skip
+    if show == "rank":
+        top = max(1, int(np.ceil(np.nanmax(z))))
+        bar |= {"tickvals": list(range(top + 1)), "ticktext": [f"{10**k - 1:,}" for k in range(top + 1)]}
+    return bar
+
+
+def _ends(show: str, z: np.ndarray) -> dict[str, Any]:
+    """The ends of the colours, where they are not those of the values."""
+    if show == "logit":
+        end = look.robust(z)
+        return {"zmin": -end, "zmax": end}
+    return {"zmin": 0, "zmax": 1} if show == "probability" else {}
 
 
 def _bar(show: str) -> str:

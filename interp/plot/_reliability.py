@@ -30,28 +30,9 @@ def reliability(result: xr.Dataset, title: str | None = None, *, theme: str = "a
     missing = [name for name in _NEEDED if name not in result]
     if missing:
         raise ValueError(f"this is not the result of probes.reliability: it lacks {', '.join(missing)}.")
-    x, y, low, high = (result[name].values for name in ("predicted", "value", "low", "high"))
-    counts = result["n"].values
-    band = go.Scatter(
-        x=np.concatenate([x, x[::-1]]),
-        y=np.concatenate([result["band_high"].values, result["band_low"].values[::-1]]),
-        fill="toself", mode="lines", line={"width": 0, "color": look.MUTED}, fillcolor=look.BAND,
-        name="if the probabilities are right", hoverinfo="skip",
-    )  # fmt: skip
-    diagonal = go.Scatter(
-        x=[0, 1], y=[0, 1], mode="lines", name="perfect", hoverinfo="skip",
-        line={"color": look.MUTED, "width": 1, "dash": "dash"},
-    )  # fmt: skip
-    bars = {"array": high - y, "arrayminus": y - low, "symmetric": False, "thickness": 1, "width": 3}
-    points = go.Scatter(
-        x=x, y=y, mode="lines+markers", name="observed", error_y={"type": "data", **bars},
-        line={"color": look.POSITIVE, "width": 2}, marker={"size": 7, "color": look.POSITIVE},
-        hoverinfo="text",
-        hovertext=[
-            f"predicted {p:.3f}<br>observed {o:.3f}<br>interval {a:.3f} to {b:.3f}<br>{n} prompts"
-            for p, o, a, b, n in zip(x, y, low, high, counts)
-        ],
-    )  # fmt: skip
+    x, counts = result["predicted"].values, result["n"].values
+    band, diagonal = _expected(result)
+    points = _observed(result)
     below = go.Bar(
         x=x, y=counts, width=0.02, yaxis="y2", name="prompts", showlegend=False, hoverinfo="skip",
         marker={"color": look.NOTHING},
@@ -73,3 +54,35 @@ def reliability(result: xr.Dataset, title: str | None = None, *, theme: str = "a
     ]
     margins = {"left": 64, "right": 30, "below": 96}
     return frame(fig, title or "Reliability", " · ".join(parts), theme=theme, height=360, **margins)
+
+
+def _expected(result: xr.Dataset) -> tuple[go.Scatter, go.Scatter]:
+    """The band where the shares lie if the probabilities are right, and the diagonal."""
+    x = result["predicted"].values
+    band = go.Scatter(
+        x=np.concatenate([x, x[::-1]]),
+        y=np.concatenate([result["band_high"].values, result["band_low"].values[::-1]]),
+        fill="toself", mode="lines", line={"width": 0, "color": look.MUTED}, fillcolor=look.BAND,
+        name="if the probabilities are right", hoverinfo="skip",
+    )  # fmt: skip
+    diagonal = go.Scatter(
+        x=[0, 1], y=[0, 1], mode="lines", name="perfect", hoverinfo="skip",
+        line={"color": look.MUTED, "width": 1, "dash": "dash"},
+    )  # fmt: skip
+    return band, diagonal
+
+
+def _observed(result: xr.Dataset) -> go.Scatter:
+    """The shares of positives with their intervals."""
+    x, y, low, high = (result[name].values for name in ("predicted", "value", "low", "high"))
+    counts = result["n"].values
+    bars = {"array": high - y, "arrayminus": y - low, "symmetric": False, "thickness": 1, "width": 3}
+    return go.Scatter(
+        x=x, y=y, mode="lines+markers", name="observed", error_y={"type": "data", **bars},
+        line={"color": look.POSITIVE, "width": 2}, marker={"size": 7, "color": look.POSITIVE},
+        hoverinfo="text",
+        hovertext=[
+            f"predicted {p:.3f}<br>observed {o:.3f}<br>interval {a:.3f} to {b:.3f}<br>{n} prompts"
+            for p, o, a, b, n in zip(x, y, low, high, counts)
+        ],
+    )  # fmt: skip

@@ -80,22 +80,7 @@ def _places(result: xr.Dataset, title: str | None, theme: str) -> go.Figure:
         {"tickangle": 0} if n_pos <= 5 else {}
     )
     for column, (variable, name) in enumerate(_PANELS.items(), 1):
-        values = result[variable].transpose("layer", "pos").values
-        numbers = (
-            {} if n_pos > 5 else {"text": values, "texttemplate": "%{text:.2f}", "textfont": {"size": 11}}
-        )
-        texts = [
-            [
-                f"<b>L{layer}, {escape(str(pos))}</b><br>{name}: {value:.3f}"
-                for pos, value in zip(result["pos"].values, row)
-            ]
-            for layer, row in zip(result["layer"].values, values)
-        ]
-        heatmap = go.Heatmap(
-            z=values, x=np.arange(n_pos), y=result["layer"].values, hovertext=texts, hoverinfo="text",
-            coloraxis="coloraxis", xgap=1, ygap=1, **numbers,
-        )  # fmt: skip
-        fig.add_trace(heatmap, 1, column)
+        fig.add_trace(_accuracies(result, variable, name), 1, column)
         fig.update_xaxes(title_text="position", **ticks, row=1, col=column)
         first = column == 1
         fig.update_yaxes(
@@ -113,6 +98,24 @@ def _places(result: xr.Dataset, title: str | None, theme: str) -> go.Figure:
     heading = title or f"Where {attrs.get('variable', 'the variable')} is ({attrs.get('site', '')})"
     margins = {"left": _LEFT, "right": _RIGHT, "below": _BELOW, "above": 18}
     return frame(fig, heading, _subtitle(result), theme=theme, height=height, **margins)
+
+
+def _accuracies(result: xr.Dataset, variable: str, name: str) -> go.Heatmap:
+    """One panel, layer by position; numbers in the cells where there are few positions."""
+    n_pos = result.sizes["pos"]
+    values = result[variable].transpose("layer", "pos").values
+    numbers = {} if n_pos > 5 else {"text": values, "texttemplate": "%{text:.2f}", "textfont": {"size": 11}}
+    texts = [
+        [
+            f"<b>L{layer}, {escape(str(pos))}</b><br>{name}: {value:.3f}"
+            for pos, value in zip(result["pos"].values, row)
+        ]
+        for layer, row in zip(result["layer"].values, values)
+    ]
+    return go.Heatmap(
+        z=values, x=np.arange(n_pos), y=result["layer"].values, hovertext=texts, hoverinfo="text",
+        coloraxis="coloraxis", xgap=1, ygap=1, **numbers,
+    )  # fmt: skip
 
 
 def _search(search: Search, title: str | None, theme: str) -> go.Figure:
