@@ -29,7 +29,8 @@ from interp.engine.forward import forward
 from interp.engine.trust import require_weights
 from interp.experiment import check_model, check_task, prepare
 from interp.models import Model, anatomy, logits
-from interp.places import STREAM_SITES, hook_name
+from interp.models.parts import Weights
+from interp.places import STREAM_SITES, Place, hook_name
 from interp.sae._dictionary import Dictionary
 from interp.sae._site import ERROR, Site, name_of, require, site_name
 from interp.tasks import LogitDiff, Task
@@ -149,31 +150,12 @@ def through_attention(
     """
     facts, where = anatomy(model), require(dictionary, model)
     check_task(task, facts, model)
-    if where.site not in ("z", "attn_out") or dictionary.norm != "none":
-        raise ValueError(
-            f"{site_name(dictionary)} with norm {dictionary.norm!r} is no linear sum over heads; give a "
-            "dictionary at "
-            "z or attn_out, without a normalisation."
-        )
-    outside = [each for each in features if not 0 <= each < dictionary.n_features]
-    if outside or not features or dictionary.activation in ("gated", "matching_pursuit"):
-        raise ValueError(
-            f"features is {list(features)} of a {dictionary.activation} dictionary; give some of 0 to "
-            f"{dictionary.n_features - 1} of one that has pre-activations."
-        )
+    _require_sum_over_heads(dictionary, where, features)
     weights = require_weights(
         model, task.clean, task.lengths, sites=(where.site,), what="feature attribution"
     )
-    layer, index = where.layer or 0, torch.tensor(list(features), device=facts.device)
-    pieces = []
-    with torch.no_grad():
-        for rows in torch.arange(len(task)).split(batch_size or 16):
-            kept: dict[str, Tensor] = {}
-            sites = ("pattern", "v", where.site)
-            taps = {(site, layer): partial(_tapped, kept, site) for site in sites}
-            forward(weights, weights.embed(task.clean[rows.to(task.clean.device)]), 0, taps)
-            pieces.append(_through(weights.blocks[layer], dictionary, where.site, kept, index))
-    value, constant, raw = (torch.cat(each).cpu().numpy() for each in zip(*pieces))
+    index = torch.tensor(list(features), device=facts.device)
+    value, constant, raw = _by_head(weights, task, dictionary, where, index, batch_size or 16)
     pad = np.arange(task.clean.shape[1])[None] >= task.lengths.cpu().numpy()[:, None]  # [prompt, pos]
     value[np.broadcast_to(pad[:, None, :, None, None], value.shape)] = np.nan
     for each in (constant, raw):
@@ -196,6 +178,38 @@ def through_attention(
     dims = ("prompt", "feature", "pos")
     variables = {"value": ((*dims, "head", "src"), value), "constant": (dims, constant), "raw": (dims, raw)}
     return results.dataset(variables, coords, attrs, task)
+
+
+def _require_sum_over_heads(dictionary: Dictionary, where: Place, features: Sequence[int]) -> None:
+    """ValueError where a pre-activation is no linear sum over heads, or there is none."""
+    if where.site not in ("z", "attn_out") or dictionary.norm != "none":
+        raise ValueError(
+            f"{site_name(dictionary)} with norm {dictionary.norm!r} is no linear sum over heads; give a "
+            "dictionary at "
+            "z or attn_out, without a normalisation."
+        )
+    outside = [each for each in features if not 0 <= each < dictionary.n_features]
+    if outside or not features or dictionary.activation in ("gated", "matching_pursuit"):
+        raise ValueError(
+            f"features is {list(features)} of a {dictionary.activation} dictionary; give some of 0 to "
+            f"{dictionary.n_features - 1} of one that has pre-activations."
+        )
+
+
+def _by_head(
+    weights: Weights, task: Task, d: Dictionary, where: Place, index: Tensor, size: int
+) -> list[np.ndarray]:
+    """Shares, constants and pre-activations of all prompts, `size` at a time."""
+    site, layer = where.site, where.layer or 0
+    pieces = []
+    with torch.no_grad():
+        for rows in torch.arange(len(task)).split(size):
+            kept: dict[str, Tensor] = {}
+            sites = ("pattern", "v", site)
+            taps = {(each, layer): partial(_tapped, kept, each) for each in sites}
+            forward(weights, weights.embed(task.clean[rows.to(task.clean.device)]), 0, taps)
+            pieces.append(_through(weights.blocks[layer], d, site, kept, index))
+    return [torch.cat(each).cpu().numpy() for each in zip(*pieces)]
 
 
 def _tapped(kept: dict[str, Tensor], site: str, tensor: Tensor) -> Tensor:

@@ -69,9 +69,7 @@ def steerability(result: xr.Dataset, metric: str | None = None) -> xr.Dataset:
             slope = (c * one[name]).sum("coefficient", skipna=False) / (c**2).sum()
             out[f"slope{suffix}"] = slope.transpose("prompt", "layer")
             out[f"mean{suffix}"] = slope.mean("prompt")
-            out[f"sd{suffix}"] = (
-                slope.std("prompt", ddof=1) if slope.sizes["prompt"] > 1 else slope.std("prompt")
-            )
+            out[f"sd{suffix}"] = slope.std("prompt", ddof=int(slope.sizes["prompt"] > 1))
             out[f"wrong{suffix}"] = (slope < 0).mean("prompt")
     return out
 

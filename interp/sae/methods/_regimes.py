@@ -96,13 +96,7 @@ def probe_regimes(
     cases = _cases(asked, shifted, n_train)
     if not len(ks) or not all(1 <= k <= dictionary.n_features for k in ks) or len(set(ks)) < len(ks):
         raise ValueError(f"ks is {list(ks)}; give 1 to {dictionary.n_features} features, each once.")
-    sides = _distinct(*read_classes(model, positive, negative, mask))
-    largest = [max(each) for each in zip(*(_counts(n, share) for _, _, n, share, _ in cases))]
-    if any(len(side) < need + 4 for side, need in zip(sides, largest)):
-        raise ValueError(
-            f"there are {list(map(len, sides))} prompts that differ, and training takes up to {largest} of "
-            "each class; give 4 more of each for the test, or smaller n_train and regimes."
-        )
+    sides = _sides(model, positive, negative, mask, cases)
     options: dict[str, Any] = {"pos": pos, "batch_size": batch_size}
     tables = [_both(model, dictionary, side, options) for side in sides]
     moved = None
@@ -135,6 +129,18 @@ def probe_regimes(
 
 
 Case = tuple[str, str, int, float, float]  # name, regime, training prompts, share of positives, of noise
+
+
+def _sides(model: Model, positive: Any, negative: Any, mask: Mask, cases: list[Case]) -> list[Prompts]:
+    """The distinct prompts of both classes; ValueError where they are too few to train and test on."""
+    sides = _distinct(*read_classes(model, positive, negative, mask))
+    largest = [max(each) for each in zip(*(_counts(n, share) for _, _, n, share, _ in cases))]
+    if any(len(side) < need + 4 for side, need in zip(sides, largest)):
+        raise ValueError(
+            f"there are {list(map(len, sides))} prompts that differ, and training takes up to {largest} of "
+            "each class; give 4 more of each for the test, or smaller n_train and regimes."
+        )
+    return sides
 
 
 def _distinct(*sides: Prompts) -> list[Prompts]:

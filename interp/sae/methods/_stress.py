@@ -87,20 +87,8 @@ def stress(
     """
     require(dictionary, model)
     require_features(dictionary, features)
-    if wrong := [each for each in contexts if each.count("{}") != 1]:
-        raise ValueError(f"{wrong[0]!r} has no place for a word; write {{}} once in each context.")
-    if len(words) < 2 or not contexts or not all(len(each) for each in words.values()):
-        sizes = {kind: len(each) for kind, each in words.items()}
-        raise ValueError(
-            f"there are {len(contexts)} contexts and words {sizes}; give two kinds or more, with words."
-        )
-    tables = {}
-    for kind, listed in words.items():
-        texts = [context.split("{}")[0] + word for context in contexts for word in listed]
-        rows = encode(model, dictionary, texts, pos="last", batch_size=batch_size)[:, list(features)]
-        tables[kind] = (
-            rows.double().cpu().unflatten(0, (len(contexts), len(listed)))
-        )  # [context, word, feature]
+    _require_words(contexts, words)
+    tables = _readings(model, dictionary, features, contexts, words, batch_size)
     first, *others = tables.values()
     own = first.flatten(0, 1)
     areas = [
@@ -127,6 +115,36 @@ def stress(
     names = np.array([name_of(dictionary, each) for each in features], dtype=object)
     coords = {"feature": names, "index": ("feature", np.array(features)), "kind": list(tables)}
     return results.dataset(variables, coords, attrs)
+
+
+def _require_words(contexts: Sequence[str], words: Mapping[str, Sequence[str]]) -> None:
+    """ValueError for a context without one place for a word, and for fewer than two kinds with words."""
+    if wrong := [each for each in contexts if each.count("{}") != 1]:
+        raise ValueError(f"{wrong[0]!r} has no place for a word; write {{}} once in each context.")
+    if len(words) < 2 or not contexts or not all(len(each) for each in words.values()):
+        sizes = {kind: len(each) for kind, each in words.items()}
+        raise ValueError(
+            f"there are {len(contexts)} contexts and words {sizes}; give two kinds or more, with words."
+        )
+
+
+def _readings(
+    model: Model,
+    dictionary: Dictionary,
+    features: Sequence[int],
+    contexts: Sequence[str],
+    words: Mapping[str, Sequence[str]],
+    batch_size: int | None,
+) -> dict[str, Tensor]:
+    """Activations [context, word, feature] of each kind of word."""
+    tables = {}
+    for kind, listed in words.items():
+        texts = [context.split("{}")[0] + word for context in contexts for word in listed]
+        rows = encode(model, dictionary, texts, pos="last", batch_size=batch_size)[:, list(features)]
+        tables[kind] = (
+            rows.double().cpu().unflatten(0, (len(contexts), len(listed)))
+        )  # [context, word, feature]
+    return tables
 
 
 @verb

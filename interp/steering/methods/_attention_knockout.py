@@ -33,6 +33,7 @@ from interp.steering._edit_types import ScoreBias
 from interp.steering._intervention import Intervention
 from interp.steering._runs import question_of, runner, score
 from interp.tasks import Task
+from interp.tasks.metrics import Metric
 
 _CONVENTION = "effect = metric(clean) - metric(knocked out); positive: the answer needs this attention"
 _DIMS = ("prompt", "pair", "layer", "metric")
@@ -78,21 +79,11 @@ def attention_knockout(
     facts = anatomy(model)
     rows, named = read(model, task), _named(pairs)
     centres = [where.layer or 0 for where in places(facts, layer, "pattern")]
-    if not 1 <= window <= facts.n_layers:
-        raise ValueError(
-            f"window is {window}; the model has {facts.n_layers} layers: give 1 to {facts.n_layers}."
-        )
-    for name, pair in named.items():
-        _require_other_keys(rows, name, pair)
+    _require_flow(rows, named, window, facts.n_layers)
     question = question_of(model, task, None, None, None, task.metric if metric is None else metric)
     units = [(name, centre) for name in named for centre in centres]
     made = [_cut(model, named[name], _window(centre, window, facts.n_layers)) for name, centre in units]
-    identity = {
-        "method": "attention_knockout", "model_fingerprint": model_fingerprint(model),
-        "task": task.fingerprint(), "window": window,
-        "pairs": [f"{name}: {pair}" for name, pair in named.items()], "layers": centres,
-        "metric": ", ".join(map(repr, question.reads.metrics)),
-    }  # fmt: skip
+    identity = _identity(model, task, named, centres, window, question.reads.metrics)
     run = runner(model, question, made, engine, len(units))
     size = batch_size or _at_once(question.reads, Budget(facts, experiments.Budget(memory=memory).memory))
     every = torch.arange(len(rows), device=rows.tokens.device)
@@ -158,6 +149,33 @@ def _named(pairs: Pairs) -> dict[str, tuple[AnyPositions, AnyPositions]]:
     if not named:
         raise ValueError('pairs is empty. Give (query, key) spans, as in [("end", "s2")].')
     return named
+
+
+def _identity(
+    model: Model,
+    task: Task,
+    named: dict[str, tuple[AnyPositions, AnyPositions]],
+    centres: list[int],
+    window: int,
+    metrics: Sequence[Metric],
+) -> dict[str, Any]:
+    """What a store must agree on for the same call to go on from it."""
+    return {
+        "method": "attention_knockout", "model_fingerprint": model_fingerprint(model),
+        "task": task.fingerprint(), "window": window,
+        "pairs": [f"{name}: {pair}" for name, pair in named.items()], "layers": centres,
+        "metric": ", ".join(map(repr, metrics)),
+    }  # fmt: skip
+
+
+def _require_flow(
+    rows: Prompts, named: dict[str, tuple[AnyPositions, AnyPositions]], window: int, n_layers: int
+) -> None:
+    """ValueError for a window that the model has not, and for pairs that cannot be cut."""
+    if not 1 <= window <= n_layers:
+        raise ValueError(f"window is {window}; the model has {n_layers} layers: give 1 to {n_layers}.")
+    for name, pair in named.items():
+        _require_other_keys(rows, name, pair)
 
 
 def _require_other_keys(rows: Prompts, name: str, pair: tuple[AnyPositions, AnyPositions]) -> None:

@@ -95,15 +95,7 @@ def report(
     one_row(pos)
     direction.check(model)._single_vector()
     ids = token_ids(model, list(labels), "labels")
-    if len(set(ids)) < len(ids) or len(ids) < 2:
-        raise ValueError(f"labels is {list(labels)}; give two or more different tokens, from low to high.")
-    if not len(shots) or not all(2 <= n < len(sentences) for n in shots):
-        raise ValueError(
-            f"shots is {list(shots)}; give 2 to {len(sentences) - 1}, the other sentences: the label of one "
-            "example cannot be shuffled."
-        )
-    if queries < 1:
-        raise ValueError(f"queries is {queries}; ask 1 or more.")
+    _require_examples(ids, labels, sentences, shots, queries)
     rows = activations(model, list(sentences), str(direction.place), pos, engine=engine).double()
     projection = rows @ direction.unit().vector.to(rows)
     truth = quantile_labels(projection, len(ids)).tolist()
@@ -123,6 +115,34 @@ def report(
             logits = answer_logits(model, read(model, prompts), ids, [], engine)
             columns[name].append(logits.argmax(-1).cpu().numpy())
     by = {name: np.stack(each, 1) for name, each in columns.items()}  # [query, shots]
+    variables = _accuracies(by, level)
+    variables["projection"] = (("sentence",), projection.cpu().numpy())
+    attrs = results.provenance(
+        method="metacognitive report", site=str(direction.place), model=anatomy(model).name, unit="share",
+        convention="value = share of queries whose likeliest label is the true one", chance=1 / len(ids),
+        n_prompts=len(sentences), seed=seed, level=level,
+    )  # fmt: skip
+    return results.dataset(variables, {"shots": list(shots)}, attrs)
+
+
+def _require_examples(
+    ids: Sequence[int], labels: Sequence[str], sentences: Sequence[str], shots: Sequence[int], queries: int
+) -> None:
+    """ValueError for labels that are not different, and for numbers of examples or queries out of range."""
+    if len(set(ids)) < len(ids) or len(ids) < 2:
+        raise ValueError(f"labels is {list(labels)}; give two or more different tokens, from low to high.")
+    if not len(shots) or not all(2 <= n < len(sentences) for n in shots):
+        raise ValueError(
+            f"shots is {list(shots)}; give 2 to {len(sentences) - 1}, the other sentences: the label of one "
+            "example cannot be shuffled."
+        )
+    if queries < 1:
+        raise ValueError(f"queries is {queries}; ask 1 or more.")
+
+
+def _accuracies(by: dict[str, np.ndarray], level: float) -> dict[str, Any]:
+    """Answers [query, shots], the accuracy by shots with its interval, and that of shuffled labels."""
+    queries = len(by["label"])
     right = (by["predicted"] == by["label"]).sum(0)
     ends = [clopper_pearson(int(k), queries, level) for k in right]
     variables: dict[str, Any] = {name: (("query", "shots"), values) for name, values in by.items()}
@@ -131,13 +151,7 @@ def report(
     variables |= {
         name: (("shots",), np.array([e[k] for e in ends])) for k, name in enumerate(("low", "high"))
     }
-    variables["projection"] = (("sentence",), projection.cpu().numpy())
-    attrs = results.provenance(
-        method="metacognitive report", site=str(direction.place), model=anatomy(model).name, unit="share",
-        convention="value = share of queries whose likeliest label is the true one", chance=1 / len(ids),
-        n_prompts=len(sentences), seed=seed, level=level,
-    )  # fmt: skip
-    return results.dataset(variables, {"shots": list(shots)}, attrs)
+    return variables
 
 
 @verb
