@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import architectures
 import pytest
 import torch
 
@@ -243,9 +244,10 @@ def test_odd_arguments_are_sentences(model: Any, task: interp.Task, direction: D
 
 @pytest.mark.filterwarnings("ignore:using the reference engine")
 def test_rows_of_several_lengths_are_refused_where_padding_would_be_attended_to() -> None:
-    lens = pytest.importorskip("transformer_lens")
-    if not hasattr(lens, "HookedTransformer"):
-        pytest.skip("this release has no HookedTransformer")
+    if not architectures.has_hooked_transformer():
+        pytest.skip("this TransformerLens has no HookedTransformer")
+    import transformer_lens as lens
+
     sizes = {"n_layers": 2, "d_model": 16, "d_head": 8, "n_heads": 2, "n_ctx": 6, "d_vocab": 20}
     cfg = lens.HookedTransformerConfig(**sizes, attn_only=True, attention_dir="bidirectional", seed=0)
     both_ways = lens.HookedTransformer(cfg).eval()
