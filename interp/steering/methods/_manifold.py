@@ -195,10 +195,8 @@ def manifold_paths(
     variables: dict[str, Any] = {}
     visits: dict[str, str] = {}
     for name, path in points.items():
-        said = []
-        for point in path:
-            with torch.no_grad(), steer(model, *curve.to_point(point, when=when), prompt_length=rows.lengths):
-                said.append(roots(model, rows, answers).cpu())
+        with torch.no_grad():
+            said = [said_at(model, curve, rows, answers, point, when).cpu() for point in path]
         root = torch.stack(said, 1)  # [prompt, step, class + 1]
         mass = root[..., :-1].square()
         share = mass / mass.sum(-1, keepdim=True)
@@ -254,6 +252,14 @@ def roots(model: Model, rows: Prompts, answers: Sequence[int]) -> Float[Tensor, 
     p = last.softmax(-1)[:, list(answers)]
     rest = (1 - p.sum(-1, keepdim=True)).clamp(min=0)
     return torch.cat([p, rest], -1).clamp(min=1e-30).sqrt()
+
+
+def said_at(
+    model: Model, curve: Manifold, rows: Prompts, answers: Sequence[int], point: Tensor, when: AnyPositions
+) -> Float[Tensor, "prompt class_1"]:
+    """`roots` with the activations at a point of the curve's components."""
+    with steer(model, *curve.to_point(point, when=when), prompt_length=rows.lengths):
+        return roots(model, rows, answers)
 
 
 def _visited(share: Float[Tensor, "prompt step class"], labels: tuple[str, ...]) -> str:

@@ -21,12 +21,11 @@ from interp import results
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.positions import AnyPositions, everywhere
-from interp.prompts import Prompts, read
+from interp.prompts import read
 from interp.steering._optimise import learn
-from interp.steering._steer import steer
 from interp.steering.edits import Number
 from interp.steering.methods._curve import Curve, bends
-from interp.steering.methods._manifold import Manifold, check_path, roots
+from interp.steering.methods._manifold import Manifold, check_path, roots, said_at
 from interp.tasks import vocabulary
 
 
@@ -105,7 +104,7 @@ def invert_outputs(
     scale = float(curve.knots.norm(dim=1).mean())
 
     def said(point: Tensor) -> Tensor:
-        return _said(model, curve, rows, answers, point, when)
+        return said_at(model, curve, rows, answers, point, when)
 
     points = []
     for first, goal in zip(begun, wanted):
@@ -133,11 +132,3 @@ def invert_outputs(
     }  # fmt: skip
     coords = {"prompt": np.arange(len(rows)), "step": ways.numpy(), "t": ("step", t.numpy())}
     return results.dataset(variables, coords, attrs)
-
-
-def _said(
-    model: Model, curve: Manifold, rows: Prompts, answers: Sequence[int], point: Tensor, when: AnyPositions
-) -> Tensor:
-    """Roots of the answers' probabilities with the activations at a point of the components."""
-    with steer(model, *curve.to_point(point, when=when), prompt_length=rows.lengths):
-        return roots(model, rows, answers)
