@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 
 from interp.places import Place
@@ -74,7 +75,7 @@ def digest(dictionary: Dictionary) -> str:
         {**vars(dictionary), **(vars(dictionary.gate) if dictionary.gate else {})}.items()
     ):
         if isinstance(value, Tensor):
-            hashed.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+            hashed.update(name.encode() + value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
         elif name not in ("metadata", "gate"):
             hashed.update(f"{name} {value}".encode())
     return hashed.hexdigest()[:16]

@@ -260,6 +260,20 @@ def test_a_store_goes_on_after_a_kill(model: Any, tmp_path: Any, monkeypatch: An
             interp.patch(model, task, features=other, store=path, direction="noise", **changed, **QUIET)
 
 
+def test_a_dictionary_in_half_precision_has_a_store_too(model: Any, task: interp.Task, tmp_path: Any) -> None:
+    halves, others = (
+        sae.Dictionary(
+            *(getattr(d, name).bfloat16() for name in ("W_enc", "b_enc", "W_dec", "b_dec")),
+            place="L1.resid_pre",
+        )
+        for d in (dictionary(model), dictionary(model, seed=1))
+    )
+    kept = interp.patch(model, task, features=halves, store=tmp_path / "run.zarr", **QUIET)
+    assert abs(kept["value"]).max() > 0.01
+    with pytest.raises(ValueError, match="holds another run"):
+        interp.patch(model, task, features=others, store=tmp_path / "run.zarr", **QUIET)
+
+
 def test_a_dictionary_of_one_head_is_one_of_all_that_is_0_elsewhere(model: Any, task: interp.Task) -> None:
     """Patched, estimated, encoded and edited; its features and error are that head's z."""
     from interp import steering
