@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from interp import results
 from interp._verbs import verb
-from interp.experiment import Metrics, check_metric
+from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy
 from interp.subspaces._subspace import Subspace, spot
 from interp.tasks import Task
@@ -170,7 +170,7 @@ def amplification(
         True
     """
     from interp.steering import Direction, ablate
-    from interp.steering.methods import measure
+    from interp.steering.methods._measure import Steered
 
     where = spot(subspace.place, anatomy(model))
     _check(subspace, tasks, strengths, metric)
@@ -179,17 +179,18 @@ def amplification(
     generator = torch.Generator().manual_seed(seed)
     width, k = basis.shape
     spans = [basis, *(_drawn(width, k, generator, basis) for _ in range(draws))]
-    clean = {name: measure(model, task, metric=metric) for name, task in tasks.items()}
+    for task in tasks.values():
+        check_task(task, anatomy(model), model)
+    runs = {name: Steered(model, task, [metrics[name]]) for name, task in tasks.items()}
     size = (len(spans), len(tasks), len(strengths))
     value, se = np.zeros(size), np.zeros(size)
     bar = tqdm(total=int(np.prod(size)), disable=not progress, desc="amplification", unit="run")
     for s, span in enumerate(spans):
         direction = Direction({where: span.T}, layout="basis")
-        for t, (name, task) in enumerate(tasks.items()):
-            sign = metrics[name].sign
+        for t, of_task in enumerate(runs.values()):
             for a, strength in enumerate(strengths):
                 made = ablate(direction, -float(strength))
-                change = sign * (measure(model, task, made, metric=metric) - clean[name])
+                change = of_task.effect(made)[:, 0]
                 value[s, t, a] = float(change.mean())
                 se[s, t, a] = float(change.std() / len(change) ** 0.5) if len(change) > 1 else np.nan
                 bar.update()
@@ -197,7 +198,7 @@ def amplification(
     dims = ("task", "strength")
     variables: dict[str, Any] = {"value": (dims, value[0]), "se": (dims, se[0])}
     variables["random"] = (("draw", *dims), value[1:])
-    variables["clean"] = (("task",), np.array([float(each.mean()) for each in clean.values()]))
+    variables["clean"] = (("task",), np.array([float(each.clean.mean()) for each in runs.values()]))
     attrs = results.provenance(
         method="amplification", site=str(where), model=anatomy(model).name, seed=seed, rank=subspace.rank,
         metric=list({each.name: each for each in metrics.values()}.values()),

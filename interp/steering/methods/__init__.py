@@ -72,13 +72,13 @@ if TYPE_CHECKING:
     from interp.steering.methods._manifold import manifold_paths as manifold_paths
     from interp.steering.methods._manifold_outputs import invert_outputs as invert_outputs
     from interp.steering.methods._manifold_outputs import output_curve as output_curve
+    from interp.steering.methods._measure import measure as measure
     from interp.steering.methods._metacognition import control_effect as control_effect
     from interp.steering.methods._metacognition import quantile_labels as quantile_labels
     from interp.steering.methods._metacognition import report as report
     from interp.steering.methods._moral import MoralDirection as MoralDirection
     from interp.steering.methods._moral import moral_direction as moral_direction
     from interp.steering.methods._neurons import Neurons as Neurons
-    from interp.steering.methods._neurons import measure as measure
     from interp.steering.methods._neurons import neuron_activations as neuron_activations
     from interp.steering.methods._neurons import top_neurons as top_neurons
     from interp.steering.methods._rast import rast as rast
@@ -160,6 +160,7 @@ __getattr__, __dir__ = lazy(
             "steering_plane",
         ),
         "interp.steering.methods._attack": ("attack_scaling",),
+        "interp.steering.methods._measure": ("measure",),
         "interp.steering.methods._austeer": (
             "Dimensions",
             "austeer",
@@ -257,7 +258,6 @@ __getattr__, __dir__ = lazy(
         ),
         "interp.steering.methods._neurons": (
             "Neurons",
-            "measure",
             "neuron_activations",
             "top_neurons",
         ),

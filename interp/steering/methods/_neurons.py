@@ -1,4 +1,4 @@
-"""Sets of neurons (site `post`), ranked, what is done to them, and a task's metric under that."""
+"""Sets of neurons (site `post`), ranked, and what is done to them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,12 @@ from torch import Tensor
 
 from interp._activations import activations
 from interp._verbs import verb
-from interp.engine.readout import Reads, Scores
-from interp.engine.runs import Runs
-from interp.experiment import Metrics, check_metric, check_task
-from interp.models import Model, anatomy, logits
+from interp.models import Model, anatomy
 from interp.models.places import Layers, places
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
-from interp.steering._intervention import flat
-from interp.steering._steer import steer
 from interp.steering.edits import AnyGate, Made, Number, scale_units, set_units
-from interp.tasks import Task
-from interp.tasks.metrics import Metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,50 +148,3 @@ def neuron_activations(
     if pos != "max":
         return rows
     return torch.stack([tokens.amax(0) for tokens in rows.split(prompts.lengths.tolist())])
-
-
-_ROWS = 128
-
-
-@verb
-def measure(
-    model: Model, task: Task, *interventions: Any, metric: Metrics | None = None
-) -> Float[Tensor, "*prompt_metric"]:
-    """The metric (default: the task's) of each clean prompt under the interventions, in float64: [prompt].
-
-    A sequence of metrics gives [prompt, metric]. Cost: a forward pass of each prompt, and a plain one with
-    interventions. Raises ValueError, before any pass, for interventions that the model cannot take. The model
-    is left as found.
-
-    Example:
-        >>> model = interp.load("tiny-ioi")
-        >>> task = interp.tasks.ioi(model, n=8, seed=0)
-        >>> from interp.steering import methods
-        >>> tuple(methods.measure(model, task).shape)
-        (8,)
-    """
-    check_task(task, anatomy(model), model)
-    chosen = check_metric(metric, task.metric)
-    made = [each.check(model) for each in flat(interventions)]
-    parts = [task[start : start + _ROWS] for start in range(0, len(task), _ROWS)]
-    values = torch.cat([_rows(model, part, made, chosen) for part in parts])
-    return values if isinstance(metric, (tuple, list)) else values[:, 0]
-
-
-def signs_of(metric: Sequence[Metric]) -> Float[Tensor, "metric"]:
-    """What turns rises of metrics into effects that are positive when they help, in float64."""
-    return torch.tensor([each.sign for each in metric], dtype=torch.float64)
-
-
-def _rows(model: Model, task: Task, made: list[Any], metric: tuple[Metric, ...]) -> Tensor:
-    device = anatomy(model).device
-    clean, lengths = task.clean.to(device), task.lengths.to(device)
-    answers = (task.answers.to(device), task.wrongs.to(device))
-    positions = task.last_position.to(device)
-    scores = Scores(Reads(Runs(clean, clean, True, *answers, positions, lengths, reads=task.reads), metric))
-    with torch.no_grad():
-        plain = scores.pick(logits(model, clean))
-        if not made:
-            return scores(plain, plain)
-        with steer(model, *made, prompt_length=lengths):
-            return scores(scores.pick(logits(model, clean)), plain)

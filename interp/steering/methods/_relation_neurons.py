@@ -29,14 +29,8 @@ from interp.models import Model, anatomy
 from interp.models.places import Layers
 from interp.positions import AnyPositions
 from interp.prompts import read
-from interp.steering.methods._neurons import (
-    Neurons,
-    layer_numbers,
-    measure,
-    neuron_activations,
-    signs_of,
-    top_neurons,
-)
+from interp.steering.methods._measure import Steered
+from interp.steering.methods._neurons import Neurons, layer_numbers, neuron_activations, top_neurons
 from interp.tasks import Task
 from interp.tasks.metrics import Metric, Prob
 
@@ -127,9 +121,9 @@ def interference(
     """`value` (deactivated, relation[, metric]): mean effect of taking out neurons of a relation.
 
     `random` is the same for as many random neurons of the same layers, `clean` (relation) the mean metric of
-    the model itself. metric: one or several; default the probability of the answers. Cost: two forward passes
-    of every task for every set of neurons. Raises ValueError, before any pass, where too few neurons are left
-    for a control.
+    the model itself. metric: one or several; default the probability of the answers. Cost: a plain pass of
+    every task, and two for every set of neurons. Raises ValueError, before any pass, where too few neurons
+    are left for a control.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -147,16 +141,15 @@ def interference(
     for task in tasks.values():
         check_task(task, anatomy(model), model)
     sets = {"value": neurons, "random": {name: each.random(seed) for name, each in neurons.items()}}
-    clean = {name: measure(model, task, metric=chosen) for name, task in tasks.items()}
-    variables: dict[str, Any] = {
-        "clean": (("relation", "metric"), np.stack([each.mean(0).cpu().numpy() for each in clean.values()]))
-    }
+    runs = {name: Steered(model, task, chosen) for name, task in tasks.items()}
+    clean = [each.clean.mean(0).cpu().numpy() for each in runs.values()]
+    variables: dict[str, Any] = {"clean": (("relation", "metric"), np.stack(clean))}
     with tqdm(total=2 * len(neurons), disable=not progress, desc="interference", unit="set") as bar:
         for key, group in sets.items():
             rows = []
             for each in group.values():
-                effects = [_effect(model, tasks[name], clean[name], each, chosen).mean(0) for name in tasks]
-                rows.append(torch.stack(effects).cpu().numpy())
+                effects = [-one.effect(*each.scale(0.0)).mean(0) for one in runs.values()]
+                rows.append(torch.stack(effects).numpy())
                 bar.update()
             variables[key] = (("deactivated", "relation", "metric"), np.stack(rows))
     coords = {"deactivated": list(neurons), "relation": list(tasks), "metric": [each.name for each in chosen]}
@@ -179,7 +172,7 @@ def cumulativity(
     """`value` (prompt, count[, metric]): effect of taking out the first `count` neurons.
 
     `random` is the same for as many random neurons, `clean` the metric of the model itself. metric: one or
-    several; default the probability of the answers. Cost: two forward passes of the task for each count.
+    several; default the probability of the answers. Cost: a plain pass of the task, and two for each count.
     Raises ValueError, before any pass, for a count outside 0 to the number of neurons.
 
     Example:
@@ -197,30 +190,19 @@ def cumulativity(
         raise ValueError("counts is empty. Give numbers of neurons, such as [1, 3].")
     parts = [neurons.first(count) for count in counts]
     sets = {"value": parts, "random": [part.random(seed) for part in parts]}
-    clean = measure(model, task, metric=chosen)
-    variables: dict[str, Any] = {"clean": (("prompt", "metric"), clean.cpu().numpy())}
+    check_task(task, anatomy(model), model)
+    runs = Steered(model, task, chosen)
+    variables: dict[str, Any] = {"clean": (("prompt", "metric"), runs.clean.cpu().numpy())}
     with tqdm(total=2 * len(parts), disable=not progress, desc="cumulativity", unit="set") as bar:
         for key, group in sets.items():
             effects = []
             for part in group:
-                effects.append(_effect(model, task, clean, part, chosen))
+                effects.append(-runs.effect(*part.scale(0.0)))
                 bar.update()
-            variables[key] = (("prompt", "count", "metric"), torch.stack(effects, 1).cpu().numpy())
+            variables[key] = (("prompt", "count", "metric"), torch.stack(effects, 1).numpy())
     coords = {"count": list(counts), "metric": [each.name for each in chosen]}
     attrs = _attrs(model, [task], chosen, "cumulativity", seed) | {"neurons": neurons.name}
     return results.dataset(variables, coords, attrs, task)
-
-
-def _effect(
-    model: Model,
-    task: Task,
-    clean: Float[Tensor, "prompt metric"],
-    neurons: Neurons,
-    metric: tuple[Metric, ...],
-) -> Float[Tensor, "prompt metric"]:
-    signs = signs_of(metric)
-    without = measure(model, task, *neurons.scale(0.0), metric=metric)
-    return signs.to(clean.device) * (clean - without)
 
 
 def _attrs(

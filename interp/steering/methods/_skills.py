@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from interp import results
 from interp._activations import activations
 from interp._verbs import verb
-from interp.experiment import Metrics, check_metric
+from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy
 from interp.models.places import places
 from interp.places import AXES
@@ -33,7 +33,7 @@ from interp.prompts import read
 from interp.steering._controls import controls
 from interp.steering._direction import Direction, found_on
 from interp.steering.edits import Number, add, finite
-from interp.steering.methods._neurons import measure, signs_of
+from interp.steering.methods._measure import Steered
 from interp.tasks import Task
 
 CONVENTION = (
@@ -117,8 +117,8 @@ def rank_skills(
 
     `random` is the same of random directions as long as each axis, `clean` (prompt[, metric]) the metric of
     the model itself. Coordinate `rank` (axis): 0 is the axis with the largest mean effect of either sign, by
-    the first metric. coefficient: in standard deviations. Cost: four steered passes of each prompt for each
-    axis. Raises ValueError, before any pass, for a coefficient that is not finite or 0.
+    the first metric. coefficient: in standard deviations. Cost: a plain pass of each prompt, and four
+    steered ones for each axis. Raises ValueError, before any pass, for a coefficient that is not finite or 0.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -132,18 +132,16 @@ def rank_skills(
     if coefficient == 0:
         raise ValueError("coefficient is 0: nothing would be added. Give standard deviations, such as 1.0.")
     chosen = check_metric(metric, task.metric)
-    signs = signs_of(chosen)
+    check_task(task, anatomy(model), model)
     drawn = [each for each in controls(skills.directions, seed)["random"] if each is not None]
-    variables: dict[str, Any] = {"clean": (("prompt", "metric"), measure(model, task, metric=chosen).cpu())}
+    runs = Steered(model, task, chosen)
+    variables: dict[str, Any] = {"clean": (("prompt", "metric"), runs.clean.cpu())}
     with tqdm(total=2 * len(skills), disable=not progress, desc="skills", unit="axis") as bar:
         for name, directions in (("value", skills.directions), ("random", drawn)):
             effects = []
             for each in directions:
-                up, down = (
-                    measure(model, task, add(each, c, when=when), metric=chosen).cpu()
-                    for c in (coefficient, -coefficient)
-                )
-                effects.append(signs * (up - down) / 2)
+                up, down = (runs.effect(add(each, c, when=when)) for c in (coefficient, -coefficient))
+                effects.append((up - down) / 2)
                 bar.update()
             variables[name] = (("prompt", "axis", "metric"), torch.stack(effects, 1).numpy())
     size = np.abs(variables["value"][1][..., 0].mean(0))

@@ -32,7 +32,7 @@ from interp import results
 from interp._activations import activations
 from interp._verbs import verb
 from interp.experiment import Metrics, check_metric, check_task
-from interp.models import Model, anatomy, logits
+from interp.models import Model, anatomy
 from interp.models.places import places
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere, parse
@@ -41,15 +41,14 @@ from interp.steering._controls import controls
 from interp.steering._direction import Direction, found_on
 from interp.steering._intervention import Intervention
 from interp.steering._optimise import Objective, first_vectors, learn
-from interp.steering._steer import steer
 from interp.steering.edits import Made, Number, add, finite
 from interp.steering.gates import controller
-from interp.steering.methods._neurons import measure, signs_of
+from interp.steering.methods._measure import Steered, pieces
 from interp.tasks import Task
+from interp.tasks.metrics import Metric
 
 PATHS = ("all", "direct", "attention", "mlp", "joint")
 CONVENTION = "effect = metric(vector added, some parts held) - metric(clean); positive is better"
-_ROWS = 128
 
 
 @verb
@@ -69,8 +68,8 @@ def vector_paths(
     `random` is the same of a random vector of equal norm. `layer_value` (prompt, layer, part[, metric]): the
     loss of effect where "attention" or "mlp" of that layer is held at its unsteered output; 0 before the
     vector. `clean` (prompt[, metric]). direction: one vector of the stream. Raises ValueError, before any
-    pass, for another place or a coefficient that is not finite. Cost: 9 steered passes of each prompt and two
-    for each layer from the vector on, as many plain ones.
+    pass, for another place or a coefficient that is not finite. Cost: a plain pass of each prompt, 8 steered
+    ones and two for each layer from the vector on.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -92,17 +91,23 @@ def vector_paths(
         "attention": [Place("attn_out", n) for n in layers if (n, where.site) != (where.layer, "resid_mid")],
         "mlp": [] if facts.attn_only else [Place("mlp_out", n) for n in layers],
     }
-    pieces = [task[i : i + _ROWS] for i in range(0, len(task), _ROWS)]
-    n_singles = sum(map(len, parts.values()))
     made = add(direction, coefficient, when=when)
     (drawn,) = controls([direction], seed)["random"]
-    with tqdm(total=(9 + n_singles) * len(pieces), disable=not progress, desc="paths", unit="run") as bar:
-        runs = _Held(model, pieces, chosen, bar.update)
-        variables: dict[str, Any] = {"clean": (("prompt", "metric"), runs.clean.numpy())}
-        for name, interventions in (("value", made), ("random", add(drawn, coefficient, when=when))):
-            effects = _split(runs, interventions, parts)
-            variables[name] = (("prompt", "path", "metric"), effects.numpy())
-        variables["layer_value"] = (("prompt", "layer", "part", "metric"), runs.singles(made, parts).numpy())
+    sets = {"value": made, "random": add(drawn, coefficient, when=when)}
+    columns: dict[str, list[Tensor]] = {name: [] for name in ("clean", *sets, "layer_value")}
+    total = len(pieces(task)) * (1 + 4 * len(sets) + sum(map(len, parts.values())))
+    with tqdm(total=total, disable=not progress, desc="paths", unit="run") as bar:
+        for piece in pieces(task):
+            runs = _Held(model, piece, chosen, parts, bar.update)
+            columns["clean"].append(runs.steered.clean.cpu())
+            for name, each in sets.items():
+                columns[name].append(runs.split(each))
+            columns["layer_value"].append(runs.singles(made, columns["value"][-1][:, 0]))
+    dims = {"value": ("path",), "random": ("path",), "layer_value": ("layer", "part")}
+    variables = {
+        name: (("prompt", *dims.get(name, ()), "metric"), torch.cat(each).numpy())
+        for name, each in columns.items()
+    }
     coords = {
         "path": list(PATHS), "layer": range(facts.n_layers), "part": list(parts),
         "metric": [each.name for each in chosen],
@@ -115,51 +120,43 @@ def vector_paths(
     return results.dataset(variables, coords, attrs, task)
 
 
-def _split(runs: _Held, made: Made, parts: Mapping[str, list[Place]]) -> Tensor:
-    """Effects [prompt, path, metric], which add up."""
-    everything = runs.effect(made, [])
-    direct = runs.effect(made, [*parts["attention"], *parts["mlp"]])
-    attention = runs.effect(made, parts["mlp"]) - direct
-    mlp = runs.effect(made, parts["attention"]) - direct
-    return torch.stack((everything, direct, attention, mlp, everything - direct - attention - mlp), 1)
-
-
 class _Held:
-    """Runs of a task in which some attentions and MLPs are held at their unsteered outputs."""
+    """Runs of prompts in which some attentions and MLPs are held at what they give without the vector."""
 
     def __init__(
-        self, model: Model, pieces: Sequence[Task], metric: Sequence[Any], done: Callable[[], Any]
+        self,
+        model: Model,
+        piece: Task,
+        metric: tuple[Metric, ...],
+        parts: Mapping[str, list[Place]],
+        done: Callable[[], Any],
     ) -> None:
-        self.model, self.pieces, self.metric, self.done = model, pieces, tuple(metric), done
-        self.signs = signs_of(self.metric)
-        self.clean = torch.cat([measure(model, piece, metric=self.metric) for piece in pieces]).cpu()
+        self.parts, self.done, self.n_layers = parts, done, anatomy(model).n_layers
+        self.kept: dict[Place, Tensor] = {}
+        watch = [Intervention(w, _keeper(self.kept, w)) for part in parts.values() for w in part]
+        self.steered = Steered(model, piece, metric, *watch)
+        done()
 
-    def effect(self, made: Made, held: Sequence[Place]) -> Tensor:
+    def effect(self, made: Made, held: Sequence[Place] = ()) -> Tensor:
         """[prompt, metric]"""
-        values = []
-        for piece in self.pieces:
-            kept = self._outputs(piece, held)
-            frozen = [Intervention(w, _constant(kept[w])) for w in held]
-            values.append(measure(self.model, piece, made, *frozen, metric=self.metric).cpu())
-            self.done()
-        return self.signs * (torch.cat(values) - self.clean)
+        effect = self.steered.effect(made, [Intervention(w, _constant(self.kept[w])) for w in held])
+        self.done()
+        return effect
 
-    def singles(self, made: Made, parts: Mapping[str, list[Place]]) -> Tensor:
-        """[prompt, layer, part, metric]: what is lost where one part does not answer."""
-        whole = self.effect(made, [])
-        out = whole.new_zeros(len(whole), anatomy(self.model).n_layers, len(parts), len(self.metric))
-        for i, places_of_part in enumerate(parts.values()):
+    def split(self, made: Made) -> Tensor:
+        """Effects [prompt, path, metric], which add up."""
+        whole, attention, mlp = self.effect(made), self.parts["attention"], self.parts["mlp"]
+        direct = self.effect(made, [*attention, *mlp])
+        by_attention, by_mlp = self.effect(made, mlp) - direct, self.effect(made, attention) - direct
+        return torch.stack((whole, direct, by_attention, by_mlp, whole - direct - by_attention - by_mlp), 1)
+
+    def singles(self, made: Made, whole: Tensor) -> Tensor:
+        """[prompt, layer, part, metric]: what is lost of the whole effect where one part does not answer."""
+        out = whole.new_zeros(len(whole), self.n_layers, len(self.parts), whole.shape[-1])
+        for i, places_of_part in enumerate(self.parts.values()):
             for where in places_of_part:
                 out[:, where.layer or 0, i] = whole - self.effect(made, [where])
         return out
-
-    def _outputs(self, piece: Task, held: Sequence[Place]) -> dict[Place, Tensor]:
-        kept: dict[Place, Tensor] = {}
-        if held:
-            watch = [Intervention(where, _keeper(kept, where)) for where in held]
-            with torch.no_grad(), steer(self.model, *watch, prompt_length=piece.lengths):
-                logits(self.model, piece.clean.to(anatomy(self.model).device))
-        return kept
 
 
 def _keeper(kept: dict[Place, Tensor], where: Place) -> Callable[[Tensor], Tensor]:
