@@ -30,6 +30,7 @@ from interp.methods import Method
 from interp.models import Model
 from interp.patching import patch
 from interp.places import Place
+from interp.stats._shares import check_level, share_at_most
 from interp.tasks import Task
 
 GROUPS = ("unverified", "top", "sample", "no-op")
@@ -77,6 +78,7 @@ def screen(
         >>> result["value"].dims, int(result["value"].notnull().any("prompt").sum())
         (('prompt', 'layer', 'head'), 6)
     """
+    check_level(level)
     if not isinstance(site, str):
         raise ValueError("screen takes one site at a time, such as 'z'.")
     with torch.no_grad():
@@ -122,14 +124,12 @@ def missed_at_most(above: int, sampled: int, population: int, level: float) -> i
     threshold. The share of the population above it is, with the given confidence, at most the one-sided
     Clopper-Pearson bound (drawing without replacement only makes it safer).
     """
-    from scipy.stats import beta
-
     if not 0 <= above <= sampled <= population:
         raise ValueError(
             f"{above} cells above of {sampled} sampled of {population}: each must be at most the next."
         )
     unmeasured = population - sampled
-    share = 1.0 if above == sampled else float(beta.ppf(level, above + 1, sampled - above))
+    share = float(share_at_most(above, sampled, level))
     return min(unmeasured, max(0, floor(share * population) - above))
 
 

@@ -22,8 +22,9 @@ from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.probes._probes import Probes
 from interp.probes._question import Question
-from interp.probes.thresholds import clopper_pearson, threshold
+from interp.probes.thresholds import threshold
 from interp.prompts import Mask, Prompts, read_classes
+from interp.stats._shares import check_level, share_interval
 
 _WAYS = ("probe", "cascade", "random", "verdict")
 
@@ -72,6 +73,7 @@ def cascade(
         >>> found["cost"].sel(way=["probe", "verdict"]).values.round(2).tolist()
         [0.33, 1.0]
     """
+    check_level(level)
     _single(model, probes)
     up, down = read_classes(model, positive, negative, mask)
     _enough(calibrate, rate)
@@ -169,8 +171,8 @@ def _numbers(
     if way == "random":
         return share * right["verdict"].mean() + (1 - share) * right["probe"].mean(), np.nan, np.nan
     hits = right[way]
-    low, high = clopper_pearson(int(hits.sum()), len(hits), level)
-    return float(hits.mean()), low, high
+    low, high = share_interval(hits.sum(), len(hits), level)
+    return float(hits.mean()), float(low), float(high)
 
 
 def _depth(model: Model, probes: Probes) -> float:

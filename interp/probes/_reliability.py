@@ -21,7 +21,7 @@ from torch import Tensor
 from interp import results
 from interp._arguments import shown
 from interp._verbs import verb
-from interp.probes.thresholds import clopper_pearson
+from interp.stats._shares import check_level, share_interval
 
 
 @verb
@@ -45,6 +45,7 @@ def reliability(
         >>> found["value"].values.tolist(), found["n"].values.tolist()
         ([0.0, 1.0], [2, 2])
     """
+    check_level(level)
     p, y = _numbers("probabilities", probabilities), _numbers("labels", labels)
     if not len(p) or len(p) != len(y):
         raise ValueError(f"there are {len(p)} probabilities and {len(y)} labels; give one label for each.")
@@ -59,10 +60,10 @@ def reliability(
     drawn = np.array([_shares(rng.random(len(p)) < p, parts) for _ in range(draws)])
     errors = (abs(drawn - predicted) * n).sum(1) / len(p)
     ece = float((abs(observed - predicted) * n).sum() / len(p))
-    ends = [clopper_pearson(int(y[part].sum()), len(part), level) for part in parts]
+    low, high = share_interval(np.array([y[part].sum() for part in parts]), n, level)
     band = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], 0)
     by_bin = {"value": observed, "predicted": predicted, "n": n, "band_low": band[0], "band_high": band[1]}
-    by_bin |= {"low": np.array([end[0] for end in ends]), "high": np.array([end[1] for end in ends])}
+    by_bin |= {"low": low, "high": high}
     variables: dict[str, Any] = {name: (("bin",), values) for name, values in by_bin.items()}
     variables["ece"] = ((), np.array(ece))
     variables["ece_chance"] = ((), np.array(errors.mean()))

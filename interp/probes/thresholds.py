@@ -6,8 +6,7 @@ n; the (1 − α) quantile does not keep that. With n < 1/α − 1 no such θ is
 
 Rows of one document, user or template are not exchangeable with rows of another. So the unit is said: with
 groups, θ is of the *largest* score of each group ("a conversation is flagged"), and n counts groups;
-`per="row"` takes one random row of each group. Vovk et al. 2005 (conformal prediction); Clopper and Pearson
-1934.
+`per="row"` takes one random row of each group. Vovk et al. 2005 (conformal prediction).
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from interp import results
 from interp._verbs import verb
+from interp.stats._shares import check_level, share_interval
 
 __all__ = ["Threshold", "operating", "threshold"]
 PER = ("group", "row")
@@ -103,6 +103,7 @@ def operating(
         >>> found["value"].values.round(2).tolist(), round(float(found["precision"]), 3)
         ([0.67, 0.5], 0.013)
     """
+    check_level(level)
     theta = threshold.value if isinstance(threshold, Threshold) else float(threshold)
     if prevalence is not None and not 0 < prevalence < 1:
         raise ValueError(f"prevalence is {prevalence}; give a share between 0 and 1.")
@@ -112,7 +113,7 @@ def operating(
         broken = ~np.isfinite(scores)
         units = _units(np.where(broken, np.inf, scores), None if groups is None else groups[k], "group", 0)
         fired, n = int((units > theta).sum()), len(units)
-        low, high = clopper_pearson(fired, n, level)
+        low, high = map(float, share_interval(fired, n, level))
         for name, number in zip(numbers, (fired / n, low, high, n, int(broken.sum()))):
             numbers[name].append(number)
     variables: dict[str, Any] = {name: (("class",), np.array(each)) for name, each in numbers.items()}
@@ -149,12 +150,3 @@ def _units(scores: np.ndarray, groups: Sequence[Any] | None, per: str, seed: int
         return np.array([max(each) for each in rows.values()])
     drawn = np.random.default_rng(seed)
     return np.array([each[drawn.integers(len(each))] for each in rows.values()])
-
-
-def clopper_pearson(k: int, n: int, level: float) -> tuple[float, float]:
-    """The exact interval of a share."""
-    from scipy.stats import beta
-
-    tail = (1 - level) / 2
-    low = 0.0 if k == 0 else float(beta.ppf(tail, k, n - k + 1))
-    return low, 1.0 if k == n else float(beta.ppf(1 - tail, k + 1, n - k))

@@ -33,8 +33,8 @@ from interp.models.places import Layers, places
 from interp.places import Place
 from interp.positions import AnyPositions
 from interp.probes._question import answer_logits
-from interp.probes.thresholds import clopper_pearson
 from interp.prompts import Prompts, read
+from interp.stats._shares import check_level, share_interval
 from interp.steering._controls import random_like
 from interp.steering._direction import Direction, found_on
 from interp.steering._intervention import Intervention, flat
@@ -135,6 +135,7 @@ def introspection(
         >>> found["value"].dims, float(abs(change).max()) < 1e-4
         (('layer', 'strength'), True)
     """
+    check_level(level)
     listed = _checked(model, concepts, strengths, names)
     data = read(model, prompts)
     always = [each.check(model) for each in flat(interventions)]
@@ -220,14 +221,14 @@ def _dataset(
     variables: dict[str, Any] = {}
     for kind, (value, prefix) in {"concept": ("value", ""), "random": ("random", "random_")}.items():
         hits = (margins[kind].mean(0) > 0).sum(0)  # [layer, strength]
-        ends = np.array([[clopper_pearson(int(k), n, level) for k in row] for row in hits])
+        low, high = share_interval(hits, n, level)
         variables[value] = (dims, hits / n)
-        variables |= {f"{prefix}low": (dims, ends[..., 0]), f"{prefix}high": (dims, ends[..., 1])}
+        variables |= {f"{prefix}low": (dims, low), f"{prefix}high": (dims, high)}
         ending = "" if kind == "concept" else "_random"
         variables[f"margin{ending}"] = (("prompt", "concept", *dims), margins[kind])
         variables[f"identified{ending}"] = (dims, named[kind].mean(0))
     alarms = int((clean > 0).sum())
-    low, high = clopper_pearson(alarms, len(clean), level)
+    low, high = share_interval(alarms, len(clean), level)
     variables["margin_clean"] = (("prompt",), clean)
     for name, number in (("false_alarms", alarms / len(clean)), ("false_low", low), ("false_high", high)):
         variables[name] = ((), np.array(number))

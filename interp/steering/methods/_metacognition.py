@@ -29,8 +29,8 @@ from interp.lens._readout import token_ids
 from interp.models import Model, anatomy
 from interp.positions import AnyPositions
 from interp.probes._question import answer_logits
-from interp.probes.thresholds import clopper_pearson
 from interp.prompts import read
+from interp.stats._shares import check_level, share_interval
 from interp.steering._direction import Direction
 
 
@@ -92,6 +92,7 @@ def report(
         >>> found["value"].dims
         ('shots',)
     """
+    check_level(level)
     one_row(pos)
     direction.check(model)._single_vector()
     ids = token_ids(model, list(labels), "labels")
@@ -144,14 +145,11 @@ def _accuracies(by: dict[str, np.ndarray], level: float) -> dict[str, Any]:
     """Answers [query, shots], the accuracy by shots with its interval, and that of shuffled labels."""
     queries = len(by["label"])
     right = (by["predicted"] == by["label"]).sum(0)
-    ends = [clopper_pearson(int(k), queries, level) for k in right]
+    low, high = share_interval(right, queries, level)
     variables: dict[str, Any] = {name: (("query", "shots"), values) for name, values in by.items()}
     variables |= {"value": (("shots",), right / queries)}
     variables["shuffled"] = (("shots",), (by["predicted_shuffled"] == by["label"]).mean(0))
-    variables |= {
-        name: (("shots",), np.array([e[k] for e in ends])) for k, name in enumerate(("low", "high"))
-    }
-    return variables
+    return variables | {"low": (("shots",), low), "high": (("shots",), high)}
 
 
 @verb
@@ -186,6 +184,7 @@ def control_effect(
         >>> float(methods.control_effect(model, up, down, d)["value"][0]) > 1
         True
     """
+    check_level(level)
     one_row(pos)
     for part in direction.check(model).split():
         part._single_vector()

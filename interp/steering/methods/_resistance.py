@@ -4,7 +4,7 @@
    probabilistic bisection. At the median of the belief, one score; the side that it points to gains weight.
 2. `resistance`: prompts are continued unsteered, steered, steered with a part taken out (`without`), and with
    as much of a random part taken out (`control`). A detector of yours says where a text turns back, if it
-   does; its rate in each run has a Wilson interval.
+   does; its rate in each run has a Clopper-Pearson interval.
 3. `returns`: a detector by words: the first word of one set after one of the other.
 
 The paper steers latents of a sparse autoencoder, and a judge finds new attempts; it sees them in models of 70
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -32,6 +31,7 @@ from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
+from interp.stats._shares import check_level, share_interval
 from interp.steering._controls import controls
 from interp.steering._direction import Direction
 from interp.steering._generate import generate
@@ -144,8 +144,8 @@ def resistance(
     steering: interventions, as of `steering.add`. without, control: interventions that take out the part
     that is thought to resist, and a random one (`Neurons.random`); runs "without" and "control" are steered
     too, and there where these are given. `rate`, `low`, `high` (run): share of texts that turn back, with a
-    Wilson interval at `level`. The detector gets the new tokens [prompt, pos]. Raises ValueError for a
-    detector that gives anything else than one place in the text a prompt, or -1. Cost: two to four
+    Clopper-Pearson interval at `level`. The detector gets the new tokens [prompt, pos]. Raises ValueError for
+    a detector that gives anything else than one place in the text a prompt, or -1. Cost: two to four
     generations of all prompts.
 
     Example:
@@ -159,8 +159,7 @@ def resistance(
         >>> out["run"].values.tolist()
         ['base', 'steered']
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; give a share between 0 and 1.")
+    check_level(level)
     if not flat([steering]):
         raise ValueError("steering has no interventions: give some, as steering.add(direction, 4.0).")
     rows = read(model, prompts)
@@ -190,7 +189,7 @@ def resistance(
             )
         found.append(at.cpu().numpy())
     at = np.stack(found, 1)
-    rate, (low, high) = (at >= 0).mean(0), _wilson((at >= 0).sum(0), len(rows), level)
+    rate, (low, high) = (at >= 0).mean(0), share_interval((at >= 0).sum(0), len(rows), level)
     variables = {"at": (("prompt", "run"), at), "rate": (("run",), rate), "low": (("run",), low)}
     variables["high"] = (("run",), high)
     attrs = results.provenance(
@@ -198,14 +197,6 @@ def resistance(
         n_prompts=len(rows), seed=seed, level=level, max_new_tokens=max_new_tokens,
     )  # fmt: skip
     return results.dataset(variables, {"prompt": np.arange(len(rows)), "run": list(runs)}, attrs)
-
-
-def _wilson(k: Int[np.ndarray, "run"], n: int, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson interval of k of n."""
-    from scipy.stats import binomtest
-
-    ends = [binomtest(int(each), n).proportion_ci(level, method="wilson") for each in k]
-    return np.array([each.low for each in ends]), np.array([each.high for each in ends])
 
 
 @verb

@@ -107,8 +107,8 @@ def test_a_planted_corrector_brings_the_text_back_and_without_it_nothing_does():
     rates = dict(zip(out["run"].values.tolist(), out["rate"].values))
     assert rates == {"base": 0.0, "steered": 1.0, "without": 0.0, "control": 1.0}
     assert (out["at"].sel(run="steered") == 1).all()  # "off", then "on"
-    assert float(out["low"].sel(run="steered")) == pytest.approx(0.8389, abs=1e-3)  # Wilson, 20 of 20
-    assert float(out["high"].sel(run="without")) == pytest.approx(0.1611, abs=1e-3)
+    assert float(out["low"].sel(run="steered")) == pytest.approx(0.8316, abs=1e-4)  # 20 of 20
+    assert float(out["high"].sel(run="without")) == pytest.approx(0.1684, abs=1e-4)
     unsteered = methods.resistance(
         model, prompts, steering.add(d, 0.0), find, max_new_tokens=4, progress=False
     )
