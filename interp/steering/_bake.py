@@ -9,7 +9,8 @@ A site that a layer writes linearly can carry any affine edit h A + c: W becomes
 | resid_pre of L0  | W_pos and W_E, or W_E alone                 |
 | other streams    | additions only: the bias of what wrote last |
 
-No d × d matrix is made: edits act on the rows of the weights.
+No d × d matrix is made: edits act on the rows of the weights, in float64, and are rounded once to the
+weights' dtype.
 """
 
 from __future__ import annotations
@@ -95,8 +96,10 @@ def bake(model: Model, *interventions: Any) -> Baked:
             steered = logits(model, row)[0]
     baked = Baked()
     try:
+        draft = _Draft()
         for plan, each in zip(plans, checked):
-            _apply(baked, plan, each, _zero(model, each))
+            _apply(draft, plan, each, _zero(model, each).double())
+        draft.put_into(baked)
         with torch.no_grad():
             gap, effect = departure(logits(model, row)[0], steered), departure(plain, steered)
         if not gap <= _WITHIN.get(steered.dtype, 0.3) + _OF_EFFECT * effect:
@@ -229,38 +232,56 @@ def _embedding(model: Model) -> _Plan:
     return _Plan((model.W_E, table), shift=table)
 
 
-def _apply(baked: Baked, plan: _Plan, each: Intervention, zero: Tensor) -> None:
+class _Draft:
+    """New values of weights in float64: several edits of one weight are rounded once, when written."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+
+    def read(self, target: Tensor) -> Tensor:
+        """The weight as it is so far; not to be changed in place."""
+        key = (target.data_ptr(), target.shape, target.stride())
+        return self.values[key][1] if key in self.values else target.detach().double()
+
+    def write(self, target: Tensor, value: Tensor) -> None:
+        self.values[target.data_ptr(), target.shape, target.stride()] = (target, value)
+
+    def put_into(self, baked: Baked) -> None:
+        """Write them into the model."""
+        for target, value in self.values.values():
+            baked.write(target, value)
+
+
+def _apply(draft: _Draft, plan: _Plan, each: Intervention, zero: Tensor) -> None:
     edit = each.edit
     if not isinstance(edit, Edit):
         return
     for rows in plan.rows:
-        baked.write(rows, _linear(edit, rows.detach()))
+        draft.write(rows, _linear(edit, draft.read(rows)))
     if plan.before is not None:
-        _apply_before(baked, plan, edit, each)
+        _apply_before(draft, plan, plan.before, edit, each)
         return
     offset = edit.offset(zero)
     if plan.bias is not None:
-        old = plan.bias.detach()
-        baked.write(plan.bias, (old if plan.shift_only else _linear(edit, old)) + offset)
+        old = draft.read(plan.bias)
+        draft.write(plan.bias, (old if plan.shift_only else _linear(edit, old)) + offset)
     elif plan.shift is not None:
-        baked.write(plan.shift, plan.shift.detach() + offset)
+        draft.write(plan.shift, draft.read(plan.shift) + offset)
 
 
-def _apply_before(baked: Baked, plan: _Plan, edit: Edit, each: Intervention) -> None:
+def _apply_before(draft: _Draft, plan: _Plan, W: Tensor, edit: Edit, each: Intervention) -> None:
     """h (A) + c, then W: A W, and c W into the bias. A is symmetric: it acts on the columns of W."""
-    W = plan.before
-    if W is None:
-        return
-    new, shift = W.detach().clone(), torch.zeros_like(W.detach().reshape(-1, W.shape[-1])[0])
+    new = draft.read(W).clone()
+    shift = torch.zeros_like(new.reshape(-1, W.shape[-1])[0])
     if W.ndim == 2:  # [neuron, d_model]
         new, shift = _linear(edit, new.T).T, edit.offset(new[:, 0]) @ new
     else:  # [head, d_head, d_model]
         for head in range(len(W)) if each.heads is None else each.heads:
             shift = shift + edit.offset(new[head, :, 0]) @ new[head]
             new[head] = _linear(edit, new[head].T).T
-    baked.write(W, new)
+    draft.write(W, new)
     if plan.bias is not None:
-        baked.write(plan.bias, plan.bias.detach() + shift)
+        draft.write(plan.bias, draft.read(plan.bias) + shift)
 
 
 def _linear(edit: Edit, x: Tensor) -> Tensor:

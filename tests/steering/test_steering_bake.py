@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import interp
 from interp import positions, steering
 from interp.models import anatomy, logits
 from interp.steering import methods
@@ -85,6 +86,20 @@ def test_methods_that_scale_units_bake(toy, ids, within):
     dims = methods.austeer(toy, ids[:2], ids[2:], ["L1.mlp_out", "L1H2"], k=12)
     assert len(dims.index) == 2
     compare(toy, ids, dims.scale(1.5), within)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_edits_are_exact_to_one_rounding(draw, dtype):
+    """Two edits of one matrix, as float64 makes them of the weights as they are, then rounded once."""
+    model = interp.load("tiny-ioi", dtype=dtype)
+    one, two = (steering.Direction.from_tensor(draw(2, 64), "L1.mlp_out") for _ in range(2))
+    W, b = (getattr(model.blocks[1].mlp, name).detach().double() for name in ("W_out", "b_out"))
+    for d in (one, two):
+        q = torch.linalg.qr(d.vectors[d.place].double().T).Q
+        W, b = (x - 0.9 * (x @ q) @ q.T for x in (W, b))
+    with steering.bake(model, steering.ablate(one, 0.9), steering.ablate(two, 0.9)):
+        assert torch.equal(model.blocks[1].mlp.W_out, W.to(dtype))
+        assert torch.equal(model.blocks[1].mlp.b_out, b.to(dtype))
 
 
 def test_baking_twice_and_undoing_in_turn(model, ids, draw):
