@@ -65,7 +65,7 @@ def through_attention(
 
     rows: those of which `attend` gives z, and which go on; None for all.
     """
-    x = tap("resid_pre", layer, x)
+    x = tap("resid_pre", layer, x.to(block.device))
     z = attend(block, layer, x, tap)
     x = x if rows is None else x[rows]
     middle = x + tap("attn_out", layer, attn_write(block, z))
@@ -296,7 +296,7 @@ def head_writes(
 
 def unembed(weights: Weights, stream: Tensor, W_U: Tensor, b_U: Tensor | None) -> Tensor:
     """Logits of the columns W_U [d_model, column] for final stream rows [row, d_model]."""
-    x = normed(weights.final_norm, stream)
+    x = normed(weights.final_norm, stream.to(W_U.device))
     return weights.capped(times(x, W_U, b_U))
 
 

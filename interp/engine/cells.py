@@ -31,7 +31,7 @@ def covers(
     inside = (wanted == ALL) | (wanted == pos)
     if spans is None:
         return inside
-    return inside | ((wanted <= SPAN) & spans[prompt, (SPAN - wanted).clamp(min=0), pos])
+    return inside | ((wanted <= SPAN) & spans.to(pos.device)[prompt, (SPAN - wanted).clamp(min=0), pos])
 
 
 def with_spans(table: np.ndarray, per_span: list[np.ndarray]) -> np.ndarray:

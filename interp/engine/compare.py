@@ -44,6 +44,7 @@ def difference(
         return "", f"its parts are not laid out as expected ({type(error).__name__}: {error})"
     if not torch.isfinite(whole).all():
         return "", "its logits are not finite"
+    whole = whole.to(own.device)
     if own.shape != whole.shape:
         return "", f"its weights give {own.shape[-1]} logits, the model {whole.shape[-1]}"
     if not (gap := departure(own, whole)) <= margin:
@@ -74,7 +75,7 @@ def _own_logits(
         return tensor
 
     x = parts.embed(prompt)
-    final = through_blocks(parts, x.flatten(0, 1), whole_runs((1, x.shape[1]), x.device), tap)
+    final = through_blocks(parts, x.flatten(0, 1), whole_runs((1, x.shape[1])), tap)
     return unembed(parts, final)
 
 
@@ -87,6 +88,7 @@ def _site_differs(
     ours = ours if place[0] == "pattern" else ours[None]
     if ours.shape != theirs.shape:
         return f"{name} has shape {list(theirs.shape)}, expected {list(ours.shape)}"
+    theirs = theirs.to(ours.device)
     gap = (ours.double() - theirs.double()).abs().max()
     scale = theirs.double().abs().max()
     if not gap <= 10 * max(margin, 1e-12) * scale:
@@ -131,7 +133,7 @@ def _exact_logits(parts: Weights, prompt: Tensor) -> Float[Tensor, "pos vocab"]:
     """Logits by the weights in float32, block by block, so that one block has a copy at a time."""
     ends = _wide(replace(parts, blocks=()))
     x = ends.embed(prompt).flatten(0, 1)
-    attend = whole_runs((1, len(x)), x.device)
+    attend = whole_runs((1, len(x)))
     for block in parts.blocks:
         alone = replace(ends, blocks=(_wide(block),))
         x = through_blocks(alone, x, attend, lambda site, layer, tensor, group=None: tensor)

@@ -73,6 +73,11 @@ class Rows:
     pos: Tensor
     patch: dict[str, Tensor]  # the patch's indices by column, -1 is all
 
+    def on(self, device: torch.device) -> Rows:
+        """The same on a device: a patch may change the stream where another layer's lies."""
+        patch = {name: column.to(device) for name, column in self.patch.items()}
+        return Rows(self.prompt.to(device), self.pos.to(device), patch)
+
 
 def change(block: Block, saved: Capture, site: str, layer: int, rows: Rows) -> tuple[Tensor, Tensor]:
     """The rows that change, [changed], and by how much, [changed, d_model]."""
@@ -184,7 +189,7 @@ def _only(saved: Capture, x: Tensor, where: int, dim: int) -> Tensor:
 def _chosen(saved: Capture, x: Tensor, where: int, dim: int) -> Tensor:
     """Whether an index of a dim of x is at a position or in a span: [prompt or 1, ..., index, ...]."""
     if saved.spans is not None and where <= SPAN:
-        marks = saved.spans[:, SPAN - where]
+        marks = saved.spans[:, SPAN - where].to(x.device)
     else:
         marks = (torch.arange(x.shape[dim], device=x.device) == where)[None]
     shape = [1] * x.ndim

@@ -8,6 +8,7 @@ join on the way, the wavefront of patching, run the halves of the block themselv
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -51,7 +52,7 @@ def forward(
         scored = [layer for site, layer in taps if site == SCORES]
         layers = range(len(weights.blocks)) if fused else ()
         alone = [layer for layer in layers if ("pattern", layer) not in taps and layer not in scored]
-        attend = whole_runs(size, x.device, fused=alone, scored=scored)
+        attend = whole_runs(size, fused=alone, scored=scored)
 
     def tap(site: str, layer: int, tensor: Tensor, group: B.Group | None = None) -> Tensor:
         act = taps.get((site, layer))
@@ -65,7 +66,6 @@ def forward(
 
 def whole_runs(
     size: tuple[int, int],
-    device: torch.device,
     keep: Keep | None = None,
     fused: Container[int] = (),
     scored: Container[int] = (),
@@ -76,13 +76,16 @@ def whole_runs(
     whose scores are tapped.
     """
     n, n_pos = size
-    pos = torch.arange(n_pos, device=device)
-    rows = torch.arange(n * n_pos, device=device).view(n, n_pos)
-    runs = torch.arange(n, device=device)
-    group, every = B.Group(0, n_pos, runs, rows, rows, pos, runs), pos.repeat(n)
+
+    @cache
+    def numbers(device: torch.device) -> tuple[Tensor, B.Group, Tensor]:
+        pos, runs = torch.arange(n_pos, device=device), torch.arange(n, device=device)
+        rows = torch.arange(n * n_pos, device=device).view(n, n_pos)
+        return pos, B.Group(0, n_pos, runs, rows, rows, pos, runs), pos.repeat(n)
 
     def attend(block: Block, layer: int, x: Tensor, tap: B.Tap) -> Tensor:
         attn, h = block.attn, B.normed(block.attn_norm, x)
+        pos, group, every = numbers(x.device)
         q, k, v = (part.unflatten(0, size) for part in B.qkv(attn, layer, (h, every), (h, every), tap))
         if keep is not None:
             keep(layer, k, v)

@@ -6,6 +6,8 @@ a prefix, and so are their rows.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 
@@ -43,6 +45,19 @@ class Layout:
         self.final_item, self.final_pos = as_tensor(final_item), as_tensor(final_pos)
         self.final_source = as_tensor(source)  # the stream row of each final row
         self._groups = self._make_groups(n_running, n_read, device)
+        self._elsewhere: dict[torch.device, Layout] = {device: self}
+
+    def on(self, device: torch.device) -> Layout:
+        """The same layout with its numbers on a device."""
+        if device not in self._elsewhere:
+            other = copy.copy(self)
+            for name, part in vars(self).items():
+                if isinstance(part, torch.Tensor):
+                    setattr(other, name, part.to(device))
+            move = lambda a: a.to(device) if isinstance(a, torch.Tensor) else a  # noqa: E731
+            other._groups = [tuple(map(move, group)) for group in self._groups]
+            self._elsewhere[device] = other
+        return self._elsewhere[device]
 
     def entered(self, point: int) -> tuple[int, int]:
         """The items that enter at a point: first, and one past the last."""

@@ -24,6 +24,11 @@ class Reads:
     runs: Runs
     metrics: tuple[Metric, ...]
 
+    def to(self, device: torch.device) -> Reads:
+        """The same on a device: itself where it lies there."""
+        runs = self.runs.to(device)
+        return self if runs is self.runs else Reads(runs, self.metrics)
+
     @property
     def everywhere(self) -> bool:
         """Whether some metric reads all positions, or the task several, not only the answer's."""
@@ -164,6 +169,7 @@ class Readout:
 
     def __init__(self, weights: Weights, reads: Reads, whole: bool = False) -> None:
         """whole: all columns, whatever the metrics read."""
+        reads = reads.to(weights.W_U.device)
         self.weights, self.reads, self.runs = weights, reads, reads.runs
         columns = None if whole else reads.columns
         self.W_U = weights.W_U if columns is None else weights.W_U[:, columns]
@@ -177,6 +183,7 @@ class Readout:
 
     def whole_runs(self, stream: Float[Tensor, "prompt pos d_model"]) -> Tensor:
         """Logits of unpatched runs at the positions read: [prompt, column] or [prompt, pos, column]."""
+        stream = stream.to(self.W_U.device)
         if self.reads.everywhere:
             return self.logits(stream.flatten(0, 1)).unflatten(0, stream.shape[:2])
         return self.logits(stream[torch.arange(len(stream), device=stream.device), self.runs.positions])

@@ -80,6 +80,13 @@ class Runs:
             copies = {k: p.clone() for k, p in parts.items() if p is not None and p.is_inference()}
         return replace(self, **copies)
 
+    def to(self, device: torch.device) -> Runs:
+        """The same runs on a device: themselves where they lie there."""
+        if self.base.device == device:
+            return self
+        parts = {name: getattr(self, name) for name in _PARTS}
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
+
     def take(self, index: slice | Tensor) -> Runs:
         """The same runs for some of the prompts."""
         parts = {name: getattr(self, name) for name in _PARTS}
@@ -121,7 +128,8 @@ def capture(weights: Weights, runs: Runs, sites: tuple[str, ...], source: Weight
     saved = _captured(weights, runs, sites)
     if source is not None and source is not weights:
         n, other = len(runs), _captured(source, runs, sites)
-        saved.source, saved.final = other.source, torch.cat((saved.final[:n], other.final[n:]))
+        saved.source = {at: there.to(saved.base[at].device) for at, there in other.source.items()}
+        saved.final = torch.cat((saved.final[:n], other.final[n:].to(saved.final.device)))
     return saved
 
 
@@ -132,9 +140,7 @@ def _captured(weights: Weights, runs: Runs, sites: tuple[str, ...]) -> Capture:
     x = torch.cat(embedded).flatten(0, 1)  # [2 n_prompt pos, d_model]
     saved = Capture(spans=runs.spans)
     keep = lambda layer, k, v: saved.past.append(B.Past(k[:n].clone(), v[:n].clone()))  # noqa: E731
-    x = through_blocks(
-        weights, x, whole_runs((2 * n, n_pos), x.device, keep), _saver(saved, runs, needed(sites))
-    )
+    x = through_blocks(weights, x, whole_runs((2 * n, n_pos), keep), _saver(saved, runs, needed(sites)))
     _finite(x, len(weights.blocks), n, n_pos)
     saved.final = x.view(2 * n, n_pos, -1)
     saved.pre.append(saved.final[:n])

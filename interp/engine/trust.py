@@ -17,7 +17,7 @@ A verb that can do without the weights says so when it does (`own_weights`), one
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -40,7 +40,7 @@ from interp.models import (
     weights,
 )
 from interp.models.hook_points import unreached
-from interp.models.parts import Weights
+from interp.models.parts import Weights, beside, tensors
 from interp.places import hint, hook_name
 
 ENGINES = ("auto", "fast", "reference")
@@ -206,6 +206,8 @@ def require_readout(
     stream: what the last block gives, whole: the model's logits there, a soft cap included.
     """
     norm, b_U = final_norm(model), getattr(model, "b_U", None)
+    device = model.W_U.device
+    stream, norm, b_U = stream.to(device), beside(norm, device), beside(b_U, device)
     own = (stream if norm is None else norm(stream)) @ model.W_U
     own = own if b_U is None else own + b_U
     cap = float(getattr(model.cfg, "output_logits_soft_cap", None) or -1.0)
@@ -238,7 +240,8 @@ def short_row(model: Model) -> Int[Tensor, "1 pos"]:
 
 def _mode(model: Model) -> str | None:
     """What about the model's present state no forward pass of ours follows."""
-    if torch.is_autocast_enabled(model.W_E.device.type):
+    kind = model.W_E.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return "autocast is on, in which the model computes in several dtypes"
     return part_in_training(model)
 
@@ -316,7 +319,7 @@ def _values(model: Model, parts: Weights) -> bytes:
     Of tensors that our pass reads a sample stands for all: both passes see the edit. Those that it does not
     read are summed whole: what was 0 when the logits were compared (an adapter, a bias) may count later.
     """
-    read = {tensor.untyped_storage().data_ptr() for tensor in _tensors(parts)}
+    read = {tensor.untyped_storage().data_ptr() for tensor in tensors(parts)}
     every = {id(each): each.detach() for each in lasting(model)}.values()
     sums = [
         total
@@ -324,7 +327,9 @@ def _values(model: Model, parts: Weights) -> bytes:
         if each.numel()
         for total in _sums(_sample(each) if each.untyped_storage().data_ptr() in read else each)
     ]
-    return torch.stack(sums).cpu().numpy().tobytes()
+    devices = dict.fromkeys(each.device for each in sums)
+    stacked = (torch.stack([each for each in sums if each.device == device]) for device in devices)
+    return b"".join(each.cpu().numpy().tobytes() for each in stacked)
 
 
 def _sample(tensor: Tensor) -> Tensor:
@@ -338,13 +343,3 @@ def _sums(tensor: Tensor) -> tuple[Tensor, Tensor]:
         return tensor.sum().double(), tensor[..., ::2].sum().double()
     wide = tensor if tensor.dtype == torch.float64 else tensor.float()
     return wide.sum().double(), wide.square().sum().double()
-
-
-def _tensors(part: Any) -> Iterator[Tensor]:
-    """Every tensor of a dataclass of weights."""
-    if isinstance(part, Tensor):
-        yield part
-    elif isinstance(part, tuple):
-        yield from (tensor for each in part for tensor in _tensors(each))
-    elif is_dataclass(part) and not isinstance(part, type):
-        yield from (tensor for each in fields(part) for tensor in _tensors(getattr(part, each.name)))

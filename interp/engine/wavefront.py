@@ -59,7 +59,7 @@ class Prepared:
         self.weights, self.runs, self.budget = weights, runs, budget
         self.running = lowered(weights, precision)
         self.source_weights = weights if source is None else source
-        self.reads = Reads(runs, metrics)
+        self.reads = Reads(runs, metrics).to(weights.W_U.device)
         self.readout = Readout(weights, self.reads)
         other = None if source is None else lowered(source, precision)
         self.saved: Capture = capture(self.running, runs, sites, other)
@@ -67,7 +67,7 @@ class Prepared:
         self.base_logits = self.readout.whole_runs(self.saved.final[:n])  # [prompt, (pos,) column]
         source_logits = Readout(self.source_weights, self.reads).whole_runs(self.saved.final[n:])
         self.clean_logits = self.base_logits if runs.clean_is_base else source_logits
-        every = torch.arange(n, device=runs.base.device)
+        every = torch.arange(n, device=self.base_logits.device)
         score = self.readout.score
         self.base = score(self.base_logits, self.clean_logits, every).cpu().numpy()
         self.source = score(source_logits, self.clean_logits, every).cpu().numpy()
@@ -80,7 +80,7 @@ class Prepared:
 
     def clean_right(self) -> np.ndarray:
         """1.0 where the clean run prefers the answers, else 0.0: [prompt]."""
-        return clean_right(self.clean_logits, self.runs, self.readout.answer, self.readout.wrong)
+        return clean_right(self.clean_logits, self.reads.runs, self.readout.answer, self.readout.wrong)
 
     def live(self, cells: Cells) -> Items:
         """The counterfactual runs that have to be computed."""
@@ -98,7 +98,7 @@ class Prepared:
 
     def _score(self, items: Items, cells: Cells) -> np.ndarray:
         """Metrics of one batch of items: [item, metric]."""
-        layout = Layout(items, len(self.weights.blocks), self.reads.everywhere, self.runs.base.device)
+        layout = Layout(items, len(self.weights.blocks), self.reads.everywhere, self.weights.W_U.device)
         stream = self._wave(cells, layout).run()
         logits = self.readout.logits(stream)
         prompt = layout.item_prompt
@@ -147,7 +147,7 @@ class Wavefront:
 
     def _attention(self, layer: int, block: Block, x: Tensor, last: bool) -> Tensor:
         """The stream after attention; of the last block only the rows that are read."""
-        layout, past = self.layout, self.saved.past[layer]
+        layout, past = self.layout.on(block.device), self.saved.past[layer]
         n_items = layout.entered(2 * layer)[1]
         groups, pos = layout.groups(n_items, last), layout.row_pos[: len(x)]
         n_final = int(layout.final_end[n_items])
@@ -165,7 +165,7 @@ class Wavefront:
         first, stop = self.layout.entered(point)
         if first == stop:
             return x
-        layout = self.layout
+        layout = self.layout.on(base.device)
         ends = layout.final_end if final else layout.row_end
         span = slice(int(ends[first]), int(ends[stop]))
         item = (layout.final_item if final else layout.row_item)[span]
@@ -174,7 +174,7 @@ class Wavefront:
         rows = base[prompt, pos]
         if self.closed_form:
             self._add_changes(rows, item, prompt, pos)
-        return torch.cat((x, rows)) if len(x) else rows
+        return torch.cat((x.to(rows.device), rows)) if len(x) else rows
 
     def _add_changes(self, rows: Tensor, item: Tensor, prompt: Tensor, pos: Tensor) -> None:
         cells = self.cells
@@ -187,10 +187,10 @@ class Wavefront:
                 name: torch.as_tensor(column, device=item.device)[cell[mine]]
                 for name, column in cells.index.items()
             }
-            some = entry.Rows(prompt[mine], pos[mine], patch)
             block = self.weights.blocks[depth]
+            some = entry.Rows(prompt[mine], pos[mine], patch).on(block.device)
             changed, delta = entry.change(block, self.saved, SITES[number], depth, some)
-            rows[mine[changed]] += delta
+            rows[mine[changed.to(mine.device)]] += delta.to(rows.device)
 
 
 def _pass_on(site: str, layer: int, tensor: Tensor, group: B.Group | None = None) -> Tensor:
@@ -218,7 +218,7 @@ class Overrides:
         last = layer == self.layout.n_layers - 1 and site not in _STREAM_ROWS
         axis = {"post": "neuron"}.get(site, "head")
         for patch in patches.tolist():
-            row, prompt, pos = self._rows(patch, last, tensor.shape[0])
+            row, prompt, pos = self._rows(patch, last, tensor)
             unit = int(self.cells.column(axis)[patch])
             if unit < 0:
                 tensor[row] = source[prompt, pos]
@@ -226,9 +226,9 @@ class Overrides:
                 tensor[row, unit] = source[prompt, pos, unit]
         return tensor
 
-    def _rows(self, patch: int, last: bool, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows among the first `n_rows` that a patch overwrites, with prompt and position of each."""
-        layout = self.layout
+    def _rows(self, patch: int, last: bool, tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of the tensor that a patch overwrites, with prompt and position of each."""
+        layout, n_rows = self.layout.on(tensor.device), tensor.shape[0]
         item, pos = (layout.final_item, layout.final_pos) if last else (layout.row_item, layout.row_pos)
         item, pos = item[:n_rows], pos[:n_rows]
         mine = torch.as_tensor(layout.items.cell == self.cells.cell[patch], device=item.device)[item]

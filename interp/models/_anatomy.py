@@ -220,7 +220,7 @@ def logits(model: Model, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "pr
     takes_padding_side = type(model).__name__ == "HookedTransformer" and model.tokenizer is not None
     options = {"padding_side": "right"} if takes_padding_side else {}
     with dtypes_explained(model, model.cfg.model_name):
-        return model(tokens, **options)
+        return model(tokens, **options).to(tokens.device)  # a model on several devices ends on its last
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor
 from interp.models._anatomy import Model, has_hooks
 from interp.models._architecture import Architecture, architecture, inner, transformers_config
 from interp.models._placement import quantised
-from interp.models.parts import MLP, Attention, Block, Norm, Rotary, Weights
+from interp.models.parts import MLP, Attention, Block, Norm, Rotary, Weights, beside, tensors
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -32,7 +32,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu2": lambda x: F.relu(x).square(),
 }
-Tables = dict[tuple[int, Any], Rotary]  # by the module that makes them, and the kind of layer
+# By the module that makes them, the kind of layer, and the device of the layers that use them.
+Tables = dict[tuple[int, Any, torch.device], Rotary]
 
 
 class NotLaidOut(AttributeError, ValueError):
@@ -57,7 +58,6 @@ def unsupported(model: Model) -> str | None:
         ),
         f"{known.name} scales what its layers write": known.residual_scale != 1.0,
         f"{known.name} adds ALiBi and rotary positions in its own way": _falcon_alibi(model),
-        "it lies on several devices": (getattr(cfg, "n_devices", 1) or 1) > 1,
         f"activation {known.act_fn!r} is not known to it": not cfg.attn_only
         and known.act_fn not in ACTIVATIONS,
         f"position embedding {cfg.positional_embedding_type!r} is not known to it": (
@@ -74,19 +74,21 @@ def weights(model: Model) -> Weights:
     """References to a model's weights; raises AttributeError where the model lacks an expected part.
 
     What they compute is the model's own function only where the model is laid out as expected: compare logits
-    before they are trusted (interp.engine).
+    before they are trusted (interp.engine). Blocks may lie on several devices, each on one; the small tensors
+    at both ends of the model are copied to their embedding or unembedding where they lie elsewhere.
     """
     cfg, known = model.cfg, architecture(model)
     _require_matrices(model)
     tables: Tables = {}
+    start, end = model.W_E.device, model.W_U.device
     return Weights(
         W_E=model.W_E,
-        W_pos=_position_table(model) if cfg.positional_embedding_type == "standard" else None,
-        embed_norm=_embed_norm(model),
+        W_pos=beside(_position_table(model), start) if cfg.positional_embedding_type == "standard" else None,
+        embed_norm=beside(_embed_norm(model), start),
         blocks=tuple(_block(model, layer, known, tables) for layer in range(len(model.blocks))),
-        final_norm=final_norm(model),
+        final_norm=beside(final_norm(model), end),
         W_U=model.W_U,
-        b_U=getattr(model, "b_U", None),
+        b_U=beside(getattr(model, "b_U", None), end),
         soft_cap=_cap(cfg, "output_logits_soft_cap"),
         embed_scale=known.embed_scale,
     )
@@ -253,13 +255,18 @@ def _norms(model: Model, block: Any, known: Architecture) -> dict[str, Norm | No
 def _block(model: Model, layer: int, known: Architecture, tables: Tables) -> Block:
     cfg, block = model.cfg, model.blocks[layer]
     norm = _norms(model, block, known)
-    return Block(
+    whole = Block(
         attn=_attention(model, layer, known, tables),
         mlp=None if cfg.attn_only else _mlp(block.mlp, cfg, known, norm["mlp"], norm["mlp_out"]),
         attn_norm=norm["attn"],
         attn_out_norm=norm["attn_out"],
         parallel=bool(getattr(cfg, "parallel_attn_mlp", False)),
     )
+    if len(found := {each.device for each in tensors(whole)}) > 1:
+        raise NotLaidOut(
+            f"block {layer} lies on several devices ({', '.join(sorted(map(str, found)))}); a layer must lie on one"
+        )
+    return whole
 
 
 def _attention(model: Model, layer: int, known: Architecture, tables: Tables) -> Attention:
@@ -284,7 +291,7 @@ def _attention(model: Model, layer: int, known: Architecture, tables: Tables) ->
         k_norm=_norm(getattr(attn, "k_norm", None), cfg, rms=True),
         whole_norm=known.whole_qk_norm,
         rotary=_rotary(model, layer, known, tables) if turns else None,
-        alibi=_alibi_slopes(model) if cfg.positional_embedding_type == "alibi" else None,
+        alibi=_alibi_slopes(model, attn.W_O.device) if cfg.positional_embedding_type == "alibi" else None,
     )
 
 
@@ -330,13 +337,13 @@ def _mlp(mlp: Any, cfg: Any, known: Architecture, norm: Norm | None, out_norm: N
     )
 
 
-def _alibi_slopes(model: Model) -> Tensor:
+def _alibi_slopes(model: Model, device: torch.device) -> Tensor:
     """Slopes by head: powers of 2^(-8 / n); on a bridge also between them for other n."""
     n = model.cfg.n_heads
     near = n if transformers_config(model) is None else 2 ** (n.bit_length() - 1)
     slopes = [2 ** (-8 / near * (head + 1)) for head in range(near)]
     slopes += [2 ** (-4 / near * (2 * head + 1)) for head in range(n - near)]
-    return torch.tensor(slopes, dtype=torch.float32, device=model.W_E.device)
+    return torch.tensor(slopes, dtype=torch.float32, device=device)
 
 
 @torch.no_grad()
@@ -350,11 +357,11 @@ def _rotary(model: Model, layer: int, known: Architecture, tables: Tables) -> Ro
         return Rotary(attn.rotary_sin, attn.rotary_cos, bool(model.cfg.rotary_adjacent_pairs))
     if _is_native(attn):
         tables = inner(attn).rotary
-        return Rotary(tables.sin_cached.to(model.W_E), tables.cos_cached.to(model.W_E), adjacent=True)
+        return Rotary(tables.sin_cached.to(attn.W_O), tables.cos_cached.to(attn.W_O), adjacent=True)
     if (
         getattr(inner(attn), "embed_positions", None) is not None
     ):  # GPT-J: [position, sin and cos of each pair]
-        sin, cos = inner(attn).embed_positions.to(model.W_E).chunk(2, -1)
+        sin, cos = inner(attn).embed_positions.to(attn.W_O).chunk(2, -1)
         return Rotary(sin.repeat_interleave(2, -1), cos.repeat_interleave(2, -1), adjacent=True)
     module = inner(getattr(model, "rotary_emb", None))
     if module is None or known.length_dependent or not _rotates(model, layer, known):
@@ -366,9 +373,11 @@ def _rotary(model: Model, layer: int, known: Architecture, tables: Tables) -> Ro
         options = {"layer_type": kinds[layer]}
     elif known.windows[layer] is not None and hasattr(vars(model)["original_model"], "rotary_emb_local"):
         module = vars(model)["original_model"].rotary_emb_local
-    key = id(module), options.get("layer_type")
+    kind, device = options.get("layer_type"), attn.W_O.device
+    key = id(module), kind, device
     if key not in tables:
-        tables[key] = _tables(model, module, options, known)
+        at_hand = next((made for at, made in tables.items() if at[:2] == key[:2]), None)
+        tables[key] = beside(at_hand or _tables(model, module, options, known), device)
     return tables[key]
 
 

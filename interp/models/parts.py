@@ -6,12 +6,16 @@ forward pass. Relevance rules are parts of the same values with other slopes (`a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +126,11 @@ class Block:
     attn_out_norm: Norm | None  # after attention, before the stream
     parallel: bool
 
+    @property
+    def device(self) -> torch.device:
+        """Where all of it lies; the stream comes to it."""
+        return self.attn.W_O.device
+
 
 @dataclass(frozen=True, eq=False)
 class Weights:
@@ -149,3 +158,24 @@ class Weights:
         x = x if self.embed_norm is None else self.embed_norm(x)
         x = x if noise is None else x + noise
         return x if self.W_pos is None else x + self.W_pos[position]
+
+
+def tensors(part: Any) -> Iterator[Tensor]:
+    """Every tensor of a dataclass of weights."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, tuple):
+        yield from (tensor for each in part for tensor in tensors(each))
+    elif is_dataclass(part) and not isinstance(part, type):
+        yield from (tensor for each in fields(part) for tensor in tensors(getattr(part, each.name)))
+
+
+def beside(part: Part, device: torch.device) -> Part:
+    """A tensor, or a dataclass of them, on a device: itself where it lies there."""
+    if isinstance(part, Tensor):
+        return part.to(device)  # type: ignore[return-value]
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    if all(each.device == device for each in tensors(part)):
+        return part
+    return replace(part, **{each.name: beside(getattr(part, each.name), device) for each in fields(part)})  # type: ignore[type-var]

@@ -123,7 +123,7 @@ class Stage:
             for tokens in self.task.clean.to(self.positions.device).split(_AT_ONCE):
                 keep = lambda at, k, v: (past[at][0].append(k[:, :start]), past[at][1].append(v[:, :start]))  # noqa: E731
                 kept: list[Tensor] = []
-                attend = whole_runs((tokens.shape[0], tokens.shape[1]), tokens.device, keep)
+                attend = whole_runs((tokens.shape[0], tokens.shape[1]), keep)
                 taps = {("resid_pre", layer): lambda x, kept=kept: kept.append(x) or x}
                 forward(parts, parts.embed(tokens), 0, taps, attend)
                 streams.append(kept[0][:, start:stop])

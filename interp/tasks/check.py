@@ -151,7 +151,7 @@ def answer_logits(
     parts = []
     with torch.no_grad():
         for rows in torch.arange(len(tokens), device=tokens.device).split(batch_size):
-            logits = model(tokens[rows], return_type="logits")  # (batch, pos, column)
+            logits = model(tokens[rows], return_type="logits").to(tokens.device)  # (batch, pos, column)
             item = torch.arange(len(rows), device=logits.device)
             picked = logits[item if positions.ndim == 1 else item[:, None], positions[rows]]
             parts.append(picked if picked.dtype == torch.float64 else picked.float())
