@@ -164,7 +164,7 @@ def _one_pass(
         def keep(tensor: Tensor) -> Tensor:
             for where in wanted:
                 if (where.site, where.layer or 0) == point:
-                    kept[where] = _part(tensor, where)
+                    kept[where] = _part(tensor, where).to(batch.tokens.device)
             if all(where in kept for where in wanted):
                 raise _Enough
             return tensor

@@ -353,7 +353,7 @@ def _add(
 ) -> Tensor:
     shape = [1] * tensor.ndim
     shape[0], shape[2 if place[0] == "pattern" else 1] = real.shape
-    sums[place] = sums.get(place, 0.0) + (tensor.double() * real.view(shape)).sum(0)
+    sums[place] = sums.get(place, 0.0) + (tensor.double().to(real.device) * real.view(shape)).sum(0)
     return tensor
 
 

@@ -26,7 +26,7 @@ only `pos="all"` gives a row for every token. `marked` gives any of these as a m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -65,6 +65,16 @@ class Frame:
         columns = torch.arange(self.offset, self.offset + self.size[1], device=self.device)[None]
         columns = columns if self.padding is None else columns - self.padding[:, None]
         return columns.expand(self.size[0], -1)
+
+    def on(self, device: torch.device) -> Frame:
+        """The same on a device: itself where it is there."""
+        if device == self.device:
+            return self
+        move = lambda part: None if part is None else part.to(device)  # noqa: E731
+        return replace(
+            self, device=device, padding=move(self.padding), prompt_lengths=move(self.prompt_lengths),
+            all_tokens=move(self.all_tokens),
+        )  # fmt: skip
 
     @cached_property
     def keys(self) -> Frame:

@@ -170,7 +170,7 @@ def _keep(
     tensor: Tensor,
     hook: Any,
 ) -> Tensor:
-    kept[place] = tensor[rows, positions]
+    kept[place] = tensor.to(rows.device)[rows, positions]
     return tensor
 
 

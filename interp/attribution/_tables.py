@@ -108,4 +108,5 @@ class Linear:
         site = self.place[0]
         n_pos = slope.shape[2] if site == "pattern" else slope.shape[1]
         estimate = dot(site, self.source - self.base, slope)
-        return with_totals(estimate.masked_fill(~live(site, self.first, n_pos), 0.0))
+        first = self.first.to(estimate.device)
+        return with_totals(estimate.masked_fill(~live(site, first, n_pos), 0.0))

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -40,7 +39,7 @@ from interp.models import (
     weights,
 )
 from interp.models.hook_points import unreached
-from interp.models.parts import Weights, beside, tensors
+from interp.models.parts import Weights, beside, gathered, tensors
 from interp.places import hint, hook_name
 
 ENGINES = ("auto", "fast", "reference")
@@ -84,12 +83,15 @@ def own_weights(
     engine: str,
     instead: str,
     unable: str | None = None,
+    follow: bool = False,
 ) -> Weights | None:
     """`weights_of` for a verb that the model itself can serve as well, under hooks: None where it has to.
 
     engine: "auto" warns of a fall-back, `instead` says what it costs; "fast" raises ValueError; "reference"
-    is the model itself. unable: why our pass cannot be used, whatever the weights give. Either way ValueError
-    for a model in train mode, whose values would be random.
+    is the model itself. unable: why our pass cannot be used, whatever the weights give. follow: whether the
+    call's passes go from device to device with a model's layers; else they stay on the first, to which layers
+    are copied when a pass comes to them. Either way ValueError for a model in train mode, whose values would
+    be random.
     """
     check_engine(engine)
     require_eval(model)
@@ -97,7 +99,7 @@ def own_weights(
         return None
     parts = unable or weights_of(model, tokens, lengths, sites=sites, reach=reach)
     if isinstance(parts, Weights):
-        return parts
+        return parts if follow else gathered(parts)
     if engine == "fast":
         raise ValueError(f"the fast engine cannot run this model: {parts}. Use engine='reference'.")
     warn(f"using the reference engine, {instead}: {parts}.")
@@ -121,7 +123,7 @@ def slope_weights(
         require_eval(model)
         parts = weights_of(model, tokens, lengths, sites=sites)
         return parts if isinstance(parts, Weights) else None
-    return own_weights(model, tokens, lengths, sites=sites, engine=engine, instead="")
+    return own_weights(model, tokens, lengths, sites=sites, engine=engine, instead="", follow=True)
 
 
 def check_engine(engine: str) -> None:
@@ -138,11 +140,14 @@ def require_weights(
     sites: Sequence[str] = (),
     what: str,
 ) -> Weights:
-    """`weights_of` for what cannot do without them: a ValueError that says what and why."""
+    """`weights_of` for what cannot do without them: a ValueError that says what and why.
+
+    All on one device: layers that lie elsewhere are copied when a pass comes to them.
+    """
     parts = weights_of(model, tokens, lengths, sites=sites)
     if isinstance(parts, str):
         raise ValueError(f"{what} cannot be run on {model.cfg.model_name}: {parts}.")
-    return parts
+    return gathered(parts)
 
 
 def choose(
@@ -168,8 +173,9 @@ def choose(
     instead = f"{passes:,} forward passes of {len(runs):,} prompts"
     unable = other if isinstance(other, str) else None
     parts = own_weights(
-        model, runs.base, runs.lengths, sites=sites, engine=engine, instead=instead, unable=unable
-    )
+        model, runs.base, runs.lengths, sites=sites, engine=engine, instead=instead, unable=unable,
+        follow=True,
+    )  # fmt: skip
     if parts is not None:
         return "fast"
     for each in models:

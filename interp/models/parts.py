@@ -6,14 +6,13 @@ forward pass. Relevance rules are parts of the same values with other slopes (`a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
 
 Part = TypeVar("Part")
 
@@ -137,7 +136,7 @@ class Weights:
     W_E: Tensor
     W_pos: Tensor | None
     embed_norm: Norm | None
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Block]
     final_norm: Norm | None
     W_U: Tensor  # [d_model, vocab]
     b_U: Tensor | None
@@ -179,3 +178,30 @@ def beside(part: Part, device: torch.device) -> Part:
     if all(each.device == device for each in tensors(part)):
         return part
     return replace(part, **{each.name: beside(getattr(part, each.name), device) for each in fields(part)})  # type: ignore[type-var]
+
+
+class _Brought(Sequence[Block]):
+    """Blocks of several devices, each copied to one device when it is asked for, and let go after that."""
+
+    def __init__(self, blocks: Sequence[Block], device: torch.device) -> None:
+        self.blocks, self.device = blocks, device
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return _Brought(self.blocks[index], self.device)
+        return beside(self.blocks[index], self.device)
+
+
+def gathered(weights: Weights) -> Weights:
+    """The weights for passes that stay on one device, the embedding's: those of a model that lies there.
+
+    Of a model on several devices each block is copied when a pass comes to it; the unembedding once.
+    """
+    home = weights.W_E.device
+    if all(each.device == home for each in tensors(replace(weights, blocks=tuple(weights.blocks)))):
+        return weights
+    ends = beside(replace(weights, blocks=()), home)
+    return replace(ends, blocks=_Brought(weights.blocks, home))

@@ -40,11 +40,11 @@ class Clock:
         """A pass starts, from token ids if they are known."""
         self.tokens, self._key = tokens, None
 
-    def now(self) -> Frame:
-        """The frame of the running pass."""
+    def now(self, device: torch.device) -> Frame:
+        """The frame of the running pass, on the device of the layer that asks."""
         if self.frame is None:
             raise ValueError("the model runs its blocks in an unknown way: no block's input was seen.")
-        return self.frame
+        return self.frame.on(device)
 
     def tick(self, offset: int, mask: Tensor | None, size: tuple[int, int], device: torch.device) -> None:
         """Columns in the cache, the attention mask [row, offset + columns] if any, rows and columns."""

@@ -43,8 +43,9 @@ class Decoder:
         """Run what has not been run, and give the logits after the last column."""
         if not self.use_cache:
             options = {"attention_mask": self.mask} if self._padded else {}
-            return self.model(self.tokens, **options)[:, -1]
-        return (self._bridge() if is_bridge(self.model) else self._hooked())[:, -1]
+            return self.model(self.tokens, **options)[:, -1].to(self.tokens.device)
+        whole = self._bridge() if is_bridge(self.model) else self._hooked()
+        return whole[:, -1].to(self.tokens.device)
 
     def append(self, new: Int[Tensor, "row"]) -> None:
         """Add a token to every row."""
@@ -114,7 +115,7 @@ class FastDecoder:
         attend = _Attend(self, start, column, position.expand(new.shape).flatten())
         final = forward(self.weights, x, 0, self.taps, attend)
         self._done = self.tokens.shape[1]
-        return unembed(self.weights, final[:, -1])
+        return unembed(self.weights, final[:, -1]).to(new.device)
 
     def append(self, new: Int[Tensor, "row"]) -> None:
         """Add a token to every row."""
@@ -169,37 +170,47 @@ class _Attend:
         self, decoder: FastDecoder, start: int, column: Int[Tensor, "pos"], position: Int[Tensor, "rows"]
     ) -> None:
         self.decoder, self.start, self.column, self.position = decoder, start, column, position
-        self._hidden: dict[int | None, Tensor | None] = {}
-        self._turns: dict[int, Tensor] = {}
+        self._hidden: dict[tuple[int | None, torch.device], Tensor | None] = {}
+        self._turns: dict[tuple[int, torch.device], Tensor] = {}
+        self._places = {column.device: (position, column)}
 
     def __call__(self, block: Block, layer: int, x: Tensor, tap: B.Tap) -> Tensor:
-        n, at, attn, h = len(self.column), self.position, block.attn, B.normed(block.attn_norm, x)
+        at, column = self.on(x.device)
+        n, attn, h = len(column), block.attn, B.normed(block.attn_norm, x)
         turn = self.turn(attn, layer) if n == 1 else None
         q, k, v = B.qkv(attn, layer, (h, at), (h, at), tap, turn)  # each [row · pos, head, d_head]
         rows, heads = len(q) // n, q.shape[1]
         k, v = (each.unflatten(0, (rows, n)).transpose(1, 2) for each in (k, v))
         k, v = self.decoder.remember(layer, self.start, k, v)
         kv = k.shape[1]
-        hidden, scored = self.hidden(attn.window), (SCORES, layer) in self.decoder.taps
+        hidden, scored = self.hidden(attn.window, x.device), (SCORES, layer) in self.decoder.taps
         if n == 1 and attn.fused and attn.alibi is None and not scored:
             q, seen = q.view(rows, kv, heads // kv, -1), None if hidden is None else hidden.logical_not()
             z = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=1 / attn.scale)
             return tap("z", layer, z.reshape(rows, heads, -1))
         q = q.view(rows, n, kv, heads // kv, -1).permute(0, 2, 3, 1, 4).reshape(rows, kv, -1, q.shape[-1])
         scores = ((q @ k.transpose(-1, -2)) / attn.scale).view(rows, heads, n, -1)
-        scores = B.biased(attn, scores, self.column)
+        scores = B.biased(attn, scores, column)
         scores = scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
         scores = tap(SCORES, layer, scores) if scored else scores
         z = scores.softmax(-1).view(rows, kv, -1, k.shape[2]) @ v  # [row, kv, share · pos, d_head]
         z = z.view(rows, heads, n, -1).transpose(1, 2).reshape(rows * n, heads, -1)
         return tap("z", layer, z)
 
-    def hidden(self, window: int | None) -> Tensor | None:
+    def on(self, device: torch.device) -> tuple[Int[Tensor, "rows"], Int[Tensor, "pos"]]:
+        """Positions and columns on a layer's device."""
+        if device not in self._places:
+            self._places[device] = self.position.to(device), self.column.to(device)
+        return self._places[device]
+
+    def hidden(self, window: int | None, device: torch.device) -> Tensor | None:
         """The mask [query, key] or [row, 1, query, key], once a pass for each window."""
-        if window not in self._hidden:
+        key = window, device
+        if key not in self._hidden:
             found = self.decoder.hidden(self.start, self.column, window)
-            self._hidden[window] = found if found is None or found.ndim == 2 else found[:, None]
-        return self._hidden[window]
+            found = found if found is None or found.ndim == 2 else found[:, None]
+            self._hidden[key] = None if found is None else found.to(device)
+        return self._hidden[key]
 
     def turn(self, attn: Attention, layer: int) -> Tensor | None:
         """The layer's rotation of this column as a matrix, or one a row; once a pass for equal angles.
@@ -209,13 +220,14 @@ class _Attend:
         rotary, d_head = attn.rotary, attn.W_Q.shape[-1]
         if rotary is None or attn.W_Q.dtype.itemsize < 4:
             return None
-        first = self.decoder.alike(self.start + 1)[layer]
-        if first not in self._turns:
-            at = self.position if self.decoder.padded else self.position[:1]
+        key = self.decoder.alike(self.start + 1)[layer], attn.W_Q.device
+        if key not in self._turns:
+            at, _ = self.on(attn.W_Q.device)
+            at = at if self.decoder.padded else at[:1]
             unit = torch.eye(d_head, dtype=attn.W_Q.dtype, device=at.device).expand(len(at), -1, -1)
             turn = rotary(unit, at)
-            self._turns[first] = turn if self.decoder.padded else turn[0]
-        return self._turns[first]
+            self._turns[key] = turn if self.decoder.padded else turn[0]
+        return self._turns[key]
 
 
 def _same(one: Rotary | None, other: Rotary | None, rows: int) -> bool:
@@ -223,4 +235,9 @@ def _same(one: Rotary | None, other: Rotary | None, rows: int) -> bool:
     if one is None or other is None:
         return one is other
     tables = zip((one.sin, one.cos), (other.sin, other.cos))
-    return one.adjacent == other.adjacent and all(torch.equal(a[:rows], b[:rows]) for a, b in tables)
+    near = one.sin.device == other.sin.device  # another device has tables of its own
+    return (
+        near
+        and one.adjacent == other.adjacent
+        and all(torch.equal(a[:rows], b[:rows]) for a, b in tables)
+    )

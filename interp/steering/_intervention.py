@@ -203,7 +203,7 @@ class Intervention:
         h = tensor if whole else self._part(tensor)
         start = wide(h)
         if isinstance(edit, Edit):
-            new = edit.at(start, clock.now()) if self.needs_frame else edit(start)
+            new = edit.at(start, clock.now(start.device)) if self.needs_frame else edit(start)
         else:
             new = edit(start)
         new = self._selected(new, start, clock, whole).to(h.dtype)
@@ -215,7 +215,8 @@ class Intervention:
         if isinstance(self.gate, Gate):
             elsewhere = clock.memory.get(-id(self.gate))
             weight = elsewhere if elsewhere is not None else self.gate.weights(old, clock)  # [row, pos or 1]
-        on = None if self.when.always else self.when(clock.now())  # [row, pos]
+            weight = weight.to(old.device)
+        on = None if self.when.always else self.when(clock.now(new.device))  # [row, pos]
         if weight is not None:
             if weight.dtype != torch.bool:
                 share = _spread(weight.to(old), old, scores)

@@ -174,11 +174,10 @@ class Suffix:
         clock.tick(0, None, (start.shape[0], start.shape[1]), start.device)
         with torch.no_grad():
             final = forward(self.weights, start, first, taps(interventions, clock))
-            if self.reads.everywhere:
-                return self.readout.logits(final.flatten(0, 1)).unflatten(0, final.shape[:2])
-            return self.readout.logits(
-                final[torch.arange(len(final), device=final.device), runs.positions[prompt]]
-            )
+            if not self.reads.everywhere:
+                final = final[torch.arange(len(final)), runs.positions[prompt].to(final.device)][:, None]
+            found = self.readout.logits(final.flatten(0, 1)).unflatten(0, final.shape[:2])
+            return found if self.reads.everywhere else found[:, 0]
 
 
 def runner(

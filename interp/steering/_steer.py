@@ -124,6 +124,7 @@ def own_weights(
         reach=reach,
         engine=engine,
         instead=instead,
+        follow=True,
     )
     if parts is None:
         prove(model, interventions, tokens, lengths)

@@ -52,8 +52,8 @@ class Gate:
         if self.held is None:
             return shaped(self.weigh(h), h, self.name)
         if id(self) not in clock.memory:
-            clock.memory[id(self)] = self._decide(h, clock.now())
-        return clock.memory[id(self)]
+            clock.memory[id(self)] = self._decide(h, clock.now(h.device))
+        return clock.memory[id(self)].to(h.device)
 
     def _decide(self, h: Tensor, frame: Frame) -> Tensor:
         prompt = (frame.positions >= 0) & (frame.positions < frame.lengths)  # [row, pos]
