@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 KIND = "lazy"  # a kind of device that torch knows by name, whose way back the CPU's thread walks
 CPU = torch.device("cpu")
 _aten = torch.ops.aten
+_PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 _MOVES = (_aten._to_copy.default, _aten.copy_.default)
 _INDEXED = (
     _aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default
@@ -35,7 +36,13 @@ class Placed(torch.Tensor):
     """A tensor of a device that is none; `held` is where its numbers are."""
 
     held: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            if func in _PRODUCTS and args[0].ndim == 1:  # torch would change the shape of what comes out in place
+                return func(args[0][None], *args[1:]).squeeze(0)
+            return func(*args, **(kwargs or {}))
 
     @staticmethod
     def __new__(cls, held: Tensor, at: torch.device, requires_grad: bool = False) -> Placed:

@@ -31,7 +31,7 @@ from interp.attribution.rules import check_hooks
 from interp.engine.trust import require_readout
 from interp.experiment import check_model, check_task
 from interp.models import Anatomy, Model, anatomy, attentions, attn_out_norm, final_norm, logits
-from interp.models.parts import Attention, Norm
+from interp.models.parts import Attention, Norm, beside
 from interp.places import hook_name
 from interp.tasks import LogitDiff, Task
 
@@ -137,8 +137,9 @@ def shares_of(model: Model, facts: Anatomy, task: Task, run: str, heads: bool, c
     if missing := [hook_name(*place) for place in places if place not in kept]:
         raise ValueError(f"{facts.name} does not pass its hook point {missing[0]}. Use interp.attribute.")
     toward, bias = _toward(model, task)
-    read = FrozenNorm(final_norm(model), kept["resid_post", last])
-    attns = attentions(model) if heads else ()
+    norm = beside(final_norm(model), facts.device)
+    read = FrozenNorm(norm, kept["resid_post", last])
+    attns = [beside(each, facts.device) for each in attentions(model)] if heads else []
     columns = [read(kept["resid_pre", 0])[:, None]]
     for layer in range(last + 1):
         if heads:
@@ -150,7 +151,6 @@ def shares_of(model: Model, facts: Anatomy, task: Task, run: str, heads: bool, c
         if not facts.attn_only:
             columns.append(read(kept["mlp_out", layer])[:, None])
     shares = torch.cat(columns, 1) @ toward[:, :, None]  # [prompt, component, 1]
-    norm = final_norm(model)
     if norm is not None and norm.bias is not None:
         bias = bias + toward @ norm.bias.to(toward)
     shares = torch.cat((shares[..., 0], bias[:, None]), 1)
@@ -176,7 +176,8 @@ def _keep(
 
 def _toward(model: Model, task: Task) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, "prompt"]]:
     """The direction of the logit difference in the normed stream, and the unembedding's bias along it."""
-    weight, b_U = _wide(model.W_U.T), getattr(model, "b_U", None)  # [vocab, d_model]
+    weight = beside(_wide(model.W_U.T), task.clean.device)  # [vocab, d_model]
+    b_U = beside(getattr(model, "b_U", None), task.clean.device)
     bias = weight.new_zeros(len(weight)) if b_U is None else _wide(b_U)
     toward, along = weight.new_zeros(len(task), weight.shape[1]), bias.new_zeros(len(task))
     for ids, sign in ((task.answers, 1.0), (task.wrongs, -1.0)):
@@ -188,7 +189,7 @@ def _toward(model: Model, task: Task) -> tuple[Float[Tensor, "prompt d_model"], 
 
 def _by_head(model: Model, layer: int, attn: Attention, z: Float[Tensor, "prompt head d_head"]) -> Tensor:
     """What every head writes to the stream, then the attention's bias: [prompt, head + 1, d_model]."""
-    norm = attn_out_norm(model, model.blocks[layer])
+    norm = beside(attn_out_norm(model, model.blocks[layer]), z.device)
     writes = torch.einsum("phd,hdm->phm", _wide(z), _wide(attn.W_O))
     bias = writes.new_zeros(writes.shape[2]) if attn.b_O is None else _wide(attn.b_O)
     writes = torch.cat((writes, bias.expand(len(z), 1, -1)), 1)

@@ -120,8 +120,9 @@ def _first_change(passes: Passes) -> Int[Tensor, "prompt"]:
 
 def _settled(source: Values, base: Values, place: Place, first: Tensor) -> Tensor:
     """The source's activation from the first change on, the base's before it."""
-    later = live(place[0], first, base[place].shape[1])[..., None]  # [prompt, pos, 1, 1]
-    return torch.where(later, source[place], base[place])
+    own = base[place]
+    later = live(place[0], first.to(own.device), own.shape[1])[..., None]  # [prompt, pos, 1, 1]
+    return torch.where(later, source[place], own)
 
 
 def along_path(passes: Passes, places: Sequence[Place], method: IG) -> Estimated:

@@ -176,7 +176,7 @@ def batches(
         for batch in rows.split(batch_size or _ROWS):
             kept: dict[tuple[str, int], Tensor] = {}
             places = [(site, layer) for site in sites for layer in layers]
-            hooks = [(hook_name(*place), partial(_keep, kept, place)) for place in places]
+            hooks = [(hook_name(*place), partial(_keep, kept, place, rows.device)) for place in places]
             with model.hooks(fwd_hooks=hooks):
                 logits(model, batch)
             patterns = torch.stack([kept["pattern", layer] for layer in layers], 1).double()
@@ -186,8 +186,14 @@ def batches(
             yield patterns
 
 
-def _keep(kept: dict[tuple[str, int], Tensor], place: tuple[str, int], tensor: Tensor, hook: Any) -> Tensor:
-    kept[place] = tensor.detach()
+def _keep(
+    kept: dict[tuple[str, int], Tensor],
+    place: tuple[str, int],
+    device: torch.device,
+    tensor: Tensor,
+    hook: Any,
+) -> Tensor:
+    kept[place] = tensor.detach().to(device)
     return tensor
 
 

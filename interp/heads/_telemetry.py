@@ -110,7 +110,8 @@ class _Pass:
             hook_name(site, n): (act, n) for site, act in reads.items() for n in range(self.facts.n_layers)
         }
         points |= {f"blocks.{n}.attn.hook_attn_scores": (self._scores, n) for n in range(self.facts.n_layers)}
-        return [(name, _reader(*read)) for name, read in points.items() if name in model.hook_dict]
+        home = self.prompts.tokens.device
+        return [(name, _reader(*read, home)) for name, read in points.items() if name in model.hook_dict]
 
     def seen(self, layer: int) -> Bool[Tensor, "prompt dst src"]:
         """Which keys each query of a real token sees."""
@@ -169,9 +170,9 @@ class _Pass:
         self.kept |= {(name, layer): column for name, column in zip(_BY_LAYER, columns)}
 
 
-def _reader(act: Callable[[int, Tensor], None], layer: int) -> Callable[..., Tensor]:
+def _reader(act: Callable[[int, Tensor], None], layer: int, home: torch.device) -> Callable[..., Tensor]:
     def keep(tensor: Tensor, hook: Any = None) -> Tensor:
-        act(layer, tensor)
+        act(layer, tensor.to(home))
         return tensor
 
     return keep

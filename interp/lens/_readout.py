@@ -26,7 +26,7 @@ from torch import Tensor
 from interp._arguments import shown
 from interp.engine.trust import prove_readout
 from interp.models import Model, final_norm
-from interp.models.parts import Norm
+from interp.models.parts import Norm, beside
 from interp.tasks import vocabulary
 
 ROWS = 64  # of logits at once
@@ -80,10 +80,11 @@ def readout_of(model: Model) -> Readout:
             "is a step between them that no lens knows. Use interp.attribute or interp.patch."
         )
     prove_readout(model)
-    norm, b_U = final_norm(model), getattr(model, "b_U", None)
+    home = model.W_E.device
+    norm, b_U = beside(final_norm(model), home), beside(getattr(model, "b_U", None), home)
     norm = None if norm is None else Norm(norm.centred, norm.eps, _free(norm.gain), _free(norm.bias))
     cap = float(getattr(model.cfg, "output_logits_soft_cap", None) or -1.0)
-    return Readout(norm, model.W_U.detach(), _free(b_U), cap)
+    return Readout(norm, beside(model.W_U.detach(), home), _free(b_U), cap)
 
 
 def _free(tensor: Tensor | None) -> Tensor | None:

@@ -264,7 +264,7 @@ def _block(model: Model, layer: int, known: Architecture, tables: Tables) -> Blo
     )
     if len(found := {each.device for each in tensors(whole)}) > 1:
         raise NotLaidOut(
-            f"block {layer} lies on several devices ({', '.join(sorted(map(str, found)))}); a layer must lie on one"
+            f"block {layer} lies on several devices ({', '.join(sorted(map(str, found)))}), and must on one"
         )
     return whole
 

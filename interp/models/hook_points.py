@@ -42,11 +42,16 @@ def patch_hooks(model: Model, site: str, layer: int, where: Where, source: Tenso
         return _mid_through_attention(layer, where, source)
 
     def put(tensor: Tensor, hook: Any) -> Tensor:
-        out = tensor.clone()
-        out[where] = source[where]
+        out, at = tensor.clone(), _beside(where, tensor)
+        out[at] = source.to(tensor.device)[at]
         return out
 
     return [(hook_name(site, layer), put)]
+
+
+def _beside(where: Where, tensor: Tensor) -> Where:
+    """The index on the tensor's device."""
+    return tuple(each.to(tensor.device) if isinstance(each, Tensor) else each for each in where)
 
 
 def slope_hook(model: Model, site: str, layer: int) -> str:
@@ -168,8 +173,8 @@ def _mid_through_attention(layer: int, where: Where, source: Tensor) -> list[Hoo
         return tensor
 
     def write(tensor: Tensor, hook: Any) -> Tensor:
-        out = tensor.clone()
-        out[where] = source[where] - seen["pre"][where]
+        out, at = tensor.clone(), _beside(where, tensor)
+        out[at] = source.to(tensor.device)[at] - seen["pre"][at]
         return out
 
     return [(hook_name("resid_pre", layer), keep), (hook_name("attn_out", layer), write)]

@@ -33,6 +33,7 @@ from interp.engine.trust import choose
 from interp.engine.wavefront import Prepared
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
 from interp.models import Anatomy, Model, unsupported, weights
+from interp.models.parts import gathered
 from interp.paths._carry import Batch, carry, pointwise
 from interp.paths._ends import Cell, Ends, Named, make, read_at, written
 from interp.paths._receive import receive
@@ -195,8 +196,8 @@ class Paths:
         if engine == "reference":
             reference = PathReference(experiment.model, some, ends, experiment.metric, rows, source)
             return reference.run_paths(tick), reference.clean_right()[::draws]
-        own = weights(experiment.model)
-        theirs = None if source is None or source is experiment.model else weights(source)
+        own = gathered(weights(experiment.model))
+        theirs = None if source is None or source is experiment.model else gathered(weights(source))
         ready = Prepared(own, some, sites, experiment.metric, experiment.room, theirs)
         patched = np.broadcast_to(
             ready.base, (len(ends.senders), len(ends.receivers), *ready.base.shape)

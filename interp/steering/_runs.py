@@ -162,7 +162,7 @@ class Suffix:
         kept = {("resid_pre", layer): partial(keep, layer=layer) for layer in layers}
         with torch.no_grad():
             start = self.weights.embed(reads.runs.base)
-            self.clean = self.readout.whole_runs(forward(self.weights, start, 0, kept))
+            self.clean = self.readout.whole_runs(forward(self.weights, start, 0, kept)).to(start.device)
 
     def run(self, prompt: Int[Tensor, "row"], interventions: Sequence[Intervention]) -> Tensor:
         """Logits that are read, [row, column] or [row, pos, column], of the given prompts."""
@@ -176,7 +176,7 @@ class Suffix:
             final = forward(self.weights, start, first, taps(interventions, clock))
             if not self.reads.everywhere:
                 final = final[torch.arange(len(final)), runs.positions[prompt].to(final.device)][:, None]
-            found = self.readout.logits(final.flatten(0, 1)).unflatten(0, final.shape[:2])
+            found = self.readout.logits(final.flatten(0, 1)).unflatten(0, final.shape[:2]).to(prompt.device)
             return found if self.reads.everywhere else found[:, 0]
 
 
