@@ -96,14 +96,18 @@ class _Wave(Wavefront):
         cell = torch.as_tensor(self.layout.items.cell, device=item.device)[item]
         unit, wanted = (torch.as_tensor(cells.column(n), device=item.device)[cell] for n in (UNIT, "pos"))
         covered = covers(self.saved.spans, wanted, prompt, pos)
-        block = self.weights.blocks[changes.layer]
         if bool(covered.all()):  # no row is left out, so none is copied
-            delta = changes.at(prompt, pos, unit)
-            rows += _written(block, self.saved, changes, prompt, pos, delta).to(rows)
+            rows += self._delta(prompt, pos, unit).to(rows)
             return
         mine = covered.nonzero()[:, 0]
-        delta = changes.at(prompt[mine], pos[mine], unit[mine])
-        rows[mine] += _written(block, self.saved, changes, prompt[mine], pos[mine], delta).to(rows)
+        rows[mine] += self._delta(prompt[mine], pos[mine], unit[mine]).to(rows)
+
+    def _delta(self, prompt: Tensor, pos: Tensor, unit: Tensor) -> Float[Tensor, "row d_model"]:
+        """What units change in the stream, made where the changes and then where the layer lies."""
+        changes, block = self.changes, self.weights.blocks[self.changes.layer]
+        delta = changes.at(*(each.to(changes.amounts.device) for each in (prompt, pos, unit)))
+        delta, prompt, pos = (each.to(block.device) for each in (delta, prompt, pos))
+        return _written(block, self.saved, changes, prompt, pos, delta)
 
 
 def _written(

@@ -205,3 +205,9 @@ def gathered(weights: Weights) -> Weights:
         return weights
     ends = beside(replace(weights, blocks=()), home)
     return replace(ends, blocks=_Brought(weights.blocks, home))
+
+
+def in_place(weights: Weights) -> Weights:
+    """Gathered weights with each block where it lies, for passes that follow them and hold a graph."""
+    held = weights.blocks
+    return replace(weights, blocks=held.blocks) if isinstance(held, _Brought) else weights

@@ -244,9 +244,9 @@ def _before_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The reader of attention's output as a reader of Σ z W_O, through a norm frozen in this run."""
     attn, norm = block.attn, block.attn_out_norm
-    bias = torch.zeros(attn.W_O.shape[-1], dtype=torch.float64) if attn.b_O is None else attn.b_O.double()
+    bias = W.new_zeros(attn.W_O.shape[-1]) if attn.b_O is None else attn.b_O.double()
     if norm is None:
-        return W, constant + bias @ W, torch.ones(1, 1, 1, dtype=torch.float64)
+        return W, constant + bias @ W, W.new_ones(1, 1, 1)
     z = torch.einsum("nhqs,nshd->nqhd", kept["pattern"].double(), _values(attn, kept))
     out = z.flatten(2) @ attn.W_O.double().flatten(0, 1) + bias
     out = out - out.mean(-1, keepdim=True) if norm.centred else out

@@ -27,7 +27,7 @@ from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.methods import Rules
 from interp.models import Anatomy, Model
-from interp.models.parts import Weights
+from interp.models.parts import Weights, in_place
 from interp.tasks.metrics import Metric
 
 
@@ -64,7 +64,7 @@ class EdgePasses:
         self.by: Runner = (
             ByHooks(model, facts, self.reads)
             if weights is None
-            else ByWeights(weights, facts, self.reads, whole, by_block)
+            else ByWeights(in_place(weights), facts, self.reads, whole, by_block)
         )
         layers = range(facts.n_layers)
         sites = ("z", "mlp_out", "resid_pre", "resid_mid")
@@ -76,7 +76,7 @@ class EdgePasses:
         self.tick(1)
         if source and self.runs.fill is not None:
             kept = {place: self.runs.fill(*place, value) for place, value in kept.items()}
-        return Passed(picked, kept)
+        return Passed(picked, self._home(kept))
 
     def graph(
         self,
@@ -112,7 +112,12 @@ class EdgePasses:
             tensors |= {key: two.here[key] for key in tensors if key[0] in ("pre", "linear")}
         slopes = _slopes(value, replace(recording, tensors=tensors))
         self.tick(len(slopes))
-        return Passed(picked.detach(), recording.values, slopes, notes)
+        home = tuple(map(self._home, slopes))
+        return Passed(picked.detach(), self._home(recording.values), home, notes)
+
+    def _home(self, values: Values) -> Values:
+        """On one device, where writers meet readers."""
+        return {place: value.to(self.runs.base.device) for place, value in values.items()}
 
     def descent(self, point: Float[Tensor, "prompt pos d_model"], target: Tensor) -> Tensor:
         """The slope of ‖logits − target‖², at what is read, in the input. Cost: a forward and a backward."""
