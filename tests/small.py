@@ -21,8 +21,23 @@ def model() -> Any:
 @functools.lru_cache(maxsize=8)
 def bridge(family: str) -> Any:
     """A TransformerBridge in compatibility mode over a random Hugging Face model, float64."""
-    import transformers
     from transformer_lens.model_bridge import TransformerBridge
+
+    inner = transformers_model(family)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inner.save_pretrained(folder)
+        made = TransformerBridge.boot_transformers(
+            folder, hf_model=inner, tokenizer=save_tokenizer(folder), dtype=torch.float64, device="cpu"
+        )
+        made.enable_compatibility_mode()
+    made.cfg.model_name = f"random-{family}"  # not the temporary folder
+    return made.double().eval()  # compatibility mode makes some of GPT-J anew, in float32
+
+
+def transformers_model(family: str) -> Any:
+    """A random model of transformers, float64, 3 layers of 4 heads."""
+    import transformers
 
     shape = {"vocab_size": architectures.VOCAB, "bos_token_id": 0, "eos_token_id": 0}
     wide = {"num_hidden_layers": 3, "hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 40}
@@ -35,16 +50,7 @@ def bridge(family: str) -> Any:
             noise = torch.randn(parameter.shape, generator=generator)
             gain = parameter.ndim == 1 and name.endswith("weight")
             parameter.copy_(1 + 0.3 * noise if gain else 0.3 * noise)
-    inner = inner.double()
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        inner.save_pretrained(folder)
-        made = TransformerBridge.boot_transformers(
-            folder, hf_model=inner, tokenizer=_tokenizer(folder), dtype=torch.float64, device="cpu"
-        )
-        made.enable_compatibility_mode()
-    made.cfg.model_name = f"random-{family}"  # not the temporary folder
-    return made.double().eval()  # compatibility mode makes some of GPT-J anew, in float32
+    return inner.double()
 
 
 def _kinds(transformers: Any, wide: dict[str, Any], shape: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -75,7 +81,7 @@ def _kinds(transformers: Any, wide: dict[str, Any], shape: dict[str, Any]) -> di
     }  # fmt: skip
 
 
-def _tokenizer(folder: str) -> Any:
+def save_tokenizer(folder: str) -> Any:
     """A word-level tokenizer, saved beside the model: TransformerLens loads it again by its path."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

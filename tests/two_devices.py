@@ -40,7 +40,9 @@ class Placed(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            if func in _PRODUCTS and args[0].ndim == 1:  # torch would change the shape of what comes out in place
+            if (
+                func in _PRODUCTS and args[0].ndim == 1
+            ):  # torch would change the shape of what comes out in place
                 return func(args[0][None], *args[1:]).squeeze(0)
             return func(*args, **(kwargs or {}))
 
@@ -189,3 +191,28 @@ def spread(model: Any, n: int = 2) -> Any:
             place_module(module, device(n - 1 if name in ("ln_final", "unembed") else 0))
     model.cfg.device, model.cfg.n_devices = f"{KIND}:0", n
     return model
+
+
+def spread_as_accelerate_does(hf_model: Any) -> Any:
+    """A transformers model with its last layer and what follows on another device, under accelerate's hooks."""
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+
+    (base_name, base), *rest = hf_model.named_children()
+    tied = hf_model.config.tie_word_embeddings
+    where = {name: device(0 if tied else 1) for name, _ in rest}
+    for name, module in base.named_children():
+        if isinstance(module, torch.nn.ModuleList):
+            where |= {f"{base_name}.{name}.{n}": device(n + 1 == len(module)) for n in range(len(module))}
+        else:
+            first = "emb" in name or name.startswith("w")
+            where[f"{base_name}.{name}"] = device(0 if first else 1)
+    for name, at in where.items():
+        place_module(hf_model.get_submodule(name), at)
+    hf_model.tie_weights()
+    for name, at in where.items():
+        hook = AlignDevicesHook(execution_device=at, place_submodules=False)
+        add_hook_to_module(hf_model.get_submodule(name), hook)
+    ends = AlignDevicesHook(execution_device=device(0), io_same_device=True, place_submodules=False)
+    add_hook_to_module(hf_model, ends)
+    hf_model.hf_device_map = {name: str(at) for name, at in where.items()}
+    return hf_model

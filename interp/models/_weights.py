@@ -58,6 +58,9 @@ def unsupported(model: Model) -> str | None:
         ),
         f"{known.name} scales what its layers write": known.residual_scale != 1.0,
         f"{known.name} adds ALiBi and rotary positions in its own way": _falcon_alibi(model),
+        "some of its weights are offloaded, to come when a layer runs": any(
+            p.is_meta for p in model.parameters()
+        ),
         f"activation {known.act_fn!r} is not known to it": not cfg.attn_only
         and known.act_fn not in ACTIVATIONS,
         f"position embedding {cfg.positional_embedding_type!r} is not known to it": (

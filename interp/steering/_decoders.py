@@ -236,8 +236,4 @@ def _same(one: Rotary | None, other: Rotary | None, rows: int) -> bool:
         return one is other
     tables = zip((one.sin, one.cos), (other.sin, other.cos))
     near = one.sin.device == other.sin.device  # another device has tables of its own
-    return (
-        near
-        and one.adjacent == other.adjacent
-        and all(torch.equal(a[:rows], b[:rows]) for a, b in tables)
-    )
+    return near and one.adjacent == other.adjacent and all(torch.equal(a[:rows], b[:rows]) for a, b in tables)
