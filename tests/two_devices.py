@@ -2,8 +2,8 @@
 
 A machine with one processor cannot show that a pass follows a model over several devices. Here a tensor says
 that it lies on `lazy:0`, `lazy:1`, ...; every operation of torch looks at what it is given and refuses
-tensors of two devices, as CUDA does (numbers without an axis, and indices on the CPU, go with any). Moves from
-one to another are counted.
+tensors of two devices, as CUDA does (numbers without an axis, and indices on the CPU, go with any). Moves
+from one to another are counted.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ class Placed(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            if (
-                func in _PRODUCTS and args[0].ndim == 1
-            ):  # torch would change the shape of what comes out in place
+            if func in _PRODUCTS and args[0].ndim == 1:  # torch would squeeze what comes out in place
                 return func(args[0][None], *args[1:]).squeeze(0)
             return func(*args, **(kwargs or {}))
 
@@ -153,7 +151,8 @@ def _with(out: Any, at: torch.device, outer: dict[int, Placed]) -> Any:
 
 def place(tensor: Tensor, at: torch.device) -> Tensor:
     """The same numbers, on a device that is none; a parameter stays one."""
-    out = Placed(tensor.detach(), at)
+    plain = tensor.detach()
+    out = Placed(plain.held if isinstance(plain, Placed) else plain, at)
     return (
         torch.nn.Parameter(out, requires_grad=tensor.requires_grad)
         if isinstance(tensor, torch.nn.Parameter)
@@ -182,7 +181,7 @@ def devices() -> Iterator[Counter]:
 
 
 def spread(model: Any, n: int = 2) -> Any:
-    """The model with its layers dealt to n devices that are none, in order; its ends on the first and last."""
+    """The model with its layers dealt to n devices in order; its ends lie on the first and the last."""
     n_layers = len(model.blocks)
     for layer, block in enumerate(model.blocks):
         place_module(block, device(layer * n // n_layers))
@@ -194,7 +193,7 @@ def spread(model: Any, n: int = 2) -> Any:
 
 
 def spread_as_accelerate_does(hf_model: Any) -> Any:
-    """A transformers model with its last layer and what follows on another device, under accelerate's hooks."""
+    """A transformers model under accelerate's hooks, its last layer and what follows on another device."""
     from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
     (base_name, base), *rest = hf_model.named_children()
@@ -202,7 +201,7 @@ def spread_as_accelerate_does(hf_model: Any) -> Any:
     where = {name: device(0 if tied else 1) for name, _ in rest}
     for name, module in base.named_children():
         if isinstance(module, torch.nn.ModuleList):
-            where |= {f"{base_name}.{name}.{n}": device(n + 1 == len(module)) for n in range(len(module))}
+            where |= {f"{base_name}.{name}.{n}": device((n + 1) // len(module)) for n in range(len(module))}
         else:
             first = "emb" in name or name.startswith("w")
             where[f"{base_name}.{name}"] = device(0 if first else 1)

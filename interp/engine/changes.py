@@ -92,7 +92,7 @@ class _Wave(Wavefront):
         self.changes = changes
 
     def _add_changes(self, rows: Tensor, item: Tensor, prompt: Tensor, pos: Tensor) -> None:
-        cells, changes = self.cells, self.changes
+        cells = self.cells
         cell = torch.as_tensor(self.layout.items.cell, device=item.device)[item]
         unit, wanted = (torch.as_tensor(cells.column(n), device=item.device)[cell] for n in (UNIT, "pos"))
         covered = covers(self.saved.spans, wanted, prompt, pos)

@@ -62,7 +62,7 @@ def load(
     device_map, n_devices, quantization_config: for large models that transformers reads, as it takes them:
     layers on several devices, by name or evenly, and weights in fewer bits (a folder that is quantised
     already needs none). The model is then a TransformerBridge, nothing is folded, and what reads weights as
-    matrices refuses quantised ones, and the fast engine also several devices: the reference engine runs both.
+    matrices refuses quantised ones, which the reference engine runs. The fast engine follows the devices.
 
     Raises ValueError for a bad argument or file, ModelNotReachable when a download fails.
 

@@ -21,18 +21,19 @@ import xarray as xr
 
 import interp
 from interp import circuits, heads, lens, sae, steering
+from interp.engine.forward import forward
 from interp.models import anatomy, unsupported, weights
 from interp.models.parts import gathered, in_place
 
 QUIET: dict[str, Any] = {"progress": False}
-SITES = ("resid_pre", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "post")
+SITES = ("resid_post", "z", "k", "pattern", "post")
 OTHERS = (
     "LN-gelu_new-plain-serial-mha-learned", "LNPre-relu-gated-parallel-gqa-rotary", "sandwich-norm",
-    "post-norm", "local", "alibi", "soft-cap", "qk-norm",
+    "post-norm", "local", "soft-cap", "qk-norm",
 )  # fmt: skip
 
 
-def direction(layer: int = 1) -> Any:
+def direction(layer: int = 0) -> Any:
     return steering.Direction.from_tensor(torch.linspace(-1, 2, 24).double(), "resid_post", layer)
 
 
@@ -63,11 +64,10 @@ def edges(model: Any, task: Any, method: str, **options: Any) -> Any:
     return circuits.score_edges(model, task, method=method, **options, **QUIET)
 
 
-CELLS = [["L0H0.z", "L1H1.z"], ["L2H0.z", "L1H0.q"], ["L0.mlp_out@3", "L2.resid_pre@4"]]
+CELLS = [["L0H0.z", "L1H1.z"], ["L1H2.z", "L1H0.q"], ["L0.mlp_out@3", "L1.resid_pre@4"]]
 Verb = Callable[[Any, Any], Any]
 VERBS: dict[str, Verb] = {
     **{f"patch {site}": lambda m, t, site=site: interp.patch(m, t, site, **QUIET) for site in SITES},
-    "patch by hooks": lambda m, t: interp.patch(m, t, "resid_pre", engine="reference", **QUIET),
     "patch of several places": lambda m, t: interp.patch(m, t, cells=CELLS, **QUIET),
     "patch of several places by hooks": lambda m, t: interp.patch(
         m, t, cells=CELLS, engine="reference", **QUIET
@@ -76,24 +76,22 @@ VERBS: dict[str, Verb] = {
     "patch, means": lambda m, t: interp.patch(m, t, "z", ablation="mean", **QUIET),
     "patch, all positions read": lambda m, t: interp.patch(m, t, "z", metric=interp.tasks.Loss(), **QUIET),
     "patch, little memory": lambda m, t: interp.patch(m, t, "z", memory=200_000, **QUIET),
-    "patch, features": lambda m, t: interp.patch(m, t, features=dictionary(m, "L1.resid_post"), **QUIET),
+    "patch, features": lambda m, t: interp.patch(m, t, features=dictionary(m, "L0.resid_post"), **QUIET),
     **{
-        f"attribute {method}": lambda m, t, method=method: interp.attribute(m, t, "q", method=method, **QUIET)
-        for method in ("atp", "atp*", "ig", "secant", "relp")
+        f"attribute {method}": lambda m, t, method=method: interp.attribute(m, t, "z", method=method, **QUIET)
+        for method in ("atp", "secant", "relp")
     },
+    "attribute atp*": lambda m, t: interp.attribute(m, t, "q", method="atp*", **QUIET),
     "attribute by hooks": lambda m, t: interp.attribute(m, t, "z", engine="reference", **QUIET),
     "attribute, block by block": lambda m, t: interp.attribute(m, t, "resid_pre", memory=200_000, **QUIET),
     "direct": lambda m, t: interp.attribution.direct(m, t),
-    "path_patch": lambda m, t: interp.path_patch(m, t, senders="heads", receivers=["L2H0.q"], **QUIET),
-    **{
-        f"score_edges {method}": functools.partial(edges, method=method)
-        for method in ("eap", "relp", "exact")
-    },
+    "path_patch": lambda m, t: interp.path_patch(m, t, senders="heads", receivers=["L1H0.q"], **QUIET),
+    **{f"score_edges {kind}": functools.partial(edges, method=kind) for kind in ("eap", "relp", "exact")},
     "score_edges by hooks": functools.partial(edges, method="eap", engine="reference"),
     "circuits.run": lambda m, t: circuits.run(m, t, masks(m), **QUIET),
     "acdc": lambda m, t: circuits.acdc(m, t, threshold=0.05, **QUIET).mask,
     "train_mask": lambda m, t: circuits.train_mask(m, t, steps=3, **QUIET).mask,
-    "activations": lambda m, t: steering.activations(m, t.clean, ["L0.resid_pre", "L2.z"]),
+    "activations": lambda m, t: steering.activations(m, t.clean, ["L0.resid_pre", "L1.z"]),
     "generate": lambda m, t: steering.generate(m, t.clean, max_new_tokens=5, stop=()),
     "generate by hooks": lambda m, t: steering.generate(
         m, t.clean, max_new_tokens=5, stop=(), engine="reference"
@@ -115,12 +113,15 @@ VERBS: dict[str, Verb] = {
 @functools.cache
 def sides(name: str) -> tuple[Any, Any]:
     """The model on the CPU, and on two devices that are none."""
-    plain = architectures.build(dict(architectures.grid())[name])
+    config = dict(architectures.grid())[name] | {"n_layers": 2}
+    if "attn_types" in config:
+        config["attn_types"] = config["attn_types"][-2:]
+    plain = architectures.build(config)
     return plain, two_devices.spread(copy.deepcopy(plain))
 
 
 def task(place: str) -> Any:
-    clean, corrupt = (each.to(place) for each in architectures.tokens())
+    clean, corrupt = (each.to(place) for each in architectures.tokens(n_pos=5))
     answer, wrong = torch.tensor([5, 6]).to(place), torch.tensor([7, 8]).to(place)
     return interp.Task.from_tokens(clean=clean, corrupt=corrupt, answer=answer, wrong=wrong)
 
@@ -154,7 +155,7 @@ def test_a_model_on_two_devices_is_the_model(verb: str) -> None:
 def test_architectures_are_followed(name: str) -> None:
     with two_devices.devices():
         near, far = sides(name)
-        for site in ("resid_pre", "v"):
+        for site in ("resid_pre", "q"):
             require_same(
                 interp.patch(near, task("cpu"), site, engine="fast", **QUIET),
                 interp.patch(far, task("lazy:0"), site, engine="fast", **QUIET),
@@ -192,7 +193,7 @@ def test_a_bridge_under_accelerates_hooks_is_the_model(family: str) -> None:
 
 def padless(place: str) -> Any:
     """A task without the tokenizer's pad."""
-    clean, corrupt = (each.clamp(min=3).to(place) for each in architectures.tokens())
+    clean, corrupt = (each.clamp(min=3).to(place) for each in architectures.tokens(n_pos=5))
     answer, wrong = torch.tensor([5, 6]).to(place), torch.tensor([7, 8]).to(place)
     return interp.Task.from_tokens(clean=clean, corrupt=corrupt, answer=answer, wrong=wrong)
 
@@ -203,8 +204,6 @@ def test_the_stream_moves_once_between_two_devices() -> None:
         parts = weights(far)
         x = parts.embed(task("lazy:0").clean)
         moves.clear()
-        from interp.engine.forward import forward
-
         with torch.no_grad():
             forward(parts, x)
         assert moves == {("lazy:0", "lazy:1"): 1}
@@ -216,8 +215,8 @@ def test_layers_are_brought_one_at_a_time_and_given_back() -> None:
         parts = weights(far)
         home = gathered(parts)
         moves.clear()
-        block = home.blocks[2]
-        assert block.device == parts.W_E.device != parts.blocks[2].device
+        block = home.blocks[1]
+        assert block.device == parts.W_E.device != parts.blocks[1].device
         assert moves[("lazy:1", "lazy:0")] > 0
         assert home.blocks[0].attn is parts.blocks[0].attn, "what lies there is not copied"
         assert in_place(home).blocks is parts.blocks
@@ -239,9 +238,9 @@ def test_devices_that_are_none_refuse_to_meet() -> None:
     with two_devices.devices() as moves:
         one, two = torch.ones(3, device="lazy:0"), torch.ones(3, device="lazy:1")
         with pytest.raises(RuntimeError, match="one device"):
-            one + two
+            _ = one + two
         with pytest.raises(RuntimeError, match="indices"):
-            one[torch.zeros(1, dtype=torch.long, device="lazy:1")]
+            _ = one[torch.zeros(1, dtype=torch.long, device="lazy:1")]
         with pytest.raises(TypeError, match="numpy"):
             one.numpy()
         assert (one + two.to("lazy:0")).tolist() == [2.0, 2.0, 2.0]
@@ -251,6 +250,6 @@ def test_devices_that_are_none_refuse_to_meet() -> None:
 def test_an_offloaded_weight_is_said() -> None:
     near, _ = sides("LN-gelu_new-plain-serial-mha-learned")
     model = copy.deepcopy(near)
-    model.blocks[1].mlp.W_in = torch.nn.Parameter(model.blocks[1].mlp.W_in.to("meta"), requires_grad=False)
-    assert anatomy(model).n_layers == 3
+    model.blocks[0].mlp.W_in = torch.nn.Parameter(model.blocks[0].mlp.W_in.to("meta"), requires_grad=False)
+    assert anatomy(model).n_layers == 2
     assert "offloaded" in (unsupported(model) or "")
