@@ -95,6 +95,9 @@ def generate(
     return torch.nn.functional.pad(whole, (more, 0), value=fill)
 
 
+WRITES_NOTHING = "Nothing can be generated: read its logits under steering.steer(...)."
+
+
 @contextmanager
 def decoding(
     model: Model,
@@ -111,6 +114,9 @@ def decoding(
     reach: tokens that the longest row will have; rows: the prompts.
     """
     lengths = real.sum(1)
+    require_next_tokens(model, WRITES_NOTHING)
+    if not anatomy(model).causal:
+        anatomy(model).require_one_batch(lengths)
     weights = own_weights(
         model, made, right_padded(tokens, real, 0), lengths, engine=engine,
         reach=min(reach, vocabulary.context(model) or reach),
@@ -120,6 +126,12 @@ def decoding(
         yield FastDecoder(weights, tokens, real, made, use_cache=use_cache, prompts=rows)
         return
     given = lengths if rows is None else rows
+    if use_cache and not anatomy(model).causal:
+        use_cache = False
+        warn(
+            "decoding runs without a cache, so every token costs a pass over the whole text: attention goes "
+            "both ways, and what is cached of the earlier tokens has not seen the later ones."
+        )
     if use_cache and anatomy(model).straddled(tokens.shape[1], reach - 1):
         use_cache = False
         warn(
@@ -282,6 +294,24 @@ def right_padded(whole: Tensor, real: Tensor, fill: int) -> Tensor:
     column = torch.arange(whole.shape[1], device=whole.device) + shift[:, None]
     inside = column < whole.shape[1]
     return whole.gather(1, column.clamp(max=whole.shape[1] - 1)).masked_fill(~inside, fill)
+
+
+def require_next_tokens(model: Model, instead: str, *, taught: bool = False) -> None:
+    """ValueError for a model whose logits are of other things than the token that comes next.
+
+    taught: the tokens stand behind the prompt, where a model whose attention goes both ways would see them.
+    """
+    reads, gives = vocabulary.size(model), vocabulary.output_size(model)
+    if reads != gives:
+        raise ValueError(
+            f"{anatomy(model).name} reads {reads} tokens and gives logits for {gives}, which are of no next "
+            f"token. {instead}"
+        )
+    if taught and not anatomy(model).causal:
+        raise ValueError(
+            f"attention of {anatomy(model).name} goes both ways, so it would see the tokens that it is to "
+            f"foretell. {instead}"
+        )
 
 
 def _check(model: Model, rows: Prompts, n_new: int, draws: _Draws) -> None:

@@ -28,6 +28,7 @@ from interp.positions import AnyPositions, everywhere, parse
 from interp.prompts import Prompts, read
 from interp.steering._direction import Direction, found_on
 from interp.steering._edit_types import Add
+from interp.steering._generate import require_next_tokens
 from interp.steering._intervention import Intervention
 from interp.steering._steer import steer
 
@@ -176,6 +177,7 @@ class Objective:
         self.rows = read(model, prompts, mask)
         self.whole, self.target, self.n_runs = self.rows, self.rows.real, 0
         if targets is not None:
+            require_next_tokens(model, "Give loss= or reward= of its logits, not targets=.", taught=True)
             self.whole, self.target = _joined(model, self.rows, targets)
         anatomy(model).require_one_batch(self.whole.lengths)
 

@@ -24,7 +24,7 @@ from interp.positions import AnyPositions, everywhere, parse
 from interp.prompts import Prompts, read
 from interp.steering._controls import controls
 from interp.steering._direction import Direction
-from interp.steering._generate import end_ids, generate
+from interp.steering._generate import WRITES_NOTHING, end_ids, generate, require_next_tokens
 from interp.steering._intervention import flat
 from interp.steering._steer import own_weights
 from interp.steering._sweep import sweep
@@ -73,6 +73,7 @@ def side_by_side(
         >>> wrote["run"].values.tolist()
         ['base', 'steered', 'random', 'shuffled']
     """
+    require_next_tokens(model, WRITES_NOTHING)
     if (coefficient is None) == (target_kl is None):
         raise ValueError("give coefficient= or target_kl=, one of them.")
     rows = read(model, prompts, mask)

@@ -30,6 +30,7 @@ from interp.models import Model, anatomy, logits
 from interp.models.places import places
 from interp.prompts import Prompts, read
 from interp.steering._controls import random_like
+from interp.steering._generate import require_next_tokens
 from interp.steering._intervention import Intervention
 from interp.steering._optimise import learn
 from interp.steering._steer import steer
@@ -70,6 +71,7 @@ def attack_scaling(
         >>> out["success"].dims
         ('positions', 'length', 'target')
     """
+    require_next_tokens(model, "There is no text to dictate.", taught=True)
     rows, facts = read(model, prompt), anatomy(model)
     (where,) = places(facts, layer or 0, "resid_pre")
     n, room = int(rows.lengths[0]), vocabulary.context(model)

@@ -27,6 +27,7 @@ from interp.places import hook_name
 from interp.positions import at, window
 from interp.prompts import Prompts, read
 from interp.steering._clock import Clock
+from interp.steering._generate import require_next_tokens
 from interp.steering._intervention import Intervention
 from interp.steering._steer import prove, steered
 from interp.steering.edits import Made, score_bias
@@ -87,6 +88,7 @@ def sink_effect(
         >>> float(found["received"].sel(run="removed").max())
         0.0
     """
+    require_next_tokens(model, "There is no loss of a text: use steer with remove_sink.", taught=True)
     rows = read(model, prompts, mask)
     shortest = int(rows.lengths.min())
     last = shortest - _LATER - 1
