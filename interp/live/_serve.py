@@ -120,71 +120,74 @@ def serve(page: Page, *, port: int = 0) -> Server:
 
 def _handler(page: str, asking: Asking, token: str) -> type[BaseHTTPRequestHandler]:
     """The handler of requests for one page."""
+    return type("Handler", (_Handler,), {"page": page, "asking": asking, "token": token})
 
-    class Handler(BaseHTTPRequestHandler):
-        server_version, sys_version = "interp", ""
-        timeout = 30  # seconds that a request may take to arrive
 
-        def do_GET(self) -> None:
-            if self._refused(""):
-                return
-            self._send(HTTPStatus.OK, page.encode(), "text/html; charset=utf-8")
+class _Handler(BaseHTTPRequestHandler):
+    """Requests for one page; `_handler` makes the class of a page."""
 
-        def do_POST(self) -> None:
-            if self._refused("ask"):
-                return
-            if self.headers.get_content_type() != "application/json":
-                return self._error(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a question is application/json.")
-            length = self.headers.get("Content-Length", "")
-            if not length.isascii() or not length.isdigit():
-                return self._error(HTTPStatus.LENGTH_REQUIRED, "the question does not say its length.")
-            if int(length) > LARGEST:
-                return self._error(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {LARGEST:,} bytes are read."
-                )
-            self._answer(self.rfile.read(int(length)))
+    page: str
+    asking: Asking
+    token: str
+    server_version, sys_version = "interp", ""
+    timeout = 30  # seconds that a request may take to arrive
 
-        def _answer(self, body: bytes) -> None:
-            try:
-                question = json.loads(body)
-                kind, args = question["kind"], question.get("args", {})
-                fits = isinstance(kind, str) and isinstance(args, dict)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                fits, kind, args = False, "", {}
-            if not fits:
-                return self._error(HTTPStatus.BAD_REQUEST, 'a question is {"kind": "grid", "args": {...}}.')
-            if kind not in asking.answers.kinds:
-                return self._error(HTTPStatus.BAD_REQUEST, asking.answers.ask(kind)["error"])
-            answer = json.dumps(asking.ask(kind, args), allow_nan=False).encode()
-            self._send(HTTPStatus.OK, answer, "application/json")
+    def do_GET(self) -> None:
+        if self._refused(""):
+            return
+        self._send(HTTPStatus.OK, self.page.encode(), "text/html; charset=utf-8")
 
-        def _refused(self, wanted: str) -> bool:
-            """Whether a request is not this page's; it is then answered."""
-            port = self.connection.getsockname()[1]
-            hosts = [f"{name}:{port}" for name in _NAMES]
-            origin = self.headers.get("Origin")
-            if self.headers.get("Host") not in hosts:
-                self._error(HTTPStatus.FORBIDDEN, "this server is asked by its own address only.")
-            elif origin is not None and origin not in [f"http://{host}" for host in hosts]:
-                self._error(HTTPStatus.FORBIDDEN, "this server answers its own page only.")
-            elif not hmac.compare_digest(self.path.encode(), f"/{token}/{wanted}".encode()):
-                self._error(HTTPStatus.NOT_FOUND, "there is nothing here.")
-            else:
-                return False
-            return True
+    def do_POST(self) -> None:
+        if self._refused("ask"):
+            return
+        if self.headers.get_content_type() != "application/json":
+            return self._error(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a question is application/json.")
+        length = self.headers.get("Content-Length", "")
+        if not length.isascii() or not length.isdigit():
+            return self._error(HTTPStatus.LENGTH_REQUIRED, "the question does not say its length.")
+        if int(length) > LARGEST:
+            return self._error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {LARGEST:,} bytes are read.")
+        self._answer(self.rfile.read(int(length)))
 
-        def _error(self, status: HTTPStatus, text: str) -> None:
-            self.close_connection = True
-            self._send(status, json.dumps({"error": text}).encode(), "application/json")
+    def _answer(self, body: bytes) -> None:
+        try:
+            question = json.loads(body)
+            kind, args = question["kind"], question.get("args", {})
+            fits = isinstance(kind, str) and isinstance(args, dict)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            fits, kind, args = False, "", {}
+        if not fits:
+            return self._error(HTTPStatus.BAD_REQUEST, 'a question is {"kind": "grid", "args": {...}}.')
+        if kind not in self.asking.answers.kinds:
+            return self._error(HTTPStatus.BAD_REQUEST, self.asking.answers.ask(kind)["error"])
+        answer = json.dumps(self.asking.ask(kind, args), allow_nan=False).encode()
+        self._send(HTTPStatus.OK, answer, "application/json")
 
-        def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
-            self.send_response(status)
-            for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **_HEADERS}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+    def _refused(self, wanted: str) -> bool:
+        """Whether a request is not this page's; it is then answered."""
+        port = self.connection.getsockname()[1]
+        hosts = [f"{name}:{port}" for name in _NAMES]
+        origin = self.headers.get("Origin")
+        if self.headers.get("Host") not in hosts:
+            self._error(HTTPStatus.FORBIDDEN, "this server is asked by its own address only.")
+        elif origin is not None and origin not in [f"http://{host}" for host in hosts]:
+            self._error(HTTPStatus.FORBIDDEN, "this server answers its own page only.")
+        elif not hmac.compare_digest(self.path.encode(), f"/{self.token}/{wanted}".encode()):
+            self._error(HTTPStatus.NOT_FOUND, "there is nothing here.")
+        else:
+            return False
+        return True
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Nothing: the address, which is the key, would be in every line."""
+    def _error(self, status: HTTPStatus, text: str) -> None:
+        self.close_connection = True
+        self._send(status, json.dumps({"error": text}).encode(), "application/json")
 
-    return Handler
+    def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **_HEADERS}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the address, which is the key, would be in every line."""

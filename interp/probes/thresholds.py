@@ -26,7 +26,6 @@ from interp.stats._shares import check_level, share_interval
 
 __all__ = ["Threshold", "operating", "threshold"]
 PER = ("group", "row")
-Scored = Tensor | np.ndarray | Sequence[float]
 
 
 def __dir__() -> list[str]:

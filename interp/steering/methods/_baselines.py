@@ -269,11 +269,9 @@ def compare(
     clean = runs.clean[:, : len(chosen)].cpu()
     columns: dict[str, list[Any]] = {"value": [], "strength": [], "kl": [], "auroc": []}
     for what, act in tqdm(rows.values(), disable=not progress, desc="compare", unit="run"):
-        if act is None:
-            effects, kl = _asked(model, task, what, chosen)
-            strength = float("nan")
-        else:
-            effects, strength, kl = _at_kl(runs, act, float(target_kl), at_kl)
+        effects, strength, kl = (
+            _asked(model, task, what, chosen) if act is None else _at_kl(runs, act, float(target_kl), at_kl)
+        )
         columns["value"].append(signs * (effects.cpu()[:, : len(chosen)] - clean))
         columns["strength"].append(strength)
         columns["kl"].append(kl)
@@ -327,13 +325,13 @@ def _adder(direction: Direction, when: AnyPositions) -> Callable[[float], Any]:
     return lambda strength: add(direction, strength, when=when)
 
 
-def _asked(model: Model, task: Task, other: Task, metric: tuple[Metric, ...]) -> tuple[Tensor, float]:
-    """Metrics [prompt, metric] of the task asked another way, and the mean KL to it as it is."""
+def _asked(model: Model, task: Task, other: Task, metric: tuple[Metric, ...]) -> tuple[Tensor, float, float]:
+    """Metrics [prompt, metric] of the task asked another way, no strength, and the mean KL to it as it is."""
     values, away = measure(model, other, metric=metric), _kl_between(model, task, other)
     for i, each in enumerate(metric):
         if isinstance(each, KL):  # to the task as it is, not to this one as it is
             values[:, i] = away.to(values)
-    return values, float(away.mean())
+    return values, float("nan"), float(away.mean())
 
 
 def _at_kl(
