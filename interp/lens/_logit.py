@@ -255,7 +255,7 @@ def _dataset(
     lead = ("layer", "head") if request.heads else ("layer",)
     sizes = (len(request.layers), request.heads) if request.heads else (len(request.layers),)
 
-    def spread(values: np.ndarray, fill: float = np.nan) -> np.ndarray:
+    def spread(values: np.ndarray, fill: float | int = np.nan) -> np.ndarray:
         """[column, token, ...] -> [prompt, layer, (head,) pos, ...]."""
         out = np.full((len(values), *at.shape, *values.shape[2:]), fill, dtype=values.dtype)
         out[:, at] = values

@@ -264,9 +264,10 @@ def _apply(draft: _Draft, plan: _Plan, each: Intervention, zero: Tensor) -> None
     offset = edit.offset(zero)
     if plan.bias is not None:
         old = draft.read(plan.bias)
-        draft.write(plan.bias, (old if plan.shift_only else _linear(edit, old)) + offset)
+        draft.write(plan.bias, (old if plan.shift_only else _linear(edit, old)) + offset.to(old.device))
     elif plan.shift is not None:
-        draft.write(plan.shift, draft.read(plan.shift) + offset)
+        old = draft.read(plan.shift)
+        draft.write(plan.shift, old + offset.to(old.device))
 
 
 def _apply_before(draft: _Draft, plan: _Plan, W: Tensor, edit: Edit, each: Intervention) -> None:

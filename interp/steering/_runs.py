@@ -168,7 +168,10 @@ class Suffix:
         """Logits that are read, [row, column] or [row, pos, column], of the given prompts."""
         runs = self.reads.runs
         first = min((each.first_layer for each in interventions), default=0)
-        start = self.pre[first][prompt] if interventions else self.weights.embed(runs.base[prompt])
+        if interventions:
+            start = self.pre[first][prompt.to(self.pre[first].device)]
+        else:
+            start = self.weights.embed(runs.base[prompt])
         clock = Clock(self.rows[prompt])
         clock.start(runs.base[prompt])
         clock.tick(0, None, (start.shape[0], start.shape[1]), start.device)

@@ -33,7 +33,7 @@ OTHERS = (
 )  # fmt: skip
 
 
-def direction(layer: int = 0) -> Any:
+def direction(layer: int = 1) -> Any:
     return steering.Direction.from_tensor(torch.linspace(-1, 2, 24).double(), "resid_post", layer)
 
 
@@ -101,6 +101,7 @@ VERBS: dict[str, Verb] = {
     "generate, steered at the end": lambda m, t: steered(m, t, when=steering.when.at(-1)),
     "steering.sweep": lambda m, t: steering.sweep(m, direction(), t, coefficients=[-1.0, 1.0]),
     "bake": baked,
+    "attention_knockout": lambda m, t: steering.methods.attention_knockout(m, t, [(4, 2)]),
     "lens.logit": lambda m, t: lens.logit(m, t.clean),
     "lens.jacobian": lambda m, t: lens.jacobian(m, t.clean, skip=1, progress=False).matrices,
     "heads.attention": lambda m, t: heads.attention(m, t),

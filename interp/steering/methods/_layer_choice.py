@@ -27,6 +27,7 @@ from interp._activations import activations
 from interp._verbs import verb
 from interp.engine.trust import prove_readout
 from interp.models import Model, anatomy, final_norm
+from interp.models.parts import beside
 from interp.models.places import Layers, places
 from interp.places import STREAM_SITES
 from interp.positions import AnyPositions, weights
@@ -200,8 +201,9 @@ def _at_kl(
 def _lens(model: Model, rows: Float[Tensor, "prompt d"]) -> Float[Tensor, "prompt vocab"]:
     """Log probabilities that the stream would give if the model ended here, in float64."""
     prove_readout(model)
-    norm, bias = final_norm(model), getattr(model, "b_U", None)
-    x = (rows if norm is None else norm(rows.to(model.W_U.dtype))).detach().double()
+    home = model.W_U.device
+    norm, bias = (beside(each, home) for each in (final_norm(model), getattr(model, "b_U", None)))
+    x = (rows.to(home) if norm is None else norm(rows.to(model.W_U))).detach().double()
     logits = x @ model.W_U.detach().double()
     return (logits if bias is None else logits + bias.detach().double()).log_softmax(-1)
 

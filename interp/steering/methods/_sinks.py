@@ -138,13 +138,14 @@ def _measured(
         seen: dict[int, Tensor] = {}
 
         def keep(tensor: Tensor, hook: Any, layer: int, seen: dict = seen) -> Tensor:
-            seen[layer] = tensor[:, :, key + 1 :, key].double().mean(1)  # [prompt, query]
+            received = tensor[:, :, key + 1 :, key].double().mean(1)  # [prompt, query]
+            seen[layer] = received.to(rows.tokens.device)
             return tensor
 
+        real = batch.real
         points = [(hook_name("pattern", layer), partial(keep, layer=layer)) for layer in range(n_layers)]
         with steered(model, edits, Clock(batch)), model.hooks(fwd_hooks=points):
             log = logits(model, batch.tokens).double().log_softmax(-1)
-        real = batch.real
         nats = -log[:, :-1].gather(-1, batch.tokens[:, 1:, None])[..., 0]
         counted = real[:, 1:].clone()
         counted[:, :after] = False

@@ -141,7 +141,7 @@ def steer2edit(
     scores, changes = {}, {}
     for where, W in weights.items():
         g, change = _rank_one(W, mean[read_at[where]], v, rho, alpha, where.head is not None)
-        scores[where] = g
+        scores[where] = g.to(v.device)
         changes |= {where: change} if bool((change != 0).any()) else {}
     by_head = torch.stack([scores[where] for where in heads]).reshape(facts.n_layers, facts.n_heads)
     by_neuron = {"neurons": torch.stack([scores[where] for where in blocks])} if blocks else {}
@@ -150,6 +150,7 @@ def steer2edit(
 
 def _rank_one(W: Tensor, x: Tensor, v: Tensor, rho: float, alpha: float, head: bool) -> tuple[Tensor, Tensor]:
     """g (one for a head, one a neuron) and the change of W, from the mean activation x before it."""
+    x, v = x.to(W.device), v.to(W.device)
     g = _cosine(x @ W if head else x[:, None] * W, v)
     size, key = g.sign() * (g.abs() - rho * alpha).clamp_min(0) / (rho * (1 - alpha)), W @ v
     return g, torch.outer(size * (key / key.norm().clamp_min(1e-30) if head else key.sign()), v)
