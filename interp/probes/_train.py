@@ -4,7 +4,11 @@
    that is all. It minimises mean cross-entropy + l2 |w|² in units where the rows have variance 1: the
    objective of `steering.logistic_probe`. Labels are 0 or 1, or shares between them. w lies in the span of
    the rows, so that no system is larger than the number of rows.
-2. For the other aggregations, start there, with q near 0 and the values shared among the heads, and minimise
+2. For the other aggregations, two starts, with q near 0 and the values shared among the heads: that probe,
+   and ridge regression of the labels on single tokens (`_by_token`), which gives a token that all prompts
+   have no score. Each with the scale and the bias of least loss (`_scaled`); the better one is taken, for
+   each labelling. A maximum that is reached at a token of all prompts says the same of all of them, and has
+   no slope that would lead away from there. Minimise
    mean cross-entropy + l2 (|v|² + |q|²), full batch, in float64, in units where tokens have variance 1.
    By Adam with a falling step: a maximum over tokens has kinks, on which line searches stop. The best of the
    iterates is kept, for each labelling by itself; labellings do not influence one another.
@@ -46,7 +50,9 @@ def train(
     w, b = logistic(torch.einsum("ptd,pt->pd", scaled, share), labels, l2, balanced=True)
     if kind == "mean":
         return _raw(Weights(w[..., None], torch.zeros_like(w)[..., None], b), middle, scale)
-    start = _start(w, b, 1 if kind == "ema" else heads, seed)
+    start = _better(
+        kind, scaled, real, labels, (w, _by_token(scaled, share, labels, l2)), (b, heads, seed), l2
+    )
     return _raw(_minimised(kind, scaled, real, labels, start, l2, steps), middle, scale)
 
 
@@ -59,6 +65,49 @@ def _start(w: Tensor, b: Tensor, heads: int, seed: int) -> Weights:
     ]
     v = w[..., None] / heads + (noise[0] if heads > 1 else torch.zeros_like(noise[0]))
     return Weights(v, noise[1].expand_as(v), b)
+
+
+def _by_token(tokens: Tensor, share: Tensor, labels: Tensor, l2: float) -> Float[Tensor, "fit d"]:
+    """Ridge regression of a prompt's label on each of its tokens, every prompt with the same weight."""
+    weighted = tokens * share[..., None]
+    gram = torch.einsum("ptd,pte->de", weighted, tokens) / len(tokens)
+    goal = labels - labels.mean(1, keepdim=True)
+    slope = torch.einsum("fp,ptd->df", goal, weighted) / len(tokens)
+    return torch.linalg.solve(gram + max(l2, 1e-6) * torch.eye(len(gram)).to(gram), slope).T
+
+
+def _better(
+    kind: str, tokens: Tensor, real: Tensor, labels: Tensor, values: tuple[Tensor, ...],
+    rest: tuple[Tensor, int, int], l2: float,
+) -> Weights:  # fmt: skip
+    """Of the starts, the one with the least loss, for each labelling."""
+    b, heads, seed = rest
+    starts = [
+        _scaled(kind, tokens, real, labels, _start(w, b, 1 if kind == "ema" else heads, seed), l2)
+        for w in values
+    ]
+    losses = torch.stack([_loss(kind, tokens, real, labels, start, l2) for start in starts])
+    best, fits = losses.argmin(0), torch.arange(len(b), device=b.device)
+    v, q, b = (torch.stack([getattr(start, part) for start in starts])[best, fits] for part in "vqb")
+    return Weights(v, q, b)
+
+
+def _scaled(kind: str, tokens: Tensor, real: Tensor, labels: Tensor, start: Weights, l2: float) -> Weights:
+    """The start with the factor a > 0 on its values, and the bias, that have the least loss.
+
+    Scores grow with v as they are, so that this is logistic regression on one number a prompt. A labelling
+    whose scores are all alike, or turn out the wrong way round, stays as it is.
+    """
+    found = scores(kind, tokens, real, start) - start.b[:, None]  # [fit, prompt]
+    factors, biases = torch.ones_like(start.b), start.b.clone()
+    for n, row in enumerate(found):
+        spread = float(row.var())
+        if spread > 1e-12:
+            penalty = l2 * float(start.v[n].square().sum()) / spread  # of a, in the units of `logistic`
+            a, b = logistic(row[:, None], labels[n : n + 1], penalty, balanced=True)
+            if float(a) > 0:
+                factors[n], biases[n] = a[0, 0], b[0]
+    return Weights(start.v * factors[:, None, None], start.q, biases)
 
 
 def _minimised(

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from interp.probes._train import logistic, train
+from interp.probes.aggregate import scores
+from interp.probes.selectors import auroc
 from interp.steering.estimators import logistic_probe
 
 
@@ -75,3 +77,17 @@ def test_training_through_a_maximum_lowers_the_loss_and_leaves_the_generator_alo
     ]
     assert losses[1].item() < 0.5 * losses[0].item()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("kind", ["ema", "attention", "multimax", "rolling"])
+def test_tokens_that_all_prompts_share_do_not_hide_the_one_that_differs(kind: str) -> None:
+    """A maximum at a token that is the same everywhere says the same of every prompt, and has no slope that
+    would tell them apart: training must not end there where its start, the probe of the mean, is right."""
+    g = torch.Generator().manual_seed(0)
+    shared = 2 * torch.randn(12, 16, generator=g, dtype=torch.float64)
+    label = (torch.arange(24) % 2).double()
+    tokens = shared.repeat(24, 1, 1) + 0.01 * torch.randn(24, 12, 16, generator=g, dtype=torch.float64)
+    tokens[:, -1] += (2 * label - 1)[:, None] * torch.randn(16, generator=g, dtype=torch.float64)
+    real = torch.ones(24, 12, dtype=torch.bool)
+    found = scores(kind, tokens, real, train(kind, tokens, real, label[None]))[0]
+    assert float(auroc(found[label > 0.5][:, None], found[label < 0.5][:, None])[0]) == 1.0
