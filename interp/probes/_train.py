@@ -4,11 +4,11 @@
    that is all. It minimises mean cross-entropy + l2 |w|² in units where the rows have variance 1: the
    objective of `steering.logistic_probe`. Labels are 0 or 1, or shares between them. w lies in the span of
    the rows, so that no system is larger than the number of rows.
-2. For the other aggregations, two starts, with q near 0 and the values shared among the heads: that probe,
-   and ridge regression of the labels on single tokens (`_by_token`), which gives a token that all prompts
-   have no score. Each with the scale and the bias of least loss (`_scaled`); the better one is taken, for
-   each labelling. A maximum that is reached at a token of all prompts says the same of all of them, and has
-   no slope that would lead away from there. Minimise
+2. For the other aggregations, start there, with q near 0 and the values shared among the heads. Those that
+   take a maximum have a second start: ridge regression of the labels on single tokens (`_by_token`), which
+   gives a token that all prompts share no score. Each with the scale and bias of least loss (`_scaled`); the
+   better one is taken, for each labelling: a maximum that is reached at a token of all prompts says the same
+   of all of them, and has no slope that would lead away from there. Minimise
    mean cross-entropy + l2 (|v|² + |q|²), full batch, in float64, in units where tokens have variance 1.
    By Adam with a falling step: a maximum over tokens has kinks, on which line searches stop. The best of the
    iterates is kept, for each labelling by itself; labellings do not influence one another.
@@ -50,9 +50,10 @@ def train(
     w, b = logistic(torch.einsum("ptd,pt->pd", scaled, share), labels, l2, balanced=True)
     if kind == "mean":
         return _raw(Weights(w[..., None], torch.zeros_like(w)[..., None], b), middle, scale)
-    start = _better(
-        kind, scaled, real, labels, (w, _by_token(scaled, share, labels, l2)), (b, heads, seed), l2
-    )
+    start = _start(w, b, 1 if kind == "ema" else heads, seed)
+    if kind != "attention":
+        starts = start, _start(_by_token(scaled, share, labels, l2), b, start.v.shape[2], seed)
+        start = _better(kind, scaled, real, labels, starts, l2)
     return _raw(_minimised(kind, scaled, real, labels, start, l2, steps), middle, scale)
 
 
@@ -77,17 +78,12 @@ def _by_token(tokens: Tensor, share: Tensor, labels: Tensor, l2: float) -> Float
 
 
 def _better(
-    kind: str, tokens: Tensor, real: Tensor, labels: Tensor, values: tuple[Tensor, ...],
-    rest: tuple[Tensor, int, int], l2: float,
-) -> Weights:  # fmt: skip
+    kind: str, tokens: Tensor, real: Tensor, labels: Tensor, starts: tuple[Weights, ...], l2: float
+) -> Weights:
     """Of the starts, the one with the least loss, for each labelling."""
-    b, heads, seed = rest
-    starts = [
-        _scaled(kind, tokens, real, labels, _start(w, b, 1 if kind == "ema" else heads, seed), l2)
-        for w in values
-    ]
+    starts = tuple(_scaled(kind, tokens, real, labels, start, l2) for start in starts)
     losses = torch.stack([_loss(kind, tokens, real, labels, start, l2) for start in starts])
-    best, fits = losses.argmin(0), torch.arange(len(b), device=b.device)
+    best, fits = losses.argmin(0), torch.arange(len(labels), device=labels.device)
     v, q, b = (torch.stack([getattr(start, part) for start in starts])[best, fits] for part in "vqb")
     return Weights(v, q, b)
 
