@@ -5,7 +5,8 @@
 |-----------------|-----------------------------------------------------------------------------------------|
 | name            | `cfg.original_architecture`, `cfg.architecture` (bridges), `config.architectures`       |
 | windows         | `layer_types`, `attention_layers` or `max_window_layers`, and the width |
-| causal          | `cfg.attention_dir`, `config.is_causal`; encoders (BERT) unless `is_decoder`             |
+| causal          | `cfg.attention_dir`, `config.is_causal`, `use_bidirectional_attention` (Gemma 3 and 4); |
+|                 | encoders (BERT) unless `is_decoder`                                                     |
 | act_fn          | `hidden_act`, `hidden_activation`, `activation_function`, `activation`                  |
 | embed_scale     | the embedding's own `embed_scale` (Gemma: √d_model)                                     |
 | logit_scale     | the model's own `logit_scale` (Cohere), 1 / `logits_scaling` (Granite)                  |
@@ -121,6 +122,11 @@ def _require_attention(model: Model, name: str, config: Any) -> None:
         raise ValueError(f"{what}, an encoder-decoder. Only models of one stack of blocks are supported.")
     if not len(model.blocks):
         raise ValueError(f"{what} of no layers: there is nothing in it to change. Give a model with a block.")
+    if len(model.blocks) != getattr(model.cfg, "n_layers", len(model.blocks)):
+        raise ValueError(
+            f"{what} of {len(model.blocks)} blocks, and its cfg says {model.cfg.n_layers} layers. Where "
+            "blocks were taken out or put in, set model.cfg.n_layers to their number."
+        )
     without = [layer for layer, block in enumerate(model.blocks) if getattr(block, "attn", None) is None]
     if without:
         raise ValueError(
@@ -161,6 +167,11 @@ def _causal(cfg: Any, config: Any) -> bool:
         return False
     if getattr(config, "model_type", None) in ENCODERS:
         return bool(getattr(config, "is_decoder", False))
+    if getattr(config, "use_bidirectional_attention", None) in (
+        True,
+        "all",
+    ):  # "vision": between images alone
+        return False
     return getattr(config, "is_causal", True) is not False
 
 

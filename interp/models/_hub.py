@@ -84,9 +84,14 @@ def _proved(
     """The bridge of a transformers model. ValueError where it is another model."""
     _require_plain(hf_model, flags)
     model = _bridged(source, name, hf_model, tokenizer, flags)
-    difference = expected.difference(model)
+    architectures = getattr(hf_model.config, "architectures", None) or "it"
+    try:
+        difference = expected.difference(model)
+    except RuntimeError as error:  # a part that TransformerLens expects is not there
+        raise ValueError(
+            f"{source}: TransformerLens cannot run it ({architectures}): {_first(error)}"
+        ) from error
     if not expected.holds(difference):
-        architectures = getattr(hf_model.config, "architectures", None) or "it"
         raise ValueError(
             f"{source}: TransformerLens's model of it is not the model. Its logits differ from transformers' "
             f"by {difference:.3g} of their spread; rounding explains {expected.allowed:.1g}. Try another "

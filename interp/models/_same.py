@@ -5,7 +5,9 @@
    run, in transformers and then in the model that is compared, whose own window must be the config's.
 2. `difference` is the largest difference of logits, each position's mean taken off (flags may centre them),
    relative to their spread: the interquartile range over the vocabulary of transformers' own.
-3. Allowed is `TOLERANCE`; in half precision what rounding the embeddings once does to transformers' own
+3. A HookedTransformer's rotary angles are also compared at the end of its context, which the prompt does not
+   reach: longrope has others there, and a conversion that rounds the base drifts.
+4. Allowed is `TOLERANCE`; in half precision what rounding the embeddings once does to transformers' own
    logits, times `ROUNDINGS` and the root of the number of layers, each of which rounds again.
 
 A twin of small windows shares the weights; nothing is changed for longer than the run.
@@ -14,6 +16,7 @@ A twin of small windows shares the weights; nothing is changed for longer than t
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +32,7 @@ from interp.models.hook_points import is_bridge
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
 ROUNDINGS = 2.0
 LONGEST, SHORT, SMALL = 512, 64, 8  # tokens: at most, without windows, and a window made small
+_FLOAT32 = 1e-6  # of an angle: transformers' tables are float32 in any model
 WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
 
 
@@ -40,6 +44,7 @@ class Expected:
     theirs: dict[int | None, Float[Tensor, "spot vocab"]]  # None: the windows are as in the config
     window: int | None
     allowed: float
+    rotary: Any = None  # transformers' module of rotary angles
 
     @classmethod
     @torch.no_grad()
@@ -54,13 +59,17 @@ class Expected:
             with _small_in_config(config):
                 theirs[SMALL] = _centred(hf_model(tokens, use_cache=False).logits)
         allowed = TOLERANCE.get(hf_model.dtype) or _rounding(hf_model, tokens, theirs[None])
-        return cls(tokens, theirs, window, allowed)
+        return cls(tokens, theirs, window, allowed, getattr(hf_model.base_model, "rotary_emb", None))
 
     @torch.no_grad()
     def difference(self, model: Model) -> float:
-        """The largest difference relative to the spread; infinite where a window is not the config's."""
-        if SMALL in self.theirs and not is_bridge(model) and not _has_window(model, self.window):
-            return float("inf")
+        """The largest difference relative to the spread; infinite where a window is not the config's, or
+        rotary angles at the end of the context are not transformers'."""
+        if not is_bridge(model):
+            if SMALL in self.theirs and not _has_window(model, self.window):
+                return float("inf")
+            if self.rotary is not None and not _turns_alike(model, self.rotary):
+                return float("inf")
         differences = []
         for size, theirs in self.theirs.items():
             with contextlib.nullcontext() if size is None else _small(model):
@@ -141,3 +150,28 @@ def _small(model: Model) -> Iterator[None]:
 def _has_window(model: Model, window: int | None) -> bool:
     local = [block.attn.attn_type == "local" for block in model.blocks]
     return not any(local) or model.cfg.window_size == window
+
+
+def _turns_alike(model: Model, rotary: torch.nn.Module) -> bool:
+    """Whether every layer's last rotary angles are those of transformers' module, but for rounding."""
+    kinds = getattr(rotary.config, "layer_types", None)
+    by_layer = kinds and "layer_type" in inspect.signature(rotary.forward).parameters
+    theirs: dict[str | None, Tensor] = {}
+    for layer, block in enumerate(model.blocks):
+        sin, cos = block.attn.rotary_sin, block.attn.rotary_cos  # [n_ctx, rotary_dim], each angle twice
+        half = slice(0, None, 2) if model.cfg.rotary_adjacent_pairs else slice(sin.shape[1] // 2)
+        ours, kind = _on_circle(cos[-1, half], sin[-1, half]), kinds[layer] if by_layer else None
+        if kind not in theirs:
+            pos, options = torch.arange(len(sin), device=sin.device)[None], {"layer_type": kind}
+            tables = rotary(cos[None, :1], pos, **options if by_layer else {})
+            theirs[kind] = _on_circle(*(table[0, -1, : ours.shape[1]] for table in tables))
+        allowed = _FLOAT32 * len(sin) + 4 * torch.finfo(sin.dtype).eps
+        if ours.shape != theirs[kind].shape or not (ours - theirs[kind]).abs().max() <= allowed:
+            return False
+    return True
+
+
+def _on_circle(cos: Tensor, sin: Tensor) -> Float[Tensor, "2 angle"]:
+    """A point for each angle, whatever both tables are scaled by."""
+    both = torch.stack((cos, sin)).double()
+    return both / both.norm(dim=0)

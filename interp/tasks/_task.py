@@ -229,7 +229,7 @@ class Task:
         return _validate.same_problems(self.clean, self.corrupt, self.lengths)
 
     def require_vocabulary(self, model: Any) -> None:
-        """Raise ValueError for ids that the model has not, and for prompts that begin with padding.
+        """Raise ValueError for ids that the model has not, and for padding that would be read as text.
 
         Prompts' ids belong to the vocabulary that it reads, answers' to that which it gives logits for.
         """

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.tasks import _spans, vocabulary
@@ -207,13 +207,13 @@ def fit_problems(task: Any, model: Any) -> list[str]:
     for name, ids in (("answer", task.answers), ("wrong", task.wrongs)):
         problems += vocabulary_problems(name, ids, columns, does)
     problems += task.metric.problems(vocabulary.size(model), columns)
-    problems += pad_problems(task.clean, task.lengths, model)
+    problems += pad_problems(task, model)
     token = vocabulary.bos(model)
     return problems if token is None else problems + bos_problems(*prompts, lengths=task.lengths, token=token)
 
 
 def require_vocabulary(task: Any, model: Any) -> None:
-    """Ids inside the vocabularies, and no prompt that begins with padding; the first problem is raised."""
+    """Ids inside the vocabularies, and no padding that is read as text; the first problem is raised."""
     sides = (
         ("token", vocabulary.size(model), (task.clean, task.corrupt)),
         ("answer", vocabulary.output_size(model), (task.answers, task.wrongs)),
@@ -224,7 +224,7 @@ def require_vocabulary(task: Any, model: Any) -> None:
                 f"{what} id {highest} is outside the model's vocabulary of {size}. "
                 "The task was built for another tokenizer."
             )
-    require(pad_problems(task.clean, task.lengths, model))
+    require(pad_problems(task, model))
 
 
 def require_metrics(task: Any, model: Any, metrics: Iterable[Metric]) -> None:
@@ -248,23 +248,41 @@ def vocabulary_problems(name: str, ids: Int[Tensor, "prompt k"], count: int, doe
     ]
 
 
-def pad_problems(tokens: Int[Tensor, "prompt pos"], lengths: Int[Tensor, "prompt"], model: Any) -> list[str]:
-    """No padding at the beginning of a prompt: nothing would keep the model from reading it.
+def pad_problems(task: Any, model: Any) -> list[str]:
+    """No padding at the beginning of a prompt, which a model would read, and no answer read after padding.
 
-    Padding is the padding token twice, or before BOS; once it can be a token of the text.
+    At the beginning it is the padding token twice, or before BOS (once it can be a token of the text); where
+    BOS is the padding token, and at the end, in some prompts and not in all, none of them shorter. A single
+    one at the end is padding where the token stands nowhere else.
     """
-    tokenizer = getattr(model, "tokenizer", None)
-    pad = getattr(tokenizer, "pad_token_id", None)
-    if pad is None or pad == vocabulary.bos(model):
+    pad, bos = getattr(getattr(model, "tokenizer", None), "pad_token_id", None), vocabulary.bos(model)
+    if pad is None:
         return []
+    tokens, lengths = task.clean, task.lengths
     second = tokens[:, 1] if tokens.shape[1] > 1 else torch.full_like(lengths, -1)
-    follows = (second == pad) | (second == (-2 if (bos := vocabulary.bos(model)) is None else bos))
-    padded = (tokens[:, 0] == pad) & follows & (lengths > 1)
+    follows = (second == pad) | (second == (-2 if bos is None else bos))
+    leading = (tokens[:, 0] == pad) & follows & (lengths > 1)
+    if pad == bos:
+        leading = _some(leading, lengths)
+    last = task.positions.reshape(len(tokens), -1).amax(1)
+    run = (tokens == pad).flip(1).long().cumprod(1).sum(1)  # of padding, at the end of each row
+    inside = (tokens == pad).sum(1) - run - (tokens[:, 0] == pad).long()
+    enough = 1 if bool((inside <= 0).all()) else 2  # tokens drawn at random can end in it
+    trailing = _some((run >= enough) & (last == lengths - 1), lengths)
+    instead = "Give mask= to Task.from_tokens, or pad on the right and give lengths=."
     return [
-        f"prompt {i}: it begins with the padding token ({pad}), which the model would read as text. Give "
-        "mask= to Task.from_tokens, or pad on the right and give lengths=."
-        for i in _where(padded)
+        f"prompt {i}: it begins with the padding token ({pad}), which the model would read as text. {instead}"
+        for i in _where(leading)
+    ] + [
+        f"prompt {i}: its answer is read after its last token, the padding token ({pad}). {instead}"
+        for i in _where(trailing)
     ]
+
+
+def _some(rows: Bool[Tensor, "prompt"], lengths: Int[Tensor, "prompt"]) -> Bool[Tensor, "prompt"]:
+    """The rows, or none where it is all of them or where their lengths are known."""
+    known = bool((lengths != lengths[0]).any())
+    return torch.zeros_like(rows) if known or bool(rows.all()) else rows
 
 
 def bos_problems(

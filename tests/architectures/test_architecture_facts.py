@@ -48,6 +48,18 @@ def test_the_architecture_is_read_on_both_classes(name: str) -> None:
     assert facts.experts == ((name == "Mixtral",) * zoo.N_LAYERS)
 
 
+def test_attention_goes_both_ways_where_the_config_says_so() -> None:
+    name = "Gemma 3, both ways"
+    assert not models.anatomy(load(name)).causal
+    assert verbs.check(name, ("attribute",))["attribute"].error < 1e-9
+
+
+def test_heads_of_two_sizes_are_run_by_the_model() -> None:
+    """TransformerLens cannot split such weights: the fall-back, not a refusal."""
+    cells = verbs.check("Gemma 4, heads of two sizes", ("activations", "generate"))
+    assert {name: cell.error for name, cell in cells.items()} == {"load": 0, "activations": 0, "generate": 0}
+
+
 def test_neurons_are_counted_by_the_weights() -> None:
     assert models.anatomy(load("OPT")).d_mlp == 40
 

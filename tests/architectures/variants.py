@@ -72,6 +72,22 @@ def families(n_layers: int, window: int, gpt2: dict[str, Any], wide: dict[str, A
         "Apertus": _of("Apertus", grouped),
         "Hunyuan": _of("HunYuanDenseV1", {**grouped, "head_dim": 8}),
         "ERNIE 4.5": _of("Ernie4_5", {**grouped, "head_dim": 8}),
+        "OPT, no final norm": _of(
+            "OPT", {**opt, "word_embed_proj_dim": 32, "_remove_final_layer_norm": True}
+        ),
+        "Gemma 3, both ways": (
+            "Gemma3ForCausalLM",
+            "Gemma3TextConfig",
+            {**gemma, "layer_types": mixed, "use_bidirectional_attention": True},
+        ),
+        "Gemma 4, heads of two sizes": (
+            "Gemma4ForCausalLM",
+            "Gemma4TextConfig",
+            {
+                **{**sliding, "head_dim": 8, "global_head_dim": 16, "hidden_size_per_layer_input": 0},
+                "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            },
+        ),
         "Granite MoE": _of("GraniteMoe", {**experts, "num_local_experts": 4}),
     }
 

@@ -93,3 +93,12 @@ def test_something_else_is_refused():
 def test_a_norm_between_a_write_and_the_stream(name: str, expected: bool) -> None:
     model = architectures.build(dict(architectures.extras())[name])
     assert anatomy(model).post_norm is expected
+
+
+def test_blocks_taken_out_without_the_cfg():
+    model = architectures.build({})
+    del model.blocks[-1]
+    with pytest.raises(ValueError, match=r"of 2 blocks, and its cfg says 3 layers. .*set model.cfg.n_layers"):
+        anatomy(model)
+    model.cfg.n_layers = 2
+    assert anatomy(model).n_layers == 2

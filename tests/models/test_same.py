@@ -88,6 +88,25 @@ def test_a_conversion_without_the_window_is_seen_though_the_prompt_is_short(
     assert type(interp.load(folder)).__name__ == "TransformerBridge"
 
 
+LATE = {  # angles that are others than TransformerLens makes only beyond the prompt that is compared
+    "longrope": ("Llama", {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 1.0,
+                           "short_factor": [1.0] * 4, "long_factor": [4.0, 6.0, 8.0, 9.0],
+                           "original_max_position_embeddings": 600}),
+    "base": ("Qwen2", {"rope_type": "default", "rope_theta": 10000.9}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LATE)
+def test_rotary_angles_beyond_the_compared_prompt(tmp_path: Path, kind: str) -> None:
+    architecture, rope = LATE[kind]
+    sizes = {**SIZES, "max_position_embeddings": 4096}
+    folder = folder_of(tmp_path / "m", architecture, **sizes, rope_parameters=rope)
+    model = interp.load(folder)
+    tokens = torch.randint(0, 60, (1, 800), generator=torch.Generator().manual_seed(1))
+    right = theirs(folder, tokens)[0, -20:]
+    assert (model(tokens)[0, -20:] - right).abs().max() < 1e-4 * right.std()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rotary_scaling_in_half_precision(tmp_path: Path, dtype: torch.dtype) -> None:
     scaled = {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}}

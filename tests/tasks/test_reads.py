@@ -157,6 +157,34 @@ def test_ids_padded_by_the_tokenizers_own_pad_are_refused_by_verbs(model: Any) -
         interp.patch(model, task, "z", **QUIET)
 
 
+@pytest.mark.parametrize("pad", ["bos", "other"])
+def test_ids_that_a_tokenizer_padded_are_refused_by_verbs(pad: str) -> None:
+    """On either side, with a padding token of its own or with that which begins texts (GPT-2)."""
+    model, rows = interp.load("tiny-ioi"), pair()
+    if pad == "bos":
+        model.tokenizer.pad_token = model.tokenizer.bos_token
+    token = model.tokenizer.pad_token_id
+    answers = {"answer": [20, 21], "wrong": [30, 31]}
+    for n, front, message in (
+        (2, True, "begins with the padding token"),
+        (2, False, "read after its last token"),
+        (1, False, "read after its last token"),
+    ):
+        fill = [token] * n
+        both = {
+            key: [[*fill, *first] if front else [*first, *fill], [*second, 4, 5][: 4 + n]]
+            for key, (first, second) in rows.items()
+        }
+        task = Task.from_tokens(**both, **answers, pad=3)
+        with pytest.raises(ValueError, match=rf"prompt 0: .*{message}.* Give mask="):
+            interp.patch(model, task, "z", **QUIET)
+        masked = Task.from_tokens(**both, **answers, mask=torch.tensor(both["clean"]) != token)
+        if pad == "other":
+            assert len(interp.patch(model, masked, "resid_pre", **QUIET).prompt) == 2
+    ragged = {key: [first, [*second, token]] for key, (first, second) in rows.items()}
+    interp.patch(model, Task.from_tokens(**ragged, **answers), "resid_pre", **QUIET)  # its length is known
+
+
 MISTAKES = {
     "complex": (lambda r: r.logits[:, 0] * 1j, "returned complex numbers"),
     "mixes": (lambda r: r.logits[:, 0] - r.logits[:, 0].mean(), "mixes prompts"),
