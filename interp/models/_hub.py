@@ -161,7 +161,16 @@ def read(
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise ValueError(f"transformers cannot read the model in {folder}: {_first(error)}") from error
     _require_fit(folder, model, report)
-    return model if as_read else model.to(wanted)
+    return model if as_read else _in_dtype(model, wanted)
+
+
+def _in_dtype(model: Any, dtype: torch.dtype) -> Any:
+    """The model in a dtype; in half precision rotary frequencies stay float32, as transformers keeps them."""
+    tables = [(module, dict(module._buffers)) for module in model.modules()]
+    model.to(dtype)
+    for module, buffers in tables if dtype.itemsize < 4 else ():
+        module._buffers |= {name: each for name, each in buffers.items() if "inv_freq" in name}
+    return model
 
 
 _MASKS = ("attn.bias", "attention.bias", "masked_bias")  # causal masks, which older files hold

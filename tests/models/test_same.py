@@ -123,6 +123,16 @@ def test_half_precision_is_no_reason_to_refuse(tmp_path: Path, architecture: str
     assert type(interp.load(folder)).__name__ == CLASS
 
 
+def test_rotary_frequencies_are_not_rounded_to_half_precision(tmp_path: Path) -> None:
+    """At position 700 a frequency in bfloat16 turns by another angle."""
+    sizes = {**SIZES, "max_position_embeddings": 1024, "num_key_value_heads": 4}
+    rope = {"rope_parameters": {"rope_type": "linear", "factor": 1.3, "rope_theta": 10000.0}}
+    folder = folder_of(tmp_path / "half", "Llama", torch.bfloat16, **sizes, **rope)
+    tokens = torch.randint(0, 60, (1, 700), generator=torch.Generator().manual_seed(1))
+    right = theirs(folder, tokens)[0, -20:].float()
+    assert (interp.load(folder)(tokens)[0, -20:].float() - right).abs().max() < 0.1 * right.std()
+
+
 @pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1.01), (torch.bfloat16, 1.12)])
 def test_a_bridge_that_is_not_the_model_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, scale: float
