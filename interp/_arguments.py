@@ -34,17 +34,19 @@ _LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {  # whether a value is 
     "l2": (lambda n: 0 <= n < INFINITE, "be a finite number, 0 or more"),
     "ridge": (lambda n: 0 <= n < INFINITE, "be a finite number, 0 or more"),
     "lr": (lambda n: 0 < n < INFINITE, "be a finite number above 0"),
+    "held_out": (lambda n: 0 < n < 1, "be a share between 0 and 1, such as 0.3"),
     "target_kl": (lambda n: 0 < n < INFINITE, "be a finite number of nats above 0"),
     "coefficient": (lambda n: abs(n) < INFINITE, "be a finite number"),
     "n_pairs": (lambda n: n >= 4, "be a whole number of at least 4"),
     "top": (lambda n: n >= 1, "be a whole number of at least 1"),
     "bins": (lambda n: 2 <= n <= 10**6, "be a whole number from 2 to a million"),
     "store": (lambda n: str(n) != "" and "\0" not in str(n), "be the path of a folder, such as 'run.zarr'"),
+    "folder": (lambda n: str(n) != "" and "\0" not in str(n), "be the path of a folder"),
     "path": (lambda n: str(n) != "" and "\0" not in str(n), "be the path of a file"),
 }
 _EACH_ONCE = (  # as labels of a result, two of one name could not be told apart
-    "coefficients", "controls", "counts", "dst", "freeze", "heads", "layer", "neurons", "places", "pos",
-    "quantiles", "site", "sites", "src", "thresholds",
+    "cells", "coefficients", "controls", "counts", "dst", "freeze", "heads", "layer", "neurons", "places",
+    "pos", "quantiles", "site", "sites", "src", "thresholds",
 )  # fmt: skip
 
 
@@ -91,6 +93,8 @@ def _within(name: str, value: Any) -> Any:
     inside, words = _LIMITS.get(name, (None, ""))
     if inside is not None and type(value) in (int, float, str) and not inside(value):
         raise ValueError(f"{name} is {value!r}; it must {words}.")
+    if hasattr(value, "data_vars") and value.sizes.get("prompt") == 0:
+        raise ValueError(f"{name} has no prompts: its dim prompt has length 0. Give one or more.")
     if name in _EACH_ONCE and type(value) is list and (twice := _twice(value)) is not None:
         raise ValueError(f"{name} has {twice!r} twice; give each once.")
     return value

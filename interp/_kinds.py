@@ -24,6 +24,8 @@ _ALIASES = {
     "Judge": "Callable[[Tensor], Tensor]",
     "Groups": "tuple[Sequence[str | int], Sequence[str | int]]",
     "Mask": "Tensor | tuple[Tensor | None, ...] | None",
+    "Provenance": "Mapping[str, Any]",
+    "Thresholds": "float | int | Mapping[str, float] | None",
     "Positive": 'Float[Tensor, "n d"]',
     "Negative": 'Float[Tensor, "m d"]',
 }
@@ -218,6 +220,8 @@ def _own_class(part: str, names: Mapping[str, Any]) -> Kind | None:
 def _sequence(inside: str, names: Mapping[str, Any], ordered: bool = True) -> Kind | None:
     """A list of anything that can be gone through, where it is ordered in an order: a set has none."""
     refused = (str, bytes, Mapping, Set) if ordered else (str, bytes, Mapping)
+    if inside == "Any":
+        return Kind("a list", lambda value: _listed(value, refused))
     kinds = kinds_of(inside, names)
     if kinds is None:
         return None
@@ -225,11 +229,17 @@ def _sequence(inside: str, names: Mapping[str, Any], ordered: bool = True) -> Ki
     def take(value: Any) -> Any:
         if isinstance(value, refused) or not isinstance(value, Iterable) or _is_one(value):
             return NO
-        items = getattr(value, "tolist", lambda: value)()
-        listed = [_first(kinds, each) for each in items]
+        listed = [_first(kinds, each) for each in getattr(value, "tolist", lambda: value)()]
         return NO if any(each is NO for each in listed) else listed
 
     return Kind(f"a list, each {' or '.join(kind.words for kind in kinds)}", take)
+
+
+def _listed(value: Any, refused: tuple[type, ...]) -> Any:
+    """A list of anything; arrays have one dim."""
+    if isinstance(value, refused) or not isinstance(value, Iterable) or _is_one(value):
+        return NO
+    return NO if getattr(value, "ndim", 1) != 1 else list(getattr(value, "tolist", lambda: value)())
 
 
 def _tuple(inside: str, names: Mapping[str, Any]) -> Kind | None:

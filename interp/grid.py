@@ -114,7 +114,7 @@ def _grid(
         raise ValueError("no site given. Name one, for example 'resid_pre' or 'z'.")
     for one in sites:
         check_site(facts, one)
-    dims = _dims(sites, by)
+    dims = dims_of(sites, by)
     if not isinstance(window, int) or not 1 <= window <= facts.n_layers:
         raise ValueError(
             f"window is {window!r}; the model has {facts.n_layers} layers, so 1 to {facts.n_layers} fits."
@@ -165,7 +165,7 @@ def check_site(facts: Anatomy, site: str) -> None:
         raise ValueError(f"no site {site!r}: {why}. The model has: {', '.join(facts.sites())}.")
 
 
-def _dims(sites: tuple[str, ...], by: str | Sequence[str] | None) -> tuple[str, ...]:
+def dims_of(sites: tuple[str, ...], by: str | Sequence[str] | None) -> tuple[str, ...]:
     shared = DEFAULT_BY[sites[0]]
     if by is None:
         if any(DEFAULT_BY[site] != shared for site in sites):

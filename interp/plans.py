@@ -21,6 +21,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from interp._arguments import whole
 from interp._verbs import verb as public
 from interp.ablation import Ablation
 from interp.attribution._passes import at_once, prompt_bytes
@@ -33,6 +34,7 @@ from interp.engine.plan import Plan, forward_flops, make_plan
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.experiment import MEMORY, Metrics, check_metric
+from interp.grid import check_site, dims_of
 from interp.methods import parse
 from interp.models import Anatomy, Model, anatomy
 from interp.patching._matched import DRAWS
@@ -62,6 +64,8 @@ VERBS = (
     "patch", "attribute", "screen", "optimal_ablation", "score_edges", "score_nodes", "exact", "acdc",
     "acdc_sweep", "trace_back", *AT_MOST,
 )  # fmt: skip
+_WITH_METHOD = ("attribute", "screen", "score_edges", "score_nodes")
+_MOST = 2**26  # tokens of all prompts, which are laid out to be counted
 _FOLLOWED = 15  # inputs of the five heads that trace_back follows at each step
 
 
@@ -109,6 +113,20 @@ class Sizes:
     prompts: int
     tokens: int
     first: int = 0
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("prompts", 1), ("tokens", 1), ("first", 0)):
+            whole(name, getattr(self, name), lowest)
+        if self.first >= self.tokens:
+            raise ValueError(
+                f"first is {self.first}, and prompts have {self.tokens} tokens; it counts from 0, so 0 to "
+                f"{self.tokens - 1} fits."
+            )
+        if self.prompts * self.tokens > _MOST:
+            raise ValueError(
+                f"{self.prompts} prompts of {self.tokens} tokens are more than {_MOST}. Plan for fewer "
+                "prompts: FLOPs and seconds grow as their number."
+            )
 
     @property
     def runs(self) -> Runs:
@@ -186,6 +204,10 @@ def plan(
     reads = Reads(_runs_of(task), check_metric(metric, own))
     work = _Work(facts, gated, reads, Budget(facts, memory, batch_size))
     sites = [site or "z"] if isinstance(site, str) or site is None else list(site)
+    for each in sites:
+        check_site(facts, each)
+    if method is not None and verb not in _WITH_METHOD:
+        raise ValueError(f"method is {method!r}, and {verb} has none; {', '.join(_WITH_METHOD)} have.")
     counted = {
         "patch": lambda: work.patch(sites, by),
         "attribute": lambda: work.attribute(sites, method or "atp"),
@@ -245,7 +267,9 @@ class _Work:
         """Every cell of a grid of each site, counted as `patch` counts."""
         plans = []
         for site in sites:
-            dims = (by,) if isinstance(by, str) else tuple(by or ("layer", AXES[site][-1]))
+            dims = ("layer", AXES[site][-1]) if by is None else dims_of((site,), by)
+            if "span" in dims:
+                raise ValueError("by= has 'span', and sizes name no spans. Give a Task, or another dim.")
             table, _ = grid(self.facts, site, dims, self.n_pos)
             plans.append(make_plan(self.facts, self.gated, table, self.reads, self.budget, "fast"))
         first = max(plans, key=lambda each: each.memory)

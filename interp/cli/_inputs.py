@@ -26,8 +26,7 @@ _FILES = (".jsonl", ".csv")
 
 def check_run(args: argparse.Namespace, folder: Path) -> None:
     """What can be said of how to run, before a model is loaded. Raises ValueError."""
-    if args.memory <= 0:
-        raise ValueError(f"--memory is {args.memory} GiB; it must be more than 0.")
+    require_memory(args)
     if args.batch_size is not None and args.batch_size < 1:
         raise ValueError(f"--batch-size is {args.batch_size}; it must be at least 1.")
     if not 0 < args.level < 1:
@@ -37,6 +36,12 @@ def check_run(args: argparse.Namespace, folder: Path) -> None:
     if args.task is not None:
         _check_task(args.task)
     require_folder(folder)
+
+
+def require_memory(args: argparse.Namespace) -> None:
+    """ValueError for --memory that is no number of GiB."""
+    if not 0 < args.memory < float("inf"):
+        raise ValueError(f"--memory is {args.memory} GiB; it must be a finite number above 0.")
 
 
 def check_measure(args: argparse.Namespace, folder: Path) -> None:

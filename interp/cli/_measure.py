@@ -17,6 +17,7 @@ from interp.cli._inputs import (
     default_folder,
     load,
     make_task,
+    require_memory,
     run_options,
     say_task,
     write_task,
@@ -90,8 +91,12 @@ def plan(args: argparse.Namespace, out: Output) -> None:
     for name in ("n", "tokens", "runs"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1.")
-    if not args.memory > 0:
-        raise ValueError(f"--memory is {args.memory} GiB; it must be above 0.")
+    require_memory(args)
+    if args.model in SHAPES and args.device != "cpu":
+        raise ValueError(
+            f"--device is {args.device!r}, and {args.model} is a shape: its seconds are those of this "
+            "machine's processor. Leave --device out, or give a model that is loaded."
+        )
     model = args.model if args.model in SHAPES else load(args)
     counted = interp.plan(
         args.of, model, Sizes(args.n, args.tokens, args.first), args.site, args.by, method=args.method,
@@ -143,7 +148,7 @@ def attribute(args: argparse.Namespace, out: Output) -> None:
 
     folder = args.out or default_folder(args, _what(args), "_".join(_file(name) for name in args.method))
     _check(args, folder)
-    methods = [_method(args, name) for name in args.method]
+    methods = _methods(args)
     if repeated(args, folder, out):
         return
     model = load(args)
@@ -193,12 +198,19 @@ def _cells(args: argparse.Namespace) -> dict[str, Any]:
     return {"site": site, "by": args.by, "cells": args.cells, "direction": args.direction}
 
 
-def _method(args: argparse.Namespace, name: str) -> Method:
-    """The method of a name; --steps and --rule are those of integrated gradients."""
+def _methods(args: argparse.Namespace) -> list[Method]:
+    """The methods by name, each once; --steps and --rule are those of integrated gradients."""
+    if len(set(args.method)) < len(args.method):
+        raise ValueError(f"--method is {','.join(args.method)}, with one twice; give each once.")
     given = {"steps": args.steps, "rule": args.rule}
     options = {option: value for option, value in given.items() if value is not None}
-    chosen = parse(name)
-    return replace(chosen, **options) if isinstance(chosen, IG) else chosen
+    methods = [parse(name) for name in args.method]
+    if options and not any(isinstance(each, IG) for each in methods):
+        raise ValueError(
+            f"--{' and --'.join(options)}: of ig alone, and --method is {','.join(args.method)}. Add ig to "
+            "it, or leave that out."
+        )
+    return [replace(each, **options) if isinstance(each, IG) else each for each in methods]
 
 
 def _conclusions(result: xr.Dataset) -> list[str]:

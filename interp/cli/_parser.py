@@ -401,7 +401,10 @@ def _add_live(commands: argparse._SubParsersAction, name: str, text: str, epilog
 
 def _names(text: str) -> list[str]:
     """`a,b` as a list; blanks around the names do not count."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name; give one, or several as in a,b")
+    return names
 
 
 def _numbers(text: str) -> list[int]:

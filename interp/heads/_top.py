@@ -27,7 +27,7 @@ def top(result: xr.Dataset, n: int = TOP, *, score: str | None = None) -> list[s
 
     For `load_bearing`, `backup`, `patching.pairs` and `knockouts`.
     result: of any verb, with dims layer and head. score: which one, where the result has several (`scores`,
-    `roles`). NaN is never among them. Raises ValueError for other dims.
+    `roles`). NaN is never among them. Raises ValueError for other dims, and where all is NaN.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -42,6 +42,8 @@ def top(result: xr.Dataset, n: int = TOP, *, score: str | None = None) -> list[s
     order = [
         i for i in np.argsort(-np.nan_to_num(flat, nan=-np.inf), kind="stable")[:n] if not np.isnan(flat[i])
     ]
+    if not order:
+        raise ValueError("the result has no head with a number: all are NaN.")
     layer, head = np.unravel_index(order, value.shape)
     return [f"L{value['layer'].values[i]}H{value['head'].values[j]}" for i, j in zip(layer, head)]
 

@@ -69,8 +69,8 @@ def tuned(
         ([0, 1, 2], True)
     """
     facts = anatomy(model)
-    if not ridges or min(ridges) <= 0:
-        raise ValueError(f"ridges is {list(ridges)}; give penalties above 0, such as {list(RIDGES)}.")
+    if not ridges or not all(0 < ridge < float("inf") for ridge in ridges):
+        raise ValueError(f"ridges is {list(ridges)}; give finite penalties above 0, such as {list(RIDGES)}.")
     data = read(model, prompts, mask)
     test = _held_out(data, held_out, skip, seed)
     readout = R.readout_of(model)
@@ -101,8 +101,6 @@ def tuned(
 
 def _held_out(data: Prompts, share: float, skip: int, seed: int) -> Tensor:
     """Which prompts choose the penalty."""
-    if not 0 < share < 1:
-        raise ValueError(f"held_out is {share}; give a share between 0 and 1.")
     if skip < 0:
         raise ValueError(f"skip is {skip}; give 0 or more.")
     longer = (data.lengths > skip).nonzero().flatten().cpu()

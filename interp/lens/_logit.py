@@ -155,12 +155,7 @@ def _targets(model: Model, data: Prompts, prompts: Any, targets: Any) -> Int[Ten
     if targets is None:
         return None
     if isinstance(targets, Tensor) and targets.ndim == 2:
-        if len(targets) != len(data) or targets.is_floating_point():
-            raise ValueError(
-                f"targets has shape {tuple(targets.shape)}, {targets.dtype}; give ids [{len(data)}, target]."
-            )
-        R.token_ids(model, targets.flatten().tolist())
-        return targets.long()
+        return R.ids_by_prompt(model, targets, len(data))
     ids = R.token_ids(model, targets.tolist() if isinstance(targets, Tensor) else targets)
     return torch.tensor(ids).expand(len(data), -1)
 

@@ -96,8 +96,10 @@ def _followed(model: Model, prompts: Any, targets: Any, n: int) -> Tensor | None
     """Tokens [prompt, target] to follow; None for what the model says."""
     if targets is None and hasattr(prompts, "answers"):
         targets = prompts.answers[:, :1]
-    if targets is None or (isinstance(targets, Tensor) and targets.ndim == 2):
-        return targets
+    if targets is None:
+        return None
+    if isinstance(targets, Tensor) and targets.ndim == 2:
+        return R.ids_by_prompt(model, targets, n)
     return torch.tensor(R.token_ids(model, targets)).expand(n, -1)
 
 

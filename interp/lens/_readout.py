@@ -14,7 +14,7 @@ stands between stream and logits is refused. nostalgebraist 2020 (logit lens).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ from interp.engine.trust import prove_readout
 from interp.models import Model, final_norm
 from interp.models.parts import Norm, beside
 from interp.tasks import vocabulary
+from interp.tasks._prompts import unknown_words
+from interp.tasks._validate import require
 
 ROWS = 64  # of logits at once
 KINDS = ("state", "direction")
@@ -115,21 +117,36 @@ def ranks(logits: Float[Tensor, "row vocab"], ids: Int[Tensor, "row target"]) ->
 
 def token_ids(model: Model, tokens: Any, what: str = "targets") -> list[int]:
     """The ids of tokens given as ids or as strings of one token. ValueError for anything else."""
-    listed = [tokens] if isinstance(tokens, (str, int, np.integer)) else list(tokens)
+    listed = [tokens] if isinstance(tokens, (str, int, np.integer)) else tokens
+    if not isinstance(listed, Iterable) or getattr(listed, "ndim", 1) != 1:
+        raise ValueError(f"{what} is {shown(tokens)}; give tokens, as strings of one token or as ids.")
+    listed = list(listed)
     if not listed:
         raise ValueError(f"{what} is empty; give tokens, as strings of one token or as ids.")
     return [_token_id(model, each, what) for each in listed]
 
 
+def ids_by_prompt(model: Model, targets: Tensor, n: int) -> Int[Tensor, "prompt target"]:
+    """Ids of each prompt's own tokens. ValueError for another shape, and for what is no id."""
+    if len(targets) != n or targets.is_floating_point():
+        raise ValueError(
+            f"targets has shape {tuple(targets.shape)}, {targets.dtype}; give ids [{n}, target]."
+        )
+    token_ids(model, targets.flatten().tolist())
+    return targets.long()
+
+
 def _token_id(model: Model, token: Any, what: str) -> int:
     size = vocabulary.output_size(model)
     if isinstance(token, str):
+        require(unknown_words(model, what, [token]))
         ids = vocabulary.encode(model, token, False)
         if len(ids) != 1:
             raise ValueError(
                 f"{what}: {token!r} is {len(ids)} tokens, {ids}; a lens reads one. Give its first."
             )
         return ids[0]
+    token = token.item() if isinstance(token, (Tensor, np.generic)) else token
     whole = isinstance(token, (int, np.integer)) and not isinstance(token, bool)
     if not whole or not 0 <= token < size:
         raise ValueError(f"{what}: {shown(token)} is no token; give a string, or an id from 0 to {size - 1}.")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from interp._verbs import verb
 from interp.models import Anatomy
-from interp.places import EXPERT_SITES, Place, hint, parse
+from interp.places import AXES, EXPERT_SITES, Place, hint, parse
 
 Layers = int | Iterable[int] | None
 
@@ -52,6 +52,17 @@ def places(facts: Anatomy, layer: Layers, site: str, head: int | None = None) ->
     if len({each % facts.n_layers for each in layers}) < len(layers):
         raise ValueError(f"layer is {layers}, and names a layer twice. Give each once.")
     return tuple(place(Place(site, each % facts.n_layers, head=head), facts) for each in layers)
+
+
+def vector_places(facts: Anatomy, layer: Layers, site: str, head: int | None = None) -> tuple[Place, ...]:
+    """`places` of which each has one vector. ValueError for a site with heads, of which none is named."""
+    wanted = places(facts, layer, site, head)
+    if head is None and "head" in AXES[site]:
+        raise ValueError(
+            f"{str(wanted[0])!r} has heads, and not one vector; name a place of the stream, or post, or one "
+            "head where the method takes head=."
+        )
+    return wanted
 
 
 def width(where: Place, facts: Anatomy) -> int:

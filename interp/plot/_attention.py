@@ -142,6 +142,8 @@ def _tiles(
     grid = one["value"].sel(layer=wanted).transpose(*_NEEDED)
     known = [f"L{each}H{head}" for each in wanted for head in one["head"].values]
     values = grid.values.astype(np.float32).reshape(len(known), *grid.shape[2:])
+    if heads is not None and not heads:
+        raise ValueError("heads is []; name one or more, or leave it out for all.")
     chosen = list(range(len(known))) if heads is None else [_index(name, known) for name in heads]
     seen, rows = _real(values[chosen], _tokens(one, "dst"), axis=1)
     seen, columns = _real(seen, _tokens(one, "src"), axis=2)

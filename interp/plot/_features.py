@@ -85,6 +85,8 @@ def _require_drawable(shown: xr.Dataset, top: int) -> None:
             "feature. Ask for "
             "features alone (by='feature'), or choose a position with .sel(pos=5)."
         )
+    if not shown.sizes["feature"]:
+        raise ValueError("the result has no features.")
     if top < 1:
         raise ValueError(f"top is {top}; draw at least one feature.")
 

@@ -91,8 +91,6 @@ def collective(
     _check(groups, sizes)
     if components < 1:
         raise ValueError(f"components is {components}; give 1 or more.")
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out is {held_out}; give a share of the groups, such as 0.3.")
     data = read(model, [member for group in groups for member in group], what="members")
     unit = _units(splits.token_rows(data), len(groups))
     generator = torch.Generator().manual_seed(seed)

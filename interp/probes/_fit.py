@@ -239,8 +239,6 @@ def split(
     unit = splits.units(up, down, groups)
     if isinstance(held_out, tuple):
         return _given(model, (up, down), held_out, unit)
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out is {held_out}; give a share between 0 and 1, or (positive, negative).")
     for side, name in ((up, "positive"), (down, "negative")):
         if len(side) < _LEAST:
             raise ValueError(

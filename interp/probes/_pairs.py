@@ -162,7 +162,7 @@ def _held_out(unit: Tensor, share: float, generator: torch.Generator) -> Tensor:
     numbers = unit.unique(return_inverse=True)[1]
     n = int(numbers.max()) + 1
     taken = round(share * n)
-    if not 0 < share < 1 or not 2 <= taken <= n - 2:
+    if not 2 <= taken <= n - 2:
         raise ValueError(
             f"held_out is {share} of {n} prompts or groups that differ; two or more must be on either side."
         )

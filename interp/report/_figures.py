@@ -39,6 +39,11 @@ def figures(result: xr.Dataset, level: float = LEVEL) -> list[go.Figure]:
     if method in _OWN:
         several = metric_names(result) if method == "curve" else [None]
         return [_OWN[method](result, **({} if name is None else {"metric": name})) for name in several]
+    if "value" not in result:
+        raise ValueError(
+            f"a result has no variable 'value', only {list(map(str, result.data_vars))}. Give what a verb "
+            "returned, whole."
+        )
     interval = level if several_units(result) else None  # one unit has no interval
     dims = tuple(
         str(dim) for dim in result["value"].dims if dim not in ("prompt", "site", "receiver", "metric")

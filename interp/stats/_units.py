@@ -46,6 +46,8 @@ def units_of(result: xr.Dataset, cluster: str | None) -> Units:
             f"cluster is {cluster!r}, but the coordinates on prompts are {known}{hint(str(cluster), known)}"
         )
     n_prompts = result.sizes["prompt"]
+    if not n_prompts:
+        raise ValueError("the result has no prompts: its dim prompt has length 0. Give one or more.")
     alone = Units(np.arange(n_prompts), n_prompts, "prompt")
     if cluster is None:
         return alone

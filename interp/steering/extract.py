@@ -44,7 +44,7 @@ from torch import Tensor
 from interp._activations import activations, engine_for
 from interp._verbs import verb, warn
 from interp.models import Model, anatomy
-from interp.models.places import Layers, places
+from interp.models.places import Layers, vector_places
 from interp.places import Place
 from interp.positions import AnyPositions, weights
 from interp.probes.selectors import require_pairs
@@ -86,7 +86,7 @@ class Extraction:
 
     def places(self, model: Model) -> tuple[Place, ...]:
         """Where activations are read."""
-        return places(anatomy(model), self.layer, self.site, self.head)
+        return vector_places(anatomy(model), self.layer, self.site, self.head)
 
     def rows(self, model: Model, *sides: Prompts) -> list[dict[Place, Tensor]]:
         """Activations [row, ...] of several sets of prompts at every place."""

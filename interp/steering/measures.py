@@ -128,8 +128,6 @@ def select(
         1
     """
     _require_sweep(result)
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out is {held_out}; give a share of the prompts between 0 and 1.")
     n = result.sizes["prompt"]
     rows = np.random.default_rng(seed).permutation(n)
     cut = max(1, min(n - 1, round(n * held_out)))

@@ -27,10 +27,10 @@ from interp.ablation import Ablation
 from interp.engine.trust import require_weights, short_row
 from interp.experiment import MEMORY, Experiment, Metrics, prepare
 from interp.models import Model, anatomy
-from interp.models.places import place, width
+from interp.models.places import place
 from interp.patching._sweep import Sweep
 from interp.places import HEAD_SITES, Place
-from interp.subspaces._subspace import Subspace, spot
+from interp.subspaces._subspace import Subspace, place_in
 from interp.tasks import Task
 
 Exchange = Callable[[Tensor, Tensor], Tensor]  # activations of the base and of the source -> what is put in
@@ -251,13 +251,7 @@ def _fitting(subspace: Subspace, experiment: Experiment) -> Place:
         raise ValueError(
             f"subspace is {type(subspace).__name__}; give interp.subspaces.Subspace(basis, place)."
         )
-    where = spot(subspace.place, experiment.facts)
-    size = width(where, experiment.facts)
-    if subspace.basis.shape[0] != size:
-        raise ValueError(
-            f"the basis has {subspace.basis.shape[0]} rows, the activation at {where} {size} dimensions."
-        )
-    return where
+    return place_in(subspace, experiment.facts)
 
 
 def _cells(where: Place, pos: Any, task: Task) -> list[str]:

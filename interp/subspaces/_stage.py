@@ -31,7 +31,7 @@ from interp.models.parts import Block, Weights
 from interp.places import Place
 from interp.positions import AnyPositions, marked
 from interp.subspaces._pairs import Pairs
-from interp.subspaces._subspace import Subspace, spot
+from interp.subspaces._subspace import Subspace, place_in, spot
 from interp.tasks import Task
 
 Exchange = Callable[[Tensor, Tensor], Tensor]
@@ -238,6 +238,8 @@ def accuracy(
     places = {each.place for each in by_name.values()}
     if len(places) != 1:
         raise ValueError(f"{len(places)} places in one call; give subspaces of one place.")
+    for each in by_name.values():
+        place_in(each, anatomy(model))
     stage = Stage.of(model, pairs.task, places.pop(), pos, engine)
     return table(stage, pairs, {name: each.exchange for name, each in by_name.items()})
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp._verbs import settings, verb
 from interp.models import Anatomy
-from interp.models.places import place
+from interp.models.places import place, width
 from interp.places import HEAD_SITES, Place, parse
 
 TOLERANCE = 1e-5  # of BᵀB against 1
@@ -164,3 +164,14 @@ class Subspace:
     def rest(self, own: Float[Tensor, "... width"], source: Float[Tensor, "... width"]) -> Tensor:
         """`own` with everything of the source but its part in the subspace."""
         return self.exchange(source, own)
+
+
+def place_in(subspace: Subspace, facts: Anatomy) -> Place:
+    """The subspace's place in a model. ValueError for another width."""
+    where = spot(subspace.place, facts)
+    size = width(where, facts)
+    if subspace.basis.shape[0] != size:
+        raise ValueError(
+            f"the basis has {subspace.basis.shape[0]} rows, the activation at {where} {size} dimensions."
+        )
+    return where

@@ -76,7 +76,7 @@ def read(path: Path) -> Rows:
     """The rows of a file. Raises ValueError, with the line, for what is not a prompt pair."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist. Give a .jsonl or .csv file of prompts.")
-    kind, text = kind_of(path), _text_of(path)
+    kind, text = kind_of(path), text_of(path)
     rows = _read_jsonl(path, text) if kind == ".jsonl" else _read_csv(path, text)
     if not rows:
         raise ValueError(f"{path} has no prompts. Each line gives {_USUAL}.")
@@ -164,7 +164,7 @@ def _ids(model: Any, fields: dict[str, Any]) -> dict[str, Any]:
     return {**named, **rest, **several}
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
     """The text of the file; ValueError, with advice, where it is not UTF-8."""
     data = path.read_bytes()
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):

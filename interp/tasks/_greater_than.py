@@ -83,7 +83,7 @@ def greater_than(
         clean, corrupt = (vocabulary.encode(model, text, prepend_bos) for text, _ in texts)
         spans = marks(model, texts[0][0], clean, _letters(texts[0][1]))
         made.append(Row(clean, corrupt, *form.answers(year), f"greater_than {template} {noun}", spans))
-    return make(model, made, name="greater_than", seed=seed, metric=metric or ProbDiff())
+    return make(model, made, name="greater_than", seed=seed, metric=ProbDiff() if metric is None else metric)
 
 
 def _letters(slots: dict[str, list[tuple[int, int]]]) -> dict[str, tuple[int, int]]:

@@ -63,6 +63,8 @@ def mib(
         >>> interp.tasks.mib(interp.load("tiny-ioi"), [row]).name
         'mib ioi'
     """
+    if n is not None and n < 1:
+        raise ValueError(f"n is {n}; ask for at least one row, or None for all.")
     listed = _read(Path(rows)) if isinstance(rows, str | Path) else list(rows)
     if not listed:
         raise ValueError("there are no rows. Give a .jsonl file, or rows of a data set of MIB.")

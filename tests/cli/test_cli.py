@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -265,6 +266,20 @@ def test_demo_writes_two_results_and_a_report(capsys: pytest.CaptureFixture[str]
         ("report text.nc", "text.nc cannot be read as netCDF"),
         ("report other.nc", "other.nc is not a result: it lacks the attribute 'method'"),
         ("demo --n 3", "3"),
+        ("patch no-such-model --task ioi --site z --memory nan", "--memory is nan GiB"),
+        ("circuit no-such-model --task ioi --edges 3 --memory inf", "--memory is inf GiB"),
+        ("plan patch gpt2 --memory inf", "--memory is inf GiB"),
+        ("plan patch gpt2 --site zz", "unknown site 'zz'"),
+        ("plan patch gpt2 --by nonsense", "site 'z' has no dim 'nonsense'"),
+        ("plan patch gpt2 --by layer,span", "sizes name no spans"),
+        ("plan patch gpt2 --first 20", "first is 20, and prompts have 20 tokens"),
+        ("plan patch gpt2 --first -1", "first is -1; give a whole number of 0 or more"),
+        ("plan patch gpt2 --n 100000000", "100000000 prompts of 20 tokens are more than"),
+        ("plan patch gpt2 --device cuda", "gpt2 is a shape"),
+        ("plan acdc gpt2 --method eap", "method is 'eap', and acdc has none"),
+        ("attribute no-such-model --task ioi --site z --method atp,atp", "with one twice"),
+        ("attribute no-such-model --task ioi --site z --method atp --steps 4", "--steps: of ig alone"),
+        ("patch tiny-ioi --task ioi --cells L0H0,L0H0", "cells has 'L0H0' twice"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
@@ -281,6 +296,13 @@ def test_a_mistake_is_one_line_and_status_2(
     assert not (folder / "out").exists()
     assert not [line for line in out if line.endswith((".nc", ".html"))]
     assert {path.name for path in folder.iterdir()} == {"text.nc", "broken.json", "other.nc"}
+
+
+@pytest.mark.parametrize("option", ["--metric ''", "--site z,", "--by ,", "--cells ''"])
+def test_a_list_has_no_empty_names(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["patch", MODEL, "--task", "ioi", "--site", "z", *shlex.split(option)])
+    assert "has an empty name; give one, or several as in a,b" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--out", "--store"])

@@ -245,6 +245,12 @@ def test_bake_writes_a_model_that_loads_steered(
         ("bake tiny-world {} --coefficient 1", "Choose one with --layer"),
         ("sweep no-such-model {} --task sentiment --out a.txt", "a.txt is a file. Give a folder"),
         ("fit no-such-model --task sentiment --out /proc/here", "--out /proc/here cannot be written"),
+        ("fit tiny-world --positive a.txt --negative latin.txt", "latin.txt, line 1: byte 0xe9 is not UTF-8"),
+        ("fit tiny-world --positive a.txt --negative utf16.txt", "utf16.txt is UTF-16 text"),
+        ("fit tiny-world --positive bom.txt --negative a.txt", "have the same activations"),
+        ("fit tiny-world --positive a.txt --negative two.txt --site z", "has heads"),
+        ("sweep no-such-model {} --prompts a.txt --kl-limit nan", "--kl-limit is nan"),
+        ("sweep no-such-model {} --prompts a.txt --kl-limit -1", "--kl-limit is -1"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(
@@ -256,6 +262,9 @@ def test_mistakes_are_one_line_and_write_nothing(
         ("empty.txt", "\n \n"),
     ):
         (folder / name).write_text(text)
+    (folder / "latin.txt").write_bytes("café".encode("latin-1"))
+    (folder / "utf16.txt").write_bytes("The film was bad".encode("utf-16"))
+    (folder / "bom.txt").write_bytes("The film was bad".encode("utf-8-sig"))
     before = sorted(folder.rglob("*"))
     status, _, err = run(capsys, "steer", *arguments.format(fitted).split())
     assert status == 2

@@ -144,6 +144,13 @@ def test_other_members_of_the_kinds(verb: str, argument: str, value: Any) -> Non
         VERBS[verb](**{argument: value})
 
 
+def attention() -> xr.Dataset:
+    """Of one layer of two heads."""
+    dims = ("prompt", "layer", "head", "dst", "src")
+    coords = {"layer": [0], "head": [0, 1], "dst": [0, 1], "src": [0, 1]}
+    return xr.Dataset({"value": (dims, np.ones((1, 1, 2, 2, 2)))}, coords)
+
+
 IDS = [[5, 6, 7], [7, 6, 5]], [[5, 6, 8], [8, 6, 5]]
 METHOD = interp.steering.methods
 SWEEP = interp.steering.measures
@@ -155,6 +162,48 @@ def swept(model: Any, prompts: Any, **options: Any) -> xr.Dataset:
 
 
 BEYOND: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "unknown words to follow": (lambda m: interp.lens.logit(m, IDS[0], "xyz"), "'xyz' is not in the voc"),
+    "unknown words for yes": (
+        lambda m: interp.probes.Question("{text}", yes="xyz", no="Mary").logits(m, ["When Mary"]),
+        "'xyz' is not in the vocabulary",
+    ),
+    "a share to follow": (lambda m: interp.lens.logit(m, IDS[0], 0.5), "targets is 0.5; give tokens"),
+    "ids to mix beyond the vocabulary": (
+        lambda m: interp.lens.mixed(m, IDS[0], torch.tensor([[5], [10**6]])),
+        "targets: 1000000 is no token",
+    ),
+    "ids to mix of other prompts": (
+        lambda m: interp.lens.mixed(m, IDS[0], torch.tensor([[5]])),
+        r"targets has shape \(1, 1\)",
+    ),
+    "an infinite penalty": (
+        lambda m: interp.lens.tuned(m, IDS[0], ridges=(1.0, float("inf"))),
+        "ridges is .*; give finite penalties",
+    ),
+    "a plane of heads": (lambda m: METHOD.steering_plane(m, *IDS, site="z"), "'L0.z' has heads"),
+    "other widths": (lambda m: METHOD.momentum(torch.ones(2, 3), torch.ones(2, 4)), "widths 3 and 4"),
+    "no rows": (lambda m: interp.tasks.mib(m, [], n=-1), "n is -1; ask for"),
+    "no sweep of steering": (lambda m: interp.sae.methods.fragility(xr.Dataset()), "has no value; give"),
+    "no near misses": (lambda m: interp.sae.methods.near_misses(m, "Mary", -1), "n is -1"),
+    "no heads to draw": (lambda m: interp.plot.attention(attention(), heads=[]), r"heads is \[\]"),
+    "only NaN": (lambda m: interp.heads.top(attention() * np.nan), "all are NaN"),
+    "no sides": (
+        lambda m: interp.subspaces.accuracy(
+            m,
+            interp.subspaces.pairs(interp.tasks.ioi(m, n=8), "output_position", n=4)["test"],
+            interp.subspaces.Subspace(torch.eye(32)[:, :2], "L1.resid_pre"),
+        ),
+        "the basis has 32 rows, the activation at L1.resid_pre 64",
+    ),
+    "a list of no labels": (
+        lambda m: interp.probes.thresholds.threshold([0.1], 0.5, groups=3),
+        "groups is 3",
+    ),
+    "no groups": (lambda m: interp.probes.collective(m, None, [], None), "positive is None; give a list"),
+    "provenance of no names": (
+        lambda m: interp.circuits.Circuit.from_edges(interp.circuits.Graph(1, 2), [], provenance=3),  # type: ignore[arg-type]
+        "provenance is 3; give a dict",
+    ),
     "no sites": (lambda m: interp.activations(m, IDS[0], []), r"sites is \[\]"),
     "a place twice": (lambda m: interp.activations(m, IDS[0], ["L0.z", "L0.z"]), "each once"),
     "a layer twice": (
@@ -385,3 +434,23 @@ def test_a_set_is_taken_where_order_means_nothing() -> None:
     listed, a_set = (interp.circuits.Circuit.from_edges(graph, each) for each in (names, set(names)))
     assert torch.equal(listed.mask, a_set.mask)
     assert int(a_set.mask.sum()) == 2
+
+
+@pytest.mark.parametrize(
+    "draw", ["plot.bars", "plot.heads", "plot.positions", "stats.bootstrap", "stats.test"]
+)
+def test_a_result_has_prompts(draw: str) -> None:
+    """One of none, as a selection may leave, gave the errors of numpy."""
+    dims = ("prompt", "layer", "head")
+    none = xr.Dataset({"value": (dims, np.ones((0, 1, 2)))}, {"layer": [0], "head": [0, 1]})
+    with pytest.raises(ValueError, match=r"^result has no prompts: its dim prompt has length 0"):
+        VERBS[f"interp.{draw}"](none)
+
+
+def test_a_report_says_what_is_no_result(tmp_path: Any) -> None:
+    for item, said in ((xr.Dataset(), "no variable 'value'"), (attention().isel(prompt=[]), "no prompts")):
+        with pytest.raises(ValueError, match=said):
+            interp.report.save(tmp_path / "claim", {"a": item}, claim="", control="")
+        assert not (tmp_path / "claim").exists()
+    with pytest.raises(ValueError, match=r"folder is .*; it must be the path of a folder"):
+        interp.report.save("a\0b", {"a": attention()}, claim="", control="")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from interp.cli._inputs import load, waiting
 from interp.cli._output import Output, require_file, require_folder
 from interp.cli.steer._prompts import direction_of, one_place, when_of
+from interp.tasks._files import text_of
 
 if TYPE_CHECKING:
     from interp.steering import Direction
@@ -81,7 +82,7 @@ def _past(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     turns = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(text_of(path).split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -25,6 +25,8 @@ def sweep(args: argparse.Namespace, out: Output) -> None:
     folder = args.out or args.direction.parent
     require_folder(folder)
     metrics = _metrics(args)
+    if not args.kl_limit >= 0:
+        raise ValueError(f"--kl-limit is {args.kl_limit}; it must be a number of nats, 0 or more.")
     if repeated(args, folder, out):
         return
     model = load(args)

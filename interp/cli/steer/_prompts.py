@@ -27,6 +27,7 @@ from interp import tasks
 from interp.cli.steer._parser import FAMILIES
 from interp.places import hint
 from interp.tasks import Task, wordlists
+from interp.tasks._files import text_of
 from interp.tasks.world import CASES, Languages, Pronouns, Register, Sentiment
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def read_lines(path: Path) -> list[str]:
     """The prompts of a text file, one a line; empty lines do not count."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist. Give a text file with one prompt a line.")
-    text = path.read_text(encoding="utf-8")
+    text = text_of(path)
     lines = [line.strip() for line in text.split("\n") if line.strip()]  # texts may hold U+2028, U+0085
     if not lines:
         raise ValueError(f"{path} has no prompts. Write one prompt a line.")

@@ -23,8 +23,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import results
+from interp._arguments import whole
 from interp._verbs import verb
 from interp.models import Model, anatomy
+from interp.places import hint
 from interp.probes.selectors import auroc
 from interp.sae._contexts import encode, require_features
 from interp.sae._dictionary import Dictionary
@@ -36,13 +38,14 @@ from interp.tasks import vocabulary
 def near_misses(model: Model, word: str, n: int = 5) -> list[str]:
     """Words of the vocabulary that are spelt most like a word, itself left out.
 
-    Raises ValueError for a model without a tokenizer.
+    Raises ValueError for a model without a tokenizer, and for n below 1.
 
     Example:
         >>> from interp import sae
         >>> "Martin" in sae.methods.near_misses(interp.load("tiny-ioi"), "Mary", 8)
         True
     """
+    whole("n", n, 1)
     if not vocabulary.has_tokenizer(model):
         raise ValueError(
             "near misses are words, and this model has no tokenizer. Give token ids of your own."
@@ -170,6 +173,21 @@ def variance_shares(
     return shares[0], shares[1]
 
 
+def _effect(sweep: xr.Dataset, metric: str | None) -> xr.DataArray:
+    """The effects of one metric. ValueError for what is no sweep, and for a metric that it does not have."""
+    dims = set(sweep["value"].dims) - {"metric"} if "value" in sweep else set()
+    if dims != {"prompt", "layer", "coefficient"}:
+        raise ValueError(
+            f"the result has {'dims ' + ', '.join(sorted(map(str, dims))) if dims else 'no value'}; give a "
+            "sweep by prompt, layer and coefficient."
+        )
+    by_name = "metric" in sweep["value"].dims
+    known = [str(name) for name in sweep["metric"].values] if by_name else [str(sweep.attrs.get("metric"))]
+    if metric is not None and metric not in known:
+        raise ValueError(f"metric is {metric!r}; the sweep has {', '.join(known)}{hint(metric, known)}")
+    return sweep["value"].sel(metric=known[0] if metric is None else metric) if by_name else sweep["value"]
+
+
 @verb
 def fragility(sweep: xr.Dataset, metric: str | None = None) -> xr.Dataset:
     """How much of the effect of steering hangs on layer, strength and context, from a result of a sweep.
@@ -190,11 +208,7 @@ def fragility(sweep: xr.Dataset, metric: str | None = None) -> xr.Dataset:
         >>> float(interp.sae.methods.fragility(swept)["value"].sum().round(6))
         1.0
     """
-    value = sweep["value"]
-    if "metric" in value.dims:
-        value = value.isel(metric=0) if metric is None else value.sel(metric=metric)
-    if set(value.dims) != {"prompt", "layer", "coefficient"}:
-        raise ValueError(f"the result has dims {value.dims}; give a sweep by prompt, layer and coefficient.")
+    value = _effect(sweep, metric)
     every = value.transpose("prompt", "layer", "coefficient").astype(float)
     centre = every - every.mean()
     total = float((centre**2).mean())

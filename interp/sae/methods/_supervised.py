@@ -16,7 +16,7 @@ Makelov, Lange and Nanda 2405.08366, derived from its abstract: the three scales
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,10 +166,9 @@ def _check(attributes: Mapping[str, tuple[Any, Any]], n: int, k: int) -> None:
     if k < 1:
         raise ValueError(f"k is {k}; control changes one feature or more.")
     for name, pair in attributes.items():
-        if len(pair) != 2 or any(len(values) != n for values in pair):
-            raise ValueError(
-                f"{name!r} has {[len(each) for each in pair]} values; give ({n} clean, {n} corrupt)."
-            )
+        sizes = [len(values) if isinstance(values, Sized) else 1 for values in pair]
+        if sizes != [n, n]:
+            raise ValueError(f"{name!r} has {sizes} values; give ({n} clean, {n} corrupt).")
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from torch import Tensor
 from interp._activations import activations
 from interp._verbs import verb
 from interp.models import Model, anatomy
-from interp.models.places import Layers, places
+from interp.models.places import Layers, vector_places
 from interp.positions import prompt_only
 from interp.prompts import Prompts, read
 from interp.steering._direction import Direction, found_on
@@ -111,7 +111,7 @@ def prompt_pair(
     length = max(int(side.lengths[0]) for side in sides)
     fill = _space(model) if pad is None else pad
     up, down = (_padded(side.tokens, length, fill) for side in sides)
-    wanted = places(anatomy(model), layer, site)
+    wanted = vector_places(anatomy(model), layer, site)
     above, below = (activations(model, ids, wanted, "all") for ids in (up, down))
     return Direction(
         vectors={where: above[where] - below[where] for where in wanted},

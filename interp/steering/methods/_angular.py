@@ -25,7 +25,7 @@ from torch import Tensor
 from interp._activations import activations
 from interp._verbs import verb
 from interp.models import Model, anatomy
-from interp.models.places import Layers, places
+from interp.models.places import Layers, vector_places
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
@@ -122,7 +122,7 @@ def steering_plane(
         (64,)
     """
     facts = anatomy(model)
-    wanted = places(facts, layer, site)
+    wanted = vector_places(facts, layer, site)
     _require_two(len(wanted))
     up, down = read(model, positive, what="positive"), read(model, negative, what="negative")
     above, below = (activations(model, p, wanted, pos, batch_size=batch_size) for p in (up, down))

@@ -126,6 +126,10 @@ def momentum(positive: Float[Tensor, "n d"], negative: Float[Tensor, "n d"]) -> 
     require_pairs(len(positive), len(negative))
     if not len(positive):
         raise ValueError("there are 0 pairs. Give at least one.")
+    if positive.shape[1] != negative.shape[1]:
+        raise ValueError(
+            f"the classes have widths {positive.shape[1]} and {negative.shape[1]}; take both from one place."
+        )
     up = (positive > negative).sum(0).double()
     down = (positive < negative).sum(0).double()
     return torch.where(up >= down, up, -down) / len(positive)

@@ -28,7 +28,7 @@ from interp._arguments import shown
 from interp._verbs import verb
 from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy, logits
-from interp.models.places import Layers, places
+from interp.models.places import Layers, vector_places
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere, parse
 from interp.probes.selectors import auroc
@@ -103,7 +103,7 @@ def rank_one_adapter(
         >>> len(adapter.steer(0.5))
         1
     """
-    (where,) = places(anatomy(model), layer, site)
+    (where,) = vector_places(anatomy(model), layer, site)
     aim = Objective(model, prompts, targets, None, suppress, loss, reward)
     r = first_vectors(model, [where], None, seed)[str(where)]
     norm = float(activations(model, aim.rows, where, "all").double().norm(dim=1).median().clamp(min=1e-12))
@@ -155,7 +155,7 @@ def tuned_bias(
         ['MLP0', 'MLP1']
     """
     facts = anatomy(model)
-    zeros = {where: torch.zeros(facts.width(where.site)) for where in places(facts, layer, site)}
+    zeros = {where: torch.zeros(facts.width(where.site)) for where in vector_places(facts, layer, site)}
     learnt = optimise(
         model, prompts, targets, layer=layer, site=site, suppress=suppress, loss=loss, reward=reward,
         start=Direction(zeros), steps=steps, lr=lr,

@@ -130,6 +130,8 @@ def class_scores(rows: Mapping[str, Float[Tensor, "_ unit"]]) -> ClassScores:
     empty = [name for name, each in rows.items() if not len(each)]
     if empty:
         raise ValueError(f"class {empty[0]!r} has no rows. Give at least one of each class.")
+    if len(widths := {each.shape[1] for each in rows.values()}) > 1:
+        raise ValueError(f"the classes have {', '.join(map(str, sorted(widths)))} units; give the same.")
     parts = []
     for name in rows:
         others = torch.cat([each for other, each in rows.items() if other != name])

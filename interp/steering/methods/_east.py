@@ -22,8 +22,7 @@ from interp._activations import activations, one_row
 from interp._arguments import shown
 from interp._verbs import verb
 from interp.models import Model, anatomy, logits
-from interp.models.places import Layers, places
-from interp.places import AXES
+from interp.models.places import Layers, vector_places
 from interp.positions import AnyPositions
 from interp.prompts import Prompts, read
 from interp.steering._direction import Direction, found_on
@@ -62,9 +61,7 @@ def east(
     """
     rows = read(model, prompts)
     one_row(pos)
-    where = places(anatomy(model), layer, site)
-    if "head" in AXES[where[0].site]:
-        raise ValueError(f"{str(where[0])!r} has heads; name a place of the stream, or post.")
+    where = vector_places(anatomy(model), layer, site)
     if len(rows) < 2:
         raise ValueError(f"east needs two prompts or more, got {len(rows)}.")
     if isinstance(among, str) or not all(isinstance(each, (int, Tensor)) for each in _listed(among)):

@@ -24,7 +24,7 @@ from interp import results
 from interp._activations import activations, one_row
 from interp._verbs import verb
 from interp.models import Model, anatomy
-from interp.models.places import Layers, places
+from interp.models.places import Layers, vector_places
 from interp.positions import AnyPositions
 from interp.prompts import Prompts, read
 from interp.steering._runs import question_of, runner, score
@@ -69,7 +69,7 @@ def example_effects(
     """
     facts = anatomy(model)
     one_row(pos)
-    wanted = places(facts, layer, site)
+    wanted = vector_places(facts, layer, site)
     queries, shown = read(model, task), read(model, examples, what="examples")
     if len(shown) < 3:
         raise ValueError(f"there are {len(shown)} examples; a rank correlation needs three or more.")

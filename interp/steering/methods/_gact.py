@@ -27,8 +27,8 @@ from torch import Tensor
 from interp._activations import activations, one_row
 from interp._verbs import verb
 from interp.models import Model, anatomy
-from interp.models.places import places
-from interp.places import AXES, Place
+from interp.models.places import vector_places
+from interp.places import Place
 from interp.positions import AnyPositions, Frame, everywhere
 from interp.probes.selectors import require_pairs
 from interp.prompts import read, read_classes
@@ -151,9 +151,7 @@ def gact(
         ((2, 64), 2)
     """
     one_row(pos)
-    (where,) = places(anatomy(model), layer, site)
-    if "head" in AXES[where.site]:
-        raise ValueError(f"{str(where)!r} has heads; name a place of the stream, or post.")
+    (where,) = vector_places(anatomy(model), layer, site)
     up, down = read_classes(model, positive, negative)
     require_pairs(len(up), len(down))
     if not 1 <= k <= len(up):

@@ -29,7 +29,7 @@ from interp._activations import activations, one_row
 from interp._verbs import verb
 from interp.lens._readout import token_ids
 from interp.models import Model, anatomy
-from interp.models.places import Layers, places
+from interp.models.places import Layers, vector_places
 from interp.places import Place
 from interp.positions import AnyPositions
 from interp.probes._question import answer_logits
@@ -73,7 +73,7 @@ def concept_vectors(
     if not len(words) or not len(baseline) or len(set(words)) < len(words):
         raise ValueError(f"there are {len(words)} words and {len(baseline)} of the baseline; give each once.")
     one_row(pos)
-    wanted = places(anatomy(model), layer, site)
+    wanted = vector_places(anatomy(model), layer, site)
     texts = [template.replace("{}", word) for word in (*words, *baseline)]
     rows = activations(model, texts, list(wanted), pos, batch_size=batch_size)
     n = len(words)

@@ -22,8 +22,8 @@ from torch import Tensor
 from interp._activations import activations
 from interp._verbs import verb
 from interp.models import Model, anatomy
-from interp.models.places import places
-from interp.places import AXES, Place, hint
+from interp.models.places import vector_places
+from interp.places import Place, hint
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
 from interp.steering._direction import found_on
@@ -137,9 +137,7 @@ def k_steering(
         >>> len(found.steer("one", avoid="two")), found.labels
         (1, ('one', 'two'))
     """
-    (where,) = places(anatomy(model), layer, site)
-    if "head" in AXES[where.site]:
-        raise ValueError(f"{str(where)!r} has heads; name a place of the stream, or post.")
+    (where,) = vector_places(anatomy(model), layer, site)
     prompts = {name: read(model, each, what=f"class {name!r}") for name, each in classes.items()}
     few = [name for name, rows in prompts.items() if len(rows) < _HELD]
     if len(prompts) < 2 or few or hidden < 0:

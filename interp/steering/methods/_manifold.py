@@ -27,8 +27,8 @@ from interp import results
 from interp._activations import activations
 from interp._verbs import verb
 from interp.models import Model, anatomy, logits
-from interp.models.places import places
-from interp.places import AXES, Place
+from interp.models.places import vector_places
+from interp.places import Place
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import Prompts, read
 from interp.steering._direction import found_on
@@ -102,9 +102,7 @@ def manifold(
         >>> curve.length, len(curve.steer(0.5))
         (2.0, 1)
     """
-    (where,) = places(anatomy(model), layer, site)
-    if "head" in AXES[where.site]:
-        raise ValueError(f"{str(where)!r} has heads; name a place of the stream, or post.")
+    (where,) = vector_places(anatomy(model), layer, site)
     if len(classes) < 3 or not 1 <= k < len(classes):
         raise ValueError(
             f"there are {len(classes)} classes and k is {k}; give three or more, and k from 1 to one less."

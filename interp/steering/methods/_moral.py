@@ -21,7 +21,7 @@ from torch import Tensor
 from interp._activations import activations
 from interp._verbs import verb
 from interp.models import Model, anatomy
-from interp.models.places import places
+from interp.models.places import vector_places
 from interp.positions import AnyPositions, weights
 from interp.prompts import Prompts, read
 from interp.steering._direction import Direction, found_on
@@ -82,7 +82,7 @@ def moral_direction(
     """
     if pos == "all":
         raise ValueError("pos is 'all'; a phrase has one embedding. Use 'mean' or 'last'.")
-    (where,) = places(anatomy(model), layer, site)
+    (where,) = vector_places(anatomy(model), layer, site)
     sides = read(model, dos, what="dos"), read(model, donts, what="donts")
     if len(sides[0]) + len(sides[1]) < 3:
         raise ValueError("a principal component needs three phrases or more; there are 2.")

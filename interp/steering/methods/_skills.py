@@ -26,8 +26,7 @@ from interp._activations import activations
 from interp._verbs import verb
 from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy
-from interp.models.places import places
-from interp.places import AXES
+from interp.models.places import vector_places
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
 from interp.steering._controls import controls
@@ -77,9 +76,7 @@ def native_skills(
         (2, True)
     """
     rows = read(model, texts)
-    (where,) = places(anatomy(model), layer, site)
-    if "head" in AXES[where.site]:
-        raise ValueError(f"{str(where)!r} has heads; name a place of the stream, or post.")
+    (where,) = vector_places(anatomy(model), layer, site)
     if not 1 <= k < len(rows):
         raise ValueError(f"k is {k}; give 1 to {len(rows) - 1}, one less than the number of texts.")
     found = activations(model, rows, where, pos, batch_size=batch_size).flatten(1)

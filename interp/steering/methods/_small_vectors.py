@@ -33,7 +33,7 @@ from interp._activations import activations
 from interp._verbs import verb
 from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy
-from interp.models.places import places
+from interp.models.places import vector_places
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere, parse
 from interp.prompts import Prompts, read
@@ -224,7 +224,7 @@ def adaptive_vector(
         >>> len(adaptive.steer(1.0))
         1
     """
-    (where,) = places(anatomy(model), layer, site)
+    (where,) = vector_places(anatomy(model), layer, site)
     aim = Objective(model, prompts, targets, None, suppress, loss, reward)
     first = first_vectors(model, [where], start, seed)
     vector = first[str(where)]

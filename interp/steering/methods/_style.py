@@ -25,7 +25,7 @@ from torch import Tensor
 from interp._activations import activations
 from interp._verbs import verb
 from interp.models import Model, anatomy
-from interp.models.places import Layers, places
+from interp.models.places import Layers, vector_places
 from interp.positions import AnyPositions
 from interp.prompts import read
 from interp.steering._classes import without_rounding
@@ -62,7 +62,7 @@ def style_vectors(
         >>> sorted(vectors)
         ['a', 'b']
     """
-    wanted, data = places(anatomy(model), layer, site), read(model, texts, what="texts")
+    wanted, data = vector_places(anatomy(model), layer, site), read(model, texts, what="texts")
     _check(len(data), styles)
     if pos == "all":
         raise ValueError("pos is 'all', which gives rows without a label; use 'mean' or one position.")

@@ -30,7 +30,7 @@ from interp import results
 from interp._activations import activations
 from interp._verbs import verb
 from interp.models import Model, anatomy
-from interp.models.places import Layers, places
+from interp.models.places import Layers, vector_places
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere, weights
 from interp.prompts import Prompts, read
@@ -96,7 +96,7 @@ def latent_guard(
         >>> type(guard).__name__
         'LatentGuard'
     """
-    wanted = places(anatomy(model), layer, site)
+    wanted = vector_places(anatomy(model), layer, site)
     sides = _read(model, {"harmful": (harmful, instruction_end), "harmless": (harmless, instruction_end)})
     means = [
         activations(model, side, wanted, instruction_end, "mean", batch_size=batch_size)
@@ -142,7 +142,7 @@ def harm_and_refusal(
     if (refused is None) != (accepted is None):
         raise ValueError("refused and accepted go together: give both, or neither.")
     second = (harmful, harmless) if refused is None else (refused, accepted)
-    places(anatomy(model), layer, site)
+    vector_places(anatomy(model), layer, site)
     sides = {"harmful": (harmful, instruction_end), "harmless": (harmless, instruction_end)}
     sides |= {"refused": (second[0], prompt_end), "accepted": (second[1], prompt_end)}
     data = _read(model, sides)

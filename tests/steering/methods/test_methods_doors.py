@@ -50,6 +50,21 @@ def test_places_with_heads_have_no_one_vector(model: Any, task: interp.Task) -> 
     for call in (methods.east, methods.native_skills):
         with pytest.raises(ValueError, match="has heads"):
             call(model, task.clean, layer=1, site="z")
+    up, down = task.clean[:2], task.clean[2:4]
+    pairs = (
+        methods.cast_condition, methods.steering_plane, methods.harm_and_refusal, methods.probe_sweep,
+        steering.mean_difference, steering.pca, steering.extract.kmeans,
+    )  # fmt: skip
+    for call in pairs:  # a vector of all heads, which no edit and no sweep took
+        more = (2,) if call is steering.extract.kmeans else (down,)
+        with pytest.raises(ValueError, match="has heads, and not one vector"):
+            call(model, up, *more, layer=[1, 2], site="z")
+    assert steering.mean_difference(model, up, down, layer=1, site="z", head=2).vector.shape == (16,)
+
+
+def test_classes_of_units_have_as_many() -> None:
+    with pytest.raises(ValueError, match="the classes have 3, 4 units"):
+        methods.class_scores({"a": torch.ones(2, 3), "b": torch.ones(2, 4)})
 
 
 def test_a_single_target_prompt_is_enough_for_lineas(model: Any, task: interp.Task) -> None:
