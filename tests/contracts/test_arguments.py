@@ -164,7 +164,7 @@ def swept(model: Any, prompts: Any, **options: Any) -> xr.Dataset:
 BEYOND: dict[str, tuple[Callable[[Any], Any], str]] = {
     "unknown words to follow": (lambda m: interp.lens.logit(m, IDS[0], "xyz"), "'xyz' is not in the voc"),
     "unknown words for yes": (
-        lambda m: interp.probes.Question("{text}", yes="xyz", no="Mary").logits(m, ["When Mary"]),
+        lambda m: interp.probes.Question(yes="xyz", no="Mary")(m, ["When Mary"]),
         "'xyz' is not in the vocabulary",
     ),
     "a share to follow": (lambda m: interp.lens.logit(m, IDS[0], 0.5), "targets is 0.5; give tokens"),
@@ -186,7 +186,7 @@ BEYOND: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no sweep of steering": (lambda m: interp.sae.methods.fragility(xr.Dataset()), "has no value; give"),
     "no near misses": (lambda m: interp.sae.methods.near_misses(m, "Mary", -1), "n is -1"),
     "no heads to draw": (lambda m: interp.plot.attention(attention(), heads=[]), r"heads is \[\]"),
-    "only NaN": (lambda m: interp.heads.top(attention() * np.nan), "all are NaN"),
+    "only NaN": (lambda m: interp.heads.top(attention().sum(("dst", "src")) * np.nan), "all are NaN"),
     "no sides": (
         lambda m: interp.subspaces.accuracy(
             m,
@@ -450,7 +450,6 @@ def test_a_result_has_prompts(draw: str) -> None:
 def test_a_report_says_what_is_no_result(tmp_path: Any) -> None:
     for item, said in ((xr.Dataset(), "no variable 'value'"), (attention().isel(prompt=[]), "no prompts")):
         with pytest.raises(ValueError, match=said):
-            interp.report.save(tmp_path / "claim", {"a": item}, claim="", control="")
-        assert not (tmp_path / "claim").exists()
+            interp.report.save(tmp_path / "claim", {"a": item}, claim="a", control="b")
     with pytest.raises(ValueError, match=r"folder is .*; it must be the path of a folder"):
-        interp.report.save("a\0b", {"a": attention()}, claim="", control="")
+        interp.report.save("a\0b", {"a": attention()}, claim="a", control="b")

@@ -24,7 +24,7 @@ from interp import results
 from interp._activations import activations
 from interp._verbs import verb
 from interp.models import Model, anatomy
-from interp.models.places import Layers, vector_places
+from interp.models.places import Layers, places
 from interp.positions import AnyPositions, weights
 from interp.prompts import Prompts, read
 from interp.steering._direction import Direction
@@ -65,7 +65,7 @@ def probe_sweep(
         >>> methods.probe_sweep(model, up, down, folds=2)["accuracy"].dims
         ('layer', 'fold')
     """
-    wanted = vector_places(anatomy(model), layer, site)
+    wanted = places(anatomy(model), layer, site)
     sides = read(model, positive, what="positive"), read(model, negative, what="negative")
     if pos == "all":
         raise ValueError("pos is 'all'; a probe has one row a prompt. Use 'last', 'mean' or a position.")
