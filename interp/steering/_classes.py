@@ -17,7 +17,7 @@ from torch import Tensor
 from interp._activations import activations
 from interp._verbs import verb
 from interp.models import Model, anatomy
-from interp.models.places import Layers, places
+from interp.models.places import Layers, vector_places
 from interp.places import Place
 from interp.positions import AnyPositions, weights
 from interp.prompts import read
@@ -139,7 +139,7 @@ def kmeans(
     """
     if k < 1:
         raise ValueError(f"k is {k}; give the number of clusters, at least 1.")
-    (where,) = places(anatomy(model), layer, site, head)
+    (where,) = vector_places(anatomy(model), layer, site, head)
     data = read(model, prompts, mask)
     rows = activations(model, data, [where], pos, batch_size=batch_size)[where].flatten(1)
     centres, cluster = cluster_centres(rows, k, seed)
