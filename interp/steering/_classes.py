@@ -54,7 +54,7 @@ def class_means(
     """
     if len(classes) < 2:
         raise ValueError(f"class_means needs two classes or more, got {len(classes)}.")
-    wanted = places(anatomy(model), layer, site, head)
+    wanted = vector_places(anatomy(model), layer, site, head)
     data = {
         name: read(model, prompts, (mask or {}).get(name), what=f"class {name!r}")
         for name, prompts in classes.items()
