@@ -165,7 +165,7 @@ def place_module(module: torch.nn.Module, at: torch.device) -> None:
         for held in (each._parameters, each._buffers):
             for name, tensor in held.items():
                 if tensor is not None:
-                    held[name] = place(tensor, at)
+                    held[name] = place(tensor, at)  # type: ignore[assignment]
 
 
 @contextmanager

@@ -213,7 +213,8 @@ def require_readout(
     """
     norm, b_U = final_norm(model), getattr(model, "b_U", None)
     device = model.W_U.device
-    stream, whole, norm, b_U = (beside(each, device) for each in (stream, whole, norm, b_U))
+    stream, whole = stream.to(device), whole.to(device)
+    norm, b_U = beside(norm, device), beside(b_U, device)
     own = (stream if norm is None else norm(stream)) @ model.W_U
     own = own if b_U is None else own + b_U
     cap = float(getattr(model.cfg, "output_logits_soft_cap", None) or -1.0)

@@ -160,7 +160,8 @@ def _turns_alike(model: Model, rotary: torch.nn.Module) -> bool:
     for layer, block in enumerate(model.blocks):
         sin, cos = block.attn.rotary_sin, block.attn.rotary_cos  # [n_ctx, rotary_dim], each angle twice
         half = slice(0, None, 2) if model.cfg.rotary_adjacent_pairs else slice(sin.shape[1] // 2)
-        ours, kind = _on_circle(cos[-1, half], sin[-1, half]), kinds[layer] if by_layer else None
+        ours = _on_circle(cos[-1, half], sin[-1, half])
+        kind = kinds[layer] if kinds and by_layer else None
         if kind not in theirs:
             pos, options = torch.arange(len(sin), device=sin.device)[None], {"layer_type": kind}
             tables = rotary(cos[None, :1], pos, **options if by_layer else {})

@@ -359,8 +359,8 @@ def _rotary(model: Model, layer: int, known: Architecture, tables: Tables) -> Ro
     if hasattr(attn, "rotary_sin"):  # HookedTransformer
         return Rotary(attn.rotary_sin, attn.rotary_cos, bool(model.cfg.rotary_adjacent_pairs))
     if _is_native(attn):
-        tables = inner(attn).rotary
-        return Rotary(tables.sin_cached.to(attn.W_O), tables.cos_cached.to(attn.W_O), adjacent=True)
+        made = inner(attn).rotary
+        return Rotary(made.sin_cached.to(attn.W_O), made.cos_cached.to(attn.W_O), adjacent=True)
     if (
         getattr(inner(attn), "embed_positions", None) is not None
     ):  # GPT-J: [position, sin and cos of each pair]

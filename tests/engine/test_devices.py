@@ -40,8 +40,9 @@ def direction(layer: int = 1) -> Any:
 def dictionary(model: Any, place: str) -> Any:
     generator = torch.Generator().manual_seed(3)
     shapes = ((24, 12), (12,), (12, 24), (24,))
-    parts = (0.3 * torch.randn(shape, generator=generator).double() for shape in shapes)
-    return sae.Dictionary(*(part.to(model.W_E.device) for part in parts), place=place)
+    parts = [0.3 * torch.randn(shape, generator=generator).double() for shape in shapes]
+    W_enc, b_enc, W_dec, b_dec = (part.to(model.W_E.device) for part in parts)
+    return sae.Dictionary(W_enc, b_enc, W_dec, b_dec, place=place)
 
 
 def masks(model: Any) -> Any:
@@ -101,7 +102,7 @@ VERBS: dict[str, Verb] = {
     "generate, steered at the end": lambda m, t: steered(m, t, when=steering.when.at(-1)),
     "steering.sweep": lambda m, t: steering.sweep(m, direction(), t, coefficients=[-1.0, 1.0]),
     "bake": baked,
-    "attention_knockout": lambda m, t: steering.methods.attention_knockout(m, t, [(4, 2)]),
+    "attention_knockout": lambda m, t: steering.methods.attention_knockout(m, t, {"back": (4, 2)}),
     "lens.logit": lambda m, t: lens.logit(m, t.clean),
     "lens.jacobian": lambda m, t: lens.jacobian(m, t.clean, skip=1, progress=False).matrices,
     "heads.attention": lambda m, t: heads.attention(m, t),
@@ -114,7 +115,7 @@ VERBS: dict[str, Verb] = {
 @functools.cache
 def sides(name: str) -> tuple[Any, Any]:
     """The model on the CPU, and on two devices that are none."""
-    config = dict(architectures.grid())[name] | {"n_layers": 2}
+    config: dict[str, Any] = dict(architectures.grid())[name] | {"n_layers": 2}
     if "attn_types" in config:
         config["attn_types"] = config["attn_types"][-2:]
     plain = architectures.build(config)

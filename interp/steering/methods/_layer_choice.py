@@ -202,7 +202,7 @@ def _lens(model: Model, rows: Float[Tensor, "prompt d"]) -> Float[Tensor, "promp
     """Log probabilities that the stream would give if the model ended here, in float64."""
     prove_readout(model)
     home = model.W_U.device
-    norm, bias = (beside(each, home) for each in (final_norm(model), getattr(model, "b_U", None)))
+    norm, bias = beside(final_norm(model), home), beside(getattr(model, "b_U", None), home)
     x = (rows.to(home) if norm is None else norm(rows.to(model.W_U))).detach().double()
     logits = x @ model.W_U.detach().double()
     return (logits if bias is None else logits + bias.detach().double()).log_softmax(-1)
