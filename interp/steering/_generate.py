@@ -115,8 +115,6 @@ def decoding(
     """
     lengths = real.sum(1)
     require_next_tokens(model, WRITES_NOTHING)
-    if not anatomy(model).causal:
-        anatomy(model).require_one_batch(lengths)
     weights = own_weights(
         model, made, right_padded(tokens, real, 0), lengths, engine=engine,
         reach=min(reach, vocabulary.context(model) or reach),

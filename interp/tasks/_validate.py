@@ -253,7 +253,7 @@ def pad_problems(task: Any, model: Any) -> list[str]:
 
     At the beginning it is the padding token twice, or before BOS (once it can be a token of the text); where
     BOS is the padding token, and at the end, in some prompts and not in all, none of them shorter. A single
-    one at the end is padding where the token stands nowhere else.
+    one at the end is padding where another prompt ends in several and the token stands nowhere else.
     """
     pad, bos = getattr(getattr(model, "tokenizer", None), "pad_token_id", None), vocabulary.bos(model)
     if pad is None:
@@ -267,7 +267,8 @@ def pad_problems(task: Any, model: Any) -> list[str]:
     last = task.positions.reshape(len(tokens), -1).amax(1)
     run = (tokens == pad).flip(1).long().cumprod(1).sum(1)  # of padding, at the end of each row
     inside = (tokens == pad).sum(1) - run - (tokens[:, 0] == pad).long()
-    enough = 1 if bool((inside <= 0).all()) else 2  # tokens drawn at random can end in it
+    # One alone may be a token of the text, drawn at random; beside a row that ends in several it is padding.
+    enough = 1 if bool((inside <= 0).all()) and int(run.max()) > 1 else 2
     trailing = _some((run >= enough) & (last == lengths - 1), lengths)
     instead = "Give mask= to Task.from_tokens, or pad on the right and give lengths=."
     return [

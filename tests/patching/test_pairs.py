@@ -98,7 +98,7 @@ def test_without_a_gap_there_is_no_share_and_no_label():
     ("cells", "options", "message"),
     [
         (["L0H0"], {}, "at least two cells"),
-        (["L0H0", "L0H0"], {}, "listed twice"),
+        (["L0H0", "L0H0"], {}, "twice"),
         (["L0H0", "L0H1"], {"ablation": "zero"}, "no denoising direction"),
         (["L0H0", "L0H1"], {"metric": ["logit_diff", "kl"]}, "2 metrics"),
         (["L0H0", "L9H1"], {}, "L9H1"),

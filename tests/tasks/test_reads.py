@@ -168,7 +168,6 @@ def test_ids_that_a_tokenizer_padded_are_refused_by_verbs(pad: str) -> None:
     for n, front, message in (
         (2, True, "begins with the padding token"),
         (2, False, "read after its last token"),
-        (1, False, "read after its last token"),
     ):
         fill = [token] * n
         both = {
@@ -181,6 +180,9 @@ def test_ids_that_a_tokenizer_padded_are_refused_by_verbs(pad: str) -> None:
         masked = Task.from_tokens(**both, **answers, mask=torch.tensor(both["clean"]) != token)
         if pad == "other":
             assert len(interp.patch(model, masked, "resid_pre", **QUIET).prompt) == 2
+    once = {key: [[*first, token], [*second, 4]] for key, (first, second) in rows.items()}
+    task = Task.from_tokens(**once, **answers, pad=3)
+    assert len(interp.patch(model, task, "resid_pre", **QUIET).prompt) == 2  # a token drawn at random
     ragged = {key: [first, [*second, token]] for key, (first, second) in rows.items()}
     interp.patch(model, Task.from_tokens(**ragged, **answers), "resid_pre", **QUIET)  # its length is known
 
