@@ -75,22 +75,21 @@ class Runs:
 
     def outside_inference(self) -> Runs:
         """The same runs in tensors that a graph can hold, also where the task was made in inference mode."""
-        parts = {name: getattr(self, name) for name in _PARTS}
         with torch.inference_mode(False):
-            copies = {k: p.clone() for k, p in parts.items() if p is not None and p.is_inference()}
-        return replace(self, **copies)
+            return self._each(lambda part: part.clone() if part.is_inference() else part)
 
     def to(self, device: torch.device) -> Runs:
         """The same runs on a device: themselves where they lie there."""
-        if self.base.device == device:
-            return self
-        parts = {name: getattr(self, name) for name in _PARTS}
-        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
+        return self if self.base.device == device else self._each(lambda part: part.to(device))
 
     def take(self, index: slice | Tensor) -> Runs:
         """The same runs for some of the prompts."""
-        parts = {name: getattr(self, name) for name in _PARTS}
-        return replace(self, **{name: part[index] for name, part in parts.items() if part is not None})
+        return self._each(lambda part: part[index])
+
+    def _each(self, act: Callable[[Tensor], Tensor]) -> Runs:
+        """The same with something done to every tensor."""
+        parts = {name: part for name in _PARTS if (part := getattr(self, name)) is not None}
+        return replace(self, **{name: act(part) for name, part in parts.items()})
 
 
 @dataclass(eq=False)

@@ -122,8 +122,9 @@ def sides(name: str) -> tuple[Any, Any]:
     return plain, two_devices.spread(copy.deepcopy(plain))
 
 
-def task(place: str) -> Any:
-    clean, corrupt = (each.to(place) for each in architectures.tokens(n_pos=5))
+def task(place: str, least: int = 0) -> Any:
+    """least: of the ids, where a tokenizer has its own below."""
+    clean, corrupt = (each.clamp(min=least).to(place) for each in architectures.tokens(n_pos=5))
     answer, wrong = torch.tensor([5, 6]).to(place), torch.tensor([7, 8]).to(place)
     return interp.Task.from_tokens(clean=clean, corrupt=corrupt, answer=answer, wrong=wrong)
 
@@ -189,15 +190,10 @@ def test_a_bridge_under_accelerates_hooks_is_the_model(family: str) -> None:
         assert len({block.device for block in weights(far).blocks}) == 2
         assert unsupported(far) is None
         for run in (VERBS["patch z"], VERBS["attribute atp"], VERBS["score_edges eap"], VERBS["lens.logit"]):
-            require_same(run(near, padless("cpu")), run(far, padless("lazy:0")))
-        require_same(VERBS["generate"](near, padless("cpu")), VERBS["generate"](far, padless("lazy:0")))
-
-
-def padless(place: str) -> Any:
-    """A task without the tokenizer's pad."""
-    clean, corrupt = (each.clamp(min=3).to(place) for each in architectures.tokens(n_pos=5))
-    answer, wrong = torch.tensor([5, 6]).to(place), torch.tensor([7, 8]).to(place)
-    return interp.Task.from_tokens(clean=clean, corrupt=corrupt, answer=answer, wrong=wrong)
+            require_same(run(near, task("cpu", least=3)), run(far, task("lazy:0", least=3)))
+        require_same(
+            VERBS["generate"](near, task("cpu", least=3)), VERBS["generate"](far, task("lazy:0", least=3))
+        )
 
 
 def test_the_stream_moves_once_between_two_devices() -> None:
