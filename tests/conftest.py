@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def shared_models_are_left_as_found() -> Iterator[None]:
+    """Else the next test's result is an accident of the order."""
+    yield
+    if "small" in sys.modules:
+        assert not (changed := sys.modules["small"].changed()), (
+            f"the test changed a shared model: {changed[:6]}"
+        )

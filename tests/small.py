@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 import warnings
 from typing import Any
@@ -11,6 +10,8 @@ import architectures
 import torch
 
 FAMILIES = ("gpt2", "llama", "neox")
+BRIDGES: dict[str, Any] = {}
+FOUND: dict[str, dict[str, Any]] = {}
 
 
 def model() -> Any:
@@ -18,9 +19,46 @@ def model() -> Any:
     return architectures.build({}) if architectures.has_hooked_transformer() else bridge("gpt2")
 
 
-@functools.lru_cache(maxsize=8)
+def own() -> Any:
+    """The same, of the caller's own: to be changed."""
+    return architectures.build({}) if architectures.has_hooked_transformer() else _bridge("gpt2")
+
+
 def bridge(family: str) -> Any:
-    """A TransformerBridge in compatibility mode over a random Hugging Face model, float64."""
+    """A TransformerBridge in compatibility mode over a random Hugging Face model, float64.
+
+    One for all tests of a run; conftest holds each test to leaving it as found.
+    """
+    if family not in BRIDGES:
+        BRIDGES[family] = _bridge(family)
+        FOUND[family] = state(BRIDGES[family])
+    return BRIDGES[family]
+
+
+def state(model: Any) -> dict[str, Any]:
+    """What a test could leave behind: weights (by the sum of their bits), gradients and modes.
+
+    Not hooks: a bridge adds some of its own as it is first used.
+    """
+    found = {
+        name: (p.detach().view(torch.int64).sum().item(), p.requires_grad, p.grad is None)
+        for name, p in [*model.named_parameters(), *model.named_buffers()]
+        if p.dtype == torch.float64
+    }
+    return found | {f"{name}: mode": part.training for name, part in model.named_modules()}
+
+
+def changed() -> list[str]:
+    """What differs, in a bridge that tests share, from how it was made; told once."""
+    told = []
+    for family, model in BRIDGES.items():
+        found, FOUND[family] = FOUND[family], state(model)
+        names = found | FOUND[family]
+        told += [f"{family}: {name}" for name in names if found.get(name) != FOUND[family].get(name)]
+    return told
+
+
+def _bridge(family: str) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     inner = transformers_model(family)

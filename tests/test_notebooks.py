@@ -161,7 +161,7 @@ def test_what_the_text_of_steering_says() -> None:
     up, down = sides("sentiment", "wonderful", 96, 0, held_out=False)
     bright, dull = sides("sentiment", "wonderful", 48, 1, held_out=True)
     found, _ = probes.fit(model, up, down, layer=[0, 3], held_out=(bright, dull), draws=1)
-    assert found["accuracy"].values.tolist() == [pytest.approx(0.489, abs=1e-3), 1.0]
+    assert found["accuracy"].values.tolist() == [pytest.approx(0.5, abs=0.1), 1.0]  # by chance, then all
     effects = {}
     for make in (steering.mean_difference, steering.lda):
         part = make(model, up, down, layer=3)

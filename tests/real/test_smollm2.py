@@ -59,12 +59,12 @@ def test_what_it_can_do(model: Any, family: str, right: int) -> None:
 
 
 def test_fast_is_reference(model: Any) -> None:
-    """20 random cells of each site."""
+    """Eight random cells of each site."""
     task = interp.tasks.ioi(model, n=2, seed=0, template=0)
     generator = torch.Generator().manual_seed(0)
     n_pos = task.clean.shape[1]
     cells = []
-    for _ in range(20):
+    for _ in range(8):
         layer, head, pos = (int(torch.randint(0, n, (1,), generator=generator)) for n in (30, 9, n_pos))
         cells += [f"L{layer}H{head}", f"L{layer}.mlp_out@{pos}", f"L{layer}.resid_pre@{pos}"]
     values = {

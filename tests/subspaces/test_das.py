@@ -144,7 +144,7 @@ def test_the_stage_is_the_model(engine):
 @pytest.mark.parametrize("pos", [1, 5])
 def test_what_is_read_before_the_place_does_not_change(pos):
     """The answer is read at position 3, of some prompts before the exchanged position and of some after."""
-    model = small.model()
+    model = small.own()
     model.requires_grad_(False)
     ids = torch.randint(0, 30, (6, 7), generator=torch.Generator().manual_seed(2))
     reads = torch.tensor([3, 3, 6, 3, 2, 4])

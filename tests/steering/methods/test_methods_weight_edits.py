@@ -51,8 +51,9 @@ def test_an_edit_of_a_head_is_a_steered_run(model, ids, draw):
 
 
 @pytest.fixture
-def planted(model, ids):
-    """The model with head L1H2 made to write v, whatever it reads; and v."""
+def planted(ids):
+    """A model with head L1H2 made to write v, whatever it reads; and v."""
+    model = small.own()
     v = torch.randn(24, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     v /= v.norm()
     z = steering.activations(model, ids, parse("L1H2"), agg="mean")
