@@ -21,7 +21,7 @@ def model() -> Any:
 
 def own() -> Any:
     """The same, of the caller's own: to be changed."""
-    return architectures.build({}) if architectures.has_hooked_transformer() else _bridge("gpt2")
+    return architectures.build({}) if architectures.has_hooked_transformer() else new_bridge("gpt2")
 
 
 def bridge(family: str) -> Any:
@@ -30,7 +30,7 @@ def bridge(family: str) -> Any:
     One for all tests of a run; conftest holds each test to leaving it as found.
     """
     if family not in BRIDGES:
-        BRIDGES[family] = _bridge(family)
+        BRIDGES[family] = new_bridge(family)
         FOUND[family] = state(BRIDGES[family])
     return BRIDGES[family]
 
@@ -58,7 +58,7 @@ def changed() -> list[str]:
     return told
 
 
-def _bridge(family: str) -> Any:
+def new_bridge(family: str) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     inner = transformers_model(family)

@@ -326,7 +326,7 @@ def forwards_of(model, monkeypatch):
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_bridge_is_compared_once_and_what_it_records_of_a_pass_is_no_change(family, monkeypatch):
     """A bridge's attention keeps its last pattern: another tensor after every pass, which nothing reads."""
-    model = small.bridge.__wrapped__(family)  # its weights are changed below
+    model = small.new_bridge(family)  # its weights are changed below
     passes, given = forwards_of(model, monkeypatch), task(model)
     model(given.clean)  # the first of all passes makes its hook points
     passes.clear()
