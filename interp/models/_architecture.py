@@ -20,7 +20,7 @@
 | experts         | the layers whose MLP is a mixture of experts                                            |
 | latent          | DeepSeek: queries, keys and values come out of a compressed stream (MLA)                |
 
-The gain of a norm (w or 1 + w) is not listed: it is measured at the module itself (`_weights`). All of it is
+The gain of a norm (w or 1 + w) is not listed: it is measured at the module itself (`_norms`). All of it is
 proved at every use: own weights are trusted only where they give the model's logits.
 """
 

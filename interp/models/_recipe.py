@@ -14,7 +14,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from interp.models._anatomy import Model, computation_fingerprint, has_hooks, lasting, settings_of
+from interp.models._architecture import Model
+from interp.models._computation import computation_fingerprint, has_hooks, lasting, settings_of
 
 _loaded: WeakKeyDictionary[Any, tuple[str, str, str | None, dict[str, Any]]] = WeakKeyDictionary()
 _SAVE = (

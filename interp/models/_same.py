@@ -25,8 +25,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.models._anatomy import Model, dtypes_explained, logits
-from interp.models._architecture import transformers_config
+from interp.models._architecture import Model, transformers_config
+from interp.models._computation import dtypes_explained, logits
 from interp.models.hook_points import is_bridge
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}

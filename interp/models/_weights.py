@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp.models._anatomy import Model, has_hooks
-from interp.models._architecture import Architecture, architecture, inner, transformers_config
+from interp.models._architecture import Architecture, Model, architecture, inner, transformers_config
+from interp.models._computation import has_hooks
+from interp.models._norms import NotLaidOut, block_norms, embed_norm, final_norm, first_of, read_norm
 from interp.models._placement import quantised
 from interp.models.parts import MLP, Attention, Block, Norm, Rotary, Weights, beside, tensors
 
@@ -34,10 +34,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 # By the module that makes them, the kind of layer, and the device of the layers that use them.
 Tables = dict[tuple[int, Any, torch.device], Rotary]
-
-
-class NotLaidOut(AttributeError, ValueError):
-    """A part of a model is not in a form that is known here."""
 
 
 def unsupported(model: Model) -> str | None:
@@ -87,7 +83,7 @@ def weights(model: Model) -> Weights:
     return Weights(
         W_E=model.W_E,
         W_pos=beside(_position_table(model), start) if cfg.positional_embedding_type == "standard" else None,
-        embed_norm=beside(_embed_norm(model), start),
+        embed_norm=beside(embed_norm(model), start),
         blocks=tuple(_block(model, layer, known, tables) for layer in range(len(model.blocks))),
         final_norm=beside(final_norm(model), end),
         W_U=model.W_U,
@@ -133,37 +129,6 @@ def layer_with_same_weight(model: Model, layer: int, part: str) -> int | None:
     return None
 
 
-def stream_norms(model: Model) -> list[tuple[torch.nn.Module, Norm]]:
-    """The modules of all norms that the stream passes, after the embedding, with what they compute."""
-    names = ("ln1", "ln1_post", "ln2", "ln2_post")
-    modules: list[Any] = [getattr(block, name, None) for block in model.blocks for name in names]
-    norms = [(module, _norm(module, model.cfg)) for module in modules]
-    norms.append((getattr(model, "ln_final", None), _final(model)))
-    return [(module, norm) for module, norm in norms if norm is not None]
-
-
-def attn_out_norm(model: Model, block: Any) -> Norm | None:
-    """The norm of what a block's attention writes, if there is one."""
-    return _norms(model, block, architecture(model))["attn_out"]
-
-
-def final_norm(model: Model) -> Norm | None:
-    """The norm before the unembedding; a scale of the logits (Cohere) is in its gain and bias."""
-    norm, scale = _final(model), architecture(model).logit_scale
-    if scale == 1.0 or norm is None:
-        return norm
-    gain = torch.ones_like(model.W_U[:, 0]) if norm.gain is None else norm.gain
-    return replace(norm, gain=gain * scale, bias=None if norm.bias is None else norm.bias * scale)
-
-
-def _final(model: Model) -> Norm | None:
-    return (
-        _norm(model.ln_final, model.cfg, rms=bool(model.cfg.final_rms))
-        if hasattr(model, "ln_final")
-        else None
-    )
-
-
 def _falcon_alibi(model: Model) -> bool:
     return getattr(transformers_config(model), "model_type", "") == "falcon" and bool(
         getattr(transformers_config(model), "alibi", False)
@@ -172,92 +137,17 @@ def _falcon_alibi(model: Model) -> bool:
 
 def _position_table(model: Model) -> Tensor:
     """HookedTransformer's pos_embed holds `W_pos`; a bridge's an embedding, whose first rows OPT skips."""
-    table = _first(model.pos_embed, "W_pos", "weight")
+    table = first_of(model.pos_embed, "W_pos", "weight")
     return table[-model.cfg.n_ctx :]
-
-
-def _embed_norm(model: Model) -> Norm | None:
-    """The norm of the embedding (Bloom): inside `embed`, or beside it on a bridge."""
-    if hasattr(model, "embed_ln"):
-        return _norm(model.embed_ln, model.cfg)
-    own = getattr(model.cfg, "post_embedding_ln", False)
-    return _norm(getattr(model.embed, "ln", None), model.cfg) if own else None
 
 
 def _cap(cfg: Any, name: str) -> float:
     return float(getattr(cfg, name, None) or -1.0)
 
 
-def _norm(module: Any, cfg: Any, rms: bool = False) -> Norm | None:
-    """What a norm's module computes; None where there is none."""
-    if module is None or isinstance(inner(module), torch.nn.Identity) or cfg.normalization_type is None:
-        return None
-    kind = inner(module)
-    if kind is not module and len(list(kind.children())):
-        return _norm_by_head(kind)
-    gain = _first(module, "w", "weight")
-    if type(kind).__name__.endswith("LayerNorm") and kind is not module:
-        rms = False
-    else:
-        rms = rms or "RMS" in type(kind).__name__ or str(cfg.normalization_type).startswith("RMS")
-    if gain is not None and kind is not module and _is_offset(kind, gain):
-        gain = 1 + gain
-    eps = _first(kind, "eps", "variance_epsilon")
-    bias = None if rms else _first(module, "b", "bias")
-    return Norm(not rms, float(cfg.eps if eps is None else eps), gain, bias)
-
-
-def _norm_by_head(kind: Any) -> Norm:
-    """One LayerNorm a head, of queries or keys (StableLM)."""
-    norms = list(getattr(kind, "norms", ()))
-    if not norms or any(type(norm) is not torch.nn.LayerNorm for norm in norms):
-        raise NotLaidOut(f"{type(kind).__name__} is made of several norms")
-    gain, bias = ([getattr(norm, name) for norm in norms] for name in ("weight", "bias"))
-    return Norm(True, norms[0].eps, torch.stack(gain), None if bias[0] is None else torch.stack(bias))
-
-
-def _first(module: Any, *names: str) -> Any:
-    """The first of these attributes that is there and not None."""
-    return next((value for name in names if (value := getattr(module, name, None)) is not None), None)
-
-
-@torch.no_grad()
-def _is_offset(norm: torch.nn.Module, gain: Tensor) -> bool:
-    """Whether a norm of transformers multiplies by 1 + gain, as Gemma's do: measured on ones."""
-    x = torch.ones_like(gain)
-    x[..., 1::2] = -1
-    measured = (x * (norm(x) - norm(-x))).float() / 2
-    return bool((measured - 1 - gain.float()).abs().mean() < (measured - gain.float()).abs().mean())
-
-
-def _norms(model: Model, block: Any, known: Architecture) -> dict[str, Norm | None]:
-    """The norms of a block by what they stand before or after.
-
-    A parallel block without a second norm gives its MLP what attention reads. OLMo 2 and 3 norm only what a
-    sublayer writes: HookedTransformer calls those ln1 and ln2, a bridge ln1_post and ln2_post.
-    """
-    norm = {
-        name: _norm(getattr(block, name, None), model.cfg) for name in ("ln1", "ln2", "ln1_post", "ln2_post")
-    }
-    if known.norms_writes:
-        return {
-            "attn": None,
-            "attn_out": norm["ln1_post"] or norm["ln1"],
-            "mlp": None,
-            "mlp_out": norm["ln2_post"] or norm["ln2"],
-        }
-    shared = norm["ln2"] is None and getattr(model.cfg, "parallel_attn_mlp", False)
-    return {
-        "attn": norm["ln1"],
-        "attn_out": norm["ln1_post"],
-        "mlp": norm["ln1"] if shared else norm["ln2"],
-        "mlp_out": norm["ln2_post"],
-    }
-
-
 def _block(model: Model, layer: int, known: Architecture, tables: Tables) -> Block:
     cfg, block = model.cfg, model.blocks[layer]
-    norm = _norms(model, block, known)
+    norm = block_norms(model, block, known)
     whole = Block(
         attn=_attention(model, layer, known, tables),
         mlp=None if cfg.attn_only else _mlp(block.mlp, cfg, known, norm["mlp"], norm["mlp_out"]),
@@ -290,8 +180,8 @@ def _attention(model: Model, layer: int, known: Architecture, tables: Tables) ->
         soft_cap=_cap(cfg, "attn_scores_soft_cap"),
         clip=_clip(model),
         window=known.windows[layer],
-        q_norm=_norm(getattr(attn, "q_norm", None), cfg, rms=True),
-        k_norm=_norm(getattr(attn, "k_norm", None), cfg, rms=True),
+        q_norm=read_norm(getattr(attn, "q_norm", None), cfg, rms=True),
+        k_norm=read_norm(getattr(attn, "k_norm", None), cfg, rms=True),
         whole_norm=known.whole_qk_norm,
         rotary=_rotary(model, layer, known, tables) if turns else None,
         alibi=_alibi_slopes(model, attn.W_O.device) if cfg.positional_embedding_type == "alibi" else None,
@@ -300,7 +190,7 @@ def _attention(model: Model, layer: int, known: Architecture, tables: Tables) ->
 
 def _scale(attn: Any, cfg: Any) -> float:
     """What scores are divided by; the transformers module of a bridge holds one over it."""
-    scaling = _first(inner(attn), "scaling", "inv_norm_factor", "softmax_scale")
+    scaling = first_of(inner(attn), "scaling", "inv_norm_factor", "softmax_scale")
     if inner(attn) is not attn and isinstance(scaling, float):
         return 1 / scaling
     if type(inner(attn)).__name__ == "GPTNeoSelfAttention" or "GPTNeoAttention" in type(inner(attn)).__name__:

@@ -21,8 +21,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.models._anatomy import Anatomy, Model, activation_shape, anatomy, logits
+from interp.models._anatomy import Anatomy, Model, activation_shape, anatomy
 from interp.models._architecture import is_mixture
+from interp.models._computation import logits
 from interp.models._experts import expert_points
 from interp.models._placement import without_slopes
 from interp.places import hook_name
