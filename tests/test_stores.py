@@ -102,22 +102,22 @@ def test_a_lost_array_is_named(model, stored, name, lose):
 def test_a_second_process_is_refused_by_name(tmp_path):
     path = tmp_path / "run.zarr"
     hold = (
-        "import sys, time\nfrom pathlib import Path\nfrom interp import stores\n"
-        f"with stores.locked(Path({str(path)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom interp import _locks\n"
+        f"with _locks.locked(Path({str(path)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "held\n"
         with (
             pytest.raises(ValueError, match=rf"is being written by process {child.pid} on "),
-            stores.locked(path),
+            _locks.locked(path),
         ):
             pass
     finally:
         child.kill()
         child.wait()
         child.stdout.close()
-    with stores.locked(path):  # the lock went with its process
+    with _locks.locked(path):  # the lock went with its process
         pass
     assert not list(tmp_path.iterdir())
 
@@ -129,9 +129,9 @@ def test_a_store_and_a_link_to_it_are_one(model, tmp_path):
     link.symlink_to(path)
     for held, asked in ((path, link), (link, path)):
         with (
-            stores.locked(held),
+            _locks.locked(held),
             pytest.raises(ValueError, match=r"is being written by process"),
-            stores.locked(asked),
+            _locks.locked(asked),
         ):
             pass
     whole = run(model, link)
@@ -273,9 +273,9 @@ def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path, monkeypatch):
         return take(file)
 
     monkeypatch.setattr(_locks, "_take", late)
-    with stores.locked(path):
+    with _locks.locked(path):
         assert lock.exists()
-        with pytest.raises(ValueError, match="is being written by process"), stores.locked(path):
+        with pytest.raises(ValueError, match="is being written by process"), _locks.locked(path):
             pass
 
 

@@ -22,7 +22,7 @@ from dask_cluster import Cluster, environment
 from patching.cases import task as random_task
 
 import interp
-from interp import sae, stores, workers
+from interp import _locks, sae, stores, workers
 from interp.cli import main
 from interp.patching import _units
 
@@ -372,10 +372,10 @@ def test_a_driver_on_another_machine_is_believed_while_it_gives_signs(tmp_path):
     path, lock = tmp_path / "run.zarr", tmp_path / ".run.zarr.lock"
     lock.write_text("process 7 on elsewhere")
     with pytest.raises(ValueError, match="written by process 7 on elsewhere, which was there 0 s ago"):
-        stores.locked(path).__enter__()
+        _locks.locked(path).__enter__()
     assert lock.read_text() == "process 7 on elsewhere"
     os.utime(lock, (time.time() - 100,) * 2)
-    with stores.locked(path):
+    with _locks.locked(path):
         assert lock.read_text().startswith(f"process {os.getpid()} on ")
 
 
@@ -385,7 +385,7 @@ def test_status_says_how_far_it_is(model, task, tmp_path, capsys):
         patch(model, task, executor=Dying(), store=path)
     status = stores.status(path)
     assert (status.done, status.total, status.holder, status.finished) == (0, UNITS, "", False)
-    with stores.locked(path):
+    with _locks.locked(path):
         assert stores.status(path).holder.startswith(f"process {os.getpid()} on ")
     patch(model, task, store=path)
     assert main(["status", str(path), "--json"]) == 0
