@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
-from interp.cli.steer._parser import nonempty
+from interp.cli._arguments import add_output, name_list, nonempty
 
 _EXAMPLES = """\
 examples:
@@ -21,10 +20,8 @@ examples:
 """
 
 
-def add_labs(
-    commands: argparse._SubParsersAction, add_output: Callable[[argparse.ArgumentParser], None]
-) -> None:
-    """`interp labs list | copy | check | grade | bundle | doctor`; add_output: adds what every verb takes."""
+def add_labs(commands: argparse._SubParsersAction) -> None:
+    """`interp labs list | copy | check | grade | bundle | doctor`."""
     labs = commands.add_parser(
         "labs",
         help="teaching labs: copies for students and teachers, and their checks",
@@ -49,7 +46,7 @@ def add_labs(
 def _add_copy(verbs: argparse._SubParsersAction) -> None:
     copy = verbs.add_parser("copy", help="copies for students, without solutions, or for teachers")
     copy.add_argument("folder", type=nonempty, metavar="DIR", help="folder to write")
-    copy.add_argument("--lab", type=_names, metavar="N[,N]", help="labs by number or name (default: all)")
+    copy.add_argument("--lab", type=name_list, metavar="N[,N]", help="labs by number or name (default: all)")
     copy.add_argument(
         "--teacher", action="store_true", help="with solutions, answers, minutes, common mistakes"
     )
@@ -86,7 +83,7 @@ def _add_bundle(verbs: argparse._SubParsersAction) -> None:
     )
     bundle.add_argument("--python", metavar="3.X", help="of the laptops (default: this one's)")
     bundle.add_argument(
-        "--model", type=_names, metavar="NAME", help="real models that are here: smollm2-135m"
+        "--model", type=name_list, metavar="NAME", help="real models that are here: smollm2-135m"
     )
     bundle.add_argument(
         "--index",
@@ -94,7 +91,3 @@ def _add_bundle(verbs: argparse._SubParsersAction) -> None:
         help="of torch's CPU builds (default: PyTorch's own; '' for pip's indexes alone)",
     )
     bundle.add_argument("--source", type=Path, help="checkout or wheel of interp (default: this checkout)")
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

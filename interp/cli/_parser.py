@@ -7,9 +7,23 @@ from pathlib import Path
 from typing import NoReturn
 
 from interp import __version__
+from interp.cli._arguments import (
+    add_contrast,
+    add_direction,
+    add_how,
+    add_output,
+    add_prompts,
+    add_task,
+    add_what,
+    cell_list,
+    name_list,
+    nonempty,
+    number_list,
+    position_list,
+)
 from interp.cli._labs_parser import add_labs
 from interp.cli._written_parser import add_written
-from interp.cli.steer._parser import add_steer, nonempty
+from interp.cli.steer._parser import add_steer
 from interp.methods import RULES, names
 
 _DESCRIPTION = "Exact activation patching on TransformerLens models, estimates of it, circuits, and steering."
@@ -83,21 +97,11 @@ def make_parser() -> argparse.ArgumentParser:
     _add_attribute(commands)
     _add_circuit(commands)
     _add_plan(commands)
-    add_steer(commands, add_output)
-    add_labs(commands, add_output)
+    add_steer(commands)
+    add_labs(commands)
     _add_explore(commands)
-    add_written(commands, add_output)
+    add_written(commands)
     return parser
-
-
-def add_output(parser: argparse.ArgumentParser) -> None:
-    """What every verb takes."""
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "--json", action="store_true", help="one JSON object on standard output, everything else on error"
-    )
-    group.add_argument("--quiet", action="store_true", help="say only paths, warnings and errors; no bars")
-    group.add_argument("--log", type=nonempty, metavar="FILE", help="add all that is said to a file as well")
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:
@@ -124,15 +128,18 @@ def _add_heads(commands: argparse._SubParsersAction) -> None:
     heads = _add_verb(commands, "heads", text, _HEADS_EXAMPLES)
     what, how = heads.add_argument_group("what to measure"), heads.add_argument_group("how to run")
     what.add_argument(
-        "--lengths", type=_numbers, metavar="R[,R]", help="tokens that are repeated (default: two that fit)"
+        "--lengths",
+        type=number_list,
+        metavar="R[,R]",
+        help="tokens that are repeated (default: two that fit)",
     )
     what.add_argument(
         "--load-bearing", metavar="SCORE", help="ablate its top heads against random heads of their layers"
     )
     what.add_argument("--top", type=int, default=4, help="heads that are listed, or ablated (default 4)")
-    _add_task(what, required=False)
-    _add_prompts(what)
-    _add_how(how)
+    add_task(what, required=False)
+    add_prompts(what)
+    add_how(how)
     add_output(heads)
 
 
@@ -140,9 +147,9 @@ def _add_patch(commands: argparse._SubParsersAction) -> None:
     text = "exact activation patching of a grid or of a list of cells"
     patch = _add_verb(commands, "patch", text, _PATCH_EXAMPLES)
     what, how = patch.add_argument_group("what to measure"), patch.add_argument_group("how to run")
-    _add_what(what)
+    add_what(what)
     what.add_argument("--window", type=int, default=1, help="layers patched at once (default 1)")
-    _add_how(how)
+    add_how(how)
     how.add_argument("--engine", default="auto", metavar="NAME", help="auto (default), fast, reference")
     how.add_argument("--precision", metavar="NAME", help="of products: bfloat16, or tf32 on a GPU")
     how.add_argument(
@@ -163,14 +170,14 @@ def _add_path(commands: argparse._SubParsersAction) -> None:
     what, how = path.add_argument_group("what to measure"), path.add_argument_group("how to run")
     what.add_argument(
         "--senders",
-        type=_cells,
+        type=cell_list,
         default=["heads"],
         metavar="NAME[,NAME]",
         help="heads (default), mlps, all, or places: L0H1,MLP0,embed; A+B are patched together",
     )
     what.add_argument(
         "--receivers",
-        type=_cells,
+        type=cell_list,
         default=["logits"],
         metavar="NAME[,NAME]|FILE",
         help="inputs: logits (default), L2H3.q, L2H3, MLP1; A+B are received together; or a result (.nc), "
@@ -179,7 +186,7 @@ def _add_path(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--top", type=int, default=3, help="cells of a result that receive (default 3)")
     what.add_argument(
         "--freeze",
-        type=_names,
+        type=name_list,
         default=["heads"],
         metavar="NAME[,NAME]",
         help="heads (default), all, mlps, none, or places",
@@ -188,14 +195,14 @@ def _add_path(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--combine", default="replace", help="several receivers: replace (default) or add")
     for end in ("sender", "receiver"):
         what.add_argument(
-            f"--{end}-positions", type=_positions, default="all", metavar="POS[,POS]",
+            f"--{end}-positions", type=position_list, default="all", metavar="POS[,POS]",
             help="all (default), last, or positions counted from 0 (-1: the last)",
         )  # fmt: skip
-    _add_task(what)
-    _add_direction(what)
-    _add_contrast(what)
-    _add_prompts(what)
-    _add_how(how)
+    add_task(what)
+    add_direction(what)
+    add_contrast(what)
+    add_prompts(what)
+    add_how(how)
     how.add_argument("--engine", default="auto", metavar="NAME", help="auto (default), fast, reference")
     add_output(path)
 
@@ -206,7 +213,7 @@ def _add_attribute(commands: argparse._SubParsersAction) -> None:
     what = attribute.add_argument_group("what to measure")
     what.add_argument(
         "--method",
-        type=_names,
+        type=name_list,
         default=["relp"],
         metavar="NAME[,NAME]",
         help=f"{', '.join(names('cells'))} (default relp); several are compared",
@@ -214,8 +221,8 @@ def _add_attribute(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--compare", choices=("exact",), help="patch exactly too, and show how they agree")
     what.add_argument("--steps", type=int, metavar="M", help="ig: points on the path (default 8)")
     what.add_argument("--rule", choices=RULES, help="ig: where the points lie")
-    _add_what(what)
-    _add_how(attribute.add_argument_group("how to run"))
+    add_what(what)
+    add_how(attribute.add_argument_group("how to run"))
     add_output(attribute)
 
 
@@ -233,10 +240,10 @@ def _add_circuit(commands: argparse._SubParsersAction) -> None:
         action=argparse.BooleanOptionalAction,
         help="count edges that hurt like edges that help (default: no for acdc, yes for scores)",
     )
-    _add_contrast(what, "the task's own, and for the search of acdc kl; the first one decides")
+    add_contrast(what, "the task's own, and for the search of acdc kl; the first one decides")
     what.add_argument(
         "--measures",
-        type=_names,
+        type=name_list,
         default=["faithfulness", "kl"],
         metavar="NAME[,NAME]",
         help="of the circuit: faithfulness, kl, completeness, minimality (default the first two; the others "
@@ -252,9 +259,9 @@ def _add_circuit(commands: argparse._SubParsersAction) -> None:
         metavar="SHARE",
         help="search on this share of the prompts, measure on the rest",
     )
-    _add_task(what)
-    _add_prompts(what)
-    _add_how(how)
+    add_task(what)
+    add_prompts(what)
+    add_how(how)
     add_output(circuit)
 
 
@@ -268,8 +275,8 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     plan.add_argument("--n", type=int, default=64, help="prompts (default 64)")
     plan.add_argument("--tokens", type=int, default=20, help="of a prompt (default 20)")
     plan.add_argument("--first", type=int, default=0, help="the first token that differs (default 0)")
-    plan.add_argument("--site", type=_names, metavar="SITE[,SITE]", help="patch, attribute: default z")
-    plan.add_argument("--by", type=_names, metavar="DIM[,DIM]", help="patch: dims of the grid")
+    plan.add_argument("--site", type=name_list, metavar="SITE[,SITE]", help="patch, attribute: default z")
+    plan.add_argument("--by", type=name_list, metavar="DIM[,DIM]", help="patch: dims of the grid")
     plan.add_argument("--method", help="attribute, score_edges: of estimation")
     plan.add_argument(
         "--runs", type=int, default=1, help="run, sweep, ...: how many, see interp.plan (default 1)"
@@ -277,97 +284,6 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     plan.add_argument("--memory", type=float, default=2.0, metavar="GIB", help="default 2")
     plan.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     add_output(plan)
-
-
-def _add_contrast(group: argparse._ArgumentGroup, default: str = "the task's own") -> None:
-    """What stands in, and what is measured."""
-    group.add_argument(
-        "--metric",
-        type=_names,
-        metavar="NAME[,NAME]",
-        help=f"logit_diff, prob, prob_diff, log_prob, kl, rank, loss, in_context_loss (default: {default})",
-    )
-    group.add_argument(
-        "--ablation", default="resample", metavar="NAME", help="resample (default), gaussian, zero, mean"
-    )
-
-
-def _add_task(group: argparse._ArgumentGroup, required: bool = True) -> None:
-    group.add_argument(
-        "--task",
-        required=required,
-        metavar="NAME|FILE",
-        help="a task family (interp tasks lists them), or a file of prompts (.jsonl, .csv)",
-    )
-    group.add_argument(
-        "--template",
-        type=int,
-        metavar="N",
-        help="all prompts from one template, so that positions line up (for sweeps by position)",
-    )
-    group.add_argument(
-        "--option",
-        type=_option,
-        action="append",
-        metavar="NAME=VALUE",
-        help="an option of the task family, such as relation=two_hop for facts; may be given several times",
-    )
-
-
-def _add_what(group: argparse._ArgumentGroup) -> None:
-    _add_task(group)
-    group.add_argument(
-        "--site",
-        type=_names,
-        metavar="SITE[,SITE]",
-        help="resid_pre, z, ...; several of the same axes give one panel each",
-    )
-    group.add_argument(
-        "--by", type=_names, metavar="DIM[,DIM]", help="dims of the grid, such as layer,head or layer,span"
-    )
-    group.add_argument(
-        "--cells",
-        type=_cells,
-        metavar="CELL[,CELL]",
-        help="instead of a grid, cells by name; A+B patches both together",
-    )
-    _add_direction(group)
-    _add_contrast(group)
-    _add_prompts(group)
-
-
-def _add_direction(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--direction",
-        choices=("denoise", "noise"),
-        help="denoise: clean into corrupt (default); noise: corrupt into clean",
-    )
-
-
-def _add_prompts(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--n", type=int, help="prompts (default 64; a file: all)")
-    group.add_argument("--seed", type=int, default=0, help="of the prompts that are drawn (default 0)")
-
-
-def _add_how(
-    group: argparse._ArgumentGroup,
-    out: str | None = "folder to write (default: below out, by model, task and site)",
-) -> None:
-    """out: what --out is; None for a command that writes nothing."""
-    group.add_argument("--batch-size", type=int, metavar="RUNS", help="runs at once (default: what fits)")
-    group.add_argument(
-        "--memory", type=float, default=2.0, metavar="GIB", help="GiB above the model's own (default 2)"
-    )
-    group.add_argument(
-        "--level", type=float, default=0.95, help="of the intervals that are shown (default 0.95)"
-    )
-    group.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
-    if out is None:
-        return
-    group.add_argument("--out", type=nonempty, help=out)
-    group.add_argument(
-        "--resume", action="store_true", help="do nothing where this very run is finished in its folder"
-    )
 
 
 def _add_explore(commands: argparse._SubParsersAction) -> None:
@@ -392,47 +308,8 @@ def _add_live(commands: argparse._SubParsersAction, name: str, text: str, epilog
     )
     what.add_argument("--title", help="of the page (default: model and task)")
     what.add_argument("--prompts", type=int, metavar="N", help="with their attention (default: what fits)")
-    _add_task(what)
-    _add_contrast(what)
-    _add_prompts(what)
-    _add_how(how, "page to write (default: below out, by model and task)" if name == "explore" else None)
+    add_task(what)
+    add_contrast(what)
+    add_prompts(what)
+    add_how(how, "page to write (default: below out, by model and task)" if name == "explore" else None)
     return live
-
-
-def _names(text: str) -> list[str]:
-    """`a,b` as a list; blanks around the names do not count."""
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} has an empty name; give one, or several as in a,b")
-    return names
-
-
-def _numbers(text: str) -> list[int]:
-    """`20,41` as whole numbers."""
-    try:
-        return [int(each) for each in _names(text)]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers") from None
-
-
-def _option(text: str) -> tuple[str, str | int | bool]:
-    """`name=value`; numbers, `true` and `false` as such."""
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    named = {"true": True, "false": False}
-    return name, int(value) if value.lstrip("-").isdigit() else named.get(value, value)
-
-
-def _positions(text: str) -> str | list[int]:
-    """`3,-1` as numbers; a name as it is."""
-    parts = _names(text)
-    if parts and all(part.lstrip("-").isdigit() for part in parts):
-        return [int(part) for part in parts]
-    return text
-
-
-def _cells(text: str) -> list[str | list[str]]:
-    """`A,B+C` as [A, [B, C]]."""
-    entries = [[part.strip() for part in entry.split("+")] for entry in _names(text)]
-    return [entry[0] if len(entry) == 1 else entry for entry in entries]

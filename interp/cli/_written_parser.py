@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
-from interp.cli.steer._parser import nonempty
+from interp.cli._arguments import add_output, nonempty
 
-AddOutput = Callable[[argparse.ArgumentParser], None]
 _RUN_EXAMPLES = """\
 a file of jobs:
   [[job]]
@@ -24,13 +22,13 @@ stop the others. Exit status: 0, 1 when a job failed, 2 when the file is wrong (
 """
 
 
-def add_written(commands: argparse._SubParsersAction, add_output: AddOutput) -> None:
-    """These commands; add_output adds what every command takes."""
+def add_written(commands: argparse._SubParsersAction) -> None:
+    """These commands."""
     for add in (_add_report, _add_show, _add_status, _add_compare, _add_run):
-        add(commands, add_output)
+        add(commands)
 
 
-def _add_report(commands: argparse._SubParsersAction, add_output: AddOutput) -> None:
+def _add_report(commands: argparse._SubParsersAction) -> None:
     report = commands.add_parser("report", help="one self-contained HTML page from results")
     report.add_argument(
         "results",
@@ -49,7 +47,7 @@ def _add_report(commands: argparse._SubParsersAction, add_output: AddOutput) -> 
     add_output(report)
 
 
-def _add_show(commands: argparse._SubParsersAction, add_output: AddOutput) -> None:
+def _add_show(commands: argparse._SubParsersAction) -> None:
     show = commands.add_parser("show", help="what a result, circuit, direction or folder holds")
     show.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="files and folders that a command wrote"
@@ -59,7 +57,7 @@ def _add_show(commands: argparse._SubParsersAction, add_output: AddOutput) -> No
     add_output(show)
 
 
-def _add_status(commands: argparse._SubParsersAction, add_output: AddOutput) -> None:
+def _add_status(commands: argparse._SubParsersAction) -> None:
     status = commands.add_parser("status", help="how far the store of a run has come, and who writes it")
     status.add_argument(
         "stores", nargs="+", type=Path, metavar="STORE", help="what store= or --store named (run.zarr)"
@@ -67,7 +65,7 @@ def _add_status(commands: argparse._SubParsersAction, add_output: AddOutput) -> 
     add_output(status)
 
 
-def _add_compare(commands: argparse._SubParsersAction, add_output: AddOutput) -> None:
+def _add_compare(commands: argparse._SubParsersAction) -> None:
     text = "two results of the same cells, or two circuits: how far they agree, and where they differ most"
     compare = commands.add_parser("compare", help=text)
     compare.add_argument("a", type=Path, metavar="A", help="a result (.nc) or a circuit (.json)")
@@ -77,7 +75,7 @@ def _add_compare(commands: argparse._SubParsersAction, add_output: AddOutput) ->
     add_output(compare)
 
 
-def _add_run(commands: argparse._SubParsersAction, add_output: AddOutput) -> None:
+def _add_run(commands: argparse._SubParsersAction) -> None:
     run = commands.add_parser(
         "run", help="the commands of a file, one after the other, in one process", epilog=_RUN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -296,7 +296,12 @@ def test_json_of_every_verb(capsys: pytest.CaptureFixture[str], fitted: str, fol
 
 
 def test_lists_that_are_none_are_refused_by_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
-    for more, said in ((("--layer", "x"), "list of layers"), (("--pos", "first"), "last, mean or an index")):
+    for more, said in (
+        (("--layer", "x"), "list of layers"),
+        (("--layer", ""), "has an empty name"),  # not every layer
+        (("--layer", "2,,3"), "has an empty name"),
+        (("--pos", "first"), "last, mean or an index"),
+    ):
         with pytest.raises(SystemExit):
             main([*FIT, *more])
         assert said in capsys.readouterr().err

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
+
+from interp.cli._arguments import add_output, name_list, nonempty
 
 _EXAMPLES = """\
 examples:
@@ -26,10 +27,8 @@ FAMILIES = ("sentiment", "requests", "register", "languages", "pronouns")
 _COEFFICIENTS = "-1,-0.5,0,0.5,1,1.5,2,3"
 
 
-def add_steer(
-    commands: argparse._SubParsersAction, add_output: Callable[[argparse.ArgumentParser], None]
-) -> None:
-    """`interp steer fit | sweep | generate | chat | calibrate | bake`; add_output adds what all take."""
+def add_steer(commands: argparse._SubParsersAction) -> None:
+    """`interp steer fit | sweep | generate | chat | calibrate | bake`."""
     steer = commands.add_parser(
         "steer",
         help="find a direction, measure what it does and breaks, write with it, fold it into the weights",
@@ -89,7 +88,10 @@ def _add_sweep(verbs: argparse._SubParsersAction) -> None:
         help=f"times the vector (default {_COEFFICIENTS}); write --coefficients=-1,0 where one is negative",
     )
     sweep.add_argument(
-        "--metric", type=_names, metavar="NAME[,NAME]", help="default: logit_diff of a family, else entropy"
+        "--metric",
+        type=name_list,
+        metavar="NAME[,NAME]",
+        help="default: logit_diff of a family, else entropy",
     )
     sweep.add_argument("--neutral", type=Path, metavar="FILE", help="text that should not change, one a line")
     sweep.add_argument(
@@ -200,21 +202,10 @@ def _add_out(
     )
 
 
-def nonempty(text: str) -> Path:
-    """A path; the empty text is none."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the path is empty")
-    return Path(text)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _layers(text: str) -> list[int]:
     """`2,3` as numbers."""
     try:
-        return [int(part) for part in _names(text)]
+        return [int(part) for part in name_list(text)]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of layers such as 2,3") from None
 
@@ -222,7 +213,7 @@ def _layers(text: str) -> list[int]:
 def _numbers(text: str) -> list[float]:
     """`-1,0,2` as numbers."""
     try:
-        return [float(part) for part in _names(text)]
+        return [float(part) for part in name_list(text)]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as -1,0,2") from None
 
