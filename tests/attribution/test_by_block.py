@@ -53,8 +53,8 @@ def by_block(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patched.setattr("interp.attribution._estimate.at_once", lambda *bytes: (1, True))
         real = sizes
         patched.setattr(
-            "interp.circuits._score.edges.sizes",
-            lambda *given: real(*given)._replace(prompts=1, by_block=True, least=0),
+            "interp.circuits._score.estimates.sizes",
+            lambda *given: real(*given)._replace(prompts=1, by_block=True),
         )
         yield
 

@@ -14,7 +14,7 @@ from cases import QUIET, task
 
 from interp import stores
 from interp.circuits import score_edges, top
-from interp.circuits._score import edges, sheet
+from interp.circuits._score import estimates, sheet
 
 OPTIONS = [
     {"positions": True},
@@ -58,7 +58,7 @@ def test_no_array_of_all_prompts_is_made(model: Any, tmp_path: Path, monkeypatch
 
 def test_a_kill_costs_a_block(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call = partial(score_edges, model, task(n=6), batch_size=2, **QUIET)
-    path, blocks, block = tmp_path / "edges.zarr", [], edges.Scoring._block
+    path, blocks, block = tmp_path / "edges.zarr", [], estimates.Scoring._block
 
     def counted(self: Any, prompts: slice, *rest: Any) -> Any:
         if len(blocks) == 2:
@@ -68,7 +68,7 @@ def test_a_kill_costs_a_block(model: Any, tmp_path: Path, monkeypatch: pytest.Mo
         return block(self, prompts, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(edges.Scoring, "_block", counted)
+        patched.setattr(estimates.Scoring, "_block", counted)
         with pytest.raises(KeyboardInterrupt):
             call(store=path)
         assert stores.status(path).done == 4

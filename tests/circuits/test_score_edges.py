@@ -18,7 +18,7 @@ import torch
 import interp
 from interp.circuits import Graph, score_edges
 from interp.circuits._run.job import prepare, start
-from interp.circuits._score import edges as edge_scoring
+from interp.circuits._score import estimates
 from interp.circuits._score.passes import Sizes
 from interp.circuits._search.soft import Batches
 from interp.methods import IG, Atp, Exact, FlowRoutes, GradPath, Method, Relp, Secant
@@ -249,7 +249,7 @@ def test_little_memory_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = model_of(FEW[0]), M.task(3)
     whole = real(score_edges(model, task))
     little = Sizes(prompts=2, positions=1, by_block=False, each=0, least=0)
-    monkeypatch.setattr(edge_scoring, "sizes", lambda *args: little)
+    monkeypatch.setattr(estimates, "sizes", lambda *args: little)
     np.testing.assert_allclose(real(score_edges(model, task)), whole, atol=1e-12)
     assert abs(whole).max() > 1e-2
 
