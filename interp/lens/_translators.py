@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._brief import brief
 from interp._verbs import verb
 from interp.files import read_tensors, write_tensors
 from interp.models import Anatomy, Model
@@ -40,6 +41,7 @@ class Translator:
     method: ClassVar[str]
     site: ClassVar[str]
     form: ClassVar[str]
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         shapes = {tuple(each.shape) for each in self.matrices.values()}
@@ -100,6 +102,7 @@ class TunedLens(Translator):
     method: ClassVar[str] = "tuned lens"
     site: ClassVar[str] = "resid_pre"
     form: ClassVar[str] = "interp-tuned-lens-1"
+    __repr__ = brief
 
     def carry(self, site: str, layer: int, rows: Tensor) -> Tensor:
         if self.is_end(site, layer):
@@ -138,6 +141,7 @@ class JacobianLens(Translator):
     method: ClassVar[str] = "Jacobian lens"
     site: ClassVar[str] = "resid_post"
     form: ClassVar[str] = "interp-jacobian-lens-1"
+    __repr__ = brief
 
     def carry(self, site: str, layer: int, rows: Tensor) -> Tensor:
         return rows if self.is_end(site, layer) else rows @ self.matrices[layer].T.to(rows)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from interp.models._anatomy import activation_shape as activation_shape
     from interp.models._anatomy import anatomy as anatomy
     from interp.models._computation import computation_fingerprint as computation_fingerprint
+    from interp.models._computation import dtypes_explained as dtypes_explained
     from interp.models._computation import has_hooks as has_hooks
     from interp.models._computation import lasting as lasting
     from interp.models._computation import logits as logits
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 _ANATOMY = ("Anatomy", "Model", "activation_shape", "anatomy")
 _COMPUTATION = (
-    *("computation_fingerprint", "has_hooks", "lasting", "logits", "model_fingerprint"),
+    *("computation_fingerprint", "dtypes_explained", "has_hooks", "lasting", "logits", "model_fingerprint"),
     *("part_in_training", "require_eval"),
 )
 _NORMS = ("attn_out_norm", "final_norm", "stream_norms")

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp._activations import activations, engine_for
+from interp._brief import brief
 from interp.files import read_tensors, write_tensors
 from interp.models import Model, anatomy
 from interp.places import AXES, Place, parse
@@ -46,6 +47,7 @@ class Probes:
     pos: AnyPositions
     model: str
     platt: Mapping[Place, tuple[float, float]] = field(default_factory=dict)
+    __repr__ = brief
 
     @property
     def places(self) -> tuple[Place, ...]:

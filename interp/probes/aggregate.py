@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp._brief import brief
+
 KINDS = ("mean", "ema", "attention", "multimax", "rolling")
 WINDOW = 10  # tokens
 _DECAY = 0.5
@@ -35,6 +37,7 @@ class Weights:
     v: Float[Tensor, "fit d head"]
     q: Float[Tensor, "fit d head"]
     b: Float[Tensor, "fit"]
+    __repr__ = brief
 
 
 def scores(

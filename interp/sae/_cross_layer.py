@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._brief import brief
 from interp.sae._dictionary import Dictionary
 from interp.sae._formats import jumping
 from interp.sae._places import placed, site_of
@@ -34,6 +35,7 @@ class CrossLayer:
     readers: tuple[Dictionary, ...]
     writes: tuple[Float[Tensor, "feature later d"], ...]
     metadata: dict[str, Any] = field(default_factory=dict)
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         n = len(self.readers)

@@ -21,7 +21,7 @@ from torch import Tensor
 from interp._verbs import warn
 from interp.engine import block as B
 from interp.engine.forward import SCORES, forward, unembed
-from interp.models import Model, cache_holds, is_bridge
+from interp.models import Model, anatomy, cache_holds, dtypes_explained, is_bridge
 from interp.models.parts import Attention, Block, Rotary, Weights
 from interp.prompts import Prompts
 from interp.steering._clock import Clock
@@ -41,16 +41,19 @@ class Decoder:
 
     def logits(self) -> Float[Tensor, "row vocab"]:
         """Run what has not been run, and give the logits after the last column."""
-        if not self.use_cache:
-            options = {"attention_mask": self.mask} if self._padded else {}
-            return self.model(self.tokens, **options)[:, -1].to(self.tokens.device)
-        whole = self._bridge() if is_bridge(self.model) else self._hooked()
+        with dtypes_explained(self.model, anatomy(self.model).name):
+            whole = self._whole()
         return whole[:, -1].to(self.tokens.device)
 
     def append(self, new: Int[Tensor, "row"]) -> None:
         """Add a token to every row."""
         self.tokens = torch.cat((self.tokens, new[:, None]), 1)
         self.mask = torch.cat((self.mask, torch.ones_like(new[:, None])), 1)
+
+    def _whole(self) -> Float[Tensor, "row pos vocab"]:
+        if not self.use_cache:
+            return self.model(self.tokens, **({"attention_mask": self.mask} if self._padded else {}))
+        return self._bridge() if is_bridge(self.model) else self._hooked()
 
     def _hooked(self) -> Tensor:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache

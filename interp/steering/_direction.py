@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._arguments import number
+from interp._brief import brief_direction
 from interp._verbs import verb
 from interp.engine.trust import prove_readout
 from interp.models import Model, anatomy, final_norm
@@ -49,6 +50,7 @@ class Direction:
     data: str = ""
     seed: int | None = None
     weights: tuple[float, ...] = ()
+    __repr__ = brief_direction
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -197,7 +199,8 @@ class Direction:
         """Cosines with another direction at the places that both have, in the order of this one's."""
         shared = [where for where in self.places if where in other.vectors]
         if not shared:
-            raise ValueError(f"the directions share no place: {self.places} and {other.places}.")
+            here, there = (", ".join(map(str, each.places)) for each in (self, other))
+            raise ValueError(f"the directions share no place: one has {here}, the other {there}.")
         pairs = [(_unit(self.vectors[w].double(), w), _unit(other.vectors[w].double(), w)) for w in shared]
         return torch.stack([(a * b).sum() for a, b in pairs])
 

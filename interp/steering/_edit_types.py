@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._brief import brief
 from interp.positions import Frame, Positions
 from interp.sae._dictionary import Dictionary
 
@@ -67,6 +68,7 @@ class Add(Edit):
     vector: Rows
     coefficient: float | int | Float[Tensor, "row"] = 1.0
     step: Tensor = field(init=False, repr=False)
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         c, v = self.coefficient, self.vector
@@ -94,6 +96,7 @@ class Ablate(Edit):
     strength: float | int = 1.0
     span: Tensor = field(init=False, repr=False)  # orthonormal rows [rank, d]
     _cast: list[Tensor] = field(init=False, repr=False)  # the same in the dtype and on the device last used
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "span", orthonormal(self.basis))
@@ -118,6 +121,7 @@ class Clamp(Edit):
     value: float | int
     bound: str | None = None  # None sets; "min" raises what is lower; "max" lowers what is higher
     unit: Tensor = field(init=False, repr=False)
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unit", self.vector.double() / self.vector.double().norm())
@@ -142,6 +146,7 @@ class Affine(Edit):
     scale: Float[Tensor, "d"]
     shift: Float[Tensor, "d"]
     strength: float | int = 1.0
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", self.scale.shape[-1])
@@ -169,6 +174,7 @@ class SubspaceMap(Edit):
     target: Float[Tensor, "d"]
     strength: float | int = 1.0
     step: tuple[Tensor, Tensor] = field(init=False, repr=False)  # (A − 1)ᵀ U [k, d], what it makes of 0 [d]
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         U = self.basis.double()
@@ -197,6 +203,7 @@ class Inject(Edit):
     vectors: Float[Tensor, "pos d"]
     coefficient: float | int = 1.0
     start: int | str = 0
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", self.vectors.shape[-1])
@@ -232,6 +239,7 @@ class ScaleUnits(Edit):
 
     units: tuple[int, ...] | None
     factor: float | int
+    __repr__ = brief
 
     def __call__(self, h: Tensor) -> Tensor:
         if self.units is None:
@@ -250,6 +258,7 @@ class SetUnits(Edit):
 
     units: tuple[int, ...] | None
     value: float | int | Float[Tensor, "unit"]
+    __repr__ = brief
 
     def __call__(self, h: Tensor) -> Tensor:
         units = range(h.shape[-1]) if self.units is None else self.units
@@ -269,6 +278,7 @@ class _InPlane(Edit):
     second: Float[Tensor, "d"]
     angle: float | int
     plane: tuple[Tensor, Tensor] = field(init=False, repr=False)
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if 0 in (float(each.double().norm()) for each in (self.first, self.second)):
@@ -316,6 +326,7 @@ class Features(Edit):
 
     dictionary: Dictionary
     change: Callable[[Tensor], Tensor]  # features -> features, a new tensor
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if self.dictionary.is_transcoder:
@@ -341,6 +352,7 @@ class Gradient(Edit):
     score: Callable[[Tensor], Tensor]
     step: float | int = 1.0
     normalise: bool = False  # gradients of length 1 at every position
+    __repr__ = brief
 
     def __call__(self, h: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
@@ -362,6 +374,7 @@ class ScoreBias(Edit):
     source: Positions
     bias: float | int
     scale: float | int = 0.0
+    __repr__ = brief
     point = "attn_scores"
 
     def __call__(self, h: Tensor) -> Tensor:

@@ -54,17 +54,19 @@ def generate(
     prompts: strings, chat messages, or ids [prompt, pos] with `mask` 1 where a token is real. Each row is
     its prompt, what is generated, then padding; rows padded on the left stay so. temperature 0 takes the most
     likely token; above, tokens are drawn, by `seed`, from the `top_k` most likely ones, and of those from the
-    fewest that have `top_p` of the probability. stop: token ids, or strings of one token, after which a row
-    ends; None: at the end of the text and, for messages, of the turn; () for never. pad: the id that fills
-    rows (default: the tokenizer's, or 0). engine: "fast" runs the model's weights, "reference" the model
-    under hooks; they give the same. "auto" takes the first where it can, and else warns why: not with hooks
-    of yours, or an architecture whose logits it does not reproduce.
+    fewest that have `top_p` of the probability; at 0, where nothing is drawn, neither may be given. stop:
+    token ids, or strings of one token, after which a row ends; None: at the end of the text and, for
+    messages, of the turn; () for never. pad: the id that fills rows (default: the tokenizer's, or 0). engine:
+    "fast" runs the model's weights, "reference" the model under hooks; they give the same. "auto" takes the
+    first where it can, and else warns why: not with hooks of yours, or an architecture whose logits it does
+    not reproduce.
 
     With and without a cache the tokens are the same, and each row is that of its prompt alone, drawn ones too
     (equal prompts of a batch draw differently). Cost: with a cache a pass over the prompt, then one token a
     pass. The model is left as found. Raises ValueError, before any pass, for interventions that the model
     cannot take, positions outside the run, and runs longer than the model's context; with engine="fast" where
-    that cannot run; and, with the layer, for logits that are not finite.
+    that cannot run, and for a model that does not run in its dtype; and, with the layer, for logits that are
+    not finite.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -74,8 +76,8 @@ def generate(
     """
     rows = read(model, prompts, mask)
     checked = [each.check(model) for each in flat(interventions)]
-    draws = _Draws(temperature, top_k, top_p, seed)
-    _check(model, rows, max_new_tokens, draws)
+    draws = Draws(temperature, top_k, top_p, seed)
+    check_run(model, rows, max_new_tokens, draws)
     ends = end_ids(model, rows, stop)
     for each in checked:
         each.when.check(int(rows.lengths.min()), int(rows.lengths.max()) + max_new_tokens, rows.spans)
@@ -241,7 +243,7 @@ Chooser = Callable[[Tensor], Tensor] | None  # logits [row, vocab] -> ids [row];
 
 
 @dataclass(frozen=True)
-class _Draws:
+class Draws:
     """How tokens are drawn from their probabilities."""
 
     temperature: float | int
@@ -312,7 +314,8 @@ def require_next_tokens(model: Model, instead: str, *, taught: bool = False) -> 
         )
 
 
-def _check(model: Model, rows: Prompts, n_new: int, draws: _Draws) -> None:
+def check_run(model: Model, rows: Prompts, n_new: int, draws: Draws) -> None:
+    """ValueError for runs that the model's context cannot hold, and for draws that cannot be."""
     size = vocabulary.output_size(model)
     for name, value, most in (("max_new_tokens", n_new, None), ("top_k", draws.top_k, size)):
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
@@ -323,6 +326,12 @@ def _check(model: Model, rows: Prompts, n_new: int, draws: _Draws) -> None:
         raise ValueError(f"temperature is {draws.temperature}; it must be finite and 0 or more.")
     if draws.top_p is not None and not (isinstance(draws.top_p, (int, float)) and 0 < draws.top_p <= 1):
         raise ValueError(f"top_p is {draws.top_p}; it must be above 0 and at most 1.")
+    for name, value in (("top_k", draws.top_k), ("top_p", draws.top_p)):
+        if value is not None and draws.temperature == 0:
+            raise ValueError(
+                f"{name} is {value} at temperature 0, which takes the likeliest token and draws none. Give a "
+                f"temperature above 0, or leave {name} out."
+            )
     limit, shortest, longest = vocabulary.context(model), int(rows.lengths.min()), int(rows.lengths.max())
     if shortest != longest and (reason := anatomy(model).straddled(shortest, longest + n_new - 1)):
         raise ValueError(reason)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp._brief import brief
 from interp.models import Anatomy, Model, anatomy, is_bridge
 from interp.models.places import place, width
 from interp.places import AXES, SITES, Place, hook_name, parse
@@ -43,6 +44,7 @@ class Intervention:
     heads: tuple[int, ...] | None = None
     model: str | None = None
     weights: tuple[float, ...] = ()
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if isinstance(self.site, str):

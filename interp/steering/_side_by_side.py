@@ -24,7 +24,14 @@ from interp.positions import AnyPositions, everywhere, parse
 from interp.prompts import Prompts, read
 from interp.steering._controls import controls
 from interp.steering._direction import Direction
-from interp.steering._generate import WRITES_NOTHING, end_ids, generate, require_next_tokens
+from interp.steering._generate import (
+    WRITES_NOTHING,
+    Draws,
+    check_run,
+    end_ids,
+    generate,
+    require_next_tokens,
+)
 from interp.steering._intervention import flat
 from interp.steering._steer import own_weights
 from interp.steering._sweep import sweep
@@ -77,6 +84,7 @@ def side_by_side(
     if (coefficient is None) == (target_kl is None):
         raise ValueError("give coefficient= or target_kl=, one of them.")
     rows = read(model, prompts, mask)
+    check_run(model, rows, max_new_tokens, Draws(temperature, top_k, top_p, seed))
     stops = end_ids(model, rows, stop)
     direction = direction.check(model).require_any()
     chosen = _engine(model, direction, rows, when, max_new_tokens, engine)

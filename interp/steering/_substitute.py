@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._brief import brief
 from interp._verbs import verb
 from interp.places import STREAM_SITES
 from interp.positions import AnyPositions, Frame, Positions
@@ -34,6 +35,7 @@ class Substitute(Edit):
     norm_matched: bool = True
     width: int | None = field(init=False)
     n_rows: int | None = field(init=False)
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", self.vectors.shape[-1])

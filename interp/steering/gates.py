@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._brief import brief
 from interp._verbs import verb
 from interp.places import Place, parse
 from interp.positions import Frame
@@ -42,6 +43,7 @@ class Gate:
     place: Place | None = None
     held: str | None = None
     name: str = "gate"
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if self.held not in HELD:

@@ -22,6 +22,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp import results
+from interp._brief import brief
 from interp._verbs import verb
 from interp.tasks import Task
 from interp.tasks._variables import variable
@@ -43,6 +44,7 @@ class Pairs:
     source: Int[Tensor, "pair"]
     expected: Int[Tensor, "pair"]
     choices: Int[Tensor, "choice"]
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.own)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._brief import brief
 from interp._verbs import settings, verb
 from interp.models import Anatomy
 from interp.models.places import place, width
@@ -74,6 +75,7 @@ class Flow:
 
     rotation: Float[Tensor, "width width"]  # orthogonal: the coordinates that the layers work in
     weights: tuple[tuple[Tensor, Tensor, Tensor], ...]  # by layer: W_in [half, hidden], b [hidden], W_out
+    __repr__ = brief
 
     def __call__(self, h: Tensor) -> Tensor:
         x = h @ self.rotation
@@ -120,6 +122,7 @@ class Subspace:
     method: str = "given"
     seed: int = -1
     flow: Flow | None = None
+    __repr__ = brief
 
     def __init__(
         self,

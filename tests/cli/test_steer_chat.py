@@ -218,6 +218,7 @@ def test_what_cannot_be_is_said_before_the_model_loads(capsys, monkeypatch, fitt
     monkeypatch.setattr(interp, "load", None)
     for options, words in (
         (("--top-k", "0"), "--top-k is 0"),
+        (("--top-k", "5"), "--top-k is 5 at --temperature 0, which takes the likeliest token"),
         (("--temperature", "-1"), "--temperature is -1.0; it must be finite, 0 or more"),
         (("--coefficient", "inf"), "--coefficient is inf; it must be finite."),
         (("--out", "d", "--transcript", "d/c.jsonl"), "not both"),

@@ -235,6 +235,10 @@ def test_bake_writes_a_model_that_loads_steered(
         ("sweep tiny-ioi {} --prompts a.txt", "was found on model 'tiny-world'"),
         ("generate tiny-world {} --prompt Review --layer 2", "give --coefficient or --kl"),
         (
+            "generate tiny-world {} --prompt Review --layer 2 --coefficient 1 --top-k 5",
+            "--top-k is 5 at --temperature 0",
+        ),
+        (
             "generate tiny-world {} --prompt Review --coefficient 1",
             "has layers 2, 3. Choose one with --layer",
         ),

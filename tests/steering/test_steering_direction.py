@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from interp import steering
-from interp.steering import Direction
+from interp.places import parse
+from interp.steering import Direction, gates, methods
 from interp.steering._files import read_gguf
 
 
@@ -25,6 +26,38 @@ def test_directions_are_vectors(draw):
     both = one + Direction.from_tensor(b, "L2.resid_pre")
     assert [d.layer for d in both.split()] == [1, 2]
     assert torch.equal(both.at("L2.resid_pre").vector, b)
+
+
+def test_it_is_shown_in_a_line_by_places_widths_lengths_and_norms(model, ids):
+    d = steering.mean_difference(model, ids[:2], ids[2:], layer=1)
+    assert repr(d) == (
+        f"Direction(mean_difference on {d.model} at last: L1.resid_pre [24], length {d.vector.norm():.3g}, "
+        f"norm there {d.norms[d.place]:.3g})"
+    )
+    assert repr(Direction.from_tensor(torch.ones(2, 16), "L1.resid_pre")) == (
+        "Direction(given: L1.resid_pre [2, 16], basis)"
+    )
+    many = Direction.from_tensor(torch.ones(16), "L0.resid_pre").spread(
+        [parse(f"L{layer}.resid_pre") for layer in range(12)]
+    )
+    assert repr(many).endswith("L3.resid_pre [16], length 4; ... 8 more)")
+
+
+def test_what_holds_tensors_is_shown_by_their_shapes(model, ids):
+    d = steering.mean_difference(model, ids[:2], ids[2:], layer=1)
+    skills = methods.native_skills(model, ids, 2, layer=1, pos="last")
+    shown = [
+        steering.add(d, 4.0),
+        steering.ablate(d, gate=gates.cosine_gate(d, 0.2)),
+        skills,
+        skills.directions,
+    ]
+    shown += [methods.linear_act(model, ids[:2], ids[2:], "L1.resid_post", pos="last"), d.split()]
+    for each in shown:
+        assert "tensor(" not in repr(each)
+        assert "Place(" not in repr(each)
+        assert len(repr(each)) < 700
+    assert "edit=Add(vector=[24], coefficient=4)" in repr(shown[0])
 
 
 def test_a_direction_is_frozen_and_keeps_its_own_copy(draw):

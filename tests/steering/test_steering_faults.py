@@ -6,9 +6,11 @@ import json
 import warnings
 from dataclasses import replace
 
+import architectures
 import numpy as np
 import pytest
 import torch
+import two_sides
 
 import interp
 from interp import positions, steering
@@ -154,11 +156,11 @@ def test_drawn_rows_are_those_of_the_row_alone(model, ids):
 
 
 def test_top_k_of_one_and_a_small_top_p_take_the_likeliest(model, ids):
-    from interp.steering._generate import _Draws
+    from interp.steering._generate import Draws
 
     tied = torch.zeros(3, 6)
     tied[:, 2:4] = 5.0
-    shares, drawn = _Draws(1.0, 1, None, 0).shares(tied)
+    shares, drawn = Draws(1.0, 1, None, 0).shares(tied)
     assert drawn.tolist() == [[2]] * 3
     assert shares.tolist() == [[1.0]] * 3
     greedy = steering.generate(model, ids, max_new_tokens=4)
@@ -166,7 +168,7 @@ def test_top_k_of_one_and_a_small_top_p_take_the_likeliest(model, ids):
         assert torch.equal(
             steering.generate(model, ids, max_new_tokens=4, **{"temperature": 1.0, **options}), greedy
         )
-    shares, _ = _Draws(1.0, None, 0.5, 0).shares(torch.tensor([[2.0, 1.0, 0.0]]))
+    shares, _ = Draws(1.0, None, 0.5, 0).shares(torch.tensor([[2.0, 1.0, 0.0]]))
     assert (shares > 0).sum() == 1
 
 
@@ -178,6 +180,26 @@ def test_top_k_of_one_and_a_small_top_p_take_the_likeliest(model, ids):
 def test_settings_of_draws_are_checked(model, ids, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         steering.generate(model, ids, **{"max_new_tokens": 2, "temperature": 1.0, **options})
+
+
+@pytest.mark.parametrize("options", [{"top_k": 5}, {"top_p": 0.9}])
+def test_nothing_is_drawn_at_temperature_0(model, ids, options):
+    from interp.steering._side_by_side import side_by_side
+
+    d = Direction.from_tensor(torch.ones(24), "L1.resid_pre")
+    for call in (steering.generate, lambda *rows, **given: side_by_side(*rows, d, 1.0, **given)):
+        with two_sides.no_pass(model), pytest.raises(ValueError, match="at temperature 0, which takes"):
+            call(model, ids, **options)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_model_that_does_not_run_in_its_dtype_is_a_sentence_on_both_engines(use_cache):
+    wide = architectures.build({})
+    wide.blocks[1].mlp.float()  # the rest is float64
+    tokens = torch.arange(3, 9)[None]
+    for engine in ("fast", "reference"):
+        with pytest.raises(ValueError, match=r"does not run in torch\.float64: .* Load it in float32"):
+            steering.generate(wide, tokens, use_cache=use_cache, engine=engine, max_new_tokens=2)
 
 
 @pytest.mark.parametrize("coefficients", ["12", [float("nan")], [True and "1"], 3.0])

@@ -82,6 +82,6 @@ def test_a_direction_with_several_places_is_refused_and_a_bare_one_has_no_shuffl
 ) -> None:
     several = steering.mean_difference(model, ids[:2], ids[2:], layer=[1, 2])
     with pytest.raises(ValueError, match=r"L1\.resid_pre, L2\.resid_pre"):
-        side_by_side(model, ids, several, 1.0)
+        side_by_side(model, ids, several, 1.0, max_new_tokens=2)
     bare = steering.Direction.from_tensor(draw(24), "L1.resid_pre")
     assert side_by_side(model, ids, bare, 1.0, max_new_tokens=2)["run"].values.tolist()[2:] == ["random"]

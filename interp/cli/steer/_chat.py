@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.cli._inputs import load, waiting
 from interp.cli._output import Output, require_file, require_folder
-from interp.cli.steer._prompts import direction_of, one_place, when_of
+from interp.cli.steer._prompts import direction_of, one_place, require_draws, when_of
 from interp.tasks._files import text_of
 
 if TYPE_CHECKING:
@@ -57,13 +57,7 @@ def chat(args: argparse.Namespace, out: Output) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """What can be said without a model."""
-    for name, value, least in (("tokens", args.tokens, 1), ("top-k", args.top_k, 1)):
-        if value is not None and value < least:
-            raise ValueError(f"--{name} is {value}; it must be at least {least}.")
-    for name in ("temperature", "coefficient"):
-        value = getattr(args, name)
-        if value is not None and (value - value != 0 or (name == "temperature" and value < 0)):
-            raise ValueError(f"--{name} is {value}; it must be finite{', 0 or more' * (name[0] == 't')}.")
+    require_draws(args)
     if args.transcript is not None and args.out is not None:
         raise ValueError("give --out, for a new transcript, or --transcript, to go on with one; not both.")
     require_folder(args.out or args.direction.parent)

@@ -11,7 +11,14 @@ import xarray as xr
 from interp.cli._inputs import bars, load
 from interp.cli._output import Output, require_folder
 from interp.cli._summary import repeated
-from interp.cli.steer._prompts import direction_of, neutral_text, one_place, prompts_of, when_of
+from interp.cli.steer._prompts import (
+    direction_of,
+    neutral_text,
+    one_place,
+    prompts_of,
+    require_draws,
+    when_of,
+)
 
 _SHOWN = 3  # prompts that are printed; the page has all
 _CONTROLS = {"random direction": "effect_random", "shuffled labels": "effect_shuffled"}
@@ -115,6 +122,7 @@ def generate(args: argparse.Namespace, out: Output) -> None:
 
     if (args.coefficient is None) == (args.kl is None):
         raise ValueError("give --coefficient or --kl, one of them.")
+    require_draws(args)
     folder = args.out or args.direction.parent
     require_folder(folder)
     if repeated(args, folder, out):

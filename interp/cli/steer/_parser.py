@@ -108,7 +108,9 @@ def _add_generate(verbs: argparse._SubParsersAction) -> None:
     generate.add_argument("--kl", type=float, metavar="NATS", help="instead: each at this KL")
     generate.add_argument("--tokens", type=int, default=20, metavar="N", help="new tokens (default 20)")
     generate.add_argument("--temperature", type=float, default=0.0, help="default 0, the most likely token")
-    generate.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely tokens")
+    generate.add_argument(
+        "--top-k", type=int, metavar="K", help="draw from the K most likely, at a temperature"
+    )
     _add_out(generate)
 
 
@@ -123,7 +125,7 @@ def _add_chat(verbs: argparse._SubParsersAction) -> None:
     chat.add_argument("--system", metavar="TEXT", help="the system prompt (default: the template's own)")
     chat.add_argument("--tokens", type=int, default=80, metavar="N", help="of an answer at most (default 80)")
     chat.add_argument("--temperature", type=float, default=0.0, help="default 0, the most likely token")
-    chat.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely tokens")
+    chat.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely, at a temperature")
     chat.add_argument(
         "--seed", type=int, default=0, help="of the random direction and what is drawn (default 0)"
     )

@@ -241,3 +241,19 @@ def neutral_text(args: argparse.Namespace) -> list[str] | None:
 
     stories, rng = Stories(), random.Random(args.seed)
     return [stories.document(rng, test=True).replace("^", "") for _ in range(_NEUTRAL)]
+
+
+def require_draws(args: argparse.Namespace) -> None:
+    """What can be said without a model of how texts are generated. Raises ValueError."""
+    for name, value, least in (("tokens", args.tokens, 1), ("top-k", args.top_k, 1)):
+        if value is not None and value < least:
+            raise ValueError(f"--{name} is {value}; it must be at least {least}.")
+    for name in ("temperature", "coefficient"):
+        value = getattr(args, name)
+        if value is not None and (value - value != 0 or (name == "temperature" and value < 0)):
+            raise ValueError(f"--{name} is {value}; it must be finite{', 0 or more' * (name[0] == 't')}.")
+    if args.top_k is not None and args.temperature == 0:
+        raise ValueError(
+            f"--top-k is {args.top_k} at --temperature 0, which takes the likeliest token and draws none. "
+            "Give a --temperature above 0, or leave --top-k out."
+        )

@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp import results
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy, logits
 from interp.prompts import Prompts, read
@@ -49,6 +50,7 @@ class Selective:
     rate: Float[Tensor, "feature"]
     random_rate: Float[Tensor, "feature"]
     direction: Direction | None
+    __repr__ = brief
 
 
 @verb

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model
 from interp.positions import AnyPositions, everywhere
@@ -100,6 +101,7 @@ class Attenuation:
     low: Float[Tensor, "chosen"]
     width: Float[Tensor, "chosen"]
     separability: Float[Tensor, "feature"]
+    __repr__ = brief
 
     def probability(self, f: Float[Tensor, "*any feature"]) -> Float[Tensor, "*any chosen"]:
         """P(concept | value) of the chosen features; 0 for values outside of all that was seen."""

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model
 from interp.places import hint
@@ -56,6 +57,7 @@ class Detectors:
     f1: Float[Tensor, "concept"]
     levels: Float[Tensor, "concept k"]
     pos: AnyPositions = "last"
+    __repr__ = brief
 
     def scores(self, f: Float[Tensor, "row feature"]) -> Float[Tensor, "row concept"]:
         """Mean of each concept's features, in units of their deviations."""

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model
 from interp.positions import AnyPositions, everywhere
@@ -47,6 +48,7 @@ class LatentEdit:
     down: tuple[int, ...]
     means: Float[Tensor, "2 feature"]
     shuffled: Float[Tensor, "draw"]
+    __repr__ = brief
 
     @property
     def total(self) -> float:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from interp import results
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.places import Place
@@ -49,6 +50,7 @@ class Supervised:
 
     mean: Float[Tensor, "d"]
     vectors: Mapping[str, Mapping[Any, Float[Tensor, "d"]]]
+    __repr__ = brief
 
     def reconstruct(self, labels: Mapping[str, Sequence[Any]]) -> Float[Tensor, "row d"]:
         """Mean + Σ u of the values of each row; a value that was never seen adds nothing."""

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, vector_places
@@ -50,6 +51,7 @@ class SteeringPlane:
     opposite: Bool[Tensor, "place"]
     chosen: Place
     model: str | None = None
+    __repr__ = brief
 
     @property
     def discriminative(self) -> tuple[Place, ...]:

@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import place, width
@@ -42,6 +43,7 @@ class Dimensions:
     beta: Mapping[Place, Float[Tensor, "k"]]
     level: Mapping[Place, Float[Tensor, "k"]]
     widths: Mapping[Place, int]
+    __repr__ = brief
 
     def __len__(self) -> int:
         return sum(len(each) for each in self.index.values())

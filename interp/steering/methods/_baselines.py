@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from interp import results
 from interp._activations import activations
 from interp._arguments import shown
+from interp._brief import brief
 from interp._verbs import verb
 from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy, logits
@@ -56,6 +57,7 @@ class RankOne:
     b: float
     found: Mapping[str, Any]
     losses: tuple[float, ...] = ()
+    __repr__ = brief
 
     def steer(self, strength: Number = 1.0, *, when: AnyPositions = everywhere, gate: AnyGate = None) -> Made:
         """The adapter as an intervention. strength 0 does nothing, 1 is as it was trained."""

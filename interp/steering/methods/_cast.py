@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model
 from interp.models.places import Layers
@@ -51,6 +52,7 @@ class Condition:
     f1: float
     by_place: Mapping[Place, float]
     similarity: str = "tanh"
+    __repr__ = brief
 
     def gate(self) -> Gate:
         """The condition as a gate, decided on the whole prompt and held for the row."""

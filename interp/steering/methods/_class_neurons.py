@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._brief import brief
 from interp._verbs import settings, verb
 from interp.models import Model
 from interp.models.places import Layers
@@ -63,6 +64,7 @@ class ClassScores:
     log_odds: Float[Tensor, "class unit"]
     relative: Float[Tensor, "class unit"]
     rate: Float[Tensor, "class unit"]
+    __repr__ = brief
 
     def exclusive(self, bounds: Bounds) -> Float[Tensor, "class unit"]:
         """The scores of units that pass the bounds in one class, and there only; 0 elsewhere."""

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._brief import brief
 from interp.steering.edits import Number
 
 _GRID = 200  # points of the curve for each class, among which the nearest is looked for
@@ -26,6 +27,7 @@ class Curve:
     knots: Float[Tensor, "class k"]
     bends: Float[Tensor, "class k"]
     periodic: bool
+    __repr__ = brief
 
     @property
     def length(self) -> float:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model
 from interp.models.places import Layers
@@ -35,6 +36,7 @@ class ExpertUnits:
 
     auroc: Float[Tensor, "layer neuron"]
     layers: tuple[int, ...]
+    __repr__ = brief
 
     @property
     def factors(self) -> Float[Tensor, "layer neuron"]:

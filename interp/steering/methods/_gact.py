@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp._activations import activations, one_row
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import vector_places
@@ -48,6 +49,7 @@ class _Chosen(Edit):
     method: Centroids
     kept: dict[Place, Tensor]
     alpha: float
+    __repr__ = brief
 
     def __call__(self, h: Tensor) -> Tensor:
         raise ValueError("the choice is made on the prompt, so it needs a running pass: use it in steer.")
@@ -75,6 +77,7 @@ class Centroids:
     accuracy: float
     chance: float
     found: Mapping[str, Any]
+    __repr__ = brief
 
     def direction(self, cluster: int) -> Direction:
         """One of the vectors. ValueError for a cluster that there is not."""

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import place
@@ -44,6 +45,7 @@ class Reader(Edit):
 
     kept: dict[Place, Tensor]
     where: Place
+    __repr__ = brief
 
     def __call__(self, h: Tensor) -> Tensor:
         raise ValueError(
@@ -69,6 +71,7 @@ class _Patch(Edit):
     kept: dict[Place, Tensor]
     where: Place
     alpha: float
+    __repr__ = brief
 
     def __call__(self, h: Tensor) -> Tensor:
         raise ValueError("a controller decides on the prompt, so it needs a running pass: use it in steer.")
@@ -95,6 +98,7 @@ class Controller:
     spread: float
     threshold: float | None = 0.5
     losses: tuple[float, ...] = field(default=(), repr=False)
+    __repr__ = brief
 
     @property
     def layers(self) -> tuple[Place, ...]:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
@@ -44,6 +45,7 @@ class HeadShifts:
     sigma: Float[Tensor, "layer head"]
     layers: tuple[int, ...]
     model: str | None = None
+    __repr__ = brief
 
     def top(self, k: int) -> tuple[Place, ...]:
         """The k heads with the largest accuracy, best first; of equals, the earlier one."""

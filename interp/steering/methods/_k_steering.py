@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import vector_places
@@ -53,6 +54,7 @@ class Labels:
     shuffled: float
     chance: float
     found: Mapping[str, Any]
+    __repr__ = brief
 
     def scores(self, h: Float[Tensor, "*any d"]) -> Float[Tensor, "*any label"]:
         """What the classifier says of activations, as log odds."""

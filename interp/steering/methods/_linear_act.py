@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import place
@@ -43,6 +44,7 @@ class LinearAct:
     shift: Mapping[Place, Float[Tensor, "unit"]]
     losses: tuple[float, ...] = ()
     found: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the model they were found on
+    __repr__ = brief
 
     @property
     def places(self) -> tuple[Place, ...]:

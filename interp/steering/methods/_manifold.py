@@ -25,6 +25,7 @@ from torch import Tensor
 
 from interp import results
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy, logits
 from interp.models.places import vector_places
@@ -52,6 +53,7 @@ class Manifold(Curve):
     centre: Float[Tensor, "d"]
     explained: float
     found: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the model it was found on
+    __repr__ = brief
 
     def to_point(
         self,

@@ -208,16 +208,7 @@ def control_effect(
         columns["random"].append(d[1:].cpu().numpy())
         columns["mean_up"].append(float(one[:, 0].mean()))
         columns["mean_down"].append(float(other[:, 0].mean()))
-    value, random = np.array(columns["value"]), np.stack(columns["random"], 1)
-    from scipy.stats import norm
-
-    error = np.sqrt((n + m) / (n * m) + value**2 / (2 * (n + m))) * norm.ppf((1 + level) / 2)
-    variables: dict[str, Any] = {
-        name: (("place",), np.array(columns[name])) for name in ("value", "mean_up", "mean_down")
-    }
-    variables |= {"low": (("place",), value - error), "high": (("place",), value + error)}
-    variables["random"] = (("draw", "place"), random)
-    variables["p_value"] = (("place",), (1 + (abs(random) >= abs(value)).sum(0)) / (1 + draws))
+    variables = _effects(columns, n, m, level)
     names = np.array([str(place) for place in places], dtype=object)
     attrs = results.provenance(
         method="metacognitive control", site=", ".join(names), model=anatomy(model).name, n_prompts=n + m,
@@ -232,3 +223,16 @@ def effect_size(one: Float[Tensor, "n axis"], other: Float[Tensor, "m axis"]) ->
     n, m = len(one), len(other)
     pooled = ((n - 1) * one.var(0) + (m - 1) * other.var(0)) / (n + m - 2)
     return (one.mean(0) - other.mean(0)) / pooled.sqrt().clamp(min=1e-30)
+
+
+def _effects(columns: dict[str, list[Any]], n: int, m: int, level: float) -> dict[str, Any]:
+    """The variables by place, of n prompts up and m down: with the interval of d, and p by random ones."""
+    from scipy.stats import norm
+
+    value, random = np.array(columns["value"]), np.stack(columns["random"], 1)  # [place], [draw, place]
+    error = np.sqrt((n + m) / (n * m) + value**2 / (2 * (n + m))) * norm.ppf((1 + level) / 2)
+    by_place = {name: np.array(columns[name]) for name in ("value", "mean_up", "mean_down")}
+    by_place |= {"low": value - error, "high": value + error}
+    by_place["p_value"] = (1 + (abs(random) >= abs(value)).sum(0)) / (1 + len(random))
+    variables: dict[str, Any] = {name: (("place",), each) for name, each in by_place.items()}
+    return variables | {"random": (("draw", "place"), random)}

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import vector_places
@@ -38,6 +39,7 @@ class MoralDirection:
     centre: Float[Tensor, "d"]
     explained: Float[Tensor, "component"]
     pos: AnyPositions
+    __repr__ = brief
 
     def score(
         self, model: Model, sentences: Any, *, batch_size: int | None = None

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
@@ -31,6 +32,7 @@ class Neurons:
     layers: tuple[int, ...]
     d_mlp: int
     name: str = "neurons"
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.ranked)

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from interp import results
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy
@@ -46,6 +47,7 @@ class Skills:
 
     directions: tuple[Direction, ...]
     explained: Float[Tensor, "axis"]
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.directions)

@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 
 from interp import results
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.experiment import Metrics, check_metric, check_task
 from interp.models import Model, anatomy
@@ -179,6 +180,7 @@ class AdaptiveVector:
     weight: Float[Tensor, "d"]
     bias: float
     losses: tuple[float, ...] = ()
+    __repr__ = brief
 
     def scale(self, h: Float[Tensor, "*any d"]) -> Float[Tensor, "*any"]:
         """s_t of activations at the vector's place, from 0 to 1."""

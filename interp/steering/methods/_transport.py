@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model
 from interp.places import Place
@@ -43,6 +44,7 @@ class Transport:
 
     maps: Mapping[Place, SubspaceMap]
     found: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the model they were found on
+    __repr__ = brief
 
     @property
     def places(self) -> tuple[Place, ...]:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from interp import results
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import Layers, vector_places
@@ -49,6 +50,7 @@ class LatentGuard:
     harmless: Mapping[Place, Tensor]
     pos: AnyPositions
     model: str
+    __repr__ = brief
 
     def score(self, model: Model, prompts: Any, *, batch_size: int | None = None) -> Float[Tensor, "prompt"]:
         """Mean over places of cos(h, harmful mean) − cos(h, harmless mean). Above 0: harmful.

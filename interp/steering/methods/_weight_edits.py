@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._activations import activations
+from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.models.places import place
@@ -48,6 +49,7 @@ class WeightEdits:
     changes: Mapping[Place, Tensor]
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.changes)
