@@ -93,9 +93,8 @@ class Shape:
             d_head=self.d_head, d_mlp=self.d_mlp, d_vocab=self.d_vocab, d_vocab_out=self.d_vocab,
             n_ctx=2**20, attn_only=False, parallel=False, causal=True, rotary_switch=None,
             windows=(None,) * n, experts=(False,) * n, n_experts=0, latent=False, embed_scale=1.0,
-            whole_qk_norm=False,
-            post_norm=False, dtype=self.dtype, device=torch.device("cpu"), act_fn=None, architecture="",
-            name=self.name,
+            whole_qk_norm=False, post_norm=False, dtype=self.dtype, device=torch.device("cpu"), act_fn=None,
+            architecture="", name=self.name,
         )  # fmt: skip
 
 

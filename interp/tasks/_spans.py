@@ -182,6 +182,19 @@ def named(spans: Spans, name: str) -> Bool[Tensor, "prompt pos"]:
     raise ValueError(f"no span {name!r}{hint(name, spans)} The prompts have: {', '.join(spans)}.")
 
 
+def with_rest(
+    spans: Spans, lengths: Int[Tensor, "prompt"], clean: Int[Tensor, "prompt pos"], name: str
+) -> Spans:
+    """One span more: the real positions that none marks. ValueError for none, or a name that is taken."""
+    if name in spans:
+        raise ValueError(f"the task has a span {name!r} already. Give with_rest another name.")
+    real = torch.arange(clean.shape[1], device=clean.device) < lengths[:, None]
+    mask = real & ~torch.stack([torch.zeros_like(real), *spans.values()]).any(0)
+    if not mask.any():
+        raise ValueError(f"the spans {', '.join(spans)} mark every position: nothing is left over.")
+    return {**spans, name: mask}
+
+
 def take(spans: Spans, rows: Tensor) -> dict[str, Tensor]:
     """The spans of some prompts; a name that none of them has is dropped."""
     some = {name: mask[rows.to(mask.device)] for name, mask in spans.items()}

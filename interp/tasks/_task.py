@@ -8,8 +8,7 @@ tokens. `positions[i]` is the index of the token whose logits predict the answer
 out for a metric that reads none (`wrong` for LogProb, both for KL), and are −1 then.
 `corrupt is clean` (the same tensor; `corrupt=None` in the constructors) means that the task has no corrupt
 prompts (`has_corrupt` is False): for ablations that need none, such as "zero", or noise on the embeddings.
-`spans` are named positions, such as the subject's: masks (prompt, pos) by name (`interp.tasks._spans`).
-`variables` are causal variables of the behaviour, by name (`Variable`), for `interp.subspaces`.
+`spans` are named positions as masks (prompt, pos), `variables` causal variables (`Variable`); both by name.
 
 Several read-out positions: `positions` (prompt, read), and `answer` and `wrong` (prompt, read), or (prompt,
 read, k); −1 pads rows with fewer reads. The metric of a prompt is then the mean over its reads (for
@@ -184,13 +183,7 @@ class Task:
             >>> list(task.spans)[-1], bool(torch.stack([*task.spans.values()]).any(0)[:, 0].all())
             ('rest', True)
         """
-        if name in self.spans:
-            raise ValueError(f"the task has a span {name!r} already. Give with_rest another name.")
-        real = torch.arange(self.clean.shape[1], device=self.clean.device) < self.lengths[:, None]
-        rest = real & ~torch.stack([torch.zeros_like(real), *self.spans.values()]).any(0)
-        if not rest.any():
-            raise ValueError(f"the spans {', '.join(self.spans)} mark every position: nothing is left over.")
-        return replace(self, spans={**self.spans, name: rest})
+        return replace(self, spans=_spans.with_rest(self.spans, self.lengths, self.clean, name))
 
     def without_corrupt(self) -> Task:
         """The clean prompts alone: for zero or mean ablation, and for two models on the same prompts."""
@@ -224,9 +217,7 @@ class Task:
 
     def same_pairs(self) -> list[str]:
         """A sentence for every prompt that is its own corrupt prompt: there is nothing to exchange."""
-        if not self.has_corrupt:
-            return []
-        return _validate.same_problems(self.clean, self.corrupt, self.lengths)
+        return _validate.same_problems(self.clean, self.corrupt, self.lengths) if self.has_corrupt else []
 
     def require_vocabulary(self, model: Any) -> None:
         """Raise ValueError for ids that the model has not, and for padding that would be read as text.
@@ -285,32 +276,12 @@ class Task:
         >>> task.clean.shape, task.positions.tolist(), task.spans["verb"].tolist()
         (torch.Size([1, 3]), [2], [[False, True, False]])
         """
-        _tokens.require_rows("clean", clean)
-        if corrupt is not None:
-            _tokens.require_rows("corrupt", corrupt)
-        named = _tokens.row_spans(clean, mask, lengths, spans)
-        if mask is not None:
-            if lengths is not None:
-                raise ValueError("both mask= and lengths= say which tokens are real. Give one of the two.")
-            clean, corrupt, lengths, positions, first = _tokens.unpad(clean, corrupt, mask, positions, pad)
-            labels = _tokens.unpad_labels(labels, first, lengths)
-        elif lengths is None:
-            _tokens.require_unpadded(clean, corrupt, pad)
-        rows = _tokens.pad_pairs(clean, corrupt, lengths, pad)
-        device = rows.clean.device
-        where = rows.lengths - 1 if positions is None else _tokens.pad_ids("positions", positions, device)
         chosen = LogitDiff() if metric is None else as_metric(metric)
-        tensors: dict[str, Any] = {
-            "clean": rows.clean, "corrupt": rows.corrupt, "positions": where, "lengths": rows.lengths,
-            "answer": _tokens.answers(answer, "answer", chosen, where, device),
-            "wrong": _tokens.answers(wrong, "wrong", chosen, where, device),
-        }  # fmt: skip
-        _validate.require_tensors(tensors)
-        return cls(
-            **tensors, metric=chosen, name=name, seed=seed, template=tuple(template or ()),
-            labels=None if labels is None else _tokens.pad_labels(labels, rows.clean.shape[1]),
-            spans={name: marks.to(device) for name, marks in named.items()},
+        fields = _tokens.fields(
+            clean, corrupt, {"answer": answer, "wrong": wrong}, chosen, positions=positions, lengths=lengths,
+            mask=mask, labels=labels, spans=spans, pad=pad,
         )  # fmt: skip
+        return cls(**fields, metric=chosen, name=name, seed=seed, template=tuple(template or ()))
 
     @classmethod
     @verb

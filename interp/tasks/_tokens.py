@@ -1,14 +1,7 @@
-"""Rows of token ids as rectangular tensors: padding of prompts, answers and labels; where a pair differs.
-
-Two prompts of equal length can still be misaligned, when a word more here is made up for by a word less
-there. Then the same words stand one position apart, and patching a position compares unlike things. The
-sign of it is a run of tokens inside the differing span that recurs in the other prompt at another
-position (`shift_warnings`).
-"""
+"""Rows of token ids as rectangular tensors: padding of prompts, answers and labels."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
@@ -18,6 +11,7 @@ from torch import Tensor
 
 from interp._arguments import shown
 from interp.tasks import _spans
+from interp.tasks._validate import require_tensors
 
 
 class Rows(NamedTuple):
@@ -26,6 +20,48 @@ class Rows(NamedTuple):
     clean: Tensor
     corrupt: Tensor
     lengths: Tensor
+
+
+def fields(
+    clean: Any,
+    corrupt: Any,
+    ids: Mapping[str, Any],
+    metric: Any,
+    *,
+    positions: Any,
+    lengths: Any,
+    mask: Any,
+    labels: Any,
+    spans: Mapping[str, Any] | None,
+    pad: int,
+) -> dict[str, Any]:
+    """The tensors of a task, real tokens first, with labels and spans, from rows of ids as a user has them.
+
+    ids: answers and wrong answers by name, which may be left out where the metric reads none.
+    """
+    require_rows("clean", clean)
+    if corrupt is not None:
+        require_rows("corrupt", corrupt)
+    named = row_spans(clean, mask, lengths, spans)
+    if mask is not None:
+        if lengths is not None:
+            raise ValueError("both mask= and lengths= say which tokens are real. Give one of the two.")
+        clean, corrupt, lengths, positions, first = unpad(clean, corrupt, mask, positions, pad)
+        labels = unpad_labels(labels, first, lengths)
+    elif lengths is None:
+        require_unpadded(clean, corrupt, pad)
+    rows = pad_pairs(clean, corrupt, lengths, pad)
+    device = rows.clean.device
+    where = rows.lengths - 1 if positions is None else pad_ids("positions", positions, device)
+    tensors = {"clean": rows.clean, "corrupt": rows.corrupt, "positions": where, "lengths": rows.lengths}
+    tensors |= {name: answers(each, name, metric, where, device) for name, each in ids.items()}
+    require_tensors(tensors)
+    masks = {name: marks.to(device) for name, marks in named.items()}
+    return {
+        **tensors,
+        "labels": None if labels is None else pad_labels(labels, rows.clean.shape[1]),
+        "spans": masks,
+    }
 
 
 def first_difference(
@@ -279,56 +315,6 @@ def relabel(
 
 def _ids(row: Any) -> list[int]:
     return row.tolist() if isinstance(row, Tensor) else list(row)
-
-
-LEAST_RUN = 3
-FARTHEST = 4
-_CHANCE = 0.05  # of a false alarm in a task of random tokens, about
-
-
-def shift_warnings(
-    clean: Int[Tensor, "prompt pos"], corrupt: Int[Tensor, "prompt pos"], least: int = LEAST_RUN
-) -> list[str]:
-    """One line for each pair whose differing span looks shifted, by a run of `least` tokens or more."""
-    first = first_difference(clean, corrupt).tolist()
-    width = clean.shape[1]
-    last = (width - 1 - first_difference(clean.flip(-1), corrupt.flip(-1))).tolist()
-    found = []
-    for i, (a, b) in enumerate(zip(clean.tolist(), corrupt.tolist())):
-        shift = shift_of(a[first[i] : last[i] + 1], b[first[i] : last[i] + 1], least)
-        if shift:
-            found.append(
-                f"prompt {i}: between positions {first[i]} and {last[i]} the same tokens stand {abs(shift)} "
-                f"position{'s' if abs(shift) > 1 else ''} apart in clean and corrupt. "
-                "Patching compares positions; write the pair so that equal words stand at equal positions."
-            )
-    return found
-
-
-def telling_run(clean: Int[Tensor, "prompt pos"]) -> int:
-    """How long a run must be to tell a shift: longer than tokens of so few kinds have by chance."""
-    kinds = max(2, len(clean.unique()))
-    places = 2 * FARTHEST * clean.numel()
-    return max(LEAST_RUN, math.ceil(math.log(places / _CHANCE) / math.log(kinds)))
-
-
-def shift_of(clean: list[int], corrupt: list[int], least: int = LEAST_RUN) -> int:
-    """The shift with the longest common run (0 when none beats the aligned run and `least`)."""
-    best, longest = 0, max(_run(clean, corrupt), least - 1)
-    for shift in (s for size in range(1, FARTHEST + 1) for s in (size, -size)):
-        a, b = (clean, corrupt[shift:]) if shift > 0 else (clean[-shift:], corrupt)
-        if (run := _run(a, b)) > longest:
-            best, longest = shift, run
-    return best
-
-
-def _run(a: list[int], b: list[int]) -> int:
-    """Length of the longest run of equal tokens at equal positions."""
-    longest = run = 0
-    for x, y in zip(a, b):
-        run = run + 1 if x == y else 0
-        longest = max(longest, run)
-    return longest
 
 
 def answers(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp._arguments import shown
 from interp._verbs import warn
-from interp.tasks._tokens import shift_warnings, telling_run
+from interp.tasks._shifts import shift_warnings, telling_run
 from interp.tasks._validate import require
 from interp.tasks.metrics import Metric
 

@@ -36,8 +36,8 @@ from interp.places import hint
 from interp.tasks import _prompts, vocabulary, wordlists
 from interp.tasks._induction import induction
 from interp.tasks._pairs import Side, contrast, make
+from interp.tasks._shifts import shift_warnings
 from interp.tasks._task import Task
-from interp.tasks._tokens import shift_warnings
 from interp.tasks.metrics import Metric
 
 LONGEST = 5  # letters of a sequence

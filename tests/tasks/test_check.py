@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from interp.tasks import Task, UnsolvedTask, check, ioi
-from interp.tasks._tokens import shift_of, shift_warnings
+from interp.tasks._shifts import shift_of, shift_warnings
 
 
 class LastToken(torch.nn.Module):
