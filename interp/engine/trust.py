@@ -66,7 +66,7 @@ def weights_of(
         return reason
     try:
         parts = weights(model)
-    except (*LAYOUT, ValueError) as error:  # TransformerLens's, of heads whose sizes differ by layer
+    except LAYOUT as error:
         return f"its parts are not laid out as expected ({type(error).__name__}: {error})"
     with torch.no_grad():
         reason = _verdict(model, parts, list(_ends(tokens, lengths, reach)), frozenset(sites))

@@ -89,7 +89,8 @@ def _proved(
         difference = expected.difference(model)
     except RuntimeError as error:  # a part that TransformerLens expects is not there
         raise ValueError(
-            f"{source}: TransformerLens cannot run it ({architectures}): {_first(error)}"
+            f"{source}: TransformerLens cannot run it ({architectures}): a part that it expects is not in "
+            f"the model ({_first(error)}). Try another release of transformer-lens."
         ) from error
     if not expected.holds(difference):
         raise ValueError(

@@ -102,7 +102,8 @@ def attentions(model: Model) -> tuple[Attention, ...]:
     _require_matrices(model)
     if known.latent:
         raise ValueError(
-            f"{known.name} has latent attention (MLA), whose heads have no weights of their own."
+            f"{known.name} has latent attention (MLA), whose heads have no weights of their own. What needs "
+            "none takes the model: attn_out, heads=False."
         )
     tables: Tables = {}
     return tuple(_attention(model, layer, known, tables) for layer in range(len(model.blocks)))
@@ -167,11 +168,12 @@ def _attention(model: Model, layer: int, known: Architecture, tables: Tables) ->
     turns = cfg.positional_embedding_type == "rotary"
     grouped = hasattr(attn, "_W_K") and not getattr(cfg, "ungroup_grouped_query_attention", False)
     own = "_" if grouped else ""  # the plain names repeat each key-value head for its group
+    W_Q, W_O, W_K, W_V = _by_head(model, layer, "W_Q", "W_O", f"{own}W_K", f"{own}W_V")
     return Attention(
-        W_Q=attn.W_Q,
-        W_O=attn.W_O,
-        W_K=getattr(attn, f"{own}W_K"),
-        W_V=getattr(attn, f"{own}W_V"),
+        W_Q=W_Q,
+        W_O=W_O,
+        W_K=W_K,
+        W_V=W_V,
         b_Q=getattr(attn, "b_Q", None),
         b_K=getattr(attn, f"{own}b_K", None),
         b_V=getattr(attn, f"{own}b_V", None),
@@ -184,8 +186,20 @@ def _attention(model: Model, layer: int, known: Architecture, tables: Tables) ->
         k_norm=read_norm(getattr(attn, "k_norm", None), cfg, rms=True),
         whole_norm=known.whole_qk_norm,
         rotary=_rotary(model, layer, known, tables) if turns else None,
-        alibi=_alibi_slopes(model, attn.W_O.device) if cfg.positional_embedding_type == "alibi" else None,
+        alibi=_alibi_slopes(model, W_O.device) if cfg.positional_embedding_type == "alibi" else None,
     )
+
+
+def _by_head(model: Model, layer: int, *names: str) -> list[Tensor]:
+    """Matrices of attention by head; NotLaidOut where a layer's heads have a size of their own (Gemma 4)."""
+    attn, cfg = model.blocks[layer].attn, model.cfg
+    try:
+        return [getattr(attn, name) for name in names]
+    except ValueError as error:
+        raise NotLaidOut(
+            f"attention weights of layer {layer} are not those of {cfg.n_heads} heads of {cfg.d_head}, "
+            "as cfg has it. What needs no matrix of a head takes the model: attn_out, heads=False"
+        ) from error
 
 
 def _scale(attn: Any, cfg: Any) -> float:

@@ -60,6 +60,20 @@ def test_heads_of_two_sizes_are_run_by_the_model() -> None:
     assert {name: cell.error for name, cell in cells.items()} == {"load": 0, "activations": 0, "generate": 0}
 
 
+def test_heads_of_two_sizes_have_no_matrices_to_read_and_that_is_said() -> None:
+    one = verbs.case("Gemma 4, heads of two sizes")
+    said = "layer 0 are not those of 4 heads of 16, as cfg has it. What needs no matrix of a head"
+    with pytest.raises(ValueError, match=said):
+        interp.attribution.direct(one.model, one.task)
+    with pytest.raises(ValueError, match=said):
+        interp.attribute(one.model, one.task, "q", method="atp*", progress=False)
+    with pytest.raises(ValueError, match=said):
+        interp.heads.copying(one.model)
+    with torch.no_grad(), verbs.Throughout64():
+        found = interp.attribution.direct(one.model, one.task, heads=False)
+        assert verbs.relative(found["value"].sum("component"), verbs.uncapped(one)) < 1e-9
+
+
 def test_neurons_are_counted_by_the_weights() -> None:
     assert models.anatomy(load("OPT")).d_mlp == 40
 

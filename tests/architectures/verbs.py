@@ -215,11 +215,15 @@ def _bake(one: Case) -> tuple[float, str]:
 
 def _direct(one: Case) -> tuple[float, str]:
     """Direct effects of all parts sum to the logit difference, before a soft cap of the logits."""
+    found = interp.attribution.direct(one.model, one.task)
+    return relative(found.value.sum("component"), uncapped(one)), "weights"
+
+
+def uncapped(one: Case) -> Tensor:
+    """The metric of the clean run before a soft cap of the logits."""
     logits = one.oracle.logits(one.task.clean)
     cap = getattr(one.oracle.model.config, "final_logit_softcapping", None)
-    right = one.metric(logits if cap is None else cap * torch.atanh(logits / cap))
-    found = interp.attribution.direct(one.model, one.task)
-    return relative(found.value.sum("component"), right), "weights"
+    return one.metric(logits if cap is None else cap * torch.atanh(logits / cap))
 
 
 def _experts(one: Case) -> tuple[float, str]:
