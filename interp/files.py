@@ -84,7 +84,7 @@ def read_tensors(
     """The tensors of a file of `write_tensors`, and what its header says.
 
     writer: what makes such files, for the message. fields: what the header must have. Raises ValueError for a
-    file that is missing, damaged or something else, and for numbers that are not finite.
+    file that is missing, damaged or something else, and for numbers that are whole or not finite.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -102,10 +102,24 @@ def read_tensors(
     missing = [key] if header is None else [field for field in fields if field not in header]
     if header is None or missing:
         raise ValueError(f"{path} lacks {', '.join(missing)} in its header. Write it with {writer}.")
+    whole_numbers = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
+    if whole_numbers:
+        kind = tensors[whole_numbers[0]].dtype
+        raise ValueError(f"{path} has {whole_numbers[0]} of {kind}, expected floating point. Use {writer}.")
     broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if broken:
         raise ValueError(f"{path} has values in {broken[0]} that are not finite; it cannot be used.")
     return tensors, header
+
+
+def require_tensors(tensors: Mapping[str, Tensor], wanted: Collection[str], where: str) -> None:
+    """ValueError unless a file holds exactly the tensors wanted; it names those missing and extra."""
+    missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
+    if missing or extra:
+        parts = [
+            f"{word} {', '.join(names)}" for word, names in (("lacks", missing), ("also has", extra)) if names
+        ]
+        raise ValueError(f"{where} {' and '.join(parts)}; expected are {', '.join(sorted(wanted))}.")
 
 
 def _header(text: str) -> dict[str, Any] | None:

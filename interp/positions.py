@@ -352,6 +352,18 @@ def weights(pos: AnyPositions, prompts: Prompts) -> Float[Tensor, "prompt pos"]:
     return chosen.double() / chosen.sum(1, keepdim=True)
 
 
+def require_one(pos: AnyPositions, prompts: Prompts, instead: str = "give one") -> None:
+    """ValueError for several positions of a prompt."""
+    if not bool(((weights(pos, prompts) > 0).sum(1) == 1).all()):
+        raise ValueError(f"pos is {shown(pos)}, several positions of a prompt; {instead}.")
+
+
+def require_rows(pos: AnyPositions) -> None:
+    """ValueError for "all", which is a row for each token, where a prompt is one row."""
+    if isinstance(pos, str) and pos == "all":
+        raise ValueError("pos is 'all', a row a token, and each prompt is a row; give one, a span or 'mean'.")
+
+
 def _chosen(pos: AnyPositions, prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
     """Which columns are read; ValueError where that is none of a prompt."""
     pos = as_python(pos)

@@ -59,9 +59,13 @@ def changed() -> list[str]:
 
 
 def new_bridge(family: str) -> Any:
+    return bridged(transformers_model(family), f"random-{family}")
+
+
+def bridged(inner: Any, name: str) -> Any:
+    """A bridge in compatibility mode to a model of transformers, which it takes over."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    inner = transformers_model(family)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         inner.save_pretrained(folder)
@@ -69,7 +73,7 @@ def new_bridge(family: str) -> Any:
             folder, hf_model=inner, tokenizer=save_tokenizer(folder), dtype=torch.float64, device="cpu"
         )
         made.enable_compatibility_mode()
-    made.cfg.model_name = f"random-{family}"  # not the temporary folder
+    made.cfg.model_name = name  # not the temporary folder
     return made.double().eval()  # compatibility mode makes some of GPT-J anew, in float32
 
 
@@ -98,6 +102,8 @@ def _kinds(transformers: Any, wide: dict[str, Any], shape: dict[str, Any]) -> di
     grouped = {**wide, **shape, "num_key_value_heads": 2, "pad_token_id": None}
     return {
         "gpt2": (t.GPT2LMHeadModel, t.GPT2Config(**old, **shape)),
+        # attention goes both ways, and the head has a layer of its own
+        "bert": (t.BertForMaskedLM, t.BertConfig(**wide, **shape)),
         "llama": (t.LlamaForCausalLM, t.LlamaConfig(num_key_value_heads=2, **wide, **shape)),
         "neox": (t.GPTNeoXForCausalLM, t.GPTNeoXConfig(rotary_pct=0.5, **wide, **shape)),
         # attention is delegated to transformers

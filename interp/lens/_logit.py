@@ -25,7 +25,6 @@ from torch import Tensor
 
 from interp import results
 from interp._activations import activations
-from interp._arguments import shown
 from interp._verbs import verb
 from interp.attribution._direct import FrozenNorm
 from interp.lens import _readout as R
@@ -33,7 +32,7 @@ from interp.lens._translators import Translator
 from interp.models import Anatomy, Model, anatomy, attentions, attn_out_norm
 from interp.models.places import Layers, places
 from interp.places import Place
-from interp.positions import AnyPositions, weights
+from interp.positions import AnyPositions, require_one, weights
 from interp.prompts import Prompts, read
 
 _STATES = ("resid_pre", "resid_mid", "resid_post")
@@ -85,7 +84,8 @@ def logit(
     R.check_top(top, model)
     data = read(model, prompts, mask)
     marks = weights(pos, data)
-    _check_one(marks, pos)
+    if pos != "all":
+        require_one(pos, data, "give one, or 'all'")
     given = _targets(model, data, prompts, targets)
     readout = R.readout_of(model)
     rows = _rows(model, data, request, pos, batch_size, engine)
@@ -141,23 +141,13 @@ def _requested(
     return _Request(site, layers, chosen, end, facts.n_heads if site == "z" else 0, kind, through)
 
 
-def _check_one(marks: Tensor, pos: AnyPositions) -> None:
-    if pos != "all" and not bool(((marks > 0).sum(1) == 1).all()):
-        raise ValueError(f"pos is {shown(pos)}, several positions of a prompt; give one, or 'all'.")
-
-
 def _targets(model: Model, data: Prompts, prompts: Any, targets: Any) -> Int[Tensor, "prompt target"] | None:
     """Ids of every prompt's targets; None for what the model says."""
     if targets is None and hasattr(prompts, "answers"):
         targets = prompts.answers.clamp(min=-1)
         targets = targets[:, (targets >= 0).all(0)]
         targets = None if not targets.shape[1] else targets
-    if targets is None:
-        return None
-    if isinstance(targets, Tensor) and targets.ndim == 2:
-        return R.ids_by_prompt(model, targets, len(data))
-    ids = R.token_ids(model, targets.tolist() if isinstance(targets, Tensor) else targets)
-    return torch.tensor(ids).expand(len(data), -1)
+    return R.followed(model, targets, len(data))
 
 
 def _rows(

@@ -23,7 +23,7 @@ from interp.lens import _readout as R
 from interp.models import Model, anatomy
 from interp.models.places import Layers, places
 from interp.places import Place
-from interp.positions import AnyPositions
+from interp.positions import AnyPositions, require_one
 from interp.prompts import read
 
 
@@ -58,12 +58,15 @@ def mixed(
         (('prompt', 'gamma', 'target'), True)
     """
     facts = anatomy(model)
-    _check(gammas, pos)
+    if not len(gammas) or not all(0 <= gamma <= 1 for gamma in gammas):
+        raise ValueError(f"gammas is {list(gammas)}; give shares from 0 to 1.")
     R.check_top(top, model)
     early = places(facts, range(max(1, facts.n_layers // 2)) if layer is None else layer, "resid_post")
     end = Place("resid_post", facts.n_layers - 1)
     data = read(model, prompts, mask)
-    ids = _followed(model, prompts, targets, len(data))
+    require_one(pos, data)
+    answers = prompts.answers[:, :1] if hasattr(prompts, "answers") else None
+    ids = R.followed(model, answers if targets is None else targets, len(data))
     readout = R.readout_of(model)
     kept = activations(
         model, data, list(dict.fromkeys((*early, end))), pos, batch_size=batch_size, engine=engine
@@ -82,25 +85,6 @@ def mixed(
     )  # fmt: skip
     coords = {"prompt": np.arange(len(data)), "gamma": [float(gamma) for gamma in gammas]}
     return results.dataset(variables, coords, attrs)
-
-
-def _check(gammas: Sequence[float], pos: AnyPositions) -> None:
-    """ValueError for shares outside 0 to 1, and for several positions."""
-    if not len(gammas) or not all(0 <= gamma <= 1 for gamma in gammas):
-        raise ValueError(f"gammas is {list(gammas)}; give shares from 0 to 1.")
-    if pos == "all":
-        raise ValueError("pos is 'all'; give one position a prompt.")
-
-
-def _followed(model: Model, prompts: Any, targets: Any, n: int) -> Tensor | None:
-    """Tokens [prompt, target] to follow; None for what the model says."""
-    if targets is None and hasattr(prompts, "answers"):
-        targets = prompts.answers[:, :1]
-    if targets is None:
-        return None
-    if isinstance(targets, Tensor) and targets.ndim == 2:
-        return R.ids_by_prompt(model, targets, n)
-    return torch.tensor(R.token_ids(model, targets)).expand(n, -1)
 
 
 @torch.no_grad()

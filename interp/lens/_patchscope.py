@@ -31,7 +31,7 @@ from interp.models import Model, anatomy, logits
 from interp.models.parts import Weights
 from interp.models.places import Layers, places
 from interp.places import hook_name
-from interp.positions import AnyPositions
+from interp.positions import AnyPositions, require_one
 from interp.prompts import Prompts, read
 
 IDENTITY = "cat -> cat; 135 -> 135; hello -> hello; ?"
@@ -58,17 +58,18 @@ def patchscope(
 ) -> xr.Dataset:
     """What the model says of an activation that is put into another prompt.
 
-    prompts: the sources. target: the prompt that they are put into. targets: tokens to follow, by default
-    what each source prompt says itself. site: "resid_pre" or "resid_post". layer: the layers that are read;
-    to_layer: the layer where it is placed, by default the same. pos: where it is read; at: where in the
-    target it is placed. norm_matched: scaled to the norm of what stood there.
+    prompts: the sources. target: the prompt that they are put into. targets: tokens to follow, of all prompts
+    or ids [prompt, target], by default what each source prompt says itself. site: "resid_pre" or
+    "resid_post". layer: the layers that are read; to_layer: the layer where it is placed, by default the
+    same. pos: where it is read; at: where in the target it is placed. norm_matched: scaled to the norm of
+    what stood there.
 
     Returns a Dataset with dims prompt, layer and target or place: `value`, the log probability in nats of the
     target at the target prompt's last position, `rank`; `top_id`, `top_token`, `top_value`; `random`,
     `shuffled` [prompt, layer, target]: `value` with a random vector of that norm, with another prompt's
     activation (NaN for a single prompt). Cost: a forward of the sources, and 3 rows of the target for each
-    prompt and layer. Raises ValueError before it for what the model does not have. The model is left as
-    found.
+    prompt and layer. Raises ValueError before it for what the model does not have, and for several positions.
+    The model is left as found.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -89,7 +90,8 @@ def patchscope(
         raise ValueError(
             f"at is {at}; target is {len(asked)} prompts, the first of {length} tokens. Give one."
         )
-    ids = None if targets is None else torch.tensor(R.token_ids(model, targets)).expand(len(data), -1)
+    require_one(pos, data)
+    ids = R.followed(model, targets, len(data))
     R.readout_of(model)
     parts = own_weights(
         model, asked.tokens, asked.lengths, sites=(site,), engine=engine,

@@ -136,6 +136,16 @@ def ids_by_prompt(model: Model, targets: Tensor, n: int) -> Int[Tensor, "prompt 
     return targets.long()
 
 
+def followed(model: Model, targets: Any, n: int) -> Int[Tensor, "prompt target"] | None:
+    """Ids to follow of n prompts, the same of all or ids [prompt, target]; None where none are given."""
+    if targets is None:
+        return None
+    if isinstance(targets, Tensor) and targets.ndim == 2:
+        return ids_by_prompt(model, targets, n)
+    listed = targets.tolist() if isinstance(targets, Tensor) else targets
+    return torch.tensor(token_ids(model, listed)).expand(n, -1)
+
+
 def _token_id(model: Model, token: Any, what: str) -> int:
     size = vocabulary.output_size(model)
     if isinstance(token, str):

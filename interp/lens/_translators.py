@@ -9,6 +9,7 @@ On file: safetensors, no pickle. A tuned lens has the names of tuned-lens 0.2 (`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +21,12 @@ from torch import Tensor
 
 from interp._brief import brief
 from interp._verbs import verb
-from interp.files import read_tensors, write_tensors
+from interp.files import read_tensors, require_tensors, write_tensors
 from interp.models import Anatomy, Model
 from interp.steering._direction import found_on, same_model
 
 _KEY, _FIELDS = "lens", ("model", "weights", "n_layers", "d_model")
+_PARTS = ("weight", "bias")  # of a tuned lens, by layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +106,12 @@ class TunedLens(Translator):
     form: ClassVar[str] = "interp-tuned-lens-1"
     __repr__ = brief
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = {layer: tuple(b.shape) for layer, b in self.biases.items()}
+        if sizes != dict.fromkeys(self.matrices, (self.d_model,)):
+            raise ValueError(f"a tuned lens has a bias [{self.d_model}] for each matrix; these are {sizes}.")
+
     def carry(self, site: str, layer: int, rows: Tensor) -> Tensor:
         if self.is_end(site, layer):
             return rows
@@ -122,10 +130,8 @@ class TunedLens(Translator):
     def load(cls, path: str | Path, model: Model | None = None) -> TunedLens:
         """Read a file of `save`; with `model`, ValueError unless the lens is of it."""
         tensors, header = _read(cls, path)
-        layers = sorted(int(name.split(".")[0]) for name in tensors if name.endswith(".weight"))
-        missing = [f"{layer}.bias" for layer in layers if f"{layer}.bias" not in tensors]
-        if missing or not layers:
-            raise ValueError(f"{path} lacks {(missing or ['every layer'])[0]}. Write it with TunedLens.save.")
+        layers = _layers(tensors, r"(\d+)\.(?:weight|bias)")
+        require_tensors(tensors, [f"{layer}.{part}" for layer in layers for part in _PARTS], str(path))
         lens = cls(
             {layer: tensors[f"{layer}.weight"].T for layer in layers}, header["n_layers"], header["model"],
             tuple(header["weights"]), header.get("facts", {}),
@@ -175,12 +181,11 @@ class JacobianLens(Translator):
     def load(cls, path: str | Path, model: Model | None = None) -> JacobianLens:
         """Read a file of `save` or of `lens.convert`; with `model`, ValueError unless the lens is of it."""
         tensors, header = _read(cls, path)
-        matrices = {int(name.removeprefix("J.")): tensors[name] for name in tensors if name.startswith("J.")}
-        if not matrices:
-            raise ValueError(f"{path} has no J.0, J.1, ... in it. Write it with JacobianLens.save.")
+        layers = _layers(tensors, r"J\.(\d+)")
+        require_tensors(tensors, [f"J.{layer}" for layer in layers], str(path))
         lens = cls(
-            dict(sorted(matrices.items())), header["n_layers"], header["model"], tuple(header["weights"]),
-            header.get("facts", {}),
+            {layer: tensors[f"J.{layer}"] for layer in layers}, header["n_layers"], header["model"],
+            tuple(header["weights"]), header.get("facts", {}),
         )  # fmt: skip
         return lens if model is None else _fitting(lens, model)
 
@@ -188,6 +193,11 @@ class JacobianLens(Translator):
 def _read(kind: type[Translator], path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     writer = f"{kind.__name__}.save"
     return read_tensors(Path(path), form=kind.form, key=_KEY, writer=writer, fields=_FIELDS)
+
+
+def _layers(tensors: Mapping[str, Tensor], form: str) -> list[int]:
+    """The layers that a file's names are of, or the first where none is, so that its absence is told."""
+    return sorted({int(m[1]) for name in tensors if (m := re.fullmatch(form, name))}) or [0]
 
 
 def _fitting(lens: Any, model: Model) -> Any:

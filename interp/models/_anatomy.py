@@ -140,7 +140,7 @@ def anatomy(model: Model) -> Anatomy:
         d_head=cfg.d_head,
         d_mlp=_neurons(model),
         d_vocab=cfg.d_vocab,
-        d_vocab_out=cfg.d_vocab_out if getattr(cfg, "d_vocab_out", -1) > 0 else cfg.d_vocab,
+        d_vocab_out=_columns(model),
         n_ctx=cfg.n_ctx,
         attn_only=bool(cfg.attn_only),
         parallel=bool(getattr(cfg, "parallel_attn_mlp", False)),
@@ -159,6 +159,14 @@ def anatomy(model: Model) -> Anatomy:
         architecture=known.name,
         name=str(cfg.model_name),
     )
+
+
+def _columns(model: Model) -> int:
+    """Number of logits: the unembedding's columns. A bridge's `cfg` does not know of a changed head."""
+    if (W_U := getattr(model, "W_U", None)) is not None:
+        return int(W_U.shape[-1])
+    columns = getattr(model.cfg, "d_vocab_out", -1)
+    return int(columns) if columns > 0 else int(model.cfg.d_vocab)
 
 
 def is_model(model: Any) -> bool:

@@ -37,6 +37,7 @@ from interp.probes.selectors import auroc
 from interp.probes.splits import Groups
 from interp.prompts import Mask, Prompts, read, read_classes
 from interp.results import provenance
+from interp.steering._direction import identity
 
 
 @verb
@@ -121,7 +122,7 @@ def fit(
         engine=options["engine"],
         **sizes,
     )
-    return _dataset(fitted, about), Probes(weights, kind, where_read, facts.name, platt)
+    return _dataset(fitted, about), Probes(weights, kind, where_read, facts.name, platt, identity(model))
 
 
 def _check_penalty(l2: float) -> None:

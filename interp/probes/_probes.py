@@ -18,13 +18,15 @@ from torch import Tensor
 
 from interp._activations import activations, engine_for
 from interp._brief import brief
-from interp.files import read_tensors, write_tensors
+from interp.files import read_tensors, require_tensors, write_tensors
 from interp.models import Model, anatomy
+from interp.models.places import width
 from interp.places import AXES, Place, parse
 from interp.positions import AnyPositions
 from interp.probes.aggregate import Weights, scores
 from interp.prompts import Prompts, read, written
 from interp.results import versions
+from interp.steering._direction import same_weights
 
 if TYPE_CHECKING:
     from interp.steering import Direction
@@ -39,7 +41,10 @@ _PARTS = ("v", "q", "b")
 class Probes:
     """One probe a place. `pos` and `agg` say what each reads, `platt` makes its probabilities.
 
-    weights: on the raw activations. platt: slope and intercept, fitted on held-out prompts.
+    weights: on the raw activations. platt: slope and intercept, fitted on held-out prompts. identity: values
+    of the unembedding of the model that they were trained on, which tell two of one name apart.
+
+    Raises ValueError for weights that do not fit together.
     """
 
     weights: Mapping[Place, Weights]
@@ -47,7 +52,15 @@ class Probes:
     pos: AnyPositions
     model: str
     platt: Mapping[Place, tuple[float, float]] = field(default_factory=dict)
+    identity: tuple[float, ...] = ()
     __repr__ = brief
+
+    def __post_init__(self) -> None:
+        for where, parts in self.weights.items():
+            shapes = {name: tuple(getattr(parts, name).shape) for name in _PARTS}
+            v, q, b = shapes.values()
+            if len(v) != 3 or q != v or b != v[:1]:
+                raise ValueError(f"the probe at {where} has {shapes}; v and q are [fit, d, head], b [fit].")
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -103,6 +116,14 @@ class Probes:
         name = anatomy(model).name
         if name != self.model:
             raise ValueError(f"the probes were trained on {self.model!r}, this is {name!r}. Train them here.")
+        if self.identity and not same_weights(self.identity, model):
+            raise ValueError(
+                f"the probes were trained on another model that is called {name!r} as well. Train them here; "
+                "if both share their activations, use dataclasses.replace(probes, identity=())."
+            )
+        for where, parts in self.weights.items():
+            if (read_ := parts.v.shape[1]) != (here := width(where, anatomy(model))):
+                raise ValueError(f"the probe at {where} reads {read_} numbers, and {name} has {here} there.")
         return self
 
     def judge(self, model: Model) -> Callable[[Tensor], Tensor]:
@@ -140,6 +161,7 @@ class Probes:
             "agg": self.agg,
             "model": self.model,
             "pos": self.pos,
+            "identity": list(self.identity),
             "versions": versions(),
         }
         header["places"] = [str(where) for where in self.places]
@@ -152,9 +174,8 @@ class Probes:
         tensors, header = read_tensors(
             Path(path), form=FORMAT, key="probes", writer="Probes.save", fields=FIELDS
         )
-        missing = [n for n in header["places"] if any(f"{n}/{part}" not in tensors for part in _PARTS)]
-        if missing:
-            raise ValueError(f"{path} has no weights for {missing[0]}. Write it with Probes.save.")
+        names = [f"{where}/{part}" for where in header["places"] for part in _PARTS]
+        require_tensors(tensors, names, str(path))
         pos = header["pos"]
         probes = cls(
             weights={
@@ -164,6 +185,7 @@ class Probes:
             pos=tuple(pos) if isinstance(pos, list) else pos,
             model=header["model"],
             platt={parse(name): (pair[0], pair[1]) for name, pair in header["platt"].items()},
+            identity=tuple(header.get("identity", ())),
         )
         return probes if model is None else probes.check(model)
 

@@ -31,7 +31,7 @@ from interp._activations import activations, engine_for
 from interp._verbs import verb
 from interp.models import Anatomy, Model, anatomy
 from interp.models.places import Layers, places
-from interp.positions import AnyPositions, weights
+from interp.positions import AnyPositions, require_rows, weights
 from interp.probes._fit import labellings, split
 from interp.probes._probes import BATCH
 from interp.probes._train import logistic
@@ -82,6 +82,7 @@ def table(
     """
     facts = anatomy(model)
     wanted = places(facts, layer, site)
+    require_rows(pos)
     _check(facts, site, ks, l2)
     sides = split(model, positive, negative, held_out, seed, groups, mask)
     chosen = engine_for(model, sides.prompts, wanted, engine)
@@ -124,8 +125,8 @@ def _check(facts: Anatomy, site: str, ks: Sequence[int], l2: float) -> None:
     """ValueError for a site with heads, k that its width does not have and a negative penalty."""
     if facts.width(site) != facts.d_model:
         raise ValueError(f"site is {site!r}; this table reads whole vectors of the stream, not single heads.")
-    if not len(ks) or not all(1 <= k <= facts.d_model for k in ks):
-        raise ValueError(f"ks is {list(ks)}; give 1 to {facts.d_model}, the width of {site!r}.")
+    if not len(ks) or not all(1 <= k <= facts.d_model for k in ks) or len(set(ks)) < len(ks):
+        raise ValueError(f"ks is {list(ks)}; give 1 to {facts.d_model}, the width of {site!r}, each once.")
     if not 0 <= l2 < float("inf"):
         raise ValueError(f"l2 is {l2}; give a penalty of 0 or more, such as 1e-2.")
 

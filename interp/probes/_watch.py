@@ -96,7 +96,8 @@ def watch(
     `fired` [prompt, place], the first position at which it fired (−1: never). Every token that the model
     reads is scored: all of the prompt, all that is generated but the last, no end of text. Cost: that of
     `generate`, no pass more, and a product [token, d_model · heads] a probe. Raises ValueError for probes of
-    another model and those of one position, and as `generate`. The model is left as found.
+    another model and those of one position, a model whose attention goes both ways, and as `generate`. The
+    model is left as found.
 
     Example:
         >>> model = interp.load("tiny-ioi")
@@ -174,6 +175,11 @@ def _states(model: Model, probes: Probes) -> dict[Place, State]:
         raise ValueError(
             f"these probes read at pos={probes.pos!r}, and a stream has scores at every token. Fit them with "
             "agg='mean', 'ema', 'attention', 'multimax' or 'rolling'."
+        )
+    if not anatomy(model).causal:
+        raise ValueError(
+            f"attention of {anatomy(model).name} goes both ways: what is read at a token changes with those "
+            "that come after it, so no stream has the scores of the text so far. Use probes.score."
         )
     return {place: State(probes.agg, weights) for place, weights in probes.weights.items()}
 

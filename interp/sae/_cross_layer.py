@@ -18,10 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp._brief import brief
+from interp.files import require_tensors
 from interp.sae._dictionary import Dictionary
 from interp.sae._formats import jumping
 from interp.sae._places import placed, site_of
-from interp.sae._reading import read_json, read_safetensors, require_tensors
+from interp.sae._reading import read_json, read_safetensors
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,10 +18,11 @@ from typing import Any
 
 from torch import Tensor
 
+from interp.files import require_tensors
 from interp.places import Place
 from interp.sae._dictionary import Dictionary
 from interp.sae._places import placed, site_of
-from interp.sae._reading import read_json, read_npz, read_safetensors, read_yaml, require_tensors
+from interp.sae._reading import read_json, read_npz, read_safetensors, read_yaml
 
 _SCOPE = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 _SCOPE_SITES = {"res": "resid_post", "mlp": "mlp_out", "att": "z", "transcoders": "mlp_out"}

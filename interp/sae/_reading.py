@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +67,3 @@ def read_npz(path: Path) -> dict[str, Tensor]:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except (OSError, zipfile.BadZipFile, EOFError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not an npz file of numbers, or is damaged: {error}.") from None
-
-
-def require_tensors(tensors: Mapping[str, Tensor], wanted: Collection[str], where: str) -> None:
-    """ValueError unless a file holds exactly the tensors wanted; it names those missing and extra."""
-    missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
-    if missing or extra:
-        parts = [
-            f"{word} {', '.join(names)}" for word, names in (("lacks", missing), ("also has", extra)) if names
-        ]
-        raise ValueError(f"{where} {' and '.join(parts)}; expected are {', '.join(sorted(wanted))}.")

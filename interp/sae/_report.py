@@ -38,6 +38,7 @@ from interp.places import Place, hook_name
 from interp.prompts import Prompts, read
 from interp.sae._dictionary import Dictionary
 from interp.sae._site import read_norm, read_sites, require, site_name
+from interp.steering._generate import no_next_tokens
 
 DENSE = 0.1  # firing rate above which a feature is dense
 _RESAMPLES = 1000
@@ -64,7 +65,8 @@ def report(
     feature is on; `ce` [prompt, run], nats a token, of the runs model, dictionary, zero, mean. attrs:
     `n_tokens`; `dead` and `dense`, how many features are on for no token, for more than a tenth;
     `unseen_below`, the rate that as many tokens do not exclude (3 / n). Recovered is NaN where ablation
-    costs nothing.
+    costs nothing; all figures of cross-entropy are, with a warning, where the model foretells no tokens (a
+    classifier, attention that goes both ways).
 
     Cost: five forwards a prompt. Raises ValueError for a dictionary that does not fit the model, and
     prompts that are no longer than `skip` + 1.
@@ -82,6 +84,8 @@ def report(
     """
     require(dictionary, model)
     prompts = _prompts(model, data, mask, skip)
+    if (why := no_next_tokens(model, taught=True)) is not None:
+        warn(f"{why} Figures of cross-entropy are NaN.")
     with torch.no_grad():
         sample = _sample(model, dictionary, prompts, skip, batch_size)
         sums = _sums(dictionary, sample)
@@ -92,7 +96,9 @@ def report(
     draws = [_figures(sums, rng.choice(every, len(every))) for _ in range(_RESAMPLES)]
     point = _figures(sums, every)
     ends = {
-        name: np.nanquantile([d[name] for d in draws], [(1 - level) / 2, (1 + level) / 2]) for name in point
+        name: np.nanquantile([d[name] for d in draws], [(1 - level) / 2, (1 + level) / 2])
+        for name in point
+        if not np.isnan(point[name])
     }
     dark = _dark(sample, rng)
     names = [*point, *dark]
@@ -216,6 +222,7 @@ def _losses(
     """Sums of next-token cross-entropy of four runs [prompt, run], and of KL [prompt], in nats."""
     mean, place = sample.y.mean(0), read_sites(d, model)[1]
     ce, kl = np.zeros((len(prompts), 4)), np.zeros(len(prompts))
+    foretold = no_next_tokens(model, taught=True) is None
     for start in range(0, len(prompts), size):
         rows = np.arange(start, min(start + size, len(prompts)))
         tokens = prompts.tokens[start : start + size]
@@ -231,12 +238,12 @@ def _losses(
         ]
         own = logits(model, tokens).float().log_softmax(-1)
         runs = [own, *(_replaced(model, place, tokens, real, put) for put in puts)]
-        for number, out in enumerate(runs):
+        for number, out in enumerate(runs if foretold else ()):
             taken = out[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0].double()
             ce[rows, number] = -(taken * counted).sum(1).cpu().numpy()
         gap = (own.exp() * (own - runs[1])).sum(-1).double()[:, :-1]
         kl[rows] = (gap * counted).sum(1).cpu().numpy()
-    return ce, kl
+    return ce if foretold else np.full_like(ce, np.nan), kl
 
 
 def _replaced(

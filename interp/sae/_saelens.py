@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.files import whole
+from interp.files import require_tensors, whole
 from interp.places import Place, hint, hook_name
 from interp.results import versions
 from interp.sae._activations import Gate, Pursuit
 from interp.sae._dictionary import Dictionary
 from interp.sae._places import placed
-from interp.sae._reading import read_json, read_safetensors, require_tensors
+from interp.sae._reading import read_json, read_safetensors
 
 CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _CODER = ("W_enc", "b_enc", "W_dec", "b_dec")

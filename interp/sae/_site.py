@@ -27,7 +27,7 @@ from interp.models.parts import Norm
 from interp.places import STREAM_SITES, Place, hook_name
 from interp.sae._dictionary import Dictionary
 from interp.sae._places import MLP_READS
-from interp.steering._direction import identity
+from interp.steering._direction import same_weights
 
 ERROR = -1  # the number of the error among features
 _NAME = re.compile(r"(?P<place>.+?)\.(?:F(?P<feature>\d+)|(?P<error>error))(?:@(?P<at>.+))?")
@@ -105,12 +105,10 @@ def require(dictionary: Dictionary, model: Model, one_head: bool = False) -> Pla
                 f"the dictionary {end} {size} numbers, and {site} of {facts.name} has "
                 f"{sizes.get(site, facts.d_model)}: it is of another model or site."
             )
-    if dictionary.fingerprint:
-        kept, here = (torch.tensor(each) for each in (dictionary.fingerprint, identity(model)))
-        if kept.shape != here.shape or float((kept - here).abs().max()) > 0.02 * float(kept.abs().max()):
-            raise ValueError(
-                f"the dictionary was made on {dictionary.model}, whose weights are not those of {facts.name}."
-            )
+    if dictionary.fingerprint and not same_weights(dictionary.fingerprint, model):
+        raise ValueError(
+            f"the dictionary was made on {dictionary.model}, whose weights are not those of {facts.name}."
+        )
     if dictionary.reads in MLP_READS and (why := unsupported(model)):
         raise ValueError(f"the dictionary reads what an MLP reads, which is not known here: {why}.")
     _require_basis(dictionary, model, facts)

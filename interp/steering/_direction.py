@@ -343,6 +343,13 @@ def identity(model: Model) -> tuple[float, ...]:
     return tuple(flat[at.to(flat.device)].double().tolist())
 
 
+def same_weights(kept: Sequence[float], model: Model) -> bool:
+    """Whether an identity that was kept is this model's, as far as half precision tells."""
+    was, here = torch.tensor(kept), torch.tensor(identity(model))
+    near = {"rtol": 0.05, "atol": 0.02 * float(was.abs().max())}
+    return was.shape == here.shape and torch.allclose(was, here, **near)
+
+
 def found_on(model: Model) -> dict[str, Any]:
     """What a direction keeps of the model that it was found on."""
     return {"model": anatomy(model).name, "weights": identity(model)}
@@ -357,10 +364,7 @@ def same_model(what: str, name: str | None, weights: Sequence[float], model: Mod
         raise ValueError(f"{what} was found on model {name!r}, this is {anatomy(model).name!r}. {end}")
     if not weights:
         return
-    kept, here = torch.tensor(weights), torch.tensor(identity(model))
-    if kept.shape != here.shape or not torch.allclose(
-        kept, here, rtol=0.05, atol=0.02 * float(kept.abs().max())
-    ):
+    if not same_weights(weights, model):
         raise ValueError(f"{what} was found on another model that is called {name!r} as well. {end}")
 
 

@@ -296,22 +296,23 @@ def right_padded(whole: Tensor, real: Tensor, fill: int) -> Tensor:
     return whole.gather(1, column.clamp(max=whole.shape[1] - 1)).masked_fill(~inside, fill)
 
 
-def require_next_tokens(model: Model, instead: str, *, taught: bool = False) -> None:
-    """ValueError for a model whose logits are of other things than the token that comes next.
+def no_next_tokens(model: Model, *, taught: bool = False) -> str | None:
+    """Why a model's logits do not foretell the token that comes next; None where they do.
 
     taught: the tokens stand behind the prompt, where a model whose attention goes both ways would see them.
     """
-    reads, gives = vocabulary.size(model), vocabulary.output_size(model)
+    name, reads, gives = anatomy(model).name, vocabulary.size(model), vocabulary.output_size(model)
     if reads != gives:
-        raise ValueError(
-            f"{anatomy(model).name} reads {reads} tokens and gives logits for {gives}, which are of no next "
-            f"token. {instead}"
-        )
+        return f"{name} reads {reads} tokens and gives logits for {gives}, which are of no next token."
     if taught and not anatomy(model).causal:
-        raise ValueError(
-            f"attention of {anatomy(model).name} goes both ways, so it would see the tokens that it is to "
-            f"foretell. {instead}"
-        )
+        return f"attention of {name} goes both ways, so it would see the tokens that it is to foretell."
+    return None
+
+
+def require_next_tokens(model: Model, instead: str, *, taught: bool = False) -> None:
+    """ValueError for a model whose logits are of other things than the token that comes next."""
+    if (why := no_next_tokens(model, taught=taught)) is not None:
+        raise ValueError(f"{why} {instead}")
 
 
 def check_run(model: Model, rows: Prompts, n_new: int, draws: Draws) -> None:

@@ -83,6 +83,7 @@ class Intervention:
             raise ValueError(f"this model has no hook point {checked.hook}.")
         checked._check_heads(facts)
         checked._check_edit(facts)
+        checked._check_dictionary(model)
         checked._check_gate(model, facts)
         return checked
 
@@ -116,6 +117,13 @@ class Intervention:
             raise ValueError(
                 f"units {list(units)} at {str(self.place)!r}: the site has units 0 to {wanted - 1}."
             )
+
+    def _check_dictionary(self, model: Model) -> None:
+        """An edit of features needs a dictionary of this model and place."""
+        if (dictionary := getattr(self.edit, "dictionary", None)) is not None:
+            from interp.sae._site import require
+
+            require(dictionary.at(self.place), model, one_head=True)
 
     def _check_gate(self, model: Model, facts: Anatomy) -> None:
         if not isinstance(self.gate, Gate):

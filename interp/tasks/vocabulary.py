@@ -44,7 +44,9 @@ def size(model: Any) -> int:
 
 
 def output_size(model: Any) -> int:
-    """Number of logits."""
+    """Number of logits: the unembedding's columns. A bridge's `cfg` does not know of a changed head."""
+    if (W_U := getattr(model, "W_U", None)) is not None:
+        return int(W_U.shape[-1])
     columns = getattr(model.cfg, "d_vocab_out", -1)
     return int(columns) if columns and columns > 0 else size(model)
 

@@ -18,7 +18,7 @@ HOOK = "blocks.1.hook_resid_pre"
 
 @pytest.fixture(scope="module")
 def ready():
-    model = small.bridge("gpt2")
+    model = small.new_bridge("gpt2")
     model.requires_grad_(False)
     ids = torch.randint(1, 30, (12, 6), generator=torch.Generator().manual_seed(3))
     answer, values = torch.arange(12) % 4 + 3, torch.arange(12) % 2

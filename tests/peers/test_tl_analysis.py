@@ -22,7 +22,7 @@ IDS = list(range(architectures.VOCAB))
 def raw(tmp_path_factory: Any) -> Any:
     """A bridge with raw weights (no compatibility mode), float32, to a random GPT-2."""
     import transformers
-    from small import _tokenizer
+    from small import save_tokenizer
     from transformer_lens.model_bridge import TransformerBridge
 
     torch.manual_seed(0)
@@ -34,7 +34,7 @@ def raw(tmp_path_factory: Any) -> Any:
     folder = tmp_path_factory.mktemp("gpt2")
     inner.save_pretrained(folder)
     return TransformerBridge.boot_transformers(
-        str(folder), hf_model=inner, tokenizer=_tokenizer(str(folder)), dtype=torch.float32, device="cpu"
+        str(folder), hf_model=inner, tokenizer=save_tokenizer(str(folder)), dtype=torch.float32, device="cpu"
     ).eval()
 
 

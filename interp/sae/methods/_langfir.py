@@ -33,6 +33,7 @@ from interp.sae._contexts import encode
 from interp.sae._dictionary import Dictionary
 from interp.sae._site import require_place
 from interp.steering import Direction, steer
+from interp.steering._generate import require_next_tokens
 from interp.steering._intervention import flat
 from interp.tasks import vocabulary
 
@@ -169,8 +170,8 @@ def ce_changes(
     Returns a Dataset: `value` [edit, text], cross-entropy under the edit less the model's own, in nats a
     token; positive: the edit hurts that text. `se`, its standard error over prompts; `clean` [text]. What
     tokens after the first `skip` predict counts. Cost: a forward of each prompt, and one for each edit.
-    Raises ValueError, before any pass, for none of either, what is no intervention, and prompts of `skip` + 1
-    tokens or fewer.
+    Raises ValueError, before any pass, for none of either, what is no intervention, prompts of `skip` + 1
+    tokens or fewer, and a model that foretells no tokens.
 
     Example:
         >>> from interp import sae, steering
@@ -184,6 +185,7 @@ def ce_changes(
         raise ValueError(f"there are {len(texts)} texts and {len(edits)} edits; give one of each or more.")
     if skip < 0:
         raise ValueError(f"skip is {skip}; give 0 or more tokens.")
+    require_next_tokens(model, "Measure edits by a metric, as steering.sweep does.", taught=True)
     made = {name: [each.check(model) for each in flat([edit])] for name, edit in edits.items()}
     rows = {name: read(model, given, what=name) for name, given in texts.items()}
     for name, prompts in rows.items():

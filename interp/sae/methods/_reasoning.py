@@ -28,7 +28,7 @@ from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model
 from interp.places import hint
-from interp.positions import AnyPositions, everywhere
+from interp.positions import AnyPositions, everywhere, require_rows
 from interp.probes.selectors import auroc
 from interp.prompts import read
 from interp.sae._contexts import encode
@@ -129,6 +129,7 @@ def detectors(
         )
     if not 1 <= top <= dictionary.n_features:
         raise ValueError(f"top is {top}; give 1 to {dictionary.n_features} features.")
+    require_rows(pos)
     sides = [read(model, given, what=name) for name, given in concepts.items()]
     rows = [encode(model, dictionary, side, pos=pos, batch_size=batch_size).double() for side in sides]
     scale = torch.cat(rows).std(0).clamp(min=1e-12)

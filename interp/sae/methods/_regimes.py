@@ -29,7 +29,7 @@ from interp._activations import activations
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.places import Place
-from interp.positions import AnyPositions
+from interp.positions import AnyPositions, require_rows
 from interp.probes import splits
 from interp.probes._train import logistic
 from interp.probes.selectors import auroc
@@ -90,6 +90,7 @@ def probe_regimes(
         (('case', 'probe'), ['scarcity 8'])
     """
     require(dictionary, model)
+    require_rows(pos)
     asked = dict(REGIMES if regimes is None else regimes)
     if regimes is None and shifted is None:
         del asked["shift"]

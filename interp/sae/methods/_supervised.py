@@ -32,7 +32,8 @@ from interp._brief import brief
 from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.places import Place
-from interp.positions import AnyPositions
+from interp.positions import AnyPositions, require_one
+from interp.prompts import read
 from interp.sae._dictionary import Dictionary
 from interp.sae._site import require, site_name
 from interp.steering import Intervention
@@ -129,6 +130,7 @@ def principled(
             "a transcoder writes another site than it reads: there is no x to put x̂ in place of."
         )
     _check(attributes, len(task), k)
+    require_one(pos, read(model, task))
     x, other = (
         activations(model, each, where, pos, batch_size=batch_size).flatten(1).double()
         for each in (task, task.swap())
