@@ -14,6 +14,7 @@ import two_sides
 import interp
 from interp import lens, probes, sae, steering
 
+pytestmark = pytest.mark.filterwarnings("ignore:using the reference engine")
 QUIET: Any = {"progress": False}
 HOOK = "blocks.1.hook_resid_pre"
 END = "blocks.2.hook_resid_post"
@@ -63,7 +64,7 @@ def require_features_as_hooks(model: Any, answers: list[int], wrongs: list[int])
         clean=ROWS, corrupt=[[*r[:-1], 4] for r in ROWS], answer=answers, wrong=wrongs
     )
     swept = interp.patch(model, task, features=d, ablation="zero", direction="noise", **QUIET)
-    best = int(abs(swept["value"]).mean("prompt")[:-1].argmax())
+    best = int(abs(swept["value"]).mean("prompt").values[:-1].argmax())
     feature = int(swept["index"][best])
     put = lambda h: h - d.encode(h)[..., feature, None] * d.W_dec[feature]  # noqa: E731
     row = torch.arange(3)
@@ -130,9 +131,9 @@ def test_a_classifier_on_a_bridge_has_its_own_number_of_logits(classifier: Any) 
     d = steering.mean_difference(classifier, ROWS[:1], ROWS[1:], layer=1)
     outside = interp.Task.from_tokens(clean=ROWS, corrupt=ROWS, answer=[3, 4, 5], wrong=[4, 5, 6])
     calls = {
-        "targets: 3 is no token": lambda: lens.logit(classifier, ROWS, [3]),
+        "targets: 3 is no token": lambda: lens.logit(classifier, ROWS, [3], top=2),
         "top is 5; give 1 to 2": lambda: lens.logit(classifier, ROWS),
-        "answer id 3 is outside": lambda: interp.patch(classifier, outside, features=dictionary()),
+        "answer id 6 is outside": lambda: interp.patch(classifier, outside, features=dictionary()),
         "of no next token": lambda: sae.methods.ce_changes(
             classifier, {"a": ROWS}, {"d": steering.ablate(d)}
         ),
@@ -146,7 +147,7 @@ def test_a_classifier_on_a_bridge_has_its_own_number_of_logits(classifier: Any) 
 def test_figures_of_what_comes_next_are_not_made_up(classifier: Any) -> None:
     """Of a classifier, and where attention sees what is to be foretold."""
     for model in (classifier, small.bridge("bert")):
-        with pytest.warns(UserWarning, match=r"Figures of cross-entropy are NaN"):
+        with pytest.warns(UserWarning, match="Figures of cross-entropy are NaN"):
             found = sae.report(model, dictionary(), ROWS)
         numbers = found["estimate"].to_series()
         for name in ("ce_rise", "recovered_zero", "recovered_mean"):

@@ -22,11 +22,11 @@ CONFIGS = {
     "final-rms": {"final_rms": True},
     "sandwich": {"normalization_type": "RMS", "use_normalization_before_and_after": True},
 }
-BRIDGES = ("gpt2", "llama", "neox", "granite", "cohere")
+BRIDGES = ("gpt2", "llama", "neox")
 
 
 def models() -> list[str]:
-    return [*(CONFIGS if architectures.has_hooked_transformer() else ()), *BRIDGES[:3]]
+    return [*(CONFIGS if architectures.has_hooked_transformer() else ()), *BRIDGES]
 
 
 def build(name: str) -> Any:

@@ -62,6 +62,13 @@ def test_a_matched_norm_is_that_of_what_stood_there(model: Any, rows: Any) -> No
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
 
 
+def test_each_source_has_targets_of_its_own(model: Any, rows: Any) -> None:
+    ids = torch.tensor([[3, 4], [5, 6]])
+    found = lens.patchscope(model, rows, [rows[0]], ids, layer=1)["value"].values[:, 0]
+    every = lens.patchscope(model, rows, [rows[0]], EVERY, layer=1)["value"].values[:, 0]
+    np.testing.assert_array_equal(found, np.take_along_axis(every, ids.numpy(), 1))
+
+
 def test_a_source_can_be_read_in_words() -> None:
     """tiny-ioi's answer is in its last token's stream before the last layer, whatever stands around."""
     world = interp.load("tiny-ioi")
@@ -153,6 +160,9 @@ def test_planted_clusters_of_neurons_are_found() -> None:
     [
         (lambda m, r: lens.patchscope(m, r, [r[0]], site="z"), "site is 'z'"),
         (lambda m, r: lens.patchscope(m, r, [r[0]], at=30), "at is 30"),
+        (lambda m, r: lens.patchscope(m, r, [r[0]], pos="all"), "pos is 'all', several positions"),
+        (lambda m, r: lens.patchscope(m, r, [r[0]], [3], pos=(1, 3)), "several positions of a prompt"),
+        (lambda m, r: lens.mixed(m, r, [3], pos=(1, 3)), "several positions of a prompt"),
         (lambda m, r: lens.mixed(m, r, gammas=[1.5]), r"gammas is \[1.5\]"),
         (lambda m, r: lens.mixed(m, r, pos="all"), "pos is 'all'"),
         (lambda m, r: lens.values(m, 7), "layer is 7"),

@@ -156,6 +156,38 @@ def test_a_jacobian_lens_is_kept(model: Any, jacobian: Any, tmp_path: Any) -> No
         lens.TunedLens.load(tmp_path / "lens.safetensors")
 
 
+def changed_file(path: Any, out: Any, change: dict[str, torch.Tensor | None]) -> Any:
+    """A file with some tensors put in, or taken out (None)."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()} | change  # noqa: SIM118
+    save_file({name: each for name, each in tensors.items() if each is not None}, out, metadata=metadata)
+    return out
+
+
+WRONG_FILES: dict[str, tuple[dict[str, torch.Tensor | None], str]] = {
+    "extra": ({"more": torch.zeros(2)}, "also has more; expected are"),
+    "no layer's name": ({"J.x": torch.zeros(24, 24), "x.weight": torch.zeros(24, 24)}, "also has J.x"),
+    "whole numbers": ({"J.0": torch.zeros(24, 24).long(), "0.weight": torch.zeros(24, 24).long()}, "int64"),
+    "bias missing": ({"0.bias": None}, "lacks 0.bias"),
+    "matrix missing": ({"0.weight": None}, "lacks 0.weight"),
+    "bias of another width": ({"0.bias": torch.zeros(23)}, r"a bias \[24\] for each matrix"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG_FILES)
+def test_a_file_with_other_tensors_is_a_sentence(what: str, jacobian: Any, tuned: Any, tmp_path: Any) -> None:
+    change, said = WRONG_FILES[what]
+    for lens_ in (tuned, jacobian)[: 1 if "0.bias" in change or what == "matrix missing" else 2]:
+        path = lens_.save(tmp_path / "lens.safetensors")
+        type(lens_).load(path)
+        with pytest.raises(ValueError, match=said):
+            type(lens_).load(changed_file(path, tmp_path / "changed.safetensors", change))
+
+
 def published(folder: Any, **more: Any) -> Any:
     J = {
         layer: torch.randn(24, 24, generator=torch.Generator().manual_seed(layer)).half() for layer in (0, 1)

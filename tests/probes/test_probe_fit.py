@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import architectures
 import numpy as np
 import pytest
 import torch
+import two_sides
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import interp
 from interp import probes, steering
 from interp.models import anatomy
+from interp.probes.aggregate import Weights
 
 LAYER, HEAD = 1, 2
 MARKS = (3, 4)  # the first token: of the positive and of the negative prompts
@@ -218,3 +223,28 @@ def test_probes_of_another_model_are_refused(planted, prompts) -> None:
     assert made.model == anatomy(planted).name
     with pytest.raises(ValueError, match="trained on"):
         made.score(interp.load("tiny-world"), "The king")
+
+
+def test_probes_of_another_model_of_the_same_name_and_other_widths_are_refused(planted, prompts, tmp_path):
+    _, made = probes.fit(planted, *prompts, layer=0, draws=1, progress=False)
+    twin = architectures.build({"attn_only": True, "d_mlp": None, "act_fn": None})
+    with torch.no_grad():
+        twin.unembed.W_U.neg_()
+    assert anatomy(twin).name == made.model
+    with two_sides.no_pass(twin):
+        for call in (lambda: made.score(twin, prompts[0]), lambda: probes.stream(twin, prompts[0], made)):
+            with pytest.raises(ValueError, match="on another model that is called 'custom' as well"):
+                call()
+    allowed = replace(made, identity=())
+    assert allowed.score(twin, prompts[0])["logit"].shape == (1, N)
+    wide = {
+        where: Weights(w.v.repeat(1, 2, 1), w.q.repeat(1, 2, 1), w.b) for where, w in made.weights.items()
+    }
+    with two_sides.no_pass(planted), pytest.raises(ValueError, match=r"reads 48 numbers, and custom has 24"):
+        replace(made, weights=wide).score(planted, prompts[0])
+    path = made.save(tmp_path / "made.safetensors")
+    tensors = load_file(path) | {"more": torch.zeros(2)}
+    with safe_open(path, "pt") as file:
+        save_file(tensors, tmp_path / "more.safetensors", metadata=file.metadata())
+    with pytest.raises(ValueError, match="also has more; expected are"):
+        probes.Probes.load(tmp_path / "more.safetensors")

@@ -95,6 +95,8 @@ def test_mistakes_are_said_before_a_pass() -> None:
         ({"ks": [0]}, r"ks is \[0\]"),
         ({"site": "z"}, "not single heads"),
         ({"l2": -1.0}, "l2 is"),
+        ({"ks": [2, 2]}, "each once"),
+        ({"pos": "all"}, "a row a token, and each prompt is a row"),
     ):
         with two_sides.no_pass(world), pytest.raises(ValueError, match=said):
             interp.probes.table(world, ids[:4], ids[4:], **options)

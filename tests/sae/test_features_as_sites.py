@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import two_sides
 
 import interp
 from interp import sae
@@ -219,6 +220,23 @@ def test_no_place_and_other_methods(model: Any, task: interp.Task) -> None:
         interp.patch(model, task, features=[3], **QUIET)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'relp' has no form for features"):
         interp.attribute(model, task, features=dictionary(model), method="relp", **QUIET)
+
+
+def test_an_edit_of_features_needs_a_dictionary_of_this_model(model: Any, task: interp.Task) -> None:
+    """As patching does, before a pass: of its width, its weights, and its place."""
+    cases = {
+        "reads 32 numbers, and resid_pre": dictionary(model).but(**NARROW),
+        "made on gpt2, whose weights are not those": dictionary(model).but(
+            fingerprint=(1.0,) * 16, model="gpt2"
+        ),
+        "layer 7 is out of range": dictionary(model, "L7.resid_pre"),
+    }
+    for said, d in cases.items():
+        made = interp.steering.edits.set_features(d, [3], 1.0)
+        with two_sides.no_pass(model), pytest.raises(ValueError, match=said):
+            interp.steering.generate(model, task.clean[:1], made, max_new_tokens=1)
+    kept = interp.steering.edits.set_features(dictionary(model), [3], 1.0)
+    interp.steering.generate(model, task.clean[:1], kept, max_new_tokens=1)
 
 
 def test_the_bundled_dictionary_is_what_its_card_says() -> None:

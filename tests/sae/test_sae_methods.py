@@ -441,12 +441,19 @@ def test_errors_come_before_any_pass(model: Any, task: interp.Task, monkeypatch:
     monkeypatch.setattr(model, "forward", never)
     monkeypatch.setattr(_itda, "activations", never)
     edit = {"out": steering.ablate(steering.Direction.from_tensor(drawn(64), "L1.resid_pre"))}
+    sides, labels = {"a": task.clean[:6], "b": task.clean[6:]}, {"x": ([0, 1] * 6, [1, 0] * 6)}
     for wrong, words in (
         (lambda: methods.itda(model, "L1.resid_pre", task, threshold=2.0), "threshold 2.0"),
         (lambda: methods.itda_curve(model, "L1.resid_pre", task[:4], task[4:], [0.1, 2.0]), "threshold 2.0"),
         (lambda: methods.ce_changes(model, {"a": task}, edit, skip=-1), "skip is -1"),
         (lambda: methods.ce_changes(model, {"a": task}, {"out": None}), "expected an intervention"),
         (lambda: sae.contexts(model, axes("L1.resid_pre"), task, [3, 3]), "each once"),
+        (lambda: regimes(model, task.clean[:6], task.clean[6:], pos="all"), "each prompt is a row"),
+        (lambda: methods.detectors(model, axes("L1.resid_pre"), sides, pos="all"), "each prompt is a row"),
+        (
+            lambda: methods.principled(model, task, axes("L1.resid_pre"), labels, pos=(1, 3)),
+            r"pos is \(1, 3\), several positions",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             wrong()
