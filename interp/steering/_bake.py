@@ -149,16 +149,35 @@ def _plan(model: Model, each: Intervention) -> _Plan:
     if plan.before is not None and not isinstance(edit, _SYMMETRIC):
         raise ValueError(f"{type(edit).__name__} at {each.site} cannot be baked; use attn_out or mlp_out.")
     for target in (*plan.rows, plan.bias, plan.before, plan.shift):
-        if target is not None and not target.is_floating_point():
-            raise ValueError(
-                f"the weights at {each.site} are quantised ({target.dtype}): an edit cannot be written into "
-                "them. Load the model in float32 or bfloat16."
-            )
-        if target is not None and not _is_live(model, target):
-            raise ValueError(
-                f"the weights at {each.site} are not this model's own storage: they cannot be baked."
-            )
+        if target is not None:
+            _require_writable(model, each.place, target)
     return plan
+
+
+def _require_writable(model: Model, where: Place, target: Tensor) -> None:
+    """ValueError for a weight into which no edit can be written."""
+    if not target.is_floating_point():
+        raise _quantised(where, target.dtype)
+    if not _is_live(model, target):
+        raise ValueError(f"the weights at {where} are not this model's own storage: they cannot be edited.")
+
+
+def _quantised(where: Place, kind: Any) -> ValueError:
+    return ValueError(
+        f"the weights at {where} are quantised ({kind}): an edit cannot be written into them. Load the model "
+        "in float32 or bfloat16."
+    )
+
+
+def _part(module: Any, name: str, where: Place) -> Tensor | None:
+    """A weight or bias of attention or of an MLP, None without; ValueError where it is no plain tensor."""
+    try:
+        found = getattr(module, name, None)
+    except NotImplementedError as error:  # what a bridge says of packed numbers
+        raise _quantised(where, name) from error
+    if found is not None and not isinstance(found, Tensor):
+        raise _quantised(where, type(found).__name__)
+    return found
 
 
 def _weights(model: Model, where: Place) -> _Plan:
@@ -169,23 +188,23 @@ def _weights(model: Model, where: Place) -> _Plan:
             "this model norms what its layers write, so nothing can be baked into them. Use steer."
         )
     block = model.blocks[layer]
-    if where.site in ("mlp_out", "post") and not isinstance(getattr(block.mlp, "W_out", None), Tensor):
+    if where.site in ("mlp_out", "post") and _part(block.mlp, "W_out", where) is None:
         raise ValueError(
             f"the MLP of layer {layer} has no output matrix of its own (a mixture of experts has several), "
             f"so nothing can be baked at {where}. Use steer."
         )
     if where.site == "resid_pre":
-        return _embedding(model) if layer == 0 else _bias_of(model, layer - 1, last=True)
+        return _embedding(model) if layer == 0 else _bias_of(model, layer - 1, where, last=True)
     if where.site in ("resid_post", "resid_mid"):
-        return _bias_of(model, layer, last=where.site == "resid_post")
-    if where.site == "attn_out":
-        return _Plan((block.attn.W_O,), getattr(block.attn, "b_O", None))
-    if where.site == "mlp_out":
-        return _Plan((block.mlp.W_out,), getattr(block.mlp, "b_out", None))
-    if where.site == "post" and where.neuron is None:
-        return _Plan((), getattr(block.mlp, "b_out", None), before=block.mlp.W_out)
-    if where.site == "z":
-        return _Plan((), getattr(block.attn, "b_O", None), before=block.attn.W_O)
+        return _bias_of(model, layer, where, last=where.site == "resid_post")
+    if where.site in ("attn_out", "z"):
+        W, b = (_part(block.attn, name, where) for name in ("W_O", "b_O"))
+    elif where.site == "mlp_out" or (where.site == "post" and where.neuron is None):
+        W, b = (_part(block.mlp, name, where) for name in ("W_out", "b_out"))
+    else:
+        W, b = None, None
+    if W is not None:
+        return _Plan((W,), b) if where.site in ("attn_out", "mlp_out") else _Plan((), b, before=W)
     raise ValueError(f"{where} cannot be baked: no weight writes it linearly. Use steer.")
 
 
@@ -193,8 +212,7 @@ def writer(model: Model, where: Place) -> Tensor:
     """The model's own weight of a head's output [d_head, d_model], or of an MLP's [d_mlp, d_model]."""
     plan = _weights(model, where)
     weight = plan.before if plan.before is not None else plan.rows[0]
-    if not _is_live(model, weight):
-        raise ValueError(f"the weight at {where} is not this model's own storage: it cannot be edited.")
+    _require_writable(model, where, weight)
     return weight if where.head is None else weight[where.head]
 
 
@@ -209,13 +227,11 @@ def require_own_weight(model: Model, where: Place) -> None:
         )
 
 
-def _bias_of(model: Model, layer: int, last: bool) -> _Plan:
+def _bias_of(model: Model, layer: int, where: Place, last: bool) -> _Plan:
     block = model.blocks[layer]
     by_mlp = last and not anatomy(model).attn_only
-    return _Plan(
-        bias=getattr(block.mlp, "b_out", None) if by_mlp else getattr(block.attn, "b_O", None),
-        shift_only=True,
-    )
+    bias = _part(block.mlp, "b_out", where) if by_mlp else _part(block.attn, "b_O", where)
+    return _Plan(bias=bias, shift_only=True)
 
 
 def _embedding(model: Model) -> _Plan:

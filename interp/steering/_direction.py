@@ -355,11 +355,13 @@ def found_on(model: Model) -> dict[str, Any]:
     return {"model": anatomy(model).name, "weights": identity(model)}
 
 
-def same_model(what: str, name: str | None, weights: Sequence[float], model: Model) -> None:
-    """ValueError for a direction that was found on another model; one of any model has no name."""
+def same_model(
+    what: str, name: str | None, weights: Sequence[float], model: Model, free: str = "direction, model=None"
+) -> None:
+    """ValueError for what was found on another model; what is of any model has no name."""
     if name is None:
         return
-    end = "If they share their activations, use dataclasses.replace(direction, model=None)."
+    end = f"If they share their activations, use dataclasses.replace({free})."
     if name != anatomy(model).name:
         raise ValueError(f"{what} was found on model {name!r}, this is {anatomy(model).name!r}. {end}")
     if not weights:

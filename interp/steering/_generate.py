@@ -88,13 +88,7 @@ def generate(
         whole = continued(decoder, max_new_tokens, ends, fill, draws.chooser(rows))
     if whole is None:
         raise ValueError(_broken(model, checked, decoder.tokens, decoder.mask, rows))
-    marks = None if mask is None else torch.as_tensor(mask).reshape(len(rows), -1)
-    if marks is None or bool(marks[:, 0].all()):
-        return right_padded(whole, real, fill)
-    more = (
-        marks.shape[1] - real.shape[1]
-    )  # columns of padding that no row needs: new tokens stay behind the ids
-    return torch.nn.functional.pad(whole, (more, 0), value=fill)
+    return behind_the_ids(whole, real, fill, rows, mask)
 
 
 WRITES_NOTHING = "Nothing can be generated: read its logits under steering.steer(...)."
@@ -246,10 +240,10 @@ Chooser = Callable[[Tensor], Tensor] | None  # logits [row, vocab] -> ids [row];
 class Draws:
     """How tokens are drawn from their probabilities."""
 
-    temperature: float | int
-    top_k: int | None
-    top_p: float | None
-    seed: int
+    temperature: float | int = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
 
     def chooser(self, rows: Prompts) -> Chooser:
         """Draws for these rows; a row's numbers come from the seed and its prompt, and how often it came."""
@@ -294,6 +288,17 @@ def right_padded(whole: Tensor, real: Tensor, fill: int) -> Tensor:
     column = torch.arange(whole.shape[1], device=whole.device) + shift[:, None]
     inside = column < whole.shape[1]
     return whole.gather(1, column.clamp(max=whole.shape[1] - 1)).masked_fill(~inside, fill)
+
+
+def behind_the_ids(
+    whole: Int[Tensor, "row total"], real: Bool[Tensor, "row pos"], fill: int, rows: Prompts, mask: Any
+) -> Int[Tensor, "row total"]:
+    """Rows that were padded on the left as they were given, new tokens behind them; others to the left."""
+    marks = None if mask is None else torch.as_tensor(mask).reshape(len(rows), -1)
+    if marks is None or bool(marks[:, 0].all()):
+        return right_padded(whole, real, fill)
+    more = marks.shape[1] - real.shape[1]  # columns of padding that no row needs
+    return torch.nn.functional.pad(whole, (more, 0), value=fill)
 
 
 def no_next_tokens(model: Model, *, taught: bool = False) -> str | None:

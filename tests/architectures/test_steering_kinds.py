@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import two_sides
 import zoo
 from oracle import Oracle, Throughout64
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 import interp
 from interp import Task, steering
 from interp.models import logits
+from interp.places import parse
 from interp.steering import Direction, methods
 
 pytestmark = pytest.mark.filterwarnings("ignore:using the reference engine")
@@ -135,3 +137,22 @@ def test_what_a_vector_acts_through(kind: Kind) -> None:
     last = zoo.N_LAYERS - 1
     lost = torch.tensor(out["layer_value"].sel(layer=last, part="mlp").values)
     torch.testing.assert_close(lost, whole - effect(mlp[-1]), rtol=0, atol=10 * kind.within)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("Gemma 2", "norms what its layers write"), ("Mixtral", "no output matrix of its own")],
+    indirect=["kind"],
+)  # fmt: skip
+def test_a_matrix_that_does_not_write_alone_takes_no_edit(kind: Kind, reason: str) -> None:
+    model, ids = kind.model, kind.tokens
+    vector = torch.ones(model.cfg.d_model)
+    planned = methods.WeightEdits({parse(f"L{LAYER}.mlp_out"): torch.ones(4, model.cfg.d_model)})
+    for edit in (
+        lambda: methods.steer2edit(model, Direction.from_tensor(vector, "L1.resid_pre"), ids[:2], ids[2:]),
+        lambda: methods.redirect(model, LAYER, ids[:2], vector, ids[2:]),
+        lambda: methods.link(model, LAYER, ids[:2], vector, ids[2:]),
+        lambda: planned.apply(model),
+    ):
+        with two_sides.no_pass(model), pytest.raises(ValueError, match=reason):
+            edit()

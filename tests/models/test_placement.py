@@ -16,12 +16,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import two_sides
 from cases import QUIET, task
 
 import interp
+from interp import steering
 from interp.models import _release, is_bridge, unsupported, weights
 from interp.models._placement import Placement, quantised
 from interp.models._recipe import recipe
+from interp.places import parse
+from interp.steering import methods
 
 SHAPE = {
     "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -106,6 +110,28 @@ def test_quantised_weights_are_run_by_their_modules_alone(llama: Any, quantise: 
     estimate = interp.attribute(model, prompts, "z", **QUIET)
     assert estimate.attrs["engine"] == "reference"
     assert float(abs(estimate["value"]).max()) > 1e-3
+
+
+@pytest.mark.parametrize("quantise", [by_hand, by_torch])
+def test_no_edit_is_written_into_quantised_weights(llama: Any, quantise: Any) -> None:
+    model = _release.bridge("quantised", quantise(llama), None, {}).eval()
+    ids = task(n=4).clean
+    d = steering.Direction.from_tensor(torch.ones(24), "L1.mlp_out")
+    planned = methods.WeightEdits({parse("L1.mlp_out"): torch.ones(40, 24)})
+    for edit in (
+        lambda: steering.bake(model, steering.ablate(d)),
+        lambda: steering.bake(model, steering.edits.scale_units("L1.post", [0], 0.5)),
+        lambda: methods.steer2edit(model, d, ids[:2], ids[2:]),
+        lambda: methods.redirect(model, 1, ids[:2], torch.ones(24), ids[2:]),
+        lambda: methods.link(model, 1, ids[:2], torch.ones(24), ids[2:]),
+        lambda: planned.apply(model),
+    ):
+        with two_sides.no_pass(model), pytest.raises(ValueError, match=r"are quantised .* Load the model"):
+            edit()
+    head = steering.ablate(steering.Direction.from_tensor(torch.ones(24), "L1.attn_out"))
+    if quantise is by_torch:  # there attention is not: what is edited is what counts
+        with steering.bake(model, head):
+            assert (model.blocks[1].attn.W_O.sum(-1).abs() < 1e-4).all()
 
 
 def test_floats_are_not_quantised(llama: Any, folder: Path) -> None:

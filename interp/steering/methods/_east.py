@@ -133,5 +133,10 @@ def _entropies(model: Model, rows: Prompts, among: Any, size: int) -> Float[Tens
             whole = logits(model, batch.tokens)
         last = whole[torch.arange(len(index), device=whole.device), batch.lengths - 1].double()
         log = (last if ids is None else last[:, ids.to(last.device)]).log_softmax(-1)
-        out[index] = -(log.exp() * log).nan_to_num(0.0).sum(-1)
+        out[index] = torch.special.entr(log.exp()).sum(-1)
+    bad = out.isnan().nonzero()
+    if len(bad):
+        raise ValueError(
+            f"the logits after prompt {int(bad[0, 0])} are not finite. Load the model in float32."
+        )
     return out

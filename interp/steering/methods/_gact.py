@@ -32,6 +32,7 @@ from interp.models.places import vector_places
 from interp.places import Place
 from interp.positions import AnyPositions, Frame, everywhere
 from interp.probes.selectors import require_pairs
+from interp.probes.splits import joined, token_rows
 from interp.prompts import read, read_classes
 from interp.steering._direction import Direction, found_on, same_model
 from interp.steering._edit_types import Edit
@@ -65,8 +66,8 @@ class _Chosen(Edit):
 class Centroids:
     """Vectors [cluster, d] at a place, and the probe that chooses: weight [cluster, d], bias [cluster].
 
-    clusters: of the pairs it was fitted on. accuracy: of the probe on pairs left out, in folds; chance: the
-    share of the largest cluster.
+    clusters: of the pairs it was fitted on. accuracy: of the probe on pairs left out, in folds that keep
+    equal prompts together; chance: the share of the largest cluster.
     """
 
     place: Place
@@ -165,8 +166,9 @@ def gact(
     centres, cluster = cluster_centres(above - below, k, seed)
     x = below if pos == "last" else activations(model, down, where, "last", batch_size=batch_size).double()
     weight, bias = _probe(x, cluster, k)
+    unit = joined([[tuple(row)] for row in token_rows(down)]).to(x.device)
     return Centroids(
-        where, centres, weight, bias, cluster, _held_out(x, cluster, k, seed),
+        where, centres, weight, bias, cluster, _held_out(x, cluster, k, seed, unit),
         float(torch.bincount(cluster, minlength=k).max() / len(cluster)), found_on(model),
     )  # fmt: skip
 
@@ -197,13 +199,24 @@ def _probe(
     return weight, learnt["bias"] - weight @ middle
 
 
-def _held_out(x: Tensor, cluster: Tensor, k: int, seed: int, folds: int = 4) -> float:
-    """Share of pairs whose cluster a probe trained without their fold tells; NaN with too few pairs."""
-    if len(x) < folds:
+def _held_out(
+    x: Float[Tensor, "pair d"],
+    cluster: Int[Tensor, "pair"],
+    k: int,
+    seed: int,
+    unit: Int[Tensor, "pair"],
+    folds: int = 4,
+) -> float:
+    """Share of pairs whose cluster a probe trained without their fold tells; NaN with too few prompts.
+
+    unit: the same number for equal prompts, which stay in one fold.
+    """
+    n, right = int(unit.max()) + 1, 0
+    if n < folds:
         return float("nan")
-    order, right = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device), 0
-    for fold in range(folds):
-        test, train = order[fold::folds], torch.cat([order[i::folds] for i in range(folds) if i != fold])
+    fold = (torch.randperm(n, generator=torch.Generator().manual_seed(seed)) % folds).to(unit.device)[unit]
+    for each in range(folds):
+        test, train = fold == each, fold != each
         weight, bias = _probe(x[train], cluster[train], k)
         right += int(((x[test] @ weight.T + bias).argmax(1) == cluster[test]).sum())
     return right / len(x)

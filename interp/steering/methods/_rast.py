@@ -19,7 +19,15 @@ from interp._verbs import verb
 from interp.models import Model, anatomy
 from interp.prompts import read
 from interp.steering._decoders import Decoder, FastDecoder
-from interp.steering._generate import continued, decoding, end_ids, left_padded, right_padded
+from interp.steering._generate import (
+    Draws,
+    behind_the_ids,
+    check_run,
+    continued,
+    decoding,
+    end_ids,
+    left_padded,
+)
 from interp.steering.edits import Number, finite
 from interp.tasks import vocabulary
 
@@ -58,14 +66,8 @@ def rast(
     rows = read(big, prompts, mask)
     for other in (small, tuned):
         read(other, rows)
-    limits = [each for each in map(vocabulary.context, (big, small, tuned)) if each is not None]
-    longest = int(rows.lengths.max()) + max_new_tokens - 1
-    if max_new_tokens < 1 or (limits and longest > min(limits)):
-        raise ValueError(
-            f"max_new_tokens is {max_new_tokens}, and the longest prompt with them has {longest} tokens; "
-            "give 1 or "
-            f"more, and at most {min(limits) if limits else 'any number'} in all."
-        )
+    for each in (big, small, tuned):
+        check_run(each, rows, max_new_tokens, Draws())
     ends, fill = end_ids(big, rows, stop), vocabulary.pad(big)
     tokens, real = left_padded(rows, fill)
     reach = tokens.shape[1] + max_new_tokens
@@ -77,7 +79,7 @@ def rast(
         whole = continued(_Mixed(decoders, strength), max_new_tokens, ends, fill)
     if whole is None:
         raise ValueError(f"the mixed logits are not finite at strength {strength}. Use a smaller one.")
-    return right_padded(whole, real, fill)
+    return behind_the_ids(whole, real, fill, rows, mask)
 
 
 class _Mixed:

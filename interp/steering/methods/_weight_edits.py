@@ -34,7 +34,7 @@ from interp.places import Place
 from interp.positions import AnyPositions
 from interp.prompts import read, read_classes
 from interp.steering._bake import Baked, require_own_weight, writer
-from interp.steering._direction import Direction
+from interp.steering._direction import Direction, found_on, same_model
 from interp.steering.edits import Number, finite
 
 
@@ -49,6 +49,7 @@ class WeightEdits:
     changes: Mapping[Place, Tensor]
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
+    found: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the model they were found on
     __repr__ = brief
 
     def __len__(self) -> int:
@@ -63,8 +64,11 @@ class WeightEdits:
     def apply(self, model: Model) -> Baked:
         """Write the changes into the model's weights until `undo`, or to the end of a `with` block.
 
-        Raises ValueError, before any change, for a weight that is shared, quantised or of another shape.
+        Raises ValueError, before any change, for a weight that is shared, quantised or of another shape, and
+        for edits that were found on another model.
         """
+        name, weights = self.found.get("model"), self.found.get("weights", ())
+        same_model("the set of weight edits", name, weights, model, free="edits, found={}")
         targets = {where: editable(model, where) for where in self.changes}
         for where, change in self.changes.items():
             if change.shape != targets[where].shape:
@@ -80,11 +84,6 @@ class WeightEdits:
 def editable(model: Model, where: Place) -> Tensor:
     """The output matrix at a head or at `mlp_out`; ValueError where a change would do something else."""
     weight = writer(model, where)
-    if not weight.is_floating_point():
-        raise ValueError(
-            f"the weight at {where} is quantised ({weight.dtype}): a small change of it cannot be written. "
-            "Load the model in float32 or bfloat16."
-        )
     require_own_weight(model, where)
     return weight
 
@@ -125,7 +124,7 @@ def steer2edit(
     if rho <= 0 or not 0 <= alpha < 1:
         raise ValueError(f"rho is {rho} and alpha is {alpha}; use rho above 0 and alpha from 0 to below 1.")
     facts = anatomy(model)
-    v = direction.require_any().vector.double()
+    v = direction.require_any().check(model).vector.double()
     if v.shape != (facts.d_model,):
         raise ValueError(
             f"the direction at {direction.place} is {list(v.shape)}; give one [{facts.d_model}]."
@@ -147,7 +146,7 @@ def steer2edit(
         changes |= {where: change} if bool((change != 0).any()) else {}
     by_head = torch.stack([scores[where] for where in heads]).reshape(facts.n_layers, facts.n_heads)
     by_neuron = {"neurons": torch.stack([scores[where] for where in blocks])} if blocks else {}
-    return WeightEdits(changes, {"heads": by_head} | by_neuron)
+    return WeightEdits(changes, {"heads": by_head} | by_neuron, found=found_on(model))
 
 
 def _rank_one(W: Tensor, x: Tensor, v: Tensor, rho: float, alpha: float, head: bool) -> tuple[Tensor, Tensor]:
@@ -205,7 +204,7 @@ def redirect(
         "forget": _error(gone @ (W + change) + bias, wanted),
         "retain": _error(kept @ change, kept @ W + bias, 0),
     }
-    return WeightEdits({where: change}, errors=errors)
+    return WeightEdits({where: change}, errors=errors, found=found_on(model))
 
 
 @verb
@@ -255,7 +254,7 @@ def link(
     change = torch.outer(u, value.to(W) - bias - key @ W) / (key @ u)
     wrote = key @ (W + change) + bias
     errors = {"link": _error(wrote, value.to(W)), "text": _error(keys @ change, keys @ W + bias, 0)}
-    return WeightEdits({where: change}, errors=errors)
+    return WeightEdits({where: change}, errors=errors, found=found_on(model))
 
 
 def _matrix(model: Model, layer: int) -> tuple[Place, Tensor, Tensor]:

@@ -30,6 +30,7 @@ def test_more_positions_dictate_more_tokens_and_random_ones_none(net):
     success = out["success"].mean("target")
     assert float(success.sel(positions=4, length=1)) == 1.0
     assert float(success.sel(positions=4, length=8)) > float(success.sel(positions=1, length=8))
+    assert float(success.sel(positions=1, length=1)) > float(success.sel(positions=1, length=8))
     assert float(out["random"].mean()) < 0.3
     assert (out["norm"] > 0).all()
     t = out["t_max"].values

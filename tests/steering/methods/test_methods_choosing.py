@@ -57,6 +57,16 @@ def test_of_two_opposite_vectors_the_right_one_is_chosen_where_the_mean_is_none(
     assert torch.equal(cached[1:2], steering.generate(net, fresh[1:2], *made.steer(2.0), max_new_tokens=4))
 
 
+def test_a_prompt_that_stands_several_times_is_never_tested_on_itself(net):
+    """Which of two words is wanted is a coin's choice for each of twelve prompts, which come four times."""
+    ids = torch.randint(3, 15, (12, 6), generator=torch.Generator().manual_seed(5))
+    wanted = ids.clone()
+    wanted[:, -1] = torch.where(torch.arange(12) % 2 == 0, 20, 25)
+    made = methods.gact(net, wanted.repeat(4, 1), ids.repeat(4, 1), 2, layer=1)
+    assert made.chance == pytest.approx(0.5)
+    assert made.accuracy < 0.9
+
+
 def test_the_probe_goes_on_learning_and_bad_input_is_refused(net):
     wanted, ids, _kind = pairs(40, 4)
     made = methods.gact(net, wanted, ids, 2, layer=1)

@@ -107,13 +107,27 @@ def test_strength_nought_is_the_big_model_and_tuning_that_did_nothing_adds_nothi
     )
 
 
+def test_rows_padded_on_the_left_stay_so(three, ids):
+    big, little, tuned = three
+    padded = torch.nn.functional.pad(ids, (2, 0), value=0)
+    mask = torch.ones_like(padded)
+    mask[:, :2] = 0
+    plain = steering.generate(big, padded, mask=mask, max_new_tokens=3, stop=())
+    assert torch.equal(
+        methods.rast(big, little, tuned, padded, 0, mask=mask, max_new_tokens=3, stop=()), plain
+    )
+    mixed = methods.rast(big, little, tuned, padded, 1.5, mask=mask, max_new_tokens=3, stop=())
+    alone = methods.rast(big, little, tuned, ids, 1.5, max_new_tokens=3, stop=())
+    assert torch.equal(mixed[:, 2:], alone)
+
+
 def test_rast_refuses_two_vocabularies_before_any_pass(three, ids):
     big, little, _ = three
     with pytest.raises(ValueError, match="has a vocabulary of 30 tokens and tiny-ioi one of"):
         methods.rast(big, interp.load("tiny-ioi"), little, ids)
     with pytest.raises(ValueError, match="strength is nan"):
         methods.rast(big, little, little, ids, float("nan"))
-    with pytest.raises(ValueError, match="has 25 tokens"):
+    with pytest.raises(ValueError, match="20 new ones need a context of 25"):
         methods.rast(big, little, little, ids, max_new_tokens=20)
 
 

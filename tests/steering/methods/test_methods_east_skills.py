@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import small
 import torch
 
 from interp import Task, sae, steering
@@ -61,6 +62,14 @@ def test_entropies_of_ones_own_and_among_some_decisions(model, ids):
     ):
         with pytest.raises(ValueError, match=match):
             methods.east(model, ids, layer=1, **options)
+
+
+def test_logits_that_are_not_finite_are_no_entropy(ids):
+    model = small.own()
+    with torch.no_grad():
+        model.W_E[int(ids[1, -1])] = float("nan")
+    with pytest.raises(ValueError, match="the logits after prompt 1 are not finite"):
+        methods.east(model, ids, layer=1)
 
 
 def test_the_basis_spans_planted_factors_and_the_ranking_finds_the_one_that_acts(model):

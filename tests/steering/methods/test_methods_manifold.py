@@ -104,9 +104,13 @@ def test_the_curve_visits_the_classes_in_order_and_the_chord_jumps():
     curve = methods.manifold(model, classes, 2, periodic=True, layer=0)
     out = methods.manifold_paths(model, curve, torch.tensor([[ids[0]]]), ids, 0, 3, n=31)
     assert out.attrs["visits_curve"] == "day0 day1 day2 day3"
-    assert out.attrs["visits_chord"] != out.attrs["visits_curve"] or float(out["off_chord"].max()) > 0.3
     assert float(out["off_curve"].max()) < 0.02 < 0.3 < float(out["off_chord"].max())
-    half = methods.manifold_paths(model, curve, torch.tensor([[ids[0]]]), ids, 0, 3.5, n=31)
+    half = methods.manifold_paths(model, curve, torch.tensor([[ids[0]]]), ids, 0, 3.5, n=30)
+    assert half.attrs["visits_curve"].startswith("day0 day1 day2 day3")
+    jumps = half.attrs["visits_chord"].split()  # to the other side, where day 3 and day 4 are as near
+    assert set(jumps[1:]) <= {"day3", "day4"}
+    assert jumps[0] == "day0"
+    assert len(jumps) > 1
     sure = [float(half[name].max("class").min()) for name in ("curve", "chord")]
     assert sure[0] > 2 * sure[1]  # half way along the chord it answers nothing in particular
     with pytest.raises(ValueError, match="one token id for each"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import small
 import torch
+import two_sides
 
 from interp import steering
 from interp.models import logits
@@ -165,6 +168,29 @@ def test_bad_input_is_a_sentence_before_any_pass(model, ids, draw, monkeypatch):
         methods.link(model, 1, ids[:1], draw(24), ids[1:], ridge=0.0)
     with pytest.raises(ValueError, match="made for another model"):
         methods.WeightEdits({parse("L1.mlp_out"): draw(3, 24)}).apply(model)
+
+
+def test_edits_are_not_taken_to_another_model(model, ids, draw):
+    other = small.own()
+    with torch.no_grad():
+        other.W_U.neg_()
+    d = steering.mean_difference(model, ids[:2], ids[2:], layer=1)
+    with (
+        two_sides.no_pass(other),
+        pytest.raises(ValueError, match="the direction was found on another model"),
+    ):
+        methods.steer2edit(other, d, ids[:2], ids[2:])
+    for edits in (
+        methods.steer2edit(model, d, ids[:2], ids[2:]),
+        2 * methods.redirect(model, 1, ids[:2], draw(24), ids[2:]),
+        methods.link(model, 1, ids[:1], draw(24), ids[1:]),
+    ):
+        before = state(other)
+        with pytest.raises(ValueError, match=r"another model .*replace\(edits, found=\{\}\)"):
+            edits.apply(other)
+        assert all(torch.equal(value, before[name]) for name, value in other.named_parameters())
+        with dataclasses.replace(edits, found={}).apply(other):
+            assert any(not torch.equal(value, before[name]) for name, value in other.named_parameters())
 
 
 def test_a_weight_of_two_layers_is_refused(draw):
