@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any
 
 from interp._kinds import NO, PLAIN, Kind, as_python, finite, kinds_of, models, number_of
@@ -40,9 +41,9 @@ _LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {  # whether a value is 
     "n_pairs": (lambda n: n >= 4, "be a whole number of at least 4"),
     "top": (lambda n: n >= 1, "be a whole number of at least 1"),
     "bins": (lambda n: 2 <= n <= 10**6, "be a whole number from 2 to a million"),
-    "store": (lambda n: str(n) != "" and "\0" not in str(n), "be the path of a folder, such as 'run.zarr'"),
-    "folder": (lambda n: str(n) != "" and "\0" not in str(n), "be the path of a folder"),
-    "path": (lambda n: str(n) != "" and "\0" not in str(n), "be the path of a file"),
+    "store": (lambda n: _is_path(n), "be the path of a folder, such as 'run.zarr'"),
+    "folder": (lambda n: _is_path(n), "be the path of a folder"),
+    "path": (lambda n: _is_path(n), "be the path of a file"),
 }
 _EACH_ONCE = (  # as labels of a result, two of one name could not be told apart
     "cells", "coefficients", "controls", "counts", "dst", "freeze", "heads", "layer", "neurons", "places",
@@ -91,13 +92,20 @@ def checked(name: str, value: Any, kinds: tuple[Kind, ...]) -> Any:
 
 def _within(name: str, value: Any) -> Any:
     inside, words = _LIMITS.get(name, (None, ""))
-    if inside is not None and type(value) in (int, float, str) and not inside(value):
+    limited = type(value) in (int, float, str) or isinstance(value, PurePath)
+    if inside is not None and limited and not inside(value):
         raise ValueError(f"{name} is {value!r}; it must {words}.")
     if hasattr(value, "data_vars") and value.sizes.get("prompt") == 0:
         raise ValueError(f"{name} has no prompts: its dim prompt has length 0. Give one or more.")
     if name in _EACH_ONCE and type(value) is list and (twice := _twice(value)) is not None:
         raise ValueError(f"{name} has {twice!r} twice; give each once.")
     return value
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a file system can have such a name: no part of it is longer than 255 bytes."""
+    text = str(value).encode("utf-8", "surrogatepass")
+    return text != b"" and b"\0" not in text and max(map(len, text.split(b"/"))) <= 255
 
 
 def _twice(values: list[Any]) -> Any:

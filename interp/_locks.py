@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from interp.files import target
+
 _BEAT, _DEAD = 10.0, 60.0  # seconds between two signs of life, and without one until a holder counts as dead
 
 
@@ -30,14 +32,6 @@ def locked(path: Path) -> Iterator[None]:
         file.flush()
         with _beating(lock):
             yield
-
-
-def require_place(path: Path) -> None:
-    """ValueError where no store can be made: below a file, or in a folder that cannot be written."""
-    above = next(parent for parent in path.absolute().parents if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        told = "cannot be written" if above.is_dir() else "is no folder"
-        raise ValueError(f"{path} cannot be written: {above} {told}. Choose another path.")
 
 
 def _taken(lock: Path, path: Path) -> TextIO:
@@ -91,7 +85,7 @@ def _beating(lock: Path) -> Iterator[None]:
 
 def _lock_of(path: Path) -> Path:
     """Beside what the path means: a store and a link to it have one lock."""
-    path = Path(os.path.realpath(path))
+    path = target(path)
     return path.with_name(f".{path.name}.lock")
 
 

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from interp import ablation as ablations
 from interp import workers as pools
-from interp._locks import require_place
 from interp.ablation import Ablation
 from interp.engine import memory as engine_memory
 from interp.engine.precision import check_precision
 from interp.engine.readout import Reads
 from interp.engine.runs import Runs
 from interp.engine.trust import check_engine
+from interp.files import require_place
 from interp.models import Anatomy, Model, anatomy, model_fingerprint, require_eval
 from interp.tasks import Task
 from interp.tasks.metrics import Metric, as_metric

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +23,78 @@ if TYPE_CHECKING:
 SUMMARY, TASK = "summary.json", "task.jsonl"  # beside what a run wrote: what it was asked, and its prompts
 
 
+def target(path: Path) -> Path:
+    """What a path means, links followed. ValueError for a link that leads back to itself."""
+    meant = Path(os.path.realpath(path))
+    if meant.is_symlink():
+        raise ValueError(f"{path} is a link that leads back to itself. Choose another path.")
+    return meant
+
+
+def file_at(path: Path) -> Path:
+    """What a path means, links followed, where a file is or can be made.
+
+    Raises ValueError for a folder and for what is no file, such as a device, which a file would replace.
+    """
+    meant = target(path)
+    if meant.is_dir():
+        raise ValueError(f"{path} is a folder. Give the name of a file.")
+    if meant.exists() and not meant.is_file():
+        raise ValueError(f"{path} is no file, but a device, a pipe or the like. Choose another path.")
+    return meant
+
+
+def require_place(path: Path) -> None:
+    """ValueError where no file or folder can be made: below a file, or in a folder that cannot be written."""
+    above = existing_above(target(path))
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        told = "cannot be written" if above.is_dir() else "is no folder"
+        raise ValueError(f"{path} cannot be written: {above} {told}. Choose another path.")
+
+
+def existing_above(path: Path) -> Path:
+    """The nearest folder above a path that is there already; a loop of links counts as one."""
+    return next(parent for parent in path.absolute().parents if parent.exists() or parent.is_symlink())
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """An empty folder whose files go into another one, which is made, when the block ends without an error.
+
+    Raises ValueError where there can be no such folder; then, and after an error, nothing is left behind.
+    """
+    meant = target(folder)
+    require_place(meant)
+    if meant.exists() and not meant.is_dir():
+        raise ValueError(f"{folder} is a file. Give a folder.")
+    try:
+        beside = tempfile.TemporaryDirectory(prefix=f".{meant.name}.", dir=existing_above(meant))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    with beside as new:
+        yield Path(new)
+        meant.mkdir(parents=True, exist_ok=True)
+        for file in Path(new).iterdir():
+            file.replace(file_at(meant / file.name))
+
+
+def _unwritable(path: Path, error: OSError) -> ValueError:
+    return ValueError(f"{path} cannot be written: {error.strerror or error}. Choose another path.")
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary file beside the path, which takes the path's place when the block ends without an error."""
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary file beside the path, which takes the path's place when the block ends without an error.
+
+    Raises ValueError, and leaves all as it is, where no file can be.
+    """
+    path = file_at(path)
     unfinished = path.parent / f".{path.name}.{secrets.token_hex(4)}"
-    handle = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # less what the umask takes
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # less what the umask takes
+    except OSError as error:
+        raise _unwritable(path, error) from error
     rights = (path.stat() if path.is_file() else os.fstat(handle)).st_mode & 0o777
     os.close(handle)
     try:

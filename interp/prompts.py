@@ -267,12 +267,7 @@ def template(model: Model, messages: Sequence[Mapping[str, str]]) -> str:
             "this tokenizer has no chat template, so it cannot read messages. Give the prompt as a string."
         )
     opened = messages[-1]["role"] != "assistant"
-    try:
-        return tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=opened
-        )
-    except Exception as error:  # jinja2's errors, whose module need not be there
-        raise ValueError(f"the tokenizer's chat template refuses these messages: {error}.") from None
+    return vocabulary.templated(tokenizer, messages, add_generation_prompt=opened)
 
 
 def turn_end(model: Model) -> int | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -290,13 +294,18 @@ def test_an_interrupted_kernel_leaves_model_and_store_as_they_were(model, tmp_pa
         written.append(unit)
         write(self, unit, parts)
 
+    def hooks():
+        return [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.modules()]
+
     options = {"engine": engine}
+    run(model, None, **options)  # a bridge adds some hooks of its own as it is first used
+    found = hooks()
     mode = (model.training, torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_rng_state().sum())
     with monkeypatch.context() as patched:
         patched.setattr(stores.ArrayStore, "write", stop)
         with pytest.raises(KeyboardInterrupt):
             run(model, path, **options)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert hooks() == found
     left = (model.training, torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_rng_state().sum())
     assert left == mode
     assert [each.name for each in tmp_path.iterdir()] == ["run.zarr"]  # no lock is left, nor anything half
@@ -311,3 +320,25 @@ def test_no_path_is_no_store():
     ):
         with opened as store:
             assert store is None
+
+
+def test_a_store_interrupted_while_it_is_made_leaves_nothing(model, tmp_path, monkeypatch):
+    """Zarr writes from a thread of its own, which goes on after Ctrl-C has come to ours."""
+    from zarr.storage import LocalStore
+
+    written, interrupted = LocalStore.set, []
+
+    async def slow(self, key, value, *rest):
+        if not interrupted:
+            interrupted.append(key)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        await asyncio.sleep(0.02)
+        return await written(self, key, value, *rest)
+
+    monkeypatch.setattr(LocalStore, "set", slow)
+    with pytest.raises(KeyboardInterrupt):
+        interp.patch(model, task(), "z", store=tmp_path / "run.zarr", **QUIET)
+    time.sleep(0.1)  # for what still writes
+    assert interrupted
+    assert not list(tmp_path.iterdir())
+    assert "value" in interp.patch(model, task(), "z", store=tmp_path / "run.zarr", **QUIET)

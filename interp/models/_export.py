@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp._arguments import shown
+from interp._verbs import verb
+from interp.files import staged
 from interp.models import _hub, _load, _own, _own_as_bridge, _release
 from interp.models._anatomy import Model, anatomy
 from interp.models._folder import is_own, read_config, require_whole_model
@@ -36,6 +35,7 @@ _OUTPUTS = {  # how transformers calls the last matrix of attention and of the M
 _PARTS = (("attn", "W_O", "b_O"), ("mlp", "W_out", "b_out"))
 
 
+@verb
 def export(model: Model, folder: str | Path, *, source: str | Path | None = None) -> Path:
     """Write a model whose weights were edited as a folder that transformers loads without this package.
 
@@ -64,8 +64,6 @@ def export(model: Model, folder: str | Path, *, source: str | Path | None = None
         ...     (folder / "config.json").is_file()
         True
     """
-    if not isinstance(folder, (str, Path)):
-        raise ValueError(f"folder is {shown(folder)}; give the path of a new folder.")
     folder = Path(folder).expanduser()
     _check(model, folder)
     origin = _origin(model, source)
@@ -253,9 +251,7 @@ def _fitting(value: Tensor, target: Tensor, what: str) -> Tensor:
 
 def _write(hf_model: Any, model: Model, origin: Path | None, folder: Path) -> None:
     """The folder under a temporary name, read again by transformers, then under its own."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
-    try:
+    with staged(folder) as unfinished:
         hf_model.save_pretrained(str(unfinished))
         _own.write_tokenizer_of(model, unfinished, origin)
         again = _hub.read(unfinished, read_config(unfinished), None).state_dict()
@@ -264,6 +260,3 @@ def _write(hf_model: Any, model: Model, origin: Path | None, folder: Path) -> No
                 raise ValueError(
                     f"transformers reads another {name!r} than was written, so nothing was kept."
                 )
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

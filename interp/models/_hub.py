@@ -221,6 +221,7 @@ def _converted(
             difference,
         )
         return None
+    model.generation_config = expected.generation_config
     return model
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.files import whole, write_text
+from interp._verbs import verb
+from interp.files import staged, whole, write_text
 from interp.models import _own_as_bridge, _release
 from interp.models._anatomy import Model
 from interp.models._bundled import folder_of
@@ -126,13 +127,22 @@ def _known_fields() -> set[str]:
     return fields | set(inspect.signature(classes.TransformerBridgeConfig.__init__).parameters)
 
 
-def save(model: Model, folder: Path, source: str | Path | None = None) -> Path:
+@verb
+def save(model: Model, folder: str | Path, source: str | Path | None = None) -> Path:
     """Write the model's weights as they are now, and return the folder.
 
     source: what the model was loaded from, a bundled name or a folder; needed for a TransformerBridge, and
     for its tokenizer's files as they are. Raises ValueError, before anything is written, for a folder that
     holds a model, and for a bridge that did not come from a folder in our own format.
+
+    Example:
+        >>> import interp, tempfile
+        >>> model = interp.load("tiny-ioi")
+        >>> folder = interp.models.save(model, tempfile.mkdtemp() + "/mine", source="tiny-ioi")
+        >>> interp.load(folder).cfg.n_layers
+        3
     """
+    folder = Path(folder)
     require_free(folder)
     origin = _origin(source)
     if is_bridge(model):
@@ -140,14 +150,14 @@ def save(model: Model, folder: Path, source: str | Path | None = None) -> Path:
     else:
         state, config = of_hooked(model)
     config["model_name"] = f"{model.cfg.model_name}-{folder.name}"
-    write_tokenizer_of(model, folder, origin)
+    listed = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
     from safetensors.torch import save_file
 
-    with whole(folder / FILE) as unfinished:
-        save_file(
-            {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}, unfinished
-        )
-    write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    with staged(folder) as new:
+        write_tokenizer_of(model, new, origin)
+        with whole(new / FILE) as unfinished:  # with the rights of any new file
+            save_file(listed, unfinished)
+        write_text(new / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     return folder
 
 

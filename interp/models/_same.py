@@ -45,6 +45,7 @@ class Expected:
     window: int | None
     allowed: float
     rotary: Any = None  # transformers' module of rotary angles
+    generation_config: Any = None  # transformers' settings, with the tokens that end a text
 
     @classmethod
     @torch.no_grad()
@@ -59,7 +60,8 @@ class Expected:
             with _small_in_config(config):
                 theirs[SMALL] = _centred(hf_model(tokens, use_cache=False).logits)
         allowed = TOLERANCE.get(hf_model.dtype) or _rounding(hf_model, tokens, theirs[None])
-        return cls(tokens, theirs, window, allowed, getattr(hf_model.base_model, "rotary_emb", None))
+        rotary = getattr(hf_model.base_model, "rotary_emb", None)
+        return cls(tokens, theirs, window, allowed, rotary, getattr(hf_model, "generation_config", None))
 
     @torch.no_grad()
     def difference(self, model: Model) -> float:

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp._verbs import verb
-from interp.files import SUMMARY, TASK, whole, write_text
+from interp.files import SUMMARY, TASK, staged, whole, write_text
 
 if TYPE_CHECKING:
     from interp.circuits import Circuit
@@ -32,7 +32,13 @@ _WRITERS = "interp patch, path, attribute, heads, circuit or steer"
 def save_result(result: xr.Dataset, path: Path) -> Path:
     """Write a result as netCDF, whole or not at all."""
     with whole(path) as unfinished:
-        result.to_netcdf(unfinished, engine=_ENGINE)
+        try:
+            result.to_netcdf(unfinished, engine=_ENGINE)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the result for {path.name} cannot be written as netCDF ({error}). Give it as the verb "
+                "returned it: numbers as numbers, attributes as strings and numbers."
+            ) from error
     return path
 
 
@@ -213,17 +219,19 @@ def save(
         from interp.models import anatomy, model_fingerprint
 
         summary |= {"model": anatomy(model).name, "model_fingerprint": model_fingerprint(model)}
-    files = {name: _write(item, folder, name).name for name, item in items.items()}
     if task is not None:
-        files["task"] = task.to_file(None, folder / TASK, tokens=True).name
         summary |= {"task": task.name, "task_fingerprint": task.fingerprint(), "n_prompts": len(task)}
     page = [
         f"{name.capitalize()}: {text}" if name != "claim" else text for name, text in words.items() if text
     ]
     page += [part for name, item in items.items() for part in _shown(name, item)]
-    files["report"] = write(page, folder / PAGE, title=title or "Claim and evidence").name
-    summary |= {**made_now(), "files": files}
-    write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    with staged(folder) as new:
+        files = {name: _write(item, new, name).name for name, item in items.items()}
+        if task is not None:
+            files["task"] = task.to_file(None, new / TASK, tokens=True).name
+        files["report"] = write(page, new / PAGE, title=title or "Claim and evidence").name
+        summary |= {**made_now(), "files": files}
+        write_text(new / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return folder
 
 

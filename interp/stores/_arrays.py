@@ -11,9 +11,9 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from interp._locks import locked
 from interp._verbs import warn
+from interp.files import target
 from interp.stores._identity import Identity, foreign, plain, require_same
 
 if TYPE_CHECKING:
@@ -135,28 +136,34 @@ def _create(
     path: Path, template: xr.Dataset, identity: Identity, chunks: Mapping[str, int], n_units: int
 ) -> None:
     """Make the store beside its place and move it there whole: a kill leaves none or all of it."""
-    path = Path(os.path.realpath(path))  # a link stays
-    new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        full = template.assign_attrs({_KEY: json.dumps(plain(identity), sort_keys=True)})
-        full[_SUMS] = ("unit", np.zeros(n_units, dtype=np.int64))
-        sizes = {str(dim): int(size) for dim, size in full.sizes.items()}
-        encoding: dict[str, Any] = {}
-        for name, variable in full.data_vars.items():
-            dims = [str(dim) for dim in variable.dims]
-            encoding[str(name)] = {"chunks": tuple(min(chunks.get(d, sizes[d]), sizes[d]) for d in dims)}
-        encoding[_SUMS] = {"chunks": (1,)}
-        blank = [str(name) for name, variable in full.data_vars.items() if _is_blank(variable)]
-        named = {name: value for name, value in encoding.items() if name not in blank}
-        full.drop_vars(blank).to_zarr(str(new), mode="w", encoding=named, consolidated=False, zarr_format=2)
-        for name in blank:
-            _blank(new, name, full[name], encoding[name]["chunks"])
+    path = target(path)  # a link stays
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        new = Path(folder, path.name)
+        with ThreadPoolExecutor(1) as writer:  # zarr's own threads write on after Ctrl-C: it is waited for
+            writer.submit(_fill, new, template, identity, chunks, n_units).result()
         new.chmod(0o777 & ~_umask())
         if path.is_dir():
             path.rmdir()
         new.rename(path)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+
+
+def _fill(
+    new: Path, template: xr.Dataset, identity: Identity, chunks: Mapping[str, int], n_units: int
+) -> None:
+    """Write the template, with a sum for each unit, as a zarr folder."""
+    full = template.assign_attrs({_KEY: json.dumps(plain(identity), sort_keys=True)})
+    full[_SUMS] = ("unit", np.zeros(n_units, dtype=np.int64))
+    sizes = {str(dim): int(size) for dim, size in full.sizes.items()}
+    encoding: dict[str, Any] = {}
+    for name, variable in full.data_vars.items():
+        dims = [str(dim) for dim in variable.dims]
+        encoding[str(name)] = {"chunks": tuple(min(chunks.get(d, sizes[d]), sizes[d]) for d in dims)}
+    encoding[_SUMS] = {"chunks": (1,)}
+    blank = [str(name) for name, variable in full.data_vars.items() if _is_blank(variable)]
+    named = {name: value for name, value in encoding.items() if name not in blank}
+    full.drop_vars(blank).to_zarr(str(new), mode="w", encoding=named, consolidated=False, zarr_format=2)
+    for name in blank:
+        _blank(new, name, full[name], encoding[name]["chunks"])
 
 
 def _is_blank(variable: xr.DataArray) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp._locks import locked
-from interp.files import whole, write_text
+from interp.files import file_at, whole, write_text
 from interp.stores._identity import Identity, foreign, plain, require_same
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def open_log(path: str | Path | None, kind: str, identity: Identity) -> Iterator
         yield None
         return
     path = Path(path)
-    _require_file(path)
+    file_at(path)
     with locked(path):
         if not path.exists() or path.stat().st_size == 0:
             head = json.dumps({"kind": kind, **plain(identity)})
@@ -98,11 +98,6 @@ def _check(number: int, text: str) -> str:
     return hashlib.blake2b(f"{number} {text}".encode(), digest_size=6).hexdigest()
 
 
-def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder. Give the name of a file.")
-
-
 @dataclass(frozen=True, eq=False)
 class StateStore:
     """An open safetensors file that is replaced, whole, at every save."""
@@ -131,7 +126,7 @@ def open_state(path: str | Path | None, kind: str, identity: Identity) -> Iterat
         yield None
         return
     path = Path(path)
-    _require_file(path)
+    file_at(path)
     here = {"kind": kind, **plain(identity)}
     with locked(path):
         tensors = None

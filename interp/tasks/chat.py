@@ -74,12 +74,8 @@ def tokenize(
 def _written(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> str:
     """The turns in the template's words; a last one of the assistant is left open."""
     goes_on = turns[-1]["role"] == "assistant"
-    return tokenizer.apply_chat_template(
-        list(turns),
-        tokenize=False,
-        add_generation_prompt=not goes_on,
-        **({"continue_final_message": True} if goes_on else {}),
-    )
+    options = {"continue_final_message": True} if goes_on else {}
+    return vocabulary.templated(tokenizer, turns, add_generation_prompt=not goes_on, **options)
 
 
 def spans(

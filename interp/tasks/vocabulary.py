@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,7 +69,7 @@ def bos(model: Any) -> int | None:
 
 def ends(model: Any) -> set[int]:
     """The ids that end a text: the tokenizer's, and those of the model's own settings for generation."""
-    inner = getattr(model, "original_model", None)
+    inner = getattr(model, "original_model", model)  # a HookedTransformer has them from `interp.load`
     settings = (getattr(model, "tokenizer", None), getattr(inner, "generation_config", None))
     listed = [getattr(each, "eos_token_id", None) for each in settings]
     ids = [each for given in listed for each in (given if isinstance(given, (list, tuple)) else [given])]
@@ -168,6 +168,18 @@ def strings(
         tuple(names[token] if at < length else "" for at, token in enumerate(row))
         for row, length in zip(tokens.tolist(), lengths.tolist())
     )
+
+
+def templated(tokenizer: Any, messages: Iterable[Mapping[str, str]], **options: bool) -> str:
+    """Messages in the words of the tokenizer's chat template. ValueError where it refuses them."""
+    listed = [dict(message) for message in messages]
+    try:
+        return tokenizer.apply_chat_template(listed, tokenize=False, **options)
+    except Exception as error:  # jinja2's errors, whose module need not be there
+        raise ValueError(
+            f"the tokenizer's chat template refuses these messages: {str(error).rstrip('.')}. They have the "
+            f"roles {', '.join(message['role'] for message in listed)}."
+        ) from None
 
 
 def offsets(model: Any, text: str, ids: Sequence[int]) -> list[tuple[int, int]] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,17 @@ def test_no_weights(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"transformers cannot read the model in"):
         interp.load(folder)
+
+
+def test_a_text_ends_as_the_folder_says(llama_folder: Path, tmp_path: Path) -> None:
+    """Tokens that end a turn stand in generation_config.json alone, as Llama 3's and Gemma's do."""
+    folder = shutil.copytree(llama_folder, tmp_path / "chat")
+    went_on = interp.steering.generate(interp.load(folder), TOKENS[:1], max_new_tokens=6, stop=())
+    end = int(went_on[0, TOKENS.shape[1] + 1])  # the second new token
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [29, end]}))
+    model = interp.load(folder)
+    ended = interp.steering.generate(model, TOKENS[:1], max_new_tokens=6)
+    new = went_on[0, TOKENS.shape[1] :].tolist()
+    assert ended[0, TOKENS.shape[1] :].tolist() == new[: new.index(end) + 1]
+    assert ended.shape[1] < went_on.shape[1]
+    assert torch.equal(interp.steering.generate(model, TOKENS[:1], max_new_tokens=6, stop=()), went_on)

@@ -70,6 +70,21 @@ def test_bad_items_write_nothing(items: dict, claim: str, said: str, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_refusal_leaves_nothing_behind(model, task, there: bool, tmp_path: Path) -> None:
+    """The second item cannot be written; what stood in the folder stays."""
+    result = interp.patch(model, task, "z", progress=False)
+    folder = tmp_path / "new" / "run"
+    if there:
+        interp.report.save(folder, {"heads": result}, claim="The first.")
+    before = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    items = {"heads": interp.patch(model, task, "q", progress=False), "broken": result.assign_attrs(seed={})}
+    with pytest.raises(ValueError, match=r"the result for broken\.nc cannot be written as netCDF"):
+        interp.report.save(folder, items, claim="The second.")
+    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert (tmp_path / "new").exists() == there
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         interp.open(tmp_path / "none")

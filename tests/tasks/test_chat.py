@@ -81,3 +81,15 @@ def test_a_chats_parts_are_spans(model: Any) -> None:
         for name, mask in task.spans.items()
     }
     assert said == {"system": ["user"] * 2, "last_user": ["Hi user"] * 2, "response": ["no book", ""]}
+
+
+def test_what_the_template_refuses_is_said(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma's and Mistral's templates know no system, and have turns of user and assistant only."""
+    refuses = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    )
+    monkeypatch.setattr(model.tokenizer, "chat_template", refuses + TEMPLATE)
+    sides = {"answer": [" Mary"], "wrong": [" John"]}
+    with pytest.raises(ValueError, match=r"refuses these messages: System role not supported\. .*user"):
+        Task.from_chat(model, clean=["Hi Mary"], system="book", **sides)
+    assert len(Task.from_chat(model, clean=["Hi Mary"], **sides)) == 1
