@@ -295,7 +295,7 @@ def test_files_that_hold_no_direction_say_so(model, ids, tmp_path):
             Direction.load(tmp_path / "bad.safetensors")
     whole = {name: tensor.long() for name, tensor in load_file(path).items()}
     save_file(whole, tmp_path / "bad.safetensors", metadata={**meta, "direction": json.dumps(header)})
-    with pytest.raises(ValueError, match=r"holds torch\.int64; give floating-point"):
+    with pytest.raises(ValueError, match=r"torch\.int64, expected floating point"):
         Direction.load(tmp_path / "bad.safetensors")
 
 

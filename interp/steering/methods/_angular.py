@@ -15,7 +15,7 @@ radians, from b1 towards b2. Norms stay. Angular steering: 2510.26243. Selective
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from interp.models.places import Layers, vector_places
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
-from interp.steering._direction import Direction
+from interp.steering._direction import Direction, found_on
 from interp.steering.edits import AnyGate, Made, Number, rotate, to_angle
 from interp.steering.gates import Gate
 
@@ -51,6 +51,7 @@ class SteeringPlane:
     opposite: Bool[Tensor, "place"]
     chosen: Place
     model: str | None = None
+    weights: tuple[float, ...] = field(default=(), repr=False)  # as of a Direction
     __repr__ = brief
 
     @property
@@ -91,7 +92,8 @@ class SteeringPlane:
                 "Name places with at=, or use other prompts."
             )
         one, two = (dict.fromkeys(chosen, axis) for axis in (self.first, self.second))
-        return Direction(one, model=self.model), Direction(two, model=self.model)
+        first, second = (Direction(axis, model=self.model, weights=self.weights) for axis in (one, two))
+        return first, second
 
     def _towards(self) -> Gate:
         first = self.first
@@ -132,7 +134,7 @@ def steering_plane(
     first, second, chosen = plane(candidates(on, off))
     seen = projections(on, off, first)
     return SteeringPlane(
-        first.to(on), second.to(on), wanted, seen, seen.prod(0) < 0, wanted[chosen], facts.name
+        first.to(on), second.to(on), wanted, seen, seen.prod(0) < 0, wanted[chosen], **found_on(model)
     )
 
 

@@ -16,7 +16,7 @@ towards it: where a dimension is negative on both classes, alpha > 0 moves it aw
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from interp.places import Place
 from interp.positions import AnyPositions, everywhere
 from interp.probes.selectors import require_pairs
 from interp.prompts import read
+from interp.steering._direction import found_on
 from interp.steering.edits import AnyGate, Made, Number, affine, finite
 
 
@@ -43,6 +44,7 @@ class Dimensions:
     beta: Mapping[Place, Float[Tensor, "k"]]
     level: Mapping[Place, Float[Tensor, "k"]]
     widths: Mapping[Place, int]
+    found: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the model they were found on
     __repr__ = brief
 
     def __len__(self) -> int:
@@ -61,7 +63,7 @@ class Dimensions:
             factor = torch.ones(self.widths[where], dtype=torch.float64, device=index.device)
             factor[index] += alpha * self.beta[where].double()
             made += affine(where, factor, torch.zeros_like(factor), when=when, gate=gate)
-        return tuple(made)
+        return tuple(replace(each, **self.found) for each in made)
 
 
 @verb
@@ -111,6 +113,7 @@ def austeer(
         {where: beta[where][found] for where, found in index.items()},
         {where: above[where].double().mean(0)[found] for where, found in index.items()},
         {where: widths[where] for where in index},
+        found_on(model),
     )
 
 

@@ -11,7 +11,8 @@ Sign: AUROC above 1/2 where the neuron is higher on the positive prompts, which 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from interp.places import Place
 from interp.positions import AnyPositions, everywhere
 from interp.prompts import read
 from interp.steering import selectors
+from interp.steering._direction import found_on
 from interp.steering.edits import AnyGate, Made, Number, affine, finite
 from interp.steering.methods._neurons import Neurons, layer_numbers, neuron_activations, top_neurons
 
@@ -36,6 +38,7 @@ class ExpertUnits:
 
     auroc: Float[Tensor, "layer neuron"]
     layers: tuple[int, ...]
+    found: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the model it was found on
     __repr__ = brief
 
     @property
@@ -50,7 +53,7 @@ class ExpertUnits:
         for layer, factors in zip(self.layers, self.factors):
             shift = torch.zeros_like(factors)
             made += affine(Place("post", layer), factors, shift, strength, when=when, gate=gate)
-        return tuple(made)
+        return tuple(replace(each, **self.found) for each in made)
 
     def experts(self, n: int) -> Neurons:
         """The n neurons with the largest AUROC, best first."""
@@ -86,7 +89,7 @@ def expert_units(
         neuron_activations(model, side, layer=layers, pos=pos, batch_size=batch_size) for side in sides
     )
     scores = selectors.auroc(up.flatten(1), down.flatten(1))
-    return ExpertUnits(scores.view(up.shape[1:]), layers)
+    return ExpertUnits(scores.view(up.shape[1:]), layers, found_on(model))
 
 
 @verb

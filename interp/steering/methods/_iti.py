@@ -11,7 +11,7 @@ Sign: theta goes from the negative class to the positive one. alpha counts stand
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from interp.probes.selectors import require_pairs
 from interp.probes.splits import Groups
 from interp.prompts import read
 from interp.steering import estimators
-from interp.steering._direction import Direction
+from interp.steering._direction import Direction, found_on
 from interp.steering.edits import AnyGate, Made, Number, add
 
 FITS = ("mass_mean", "probe")
@@ -45,6 +45,7 @@ class HeadShifts:
     sigma: Float[Tensor, "layer head"]
     layers: tuple[int, ...]
     model: str | None = None
+    weights: tuple[float, ...] = field(default=(), repr=False)  # as of a Direction
     __repr__ = brief
 
     def top(self, k: int) -> tuple[Place, ...]:
@@ -59,7 +60,7 @@ class HeadShifts:
     def direction(self, k: int) -> Direction:
         """sigma theta at the best k heads, as a Direction with a place for each."""
         vectors = {where: self._vector(where) for where in self.top(k)}
-        return Direction(vectors, model=self.model, method="iti")
+        return Direction(vectors, model=self.model, weights=self.weights, method="iti")
 
     def shift(self, k: int, alpha: Number, *, when: AnyPositions = everywhere, gate: AnyGate = None) -> Made:
         """z + alpha sigma theta at the best k heads."""
@@ -114,7 +115,7 @@ def head_shifts(
     sides = (torch.stack([rows[where] for where in wanted], 1) for rows in (above, below))
     options: dict[str, Any] = {"fit": fit, "share": share, "paired": paired, "seed": seed}
     found = fit_heads(*sides, **options, units=splits.units(up, down, groups))
-    return HeadShifts(*found, tuple(int(where.layer or 0) for where in wanted), facts.name)
+    return HeadShifts(*found, tuple(int(where.layer or 0) for where in wanted), **found_on(model))
 
 
 @verb

@@ -17,7 +17,7 @@ a difference of cosines, -2 to 2; effects have the unit of the task's metric.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ from interp.models.places import Layers, vector_places
 from interp.places import Place
 from interp.positions import AnyPositions, everywhere, weights
 from interp.prompts import Prompts, read
-from interp.steering._direction import Direction
+from interp.steering._direction import Direction, found_on, same_model
 from interp.steering._sweep import sweep
 from interp.steering.edits import finite
 from interp.steering.extract import mean_difference
@@ -49,7 +49,8 @@ class LatentGuard:
     harmful: Mapping[Place, Tensor]
     harmless: Mapping[Place, Tensor]
     pos: AnyPositions
-    model: str
+    model: str | None
+    weights: tuple[float, ...] = field(default=(), repr=False)  # as of a Direction
     __repr__ = brief
 
     def score(self, model: Model, prompts: Any, *, batch_size: int | None = None) -> Float[Tensor, "prompt"]:
@@ -58,11 +59,7 @@ class LatentGuard:
         Cost: one forward pass of each prompt as far as the last place. Raises ValueError, before any pass,
         for another model, and for a prompt without the position.
         """
-        name = anatomy(model).name
-        if name != self.model:
-            raise ValueError(
-                f"the guard was made on model {self.model!r}, this is {name!r}. Make it again here."
-            )
+        same_model("the guard", self.model, self.weights, model, free="guard, model=None")
         rows = activations(model, prompts, list(self.harmful), self.pos, batch_size=batch_size)
         return torch.stack(
             [_cosine(rows[w], self.harmful[w]) - _cosine(rows[w], self.harmless[w]) for w in self.harmful]
@@ -104,7 +101,7 @@ def latent_guard(
         activations(model, side, wanted, instruction_end, "mean", batch_size=batch_size)
         for side in sides.values()
     ]
-    return LatentGuard(means[0], means[1], instruction_end, anatomy(model).name)
+    return LatentGuard(means[0], means[1], instruction_end, **found_on(model))
 
 
 @verb

@@ -10,6 +10,7 @@ import torch
 
 import interp
 from interp import steering
+from interp.places import parse
 from interp.steering import Direction, methods
 from interp.tasks import KL, LogitDiff
 
@@ -82,11 +83,20 @@ def test_maps_are_not_taken_to_another_model(model: Any, task: interp.Task) -> N
         methods.manifold(model, classes, layer=1).steer(1.0),
         methods.linear_act(model, task.clean[:4], task.clean[4:], "L1.resid_post").steer(),
         methods.lineas(model, task.clean[:4], task.clean[4:], "L1.resid_post", steps=1).steer(),
+        methods.steering_plane(model, task.clean[:4], task.clean[4:]).rotate(0.5, at=[parse("L1.resid_pre")]),
+        methods.head_shifts(model, task.clean[:4], task.clean[4:]).shift(2, 1.0),
+        methods.austeer(model, task.clean[:4], task.clean[4:], "L1.mlp_out", 5).scale(1.0),
+        methods.expert_units(model, task.clean[:4], task.clean[4:]).damp(),
+        methods.gact(model, task.clean, task.corrupt, 2, layer=1).steer()[1:],
+        methods.k_steering(model, {"a": task.clean[:4], "b": task.clean[4:]}, layer=1, steps=1).steer("a"),
     ]
     for interventions in made:
         assert interventions[0].check(model)
-        with pytest.raises(ValueError, match="tiny-ioi"):
+        with pytest.raises(ValueError, match="found on another model that is called 'tiny-ioi' as well"):
             interventions[0].check(other)
+    guard = methods.latent_guard(model, task.clean[:4], task.clean[4:], instruction_end=-1, layer=1)
+    with pytest.raises(ValueError, match="the guard was found on another model"):
+        guard.score(other, task.clean)
 
 
 def test_a_null_of_nothing_is_refused(direction: Direction) -> None:

@@ -166,7 +166,7 @@ def test_bad_input_before_any_pass(model, ids, draw):
             (lambda: pair(model, ids, ids, instruction_end=2, layer=8), "layer 8 is out of range"),
             (lambda: guard(model, ids, ids, instruction_end="all"), "one position of each prompt"),
             (lambda: guard(model, ids, ids, instruction_end=2, site="stream"), "unknown site"),
-            (lambda: other.score(model, ids), "made on model 'another'"),
+            (lambda: other.score(model, ids), "found on model 'another'"),
             (lambda: effects(model, {}, {"t": task}), "give at least one"),
             (lambda: effects(model, {"d": d}, {"t": task}, float("nan")), "coefficient is nan"),
             (lambda: effects(model, {"d": d}, {"t": task}, when={"x": positions.at(0)}), r"when \['x'\]"),
