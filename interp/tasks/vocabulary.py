@@ -219,6 +219,14 @@ def nearest(model: Any, word: str, count: int = 3) -> list[str]:
     return difflib.get_close_matches(word, words, n=count)
 
 
+def words(model: Any) -> list[str]:
+    """The texts of all tokens but special ones and parts of a character, without spaces around them."""
+    tokenizer = tokenizer_of(model)
+    known = (each for each in tokenizer.get_vocab() if each not in tokenizer.all_special_tokens)
+    texts = (tokenizer.convert_tokens_to_string([each]).strip() for each in known)
+    return [each for each in dict.fromkeys(texts) if each and "\ufffd" not in each]
+
+
 def _split(tokenizer: Any, text: str) -> list[str]:
     """The words and marks of a text, as a word-level tokenizer splits them."""
     if _is_word_level(tokenizer) and tokenizer.backend_tokenizer.pre_tokenizer is not None:

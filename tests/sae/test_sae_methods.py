@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import toys
+import transformers
 import xarray as xr
+from tokenizers import decoders
 
 import interp
 from interp import sae, steering
 from interp.sae import methods
-from interp.sae.methods import _itda, _regimes, _spare
+from interp.sae.methods import _itda, _posterior, _regimes, _spare
 from interp.steering.methods import measure
-from interp.tasks import KL
+from interp.tasks import KL, vocabulary
 
 EYE = torch.eye(64)
 BOTH = torch.cat((EYE, -EYE))
@@ -155,7 +158,7 @@ def test_separability_of_equal_and_disjoint_concepts() -> None:
 def test_attenuation_by_how_sure_a_value_is(model: Any, task: interp.Task) -> None:
     low, high = torch.linspace(0, 1, 50)[:, None], torch.linspace(5, 6, 50)[:, None]
     d = axes("L2.resid_pre")
-    own, other = (sae.methods._posterior._histograms([a, b], 12) for a, b in ((high, low), (low, high)))
+    own, other = (_posterior._histograms([a, b], 12) for a, b in ((high, low), (low, high)))
     (histograms, start, width), _ = own, other
     posterior = torch.where(histograms.sum(0) > 0, histograms[0] / histograms.sum(0).clamp(min=1e-30), 0.0)
     found = methods.Attenuation(d, (0,), posterior, start, width, torch.zeros(128))
@@ -367,6 +370,26 @@ def test_a_feature_of_a_word_and_its_near_misses(model: Any) -> None:
         methods.stress(model, d, [0], ["When"], kinds)
     with pytest.raises(ValueError, match="give two kinds or more"):
         methods.stress(model, d, [0], ["When{}"], {"Mary": [" Mary"]})
+
+
+@pytest.mark.parametrize("space", ["Ġ", "▁"])
+def test_near_misses_are_words_whatever_marks_a_space(model: Any, space: str, monkeypatch: Any) -> None:
+    """Bytes (GPT-2) and pieces (Llama) write the space before a word, and é, in ways of their own."""
+    tokens = ["<s>", *(f"{space}{each}" for each in ("coffee", "coffin", "coffé", "dog")), "coffee", "toffee"]
+    if space == "Ġ":
+        tokens[3], decoder = "ĠcoffÃ©", decoders.ByteLevel()
+    else:
+        decoder = decoders.Metaspace()
+    ids = {each: i for i, each in enumerate(tokens)}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, "<s>"))
+    backend.decoder = decoder
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+    monkeypatch.setattr(vocabulary, "tokenizer_of", lambda _: made)
+    for word in ("coffee", " coffee"):
+        assert methods.near_misses(model, word, 9) == ["toffee", "coffé", "coffin"]
+        assert methods.near_misses(model, word, 1) == ["toffee"]
+    with pytest.raises(ValueError, match="word is empty"):
+        methods.near_misses(model, " ")
 
 
 def test_fragility_is_what_was_planted(model: Any, task: interp.Task) -> None:

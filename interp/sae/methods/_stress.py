@@ -14,6 +14,7 @@ Ronge, Maier and Eberhardt 2601.03047, derived from its abstract: words, shares 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -36,9 +37,11 @@ from interp.tasks import vocabulary
 
 @verb
 def near_misses(model: Model, word: str, n: int = 5) -> list[str]:
-    """Words of the vocabulary that are spelt most like a word, itself left out.
+    """Words of the vocabulary that are spelt most like a word, itself left out; nearest first.
 
-    Raises ValueError for a model without a tokenizer, and for n below 1.
+    At most n, and fewer where fewer have three fifths of their letters in common with it (difflib's ratio).
+    Spaces around the word do not count. Raises ValueError for a model without a tokenizer, an empty word, and
+    n below 1.
 
     Example:
         >>> from interp import sae
@@ -50,8 +53,10 @@ def near_misses(model: Model, word: str, n: int = 5) -> list[str]:
         raise ValueError(
             "near misses are words, and this model has no tokenizer. Give token ids of your own."
         )
-    found = [each.replace("Ġ", "").strip() for each in vocabulary.nearest(model, word, 4 * n + 4)]
-    return [each for each in dict.fromkeys(found) if each and each != word][:n]
+    word = word.strip()
+    if not word:
+        raise ValueError("word is empty; give a word.")
+    return difflib.get_close_matches(word, [each for each in vocabulary.words(model) if each != word], n)
 
 
 @verb
