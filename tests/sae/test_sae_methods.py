@@ -121,6 +121,23 @@ def test_selective_features_are_of_the_language_alone(world: Any) -> None:
         methods.selective_latents(target, random[:, :2])
 
 
+def test_a_languages_direction_costs_its_own_text_alone(world: Any) -> None:
+    """Beside a random direction, which costs neither."""
+    pairs, d = interp.tasks.languages(world, 48, seed=5), sae.load("tiny-world")
+    invented = (pairs.clean == world.to_single_token("lo")).any(1)
+    texts = {
+        name: pairs[side.nonzero()[:, 0].tolist()] for name, side in (("lo", invented), ("en", ~invented))
+    }
+    found = {name: methods.langfir(world, d, text, tau_random=0.6) for name, text in texts.items()}
+    edits = {
+        name: steering.ablate(each.direction) for name, each in found.items() if each.direction is not None
+    }
+    edits["random"] = steering.ablate(steering.Direction.from_tensor(drawn(128), "L2.resid_pre"))
+    cost = methods.ce_changes(world, texts, edits)["value"].values
+    assert min(cost[0, 0], cost[1, 1]) > 0.3
+    assert max(abs(cost[0, 1]), abs(cost[1, 0]), *abs(cost[2])) < 0.1
+
+
 def test_the_cost_of_an_edit_by_text(model: Any, task: interp.Task) -> None:
     d = steering.mean_difference(model, task.clean[:6], task.clean[6:], layer=1)
     table = methods.ce_changes(
@@ -180,8 +197,14 @@ def test_attenuation_costs_others_less_than_masking(world: Any) -> None:
     found = methods.attenuate(world, d, task.clean[up], task.clean[~up], top=20, pos="last")
     masked = steering.edits.set_features(d, list(found.features), 0.0)
     other = task[(~up).nonzero()[:, 0].tolist()]
-    cost = [float(measure(world, other, edit, metric=KL()).mean()) for edit in (found.edit(), masked)]
-    assert cost[0] < cost[1]
+    f = sae.encode(world, d, task.clean[up])[:, list(found.features)].double()
+    share = float((f * found.probability(sae.encode(world, d, task.clean[up]))).sum() / f.sum())
+    index = torch.tensor(found.features)  # as much is removed on the concept, whatever the value
+    equally = lambda z: z.index_copy(-1, index, z[..., index] * (1 - share))  # noqa: E731
+    edits = [found.edit(when="last"), steering.edits.features(d, equally, when="last"), masked]
+    cost = [float(measure(world, other, edit, metric=KL()).mean()) for edit in edits]
+    assert 0.1 < share < 0.9
+    assert cost[0] < 0.9 * cost[1] < cost[2]
 
 
 def test_rules_are_chained_to_a_fixed_point() -> None:
