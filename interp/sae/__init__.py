@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from interp.sae._load import load_set as load_set
     from interp.sae._report import check as check
     from interp.sae._report import report as report
+    from interp.sae._to_feature import to_feature as to_feature
     from interp.sae._tracer import to_tracer as to_tracer
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "methods",
     "report",
     "through_attention",
+    "to_feature",
     "to_logits",
     "to_tracer",
 ]
@@ -53,6 +55,7 @@ __getattr__, __dir__ = lazy(
         "interp.sae._graph": ("FeatureGraph",),
         "interp.sae._load": ("load", "load_set"),
         "interp.sae._report": ("check", "report"),
+        "interp.sae._to_feature": ("to_feature",),
         "interp.sae._tracer": ("to_tracer",),
     },
     ("methods",),

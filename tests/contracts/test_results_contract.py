@@ -220,6 +220,7 @@ WITHOUT_A_MODEL: dict[str, Verb] = {
 OTHERS: dict[str, Verb] = {
     **WITHOUT_A_MODEL,
     "feature to_logits": lambda m, t, c, d, **o: sae.to_logits(m, t, axes()),
+    "feature to_feature": lambda m, t, c, d, **o: sae.to_feature(m, t, axes(), axes().at("L2.resid_pre"), 3),
     "through_attention": lambda m, t, c, d, **o: sae.through_attention(
         m, t[:2], axes().at("L1.attn_out"), [3, 70]
     ),

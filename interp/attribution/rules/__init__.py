@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from interp.attribution.rules._parts import frozen_norm as frozen_norm
 from interp.attribution.rules._parts import ruled_weights as ruled_weights
 from interp.attribution.rules._places import Report as Report
 from interp.attribution.rules._scope import check_hooks as check_hooks

@@ -123,6 +123,11 @@ def ruled_weights(weights: Weights, rules: Rules | None, act_fn: str | None) -> 
     return _as(RuledWeights, out) if identity else out
 
 
+def frozen_norm(norm: Norm) -> FrozenNorm:
+    """The norm with a constant scale."""
+    return _as(FrozenNorm, norm)
+
+
 def _frozen(part: Part, *names: str) -> Part:
     """A part whose norms of these names have constant scales."""
     norms = {name: getattr(part, name) for name in names}
