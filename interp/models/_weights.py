@@ -265,10 +265,8 @@ def _rotary(model: Model, layer: int, known: Architecture, tables: Tables) -> Ro
     if _is_native(attn):
         made = inner(attn).rotary
         return Rotary(made.sin_cached.to(attn.W_O), made.cos_cached.to(attn.W_O), adjacent=True)
-    if (
-        getattr(inner(attn), "embed_positions", None) is not None
-    ):  # GPT-J: [position, sin and cos of each pair]
-        sin, cos = inner(attn).embed_positions.to(attn.W_O).chunk(2, -1)
+    if (table := _pair_table(model, attn)) is not None:
+        sin, cos = table.to(attn.W_O).chunk(2, -1)
         return Rotary(sin.repeat_interleave(2, -1), cos.repeat_interleave(2, -1), adjacent=True)
     module = inner(getattr(model, "rotary_emb", None))
     if module is None or known.length_dependent or not _rotates(model, layer, known):
@@ -286,6 +284,16 @@ def _rotary(model: Model, layer: int, known: Architecture, tables: Tables) -> Ro
         at_hand = next((made for at, made in tables.items() if at[:2] == key[:2]), None)
         tables[key] = beside(at_hand or _tables(model, module, options, known), device)
     return tables[key]
+
+
+def _pair_table(model: Model, attn: Any) -> Tensor | None:
+    """Sine and cosine of each pair by position, as GPT-J has them.
+
+    They are in every attention, and from transformers 5.24 on in one module of the whole.
+    """
+    whole = getattr(vars(model).get("original_model"), "transformer", None)
+    places = (inner(attn), getattr(whole, "rotary_emb", None))
+    return next((each.embed_positions for each in places if hasattr(each, "embed_positions")), None)
 
 
 def _tables(model: Model, module: Any, options: dict[str, Any], known: Architecture) -> Rotary:

@@ -121,5 +121,7 @@ def test_a_prompt_whose_length_is_not_known(model, ids, draw):
     with torch.no_grad():
         decoder = Decoder(model, ids, torch.ones_like(ids, dtype=torch.bool), True)
         decoder.append(decoder.logits().argmax(-1))
+        if decoder.cache is None:
+            pytest.skip("these releases hand on no cache: every token runs the whole text")
         with pytest.raises(ValueError, match="prompt's length is not known"), steering.steer(model, made):
             decoder.logits()
