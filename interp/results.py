@@ -77,13 +77,13 @@ def attrs(
         seed=-1 if seed is None else seed,
         dtype=str(dtype).removeprefix("torch."),
         **({"part": task.part} if task.part else {}),
-        **_precision(dtype),
+        **precision(dtype),
         **experiment.source_attrs,
         **more,
     )
 
 
-def _precision(dtype: torch.dtype) -> dict[str, str]:
+def precision(dtype: torch.dtype) -> dict[str, str]:
     """What a model in half precision can and cannot decide."""
     if dtype.itemsize > 2:
         return {}

@@ -37,7 +37,7 @@ from interp.tasks import LogitDiff, Task
 
 Hooks = Sequence[tuple[str, Callable[..., Tensor]]]
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # norms of transformers compute in float32
-_HALF = 0.1
+_HALF = 8  # units of rounding of half precision, in which each part was rounded when it was written
 
 
 @verb
@@ -144,7 +144,8 @@ def shares_of(model: Model, facts: Anatomy, task: Task, run: str, heads: bool, c
     for layer in range(last + 1):
         if heads:
             by_head = _by_head(model, layer, attns[layer], kept["z", layer])
-            _require_sum(by_head.sum(1), _wide(kept["attn_out", layer]), by_head, f"heads of layer {layer}")
+            whole = kept["attn_out", layer]
+            _require_sum(by_head.sum(1), _wide(whole), by_head, f"heads of layer {layer}", whole.dtype)
             columns.append(read(by_head))
         else:
             columns.append(read(kept["attn_out", layer])[:, None])
@@ -155,9 +156,9 @@ def shares_of(model: Model, facts: Anatomy, task: Task, run: str, heads: bool, c
         bias = bias + toward @ norm.bias.to(toward)
     shares = torch.cat((shares[..., 0], bias[:, None]), 1)
     total = shares.sum(1)
-    ends = _read_out(model, read(kept["resid_post", last]))
+    ends = _difference(_read_out(model, read(kept["resid_post", last])), task)
     require_readout(model, kept["resid_post", last], out)
-    _require_sum(total, _difference(ends, task), shares, "all components")
+    _require_sum(total, ends, shares, "all components", out.dtype)
     scale = torch.ones_like(total)[:, None] if norm is None else read.scale
     return Shares(shares, total, scale, toward, norm)
 
@@ -245,10 +246,11 @@ def _read_out(model: Model, stream: Float[Tensor, "prompt d_model"]) -> Float[Te
     return out if b_U is None else out + b_U.to(out)
 
 
-def _require_sum(total: Tensor, whole: Tensor, parts: Tensor, what: str) -> None:
-    """Parts must add up to what the model itself has."""
+def _require_sum(total: Tensor, whole: Tensor, parts: Tensor, what: str, dtype: torch.dtype) -> None:
+    """Parts must add up to what the model itself has, in the precision that it runs in."""
     gap = float((total - whole).abs().max())
-    if not gap <= _TOLERANCE.get(whole.dtype, _HALF) * (1 + float(parts.abs().max())):
+    allowed = _TOLERANCE.get(dtype, _HALF * torch.finfo(dtype).eps)
+    if not gap <= allowed * (1 + float(parts.abs().max())):
         raise ValueError(
             f"{what} do not add up (they are off by {gap:.2g}): the model has a step between its parts and "
             "the logits that is not known here. Use interp.attribute."
@@ -283,6 +285,7 @@ def _dataset(
         convention="share of the logit difference through the final norm frozen at its value in this run; "
         "positive: the component favours the answer",
         run=run,
+        **results.precision(facts.dtype),
     )
     coords = {
         "component": np.array(names, dtype=object),

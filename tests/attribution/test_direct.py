@@ -41,6 +41,18 @@ def test_shares_add_up_to_the_logit_difference(name):
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_shares_in_half_precision(dtype):
+    """Those of the same weights in float64, but for the rounding of what every part wrote."""
+    half = interp.load("tiny-ioi", dtype=dtype)
+    pairs = interp.tasks.ioi(half, n=6, seed=0)
+    found, wanted = direct(half, pairs), direct(interp.load("tiny-ioi", dtype=torch.float64), pairs)
+    largest = abs(wanted["value"]).max()
+    np.testing.assert_allclose(found["value"], wanted["value"], atol=16 * torch.finfo(dtype).eps * largest)
+    assert "one part in" in found.attrs["precision"]
+    assert "precision" not in wanted.attrs
+
+
 @pytest.mark.parametrize("family", small.FAMILIES)
 def test_shares_of_a_bridge_add_up(family):
     model, pairs = small.bridge(family), task()
