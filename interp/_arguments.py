@@ -13,7 +13,8 @@ What the types are is `_kinds`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable
+import re
+from collections.abc import Callable, Hashable, Iterable
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any
@@ -45,6 +46,12 @@ _LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {  # whether a value is 
     "folder": (lambda n: _is_path(n), "be the path of a folder"),
     "path": (lambda n: _is_path(n), "be the path of a file"),
 }
+_NUMBERS = (  # what is a number in every result
+    "accuracy", "clean", "control", "corrupt", "edges", "empty", "entropy", "estimate", "faithfulness",
+    "heads", "high", "in_top", "kl", "low", "nodes", "p", "q", "quantile", "rank", "raw", "same_sign", "t",
+    "top_id", "top_value", "value",
+)  # fmt: skip
+_ASKED = re.compile(r"(?:No variable named )?'?(\w+)'?(?:$|\.)")  # what a KeyError of xarray's says
 _EACH_ONCE = (  # as labels of a result, two of one name could not be told apart
     "cells", "coefficients", "controls", "counts", "dst", "freeze", "heads", "layer", "neurons", "places",
     "pos", "quantiles", "site", "sites", "src", "thresholds",
@@ -95,11 +102,44 @@ def _within(name: str, value: Any) -> Any:
     limited = type(value) in (int, float, str) or isinstance(value, PurePath)
     if inside is not None and limited and not inside(value):
         raise ValueError(f"{name} is {value!r}; it must {words}.")
-    if hasattr(value, "data_vars") and value.sizes.get("prompt") == 0:
-        raise ValueError(f"{name} has no prompts: its dim prompt has length 0. Give one or more.")
+    for result in results_in(value):
+        _require_result(name, result)
     if name in _EACH_ONCE and type(value) is list and (twice := _twice(value)) is not None:
         raise ValueError(f"{name} has {twice!r} twice; give each once.")
     return value
+
+
+def results_in(value: Any) -> list[Any]:
+    """The results (Datasets) that an argument is, or holds as a list or by name."""
+    listed = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [each for each in (value, *listed) if hasattr(each, "data_vars")]
+
+
+def _require_result(name: str, result: Any) -> None:
+    """Raise ValueError for a result without entries along a dim, or with numbers that are none."""
+    empty = next((dim for dim, size in result.sizes.items() if size == 0), None)
+    if empty is not None:
+        raise ValueError(f"{name} has no {empty}s: its dim {empty} has length 0. Give one or more.")
+    for variable, values in result.data_vars.items():
+        kind = values.dtype.kind
+        if kind not in "biuf" and (variable in _NUMBERS or kind not in "OSUT"):
+            raise ValueError(
+                f"{name} has {str(variable)!r} as {values.dtype}, which are no real numbers. Give the result "
+                "as the verb returned it."
+            )
+
+
+def lacking(error: KeyError, values: Iterable[Any]) -> str | None:
+    """What a result among the arguments lacks that was asked for; None for nothing.
+
+    A variable, coordinate or attribute that is not there, or a dim of which one entry was chosen.
+    """
+    key = _ASKED.match(str(error.args[0])) if error.args else None
+    if key is None:
+        return None
+    results = [result for value in values for result in results_in(value)]
+    there = [{*each.attrs, *(name for name, v in each.variables.items() if v.ndim)} for each in results]
+    return key[1] if any(key[1] not in names for names in there) else None
 
 
 def _is_path(value: Any) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from interp._arguments import Door
+from interp._arguments import Door, lacking
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -37,7 +37,15 @@ def verb(function: Callable[_P, _R]) -> Callable[_P, _R]:
             if name not in parameters and not handed_on:
                 raise TypeError(_no_argument(name_shown, name, known))
         taken, named = door.take(args, kwargs)
-        return function(*taken, **named)  # type: ignore[arg-type]
+        try:
+            return function(*taken, **named)  # type: ignore[arg-type]
+        except KeyError as error:
+            if (name := lacking(error, (*taken, *named.values()))) is None:
+                raise
+            raise ValueError(
+                f"{name_shown} reads {name!r}, which the result does not have. Give the result as the verb "
+                f"returned it, or choose of it with a list, as in .isel({name}=[0])."
+            ) from error
 
     return call
 

@@ -165,6 +165,16 @@ def check(result: xr.Dataset) -> None:
             raise ValueError(f"{name!r} has dims {variable.dims}; prompt comes first.")
 
 
+def require_axes(result: xr.Dataset, reader: str, *dims: str) -> None:
+    """Raise ValueError for a result without a dim that is read: one entry was chosen, or a mean was taken."""
+    for dim in dims:
+        if dim not in result.dims:
+            raise ValueError(
+                f"{reader} reads the dims {', '.join(dims)}; this result has no {dim}. Give it as the verb "
+                f"returned it, or choose with a list, as in .isel({dim}=[0])."
+            )
+
+
 def prompt_coords(task: Task) -> dict[str, Any]:
     """Numbers, templates, texts and units of a task's prompts."""
     coords: dict[str, Any] = {

@@ -112,8 +112,9 @@ def cells_of(
         raise ValueError("interval is a Dataset without an estimate. Give stats.bootstrap's, or a level.")
     summary = _summary(chosen, normalise, interval, metric)
     normalised = summary.attrs.get("normalisation", "none") != "none"
-    low, high = (summary[name].astype(np.float32) if name in summary else None for name in ("low", "high"))
     value = summary["estimate" if "estimate" in summary else "value"].astype(np.float32)
+    ends = (summary[name].astype(np.float32) if name in summary else None for name in ("low", "high"))
+    low, high = (end if end is None else end.transpose(*value.dims) for end in ends)
     level = float(summary.attrs["level"]) if low is not None and "level" in summary.attrs else None
     about = chosen if not is_difference(summary) else chosen.assign_attrs(method="difference")
     p, family = (None, 0) if interval is None else _tested(chosen)
@@ -310,6 +311,8 @@ def top_cells(
         few = cells_of(_few(result, cells, order), normalise, interval, metric)
         p, family = _tested(words.one_metric(result, metric)[0])
         cells = replace(_with_intervals(cells, few, order), p=p, family=family)
+    if not cells.value.dims:  # one cell, chosen
+        return cells, [()] * len(order)
     columns = np.unravel_index(order, cells.value.shape)
     return cells, list(zip(*(column.tolist() for column in columns)))
 
@@ -337,6 +340,8 @@ def _few(result: xr.Dataset, cells: Cells, order: np.ndarray) -> xr.Dataset:
     """The result at a few cells, so that only their intervals are computed."""
     wanted = ("value", "clean", "corrupt", "empty")
     kept = result.drop_vars([name for name in result.data_vars if name not in wanted])
+    if not cells.value.dims:
+        return kept.expand_dims(flat=len(order))
     return kept.stack(flat=cells.value.dims, create_index=False).isel(flat=order)
 
 

@@ -14,6 +14,7 @@ from interp.plot import _theme as look
 from interp.plot import _words as words
 from interp.plot._frame import frame
 from interp.plot._theme import escape
+from interp.results import require_axes
 
 _COLOURS = (look.POSITIVE, look.NEGATIVE, *look.CATEGORIES, look.MUTED, "#0b8a9e", "#a8611a")
 _HEIGHT = 340  # pixels
@@ -90,6 +91,7 @@ def _check(named: Mapping[str, Any], random: xr.Dataset | None, ranking: str) ->
                 f"this is not the result of circuits.curve: it lacks {', '.join(missing) or 'n_edges'}. "
                 "Give that, or several by name."
             )
+        require_axes(result, "plot.curve", "ranking", "size")
         if ranking not in result["ranking"].values:
             known = ", ".join(map(str, result["ranking"].values))
             raise ValueError(f"ranking is {ranking!r}; the curve has {known}.")

@@ -20,6 +20,7 @@ from interp.plot import _theme as look
 from interp.plot import _words as words
 from interp.plot._frame import SEPARATOR, frame
 from interp.plot._theme import escape, token_axis, visible
+from interp.results import require_axes
 
 SHOWN = {
     "probability": "probability of the token shown", "rank": "rank of the target (0: on top)",
@@ -74,6 +75,7 @@ def _checked(result: xr.Dataset, prompt: int, target: int) -> xr.Dataset:
             f"this is not the result of lens.logit: it lacks {', '.join(missing) or 'the dim layer'}. It has "
             f"{', '.join(map(str, result.data_vars)) or 'no variables'}."
         )
+    require_axes(result, "plot.lens", "prompt", "layer", "pos", "target", "place")
     if "head" in result.dims:
         raise ValueError("the result has a row for each head; choose one with .sel(head=3).")
     for name, index in (("prompt", prompt), ("target", target)):

@@ -11,6 +11,7 @@ from interp.plot._circuit import Drawable, edges_of
 from interp.plot._layout import label
 from interp.plot._theme import number
 from interp.report._html import table
+from interp.results import require_axes
 from interp.stats._means import metric_facts
 
 _MEASURES: tuple[tuple[Any, ...], ...] = (  # label, variable, what a perfect circuit has, ends
@@ -52,6 +53,7 @@ def edge_table(circuit: Drawable) -> str:
 
 def curve_tables(result: xr.Dataset) -> str:
     """One table for each ranking and metric: edges and faithfulness by size, and the area."""
+    require_axes(result, "the table of a curve", "ranking", "size")
     rankings = [str(ranking) for ranking in result["ranking"].values]
     parts = [
         _curve(result.sel(ranking=ranking), ranking, name)
