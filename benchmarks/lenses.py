@@ -1,7 +1,7 @@
 """Three lenses on one text, logit, tuned and Jacobian: held-out KL, and how often the top token agrees.
 
-    python benchmarks/lenses.py --jacobian 100 --tuned 800 --held 100 [--out benchmarks/results/lenses.json]
-    python benchmarks/lenses.py --model smollm2-135m --layers 14 24 --jacobian 9 --cut 36 --skip 4
+    python -m benchmarks.lenses --jacobian 100 --tuned 800 --held 100 [--out benchmarks/results/lenses.json]
+    python -m benchmarks.lenses --model smollm2-135m --layers 14 24 --jacobian 9 --cut 36 --skip 4
 
 Text of tiny-world: its own documents. Text of a language model: Python's manual as `pydoc_data.topics` has it
 (in every installation of Python), pieces of one length, every fifth topic held out. Both lenses are fitted on
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,30 +30,10 @@ import torch
 import interp
 from interp import lens
 from interp.models import anatomy
-from interp.tasks.world import World
+from training.dictionary import documents
+from training.english import manual
 
 Rows = list[list[int]]
-
-
-def manual(model: Any, length: int) -> tuple[Rows, Rows]:
-    """Pieces of Python's manual: to fit on, and held out by topic."""
-    from pydoc_data.topics import topics
-
-    rows: tuple[Rows, Rows] = ([], [])
-    for n, name in enumerate(sorted(topics)):
-        ids = model.to_tokens(topics[name])[0]
-        rows[n % 5 == 0].extend([piece.tolist() for piece in ids.split(length) if len(piece) == length])
-    for side in rows:
-        random.Random(0).shuffle(side)
-    return rows
-
-
-def documents(model: Any, n: int) -> tuple[Rows, Rows]:
-    """Documents of tiny-world's generators, without the marks of what can be foreseen."""
-    rng, world = random.Random(1), World()
-    texts = [world.document(rng).replace("^", "") for _ in range(n)]
-    rows = [model.to_tokens(text)[0, : model.cfg.n_ctx].tolist() for text in texts]
-    return rows[n // 5 :], rows[: n // 5]
 
 
 def shifted(model: Any, rows: Rows, slopes: Mapping[int, torch.Tensor], skip: int) -> lens.TunedLens:
@@ -139,7 +118,8 @@ def main() -> None:
     model = interp.load(args.model)
     layers = args.layers or list(range(model.cfg.n_layers - 1))
     small = args.model == "tiny-world"
-    train, held = documents(model, 1000) if small else manual(model, args.length)
+    rows = documents(model, 1000, 1) if small else []
+    train, held = (rows[200:], rows[:200]) if small else manual(model, args.length)
     many, held = train[: args.tuned], held[: args.held]
     few = [row[: args.cut] for row in train[: args.jacobian]]
     inputs = [layer + 1 for layer in layers]
