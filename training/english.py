@@ -4,7 +4,7 @@
 |---|---|---|
 | `manual` | `pydoc_data.topics`, the manual as every installation of Python has it | PSF-2.0 |
 | `docstrings` | numpy's functions and classes, as installed | BSD-3-Clause |
-| `written` | the model's answers to FORMS × SUBJECTS at temperature 1, after the question | Apache-2.0, the model's |
+| `written` | answers of the model to FORMS × SUBJECTS at temperature 1, with the question | Apache-2.0 |
 
 Each gives token ids, to fit on and held out: every fifth topic of the manual, name of numpy, subject.
 """

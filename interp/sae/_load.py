@@ -41,9 +41,9 @@ def load(
     """A dictionary out of a folder or a file of SAELens, sparsify, Gemma Scope or circuit-tracer.
 
     path: the folder, or its file of weights; "tiny-world" or "smollm2-135m", whose dictionaries are bundled
-    (docs/features.md); or a SAELens object (`encode`, `decode`, `cfg`). place: where it sits
-    ("L12.resid_pre"), where the file does not say, or says otherwise. layer: which of a set. scale: of files whose inputs were scaled by a
-    number that is not in them (expected_average_only_in).
+    (docs/features.md); or a SAELens object (`encode`, `decode`, `cfg`). place: where it sits,
+    "L12.resid_pre", where the file does not say, or says otherwise. layer: which of a set. scale: of files
+    whose inputs were scaled by a number that is not in them (expected_average_only_in).
 
     Tensors are those of the file to the bit, but for what such files leave to their reader (rescaling by
     decoder norms, a scale), which is folded into them. No forward pass; no pickle. Raises ValueError for
