@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp import models
 from interp._arguments import shown
-from interp._verbs import verb
+from interp._verbs import verb, warn
 from interp.engine.forward import forward
 from interp.engine.trust import own_weights
 from interp.models import Model, activation_shape, anatomy, logits
@@ -26,6 +26,9 @@ from interp.models.places import place
 from interp.places import Place, hook_name
 from interp.positions import AnyPositions, weights
 from interp.prompts import Prompts, read
+from interp.tasks import vocabulary
+
+_SINK = 20.0  # norms of the first token, in medians of the others: a sink of whole models has 50 and more
 
 
 class _Enough(Exception):
@@ -79,7 +82,8 @@ def activations(
     pos="all" there is one row for every token, prompt after prompt. agg="mean" averages the rows. pos: see
     `interp.positions`. mask: 1 where a token is real, of padded ids. In float32 or better, detached, on the
     model's device. engine: "fast" runs the model's weights, "reference" the model under hooks; they give the
-    same. "auto" takes the first where the weights give the model's logits, and else warns why.
+    same. "auto" takes the first where the weights give the model's logits, and else warns why. A mean over
+    positions that is mostly of a first token which is no BOS (an attention sink) is warned of.
 
     Cost: a forward pass as far as the last place. Raises ValueError for a place that the model does not have,
     a position outside a prompt, no prompts; with engine="fast" where that cannot run. The model is left as
@@ -148,6 +152,8 @@ def _collected(
     for index, batch in prompts.batches(batch_size, padded=padded):
         order.append(index)
         kept = _one_pass(model, batch, wanted, blocks)
+        if len(order) == 1 and not (how[0] and how[1] is None):
+            _tell_of_sink(model, batch, kept, weight[index])
         for where in wanted:
             rows[where].append(_reduce(kept[where], weight[index], *how))
     return {where: _joined(parts, torch.cat(order), weight, *how) for where, parts in rows.items()}
@@ -201,6 +207,30 @@ def _as_hook(model: Model, point: tuple[str, int], act: Callable[[Tensor], Tenso
         return act(tensor)
 
     return hook
+
+
+def _tell_of_sink(
+    model: Model, batch: Prompts, kept: dict[Place, Tensor], weight: Float[Tensor, "row pos"]
+) -> None:
+    """Warn, once, of a mean over positions that is mostly the first token, where that is no BOS."""
+    meaned = (weight[:, 0] > 0) & ((weight > 0).sum(1) > 1)
+    bos = vocabulary.bos(model)
+    if not bool(meaned.any()) or (bos is not None and bool((batch.tokens[:, 0] == bos).all())):
+        return
+    rest = batch.real.clone()
+    rest[:, 0] = False
+    for where, tensor in kept.items():
+        norm = tensor.double().norm(dim=-1)  # [row, pos]
+        if where.site.startswith("resid") and bool(rest.any()):
+            first, others = float(norm[meaned, 0].median()), float(norm[rest].median())
+            if first > _SINK * others:
+                warn(
+                    f"the first token's activations at {where} have a norm of {first:.4g}, "
+                    f"{first / max(others, 1e-30):.0f} times the others': a mean over positions is mostly of "
+                    "it, and tells prompts apart by their first words. Leave it out: "
+                    "pos=positions.window(1, None)."
+                )
+                return
 
 
 def _part(tensor: Tensor, where: Place) -> Tensor:

@@ -145,7 +145,8 @@ def clamp(
 ) -> Made:
     """h with its projection on the unit vector set to `value`, in the activations' units.
 
-    bound="min" changes only what is lower, "max" only what is higher.
+    Where the first token is an attention sink, many times as long as the others, leave it out:
+    when=positions.window(1, None). bound="min" changes only what is lower, "max" only what is higher.
 
     Example:
         >>> import torch
@@ -173,7 +174,8 @@ def rotate(
 ) -> Made:
     """h turned by `angle` (radians) in the plane of two directions, from the first towards the other.
 
-    Norms stay, and so does what is orthogonal to the plane (Angular Steering, 2510.26243).
+    Norms stay, and so does what is orthogonal to the plane (Angular Steering, 2510.26243). Where the first
+    token is an attention sink, leave it out: when=positions.window(1, None).
 
     Example:
         >>> import torch
@@ -197,6 +199,8 @@ def to_angle(
     gate: AnyGate = None,
 ) -> Made:
     """h whose part in the plane of two directions points at `angle`, radians from the first direction.
+
+    Where the first token is an attention sink, leave it out: when=positions.window(1, None).
 
     Example:
         >>> import torch

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import small
 import torch
 
 from interp import positions, steering
@@ -79,6 +80,20 @@ def test_positions_and_means(model, ids):
     torch.testing.assert_close(read("all", agg="mean", batch_size=3), every.mean((0, 1)))
     where = positions.before([int(ids[0, 3]), int(ids[0, 4])])
     assert torch.equal(steering.activations(model, ids[:1], "L1.resid_pre", where)[0], every[0, 2])
+
+
+def test_a_mean_that_is_mostly_of_the_first_token_is_told_of(ids):
+    """The first token as a sink: a thousand times as long as the others, as in models without a BOS."""
+    model = small.own()
+    with torch.no_grad():
+        model.W_pos[0] += 1000 * model.W_pos[1].norm() / model.W_pos[1].shape[0] ** 0.5
+    with pytest.warns(UserWarning, match=r"first token's activations at L1\.resid_pre .*window\(1"):
+        mean = steering.mean_difference(model, ids[:2], ids[2:], layer=1, pos="mean")
+    rest = steering.mean_difference(model, ids[:2], ids[2:], layer=1, pos=positions.window(1, None))
+    assert mean.norms[mean.place] > 20 * rest.norms[rest.place]
+    for pos in ("last", "all", positions.window(1, None), 0):  # none is a mean over it, so none warns
+        steering.activations(model, ids, "L1.resid_pre", pos)
+    steering.activations(model, ids, "L1.post", "mean")
 
 
 def test_a_pass_stops_at_the_last_place_and_its_tensors_enter_a_graph(model, ids):
