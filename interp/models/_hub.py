@@ -29,7 +29,13 @@ from interp.models._release import offline
 from interp.models._same import Expected
 
 log = logging.getLogger("interp.models")
-_NOT_HELD = (RuntimeError, AttributeError, LookupError, TypeError, ValueError, AssertionError)
+_LACKS = (
+    RuntimeError,
+    AttributeError,
+    LookupError,
+    TypeError,
+)  # what a part that is not there raises in a pass
+_NOT_HELD = (*_LACKS, ValueError, AssertionError)
 
 _BIASES = {
     "b_Q": "self_attn.q_proj", "b_K": "self_attn.k_proj", "b_V": "self_attn.v_proj",
@@ -87,7 +93,7 @@ def _proved(
     architectures = getattr(hf_model.config, "architectures", None) or "it"
     try:
         difference = expected.difference(model)
-    except RuntimeError as error:  # a part that TransformerLens expects is not there
+    except _LACKS as error:
         raise ValueError(
             f"{source}: TransformerLens cannot run it ({architectures}): a part that it expects is not in "
             f"the model ({_first(error)}). Try another release of transformer-lens."

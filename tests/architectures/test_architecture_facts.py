@@ -13,6 +13,7 @@ import zoo
 
 import interp
 from interp import models, steering
+from interp.models import _hub
 from interp.models.hook_points import unreached
 
 TOKENS = zoo.prompts()[0]
@@ -72,6 +73,23 @@ def test_heads_of_two_sizes_have_no_matrices_to_read_and_that_is_said() -> None:
     with torch.no_grad(), verbs.Throughout64():
         found = interp.attribution.direct(one.model, one.task, heads=False)
         assert verbs.relative(found["value"].sum("component"), verbs.uncapped(one)) < 1e-9
+
+
+def test_a_part_that_transformers_keeps_elsewhere_is_said_at_the_load(monkeypatch: Any) -> None:
+    """CodeGen of transformers 5.24: its attention has no table of positions any more."""
+    bridged = _hub._bridged
+
+    def without(*given: Any) -> Any:
+        model = bridged(*given)
+        for block in vars(model)["original_model"].transformer.h:
+            attn = block.attn.original_component
+            if hasattr(attn, "embed_positions"):
+                del attn.embed_positions
+        return model
+
+    monkeypatch.setattr(_hub, "_bridged", without)
+    with pytest.raises(ValueError, match=r"cannot run it .*'CodeGenForCausalLM'.* part that it expects"):
+        interp.load(zoo.folder("CodeGen"))
 
 
 def test_neurons_are_counted_by_the_weights() -> None:
