@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import interp
+from interp import positions, steering
 from interp.models._fetch import folder_of_wheel, missing
+from interp.steering import Direction
 
 NAME = "smollm2-135m"
 pytestmark = [
@@ -114,3 +116,36 @@ def test_it_answers_a_chat(model: Any) -> None:
     ]
     assert torch.equal(*answers)
     assert model.tokenizer.decode(answers[0]).startswith("The capital of France is Paris.")
+
+
+def test_the_first_token_is_a_sink(model: Any) -> None:
+    """What an edit does there depends on its kind: an addition nothing, another length everything."""
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    text = model.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = model.tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+    h = interp.activations(model, ids, "L15.resid_pre", "all")
+    size = h[1:].norm(dim=1).median()
+    assert h[0].norm() > 100 * size
+    d = Direction.from_tensor(torch.randn(576, generator=torch.Generator().manual_seed(0)), "L15.resid_pre")
+    push = steering.add(d.unit(), float(size) / 2, when=positions.at(0))
+    factor, nothing = torch.full((576,), float(size / h[0].norm())), torch.zeros(576)
+    shorter = steering.edits.affine("L15.resid_pre", factor, nothing, when=positions.at(0))
+    with torch.no_grad():
+        plain = model(ids)[0, -1].log_softmax(-1)
+        kl = []
+        for made in (push, shorter):
+            with steering.steer(model, *made):
+                kl.append(float((plain.exp() * (plain - model(ids)[0, -1].log_softmax(-1))).sum()))
+    assert kl[0] < 0.01
+    assert kl[1] > 1
+
+
+def test_a_mean_over_positions_is_of_the_first_token(model: Any) -> None:
+    """Plain texts without a BOS: most of the difference of means is one dimension of the sink."""
+    up = ["Dear Sir, we regret to inform you", "We kindly request your presence", "Please find it enclosed"]
+    down = ["Hey dude, what's up with that", "Gonna grab some food, wanna come", "Yo, that's so cool man"]
+    with pytest.warns(UserWarning, match="a mean over positions is mostly of it"):
+        whole = steering.mean_difference(model, up, down, layer=15, pos="mean")
+    rest = steering.mean_difference(model, up, down, layer=15, pos=positions.window(1, None))
+    share = [float(d.vector[507] ** 2 / d.vector.norm() ** 2) for d in (whole, rest)]
+    assert share[0] > 0.3 > 0.1 > share[1]
