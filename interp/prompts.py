@@ -266,6 +266,9 @@ def template(model: Model, messages: Sequence[Mapping[str, str]]) -> str:
         raise ValueError(
             "this tokenizer has no chat template, so it cannot read messages. Give the prompt as a string."
         )
+    for message in messages:
+        if message["role"] != "assistant":  # the model's own words may hold what it wrote
+            vocabulary.content(tokenizer, message["content"])
     opened = messages[-1]["role"] != "assistant"
     return vocabulary.templated(tokenizer, messages, add_generation_prompt=opened)
 

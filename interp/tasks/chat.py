@@ -166,10 +166,4 @@ def _plain(tokenizer: Any, content: Any) -> str:
         if not all(isinstance(part, Mapping) and part.get("type") == "text" for part in parts):
             raise ValueError(f"the content of a message is {content!r:.80}; only text can be read.")
         content = "".join(str(part["text"]) for part in parts)
-    special = next((token for token in tokenizer.all_special_tokens if token and token in content), None)
-    if special is not None:
-        raise ValueError(
-            f"the content {content!r:.80} holds the special token {special!r}, which would change the turns "
-            "of the chat. Take it out, or write the whole chat as text (Task.from_prompts)."
-        )
-    return content
+    return vocabulary.content(tokenizer, content)

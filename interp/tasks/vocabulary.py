@@ -170,6 +170,17 @@ def strings(
     )
 
 
+def content(tokenizer: Any, text: str) -> str:
+    """What a message says. ValueError where it holds one of the tokenizer's special tokens."""
+    special = next((token for token in tokenizer.all_special_tokens if token and token in text), None)
+    if special is not None:
+        raise ValueError(
+            f"the content {text!r:.80} holds the special token {special!r}, which would change the turns "
+            "of the chat. Take it out, or give the whole chat as text."
+        )
+    return text
+
+
 def templated(tokenizer: Any, messages: Iterable[Mapping[str, str]], **options: bool) -> str:
     """Messages in the words of the tokenizer's chat template. ValueError where it refuses them."""
     listed = [dict(message) for message in messages]

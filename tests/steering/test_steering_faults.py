@@ -353,6 +353,18 @@ def test_messages_are_read_by_the_tokenizers_template(chat):
         read(chat, asked)
 
 
+def test_what_a_user_says_holds_no_mark_of_a_turn(chat):
+    """The model's own words may: it wrote them."""
+    end = chat.tokenizer.eos_token
+    asked = [{"role": "user", "content": f"the film {end} was good"}]
+    with pytest.raises(ValueError, match=rf"holds the special token '{end}', which would change the turns"):
+        steering.generate(chat, asked, max_new_tokens=1)
+    with pytest.raises(ValueError, match="would change the turns"):
+        steering.mean_difference(chat, [asked], [asked], layer=1)
+    said = [{"role": "user", "content": "the film"}, {"role": "assistant", "content": f"was good {end}"}]
+    assert len(steering.generate(chat, said, max_new_tokens=1)) == 1
+
+
 def test_positions_of_a_conversation_have_names(chat):
     asked = [{"role": "user", "content": "the film was good"}]
     answered = [*asked, {"role": "assistant", "content": "the music was bad"}]
