@@ -15,7 +15,7 @@ _SHOWN = 4  # entries of a collection
 _LONGEST = 80  # characters of a value
 
 
-def brief(value: Any) -> str:
+def brief(self: Any) -> str:
     """The repr of a dataclass, to be set as `__repr__ = brief`.
 
     Example:
@@ -25,12 +25,12 @@ def brief(value: Any) -> str:
         >>> steering.add(d, 2.0)
         (Intervention(site=L1.resid_pre, edit=Add(vector=[64], coefficient=2)),)
     """
-    shown = [each for each in fields(value) if each.repr and not _is_default(getattr(value, each.name), each)]
-    parts = [f"{each.name}={shortened(getattr(value, each.name))}" for each in shown]
-    return f"{type(value).__name__}({', '.join(parts)})"
+    shown = [each for each in fields(self) if each.repr and not _is_default(getattr(self, each.name), each)]
+    parts = [f"{each.name}={shortened(getattr(self, each.name))}" for each in shown]
+    return f"{type(self).__name__}({', '.join(parts)})"
 
 
-def brief_direction(direction: Any) -> str:
+def brief_direction(self: Any) -> str:
     """The repr of a `steering.Direction`: how it was found, and width, length and norm at its places.
 
     Example:
@@ -40,13 +40,13 @@ def brief_direction(direction: Any) -> str:
         Direction(given: L1.resid_pre [64], length 16)
     """
     at_places = []
-    for where, vector in direction.vectors.items():
-        length = f"length {float(vector.double().norm()):.3g}" if vector.ndim == 1 else direction.layout
-        norm = f", norm there {direction.norms[where]:.3g}" if where in direction.norms else ""
+    for where, vector in self.vectors.items():
+        length = f"length {float(vector.double().norm()):.3g}" if vector.ndim == 1 else self.layout
+        norm = f", norm there {self.norms[where]:.3g}" if where in self.norms else ""
         at_places.append(f"{where} {list(vector.shape)}, {length}{norm}")
-    of = "" if direction.model is None else f" on {direction.model}"
-    at = f" at {direction.positions}" if direction.positions else ""
-    return f"Direction({direction.method}{of}{at}: {_several(at_places, '; ')})"
+    of = "" if self.model is None else f" on {self.model}"
+    at = f" at {self.positions}" if self.positions else ""
+    return f"Direction({self.method}{of}{at}: {_several(at_places, '; ')})"
 
 
 def _is_default(held: Any, field: Field[Any]) -> bool:
