@@ -51,16 +51,20 @@ def shifted(model: Any, rows: Rows, slopes: Mapping[int, torch.Tensor], skip: in
 
 
 def growing(model: Any, rows: Rows, layers: list[int], skip: int, keep: Path | None) -> lens.JacobianLens:
-    """The Jacobian lens, piece by piece, written after each: the mean over those seen so far."""
-    total = {layer: torch.zeros(()) for layer in layers}
-    for n, row in enumerate(rows):
+    """The Jacobian lens, piece by piece, written after each: the mean over those seen so far. Goes on from a
+    file of the same arguments."""
+    total, seen, mean = dict.fromkeys(layers, torch.zeros(())), 0, None
+    if keep and keep.exists():
+        mean = lens.JacobianLens.load(keep, model)
+        seen = int(mean.facts["n_prompts"])
+        total = {layer: J * seen for layer, J in mean.matrices.items()}
+    for n, row in enumerate(rows[seen:], seen + 1):
         one = lens.jacobian(model, [row], layer=layers, skip=skip, length=len(row), progress=False)
         total = {layer: total[layer] + J for layer, J in one.matrices.items()}
-        mean = replace(
-            one, matrices={layer: J / (n + 1) for layer, J in total.items()}, facts={"n_prompts": n + 1}
-        )
+        mean = replace(one, matrices={layer: J / n for layer, J in total.items()}, facts={"n_prompts": n})
         if keep:
             mean.save(keep)
+    assert mean is not None
     return mean
 
 
