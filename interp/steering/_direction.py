@@ -346,8 +346,8 @@ def identity(model: Model) -> tuple[float, ...]:
 def same_weights(kept: Sequence[float], model: Model) -> bool:
     """Whether an identity that was kept is this model's, as far as half precision tells."""
     was, here = torch.tensor(kept), torch.tensor(identity(model))
-    near = {"rtol": 0.05, "atol": 0.02 * float(was.abs().max())}
-    return was.shape == here.shape and torch.allclose(was, here, **near)
+    near = 0.02 * float(was.abs().max())
+    return was.shape == here.shape and torch.allclose(was, here, rtol=0.05, atol=near)
 
 
 def found_on(model: Model) -> dict[str, Any]:
