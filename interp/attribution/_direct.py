@@ -77,11 +77,7 @@ def direct(
         raise ValueError(f"run {run!r} is not 'clean' or 'corrupt'.")
     if run == "corrupt" and not task.has_corrupt:
         raise ValueError("the task has no corrupt prompts. Use run='clean'.")
-    if model.W_U.shape[0] != facts.d_model:
-        raise ValueError(
-            f"{facts.name} maps its stream of {facts.d_model} to {model.W_U.shape[0]} dimensions before the "
-            "unembedding, a step that is not known here. Use interp.attribute."
-        )
+    require_width(model, facts)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give at least 1, or None for 32.")
     with torch.no_grad():
@@ -92,6 +88,15 @@ def direct(
     columns = zip(*((part.values, part.total) for part in parts))
     values, totals = (torch.cat(column).double().cpu().numpy() for column in columns)
     return _dataset(facts, task, run, heads, values, totals)
+
+
+def require_width(model: Model, facts: Anatomy) -> None:
+    """ValueError where the unembedding reads another width than the stream has."""
+    if model.W_U.shape[0] != facts.d_model:
+        raise ValueError(
+            f"{facts.name} maps its stream of {facts.d_model} to {model.W_U.shape[0]} dimensions before the "
+            "unembedding, a step that is not known here. Use interp.attribute."
+        )
 
 
 def require_difference(task: Task) -> None:

@@ -39,7 +39,7 @@ from interp.models import (
     weights,
 )
 from interp.models.hook_points import unreached
-from interp.models.parts import Weights, beside, gathered, tensors
+from interp.models.parts import Norm, Weights, beside, gathered, tensors
 from interp.places import hint, hook_name
 
 ENGINES = ("auto", "fast", "reference")
@@ -237,6 +237,38 @@ def prove_readout(model: Model) -> None:
         whole = logits(model, short_row(model))[0]
         require_readout(model, kept[place][0], whole)
     memory.proved.add("readout")
+
+
+def prove_mlp_input(model: Model, layer: int, place: tuple[str, int], norm: Norm | None) -> None:
+    """ValueError unless the MLP of a layer reads the norm (None: nothing) of what comes to a place.
+
+    On a short row: a forward, once while the model stays as it is.
+    """
+    memory, kept, name = _memory(model), {}, f"mlp {layer} {place}"
+    if name in memory.proved:
+        return
+
+    def read(module: torch.nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        kept["mlp", layer] = next(iter((*args, *named.values()))).detach()
+
+    handle = model.blocks[layer].mlp.register_forward_pre_hook(read, with_kwargs=True)
+    try:
+        with torch.no_grad(), model.hooks(fwd_hooks=[(hook_name(*place), keeper(kept, place))]):
+            logits(model, short_row(model))
+    finally:
+        handle.remove()
+    if ("mlp", layer) not in kept:  # its parts are run one by one
+        require_weights(model, short_row(model), what="what an MLP reads")
+    else:
+        x, seen = kept[place][0], kept["mlp", layer][0]
+        with torch.no_grad():
+            gap = departure(x if norm is None else norm(x), seen.view_as(x))
+        if not gap <= _READOUT.get(x.dtype, 0.2):
+            raise ValueError(
+                f"what the MLP of layer {layer} of {model.cfg.model_name} reads is not known here: it "
+                f"differs from the norm of {place[0]} by {gap:.2g} of its spread."
+            )
+    memory.proved.add(name)
 
 
 def short_row(model: Model) -> Int[Tensor, "1 pos"]:

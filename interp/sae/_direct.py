@@ -23,7 +23,7 @@ from torch import Tensor
 
 from interp import results
 from interp._verbs import verb
-from interp.attribution._direct import require_difference, shares_of
+from interp.attribution._direct import require_difference, require_width, shares_of
 from interp.engine import block as B
 from interp.engine.forward import forward
 from interp.engine.trust import require_weights
@@ -65,6 +65,7 @@ def to_logits(
     check_model(model, facts)
     check_task(task, facts, model)
     require_difference(task)
+    require_width(model, facts)
     if where.site not in STREAM_SITES:
         raise ValueError(
             f"{site_name(dictionary)} is not in the stream; a feature there writes through W_O or W_out."

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from interp._verbs import warn
 from interp.ablation import Mean, Zero, averaged
+from interp.engine.compare import LAYOUT
+from interp.engine.trust import prove_mlp_input
 from interp.experiment import Experiment
 from interp.models import Anatomy, Model, anatomy, logits, unsupported, weights
 from interp.models.parts import Norm
@@ -112,6 +114,8 @@ def require(dictionary: Dictionary, model: Model, one_head: bool = False) -> Pla
     if dictionary.reads in MLP_READS and (why := unsupported(model)):
         raise ValueError(f"the dictionary reads what an MLP reads, which is not known here: {why}.")
     _require_basis(dictionary, model, facts)
+    if dictionary.reads in MLP_READS:
+        prove_mlp_input(model, layer, read_sites(dictionary, model)[0], _mlp_norm(model, layer))
     return where
 
 
@@ -164,11 +168,24 @@ def read_norm(dictionary: Dictionary, model: Model) -> Norm | None:
     """What stands between the activation that is captured and what the dictionary reads."""
     if dictionary.reads not in MLP_READS:
         return None
-    mlp = weights(model).blocks[require_place(dictionary).layer or 0].mlp
-    norm = None if mlp is None else mlp.norm
+    norm = _mlp_norm(model, require_place(dictionary).layer or 0)
     if norm is None or dictionary.reads == "mlp_in":
         return norm
     return Norm(norm.centred, norm.eps, None, None)
+
+
+def _mlp_norm(model: Model, layer: int) -> Norm | None:
+    """The norm before an MLP. ValueError for parts that are not laid out as expected."""
+    try:
+        mlp = weights(model).blocks[layer].mlp
+    except (*LAYOUT, ValueError) as error:
+        raise ValueError(
+            f"the dictionary reads what an MLP reads, and the parts of {model.cfg.model_name} are not laid "
+            f"out as expected ({type(error).__name__}: {error})."
+        ) from None
+    if mlp is None:
+        raise ValueError(f"layer {layer} of {model.cfg.model_name} has no MLP.")
+    return mlp.norm
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import pytest
 import small
 import torch
 import two_sides
+import zoo
 
 import interp
 from interp import lens, probes, sae, steering
@@ -98,6 +99,49 @@ def test_a_bridge_is_read_as_by_plain_hooks(family: str) -> None:
     said = (model.unembed(model.ln_final(x)).detach() / scale).log_softmax(-1)
     np.testing.assert_allclose(found["value"][:, 1], said, **near(model))
     np.testing.assert_allclose(found["value"][:, -1], out.log_softmax(-1), **near(model))
+
+
+def loaded(name: str) -> Any:
+    return interp.load(zoo.folder(name), dtype=zoo.dtype_of(name))
+
+
+@pytest.mark.parametrize("name", ["Gemma 2", "OLMo 2", "EXAONE 4", "MPT, clipped"])
+def test_a_transcoder_reads_what_the_mlp_reads(name: str) -> None:
+    """Norms before and after, after alone, and of a layout that our own pass cannot run: or a sentence."""
+    model = loaded(name)
+    width = interp.models.anatomy(model).d_model
+    g = torch.Generator().manual_seed(0)
+    r = lambda *size: torch.randn(*size, generator=g, dtype=torch.float64)  # noqa: E731
+    d = sae.Dictionary(r(width, 9), r(9), r(9, width), r(width), place="L1.mlp_out", reads="mlp_in")
+    tokens, kept = zoo.prompts()[0], []
+    handle = model.blocks[1].mlp.register_forward_pre_hook(
+        lambda module, args, named: kept.append(next(iter((*args, *named.values()))).detach()),
+        with_kwargs=True,
+    )
+    try:
+        with torch.no_grad():
+            model(tokens)
+    finally:
+        handle.remove()
+    try:
+        found = sae.encode(model, d, tokens.tolist(), pos="all")
+    except ValueError as refused:
+        assert name == "EXAONE 4"  # of release 3.9
+        assert "what the MLP of layer 1" in str(refused)  # noqa: PT017
+        return
+    np.testing.assert_allclose(found, d.encode(kept[0]).flatten(0, 1), atol=1e-4, rtol=1e-4)
+
+
+def test_parts_that_are_not_laid_out_as_expected_are_told() -> None:
+    model = loaded("OPT, norms after")  # its stream is wider than what the unembedding reads
+    width = interp.models.anatomy(model).d_model
+    d = sae.Dictionary(torch.eye(width), torch.zeros(width), torch.eye(width), torch.zeros(width))
+    rows = zoo.prompts()[0].tolist()
+    task = interp.Task.from_tokens(clean=rows, corrupt=rows[::-1], answer=[5, 6, 7], wrong=[8, 9, 10])
+    with two_sides.no_pass(model), pytest.raises(ValueError, match="dimensions before the unembedding"):
+        sae.to_logits(model, task, d.at("L1.resid_pre"))
+    with pytest.raises(ValueError, match="are not laid out as expected"):
+        sae.encode(model, d.at("L1.mlp_out", reads="mlp_in"), rows)
 
 
 @pytest.mark.parametrize("family", ["llama", "neox", "granite"])

@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import interp
 from interp import sae
+from interp.sae._load import sniff
 
 WRITTEN = Path(__file__).parent / "written"
 OUTPUTS = load_file(WRITTEN / "outputs.safetensors")
@@ -295,6 +297,55 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
     np.savez(tmp_path / "params.npz", W_enc=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match=r"params\.npz is not an npz"):
         sae.load(tmp_path / "params.npz")
+
+
+LAYOUTS = {
+    ("cfg.json", "sae_weights.safetensors"): "SAELens",
+    ("cfg.json", "sae.safetensors"): "sparsify",
+    ("params.npz",): "Gemma Scope",
+    ("config.json", "params.safetensors"): "Gemma Scope 2",
+    ("config.yaml", "layer_0.safetensors", "layer_1.safetensors"): "circuit-tracer",
+    ("W_enc_0.safetensors", "W_dec_0.safetensors"): "cross-layer",
+    ("notes.txt",): None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("files", LAYOUTS, ids=lambda files: files[-1])
+def test_a_kind_is_told_by_what_is_there_and_not_by_the_folders_name(
+    files: tuple[str, ...], tmp_path: Path
+) -> None:
+    for name in ("sparsify", "gemma-scope-2b-pt-res", "transcoders", "sae.safetensors"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for each in files:
+            (folder / each).write_text("")
+        assert sniff(folder) == LAYOUTS[files]
+
+
+def test_gemma_scope_2_without_its_config(tmp_path: Path) -> None:
+    t = tensors()
+    named = {{"W_enc": "w_enc", "W_dec": "w_dec"}.get(name, name): each for name, each in t.items()}
+    save_file(named, tmp_path / "params.safetensors")
+    d, x = sae.load(tmp_path), OUTPUTS["x"]
+    h = x @ t["W_enc"] + t["b_enc"]
+    torch.testing.assert_close(d(x), h.relu() * (h > t["threshold"]) @ t["W_dec"] + t["b_dec"])
+    assert d.place is None
+
+
+def test_nothing_but_the_converter_opens_a_pickle() -> None:
+    """And that one lets no code run."""
+    root = Path(interp.__file__).parent
+    opened = []
+    for path in [
+        root / "files.py",
+        *(p for part in ("sae", "lens", "probes") for p in (root / part).rglob("*.py")),
+    ]:
+        text = path.read_text(encoding="utf-8")
+        assert "import pickle" not in text
+        assert "allow_pickle=True" not in text
+        opened += [line for line in text.splitlines() if "torch.load(" in line]
+    assert len(opened) == 1
+    assert "weights_only=True" in opened[0]
 
 
 def test_files_that_lie_take_no_memory(tmp_path: Path) -> None:

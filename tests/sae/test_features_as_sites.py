@@ -127,6 +127,9 @@ def test_estimates_add_up_to_the_site_for_every_kind(kind: str, model: Any, task
     x = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
     sums = d.contributions(x) @ d.W_dec + d.constant + d.error(x)
     torch.testing.assert_close(sums, x, atol=1e-5, rtol=0)
+    f = d.encode(x)
+    g = f.roll(1, -1)  # a change of features is the same with and without the decoder's pass
+    torch.testing.assert_close(d.difference(x, g - f), d.decode(g, x) - d.decode(f, x), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("place", ["L1.resid_mid", "L1.z"])
