@@ -255,6 +255,11 @@ def prove_mlp_input(model: Model, layer: int, place: tuple[str, int], norm: Norm
     try:
         with torch.no_grad(), model.hooks(fwd_hooks=[(hook_name(*place), keeper(kept, place))]):
             logits(model, short_row(model))
+    except (*LAYOUT, ValueError) as error:
+        raise ValueError(
+            f"what the MLP of layer {layer} of {model.cfg.model_name} reads cannot be seen: the model does "
+            f"not run with hooks there ({type(error).__name__}: {error})."
+        ) from None
     finally:
         handle.remove()
     if ("mlp", layer) not in kept:  # its parts are run one by one

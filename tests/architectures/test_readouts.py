@@ -132,7 +132,7 @@ def test_a_transcoder_reads_what_the_mlp_reads(name: str) -> None:
     np.testing.assert_allclose(found, d.encode(kept[0]).flatten(0, 1), atol=1e-4, rtol=1e-4)
 
 
-def test_parts_that_are_not_laid_out_as_expected_are_told() -> None:
+def test_what_cannot_be_seen_or_read_out_is_told() -> None:
     model = loaded("OPT, norms after")  # its stream is wider than what the unembedding reads
     width = interp.models.anatomy(model).d_model
     d = sae.Dictionary(torch.eye(width), torch.zeros(width), torch.eye(width), torch.zeros(width))
@@ -140,7 +140,7 @@ def test_parts_that_are_not_laid_out_as_expected_are_told() -> None:
     task = interp.Task.from_tokens(clean=rows, corrupt=rows[::-1], answer=[5, 6, 7], wrong=[8, 9, 10])
     with two_sides.no_pass(model), pytest.raises(ValueError, match="dimensions before the unembedding"):
         sae.to_logits(model, task, d.at("L1.resid_pre"))
-    with pytest.raises(ValueError, match="are not laid out as expected"):
+    with pytest.raises(ValueError, match="cannot be seen: the model does not run with hooks there"):
         sae.encode(model, d.at("L1.mlp_out", reads="mlp_in"), rows)
 
 
