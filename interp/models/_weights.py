@@ -293,7 +293,8 @@ def _pair_table(model: Model, attn: Any) -> Tensor | None:
     """
     whole = getattr(vars(model).get("original_model"), "transformer", None)
     places = (inner(attn), getattr(whole, "rotary_emb", None))
-    return next((each.embed_positions for each in places if hasattr(each, "embed_positions")), None)
+    tables = (getattr(each, "embed_positions", None) for each in places)
+    return next((table for table in tables if table is not None), None)
 
 
 def _tables(model: Model, module: Any, options: dict[str, Any], known: Architecture) -> Rotary:
