@@ -123,7 +123,7 @@ def _passed(model: Model, names: list[str], tokens: Tensor) -> tuple[dict[str, t
     with torch.inference_mode(no_slopes), torch.set_grad_enabled(not no_slopes):
         with model.hooks(fwd_hooks=[(name, shift(name)) for name in names]):
             total = logits(model, tokens.clone()).float().sum()
-        if not total.requires_grad:
+        if not shifts or not total.requires_grad:
             return shapes, set()
         slopes = torch.autograd.grad(total, list(shifts.values()), allow_unused=True)
     return shapes, {name for name, slope in zip(shifts, slopes) if slope is not None}

@@ -115,6 +115,29 @@ def test_attention_is_the_models_own():
     assert "Mary" in "".join(found["src_token"].values[0])
 
 
+@pytest.mark.filterwarnings("ignore:A hook on attn.hook_pattern returned a modified tensor")
+def test_attention_is_read_where_a_change_of_it_is_thrown_away(monkeypatch):
+    """Transformers computes it there; it is that by which z was made, or else it is refused."""
+    model, ids = small.bridge("gptj"), torch.tensor([[3, 5, 4, 7, 6]])
+    inner = small.transformers_model("gptj")
+    inner.set_attn_implementation("eager")
+    with torch.no_grad():
+        wanted = torch.stack([each[0] for each in inner(ids, output_attentions=True).attentions])
+    np.testing.assert_allclose(heads.attention(model, ids)["value"][0], wanted, atol=1e-6)
+    monkeypatch.setattr(model.blocks[1].attn.hook_pattern, "forward", lambda pattern: pattern.flip(1))
+    with pytest.raises(ValueError, match="'pattern' cannot be changed here"):
+        heads.attention(model, ids)
+
+
+@pytest.mark.skipif(not architectures.has_hooked_transformer(), reason="a bridge makes its hook points anew")
+def test_attention_that_no_layer_shows_is_a_sentence():
+    model = small.own()
+    for block in model.blocks:
+        block.attn.hook_pattern = torch.nn.Identity().eval()
+    with pytest.raises(ValueError, match=r"does not pass its hook point blocks\.0\.attn\.hook_pattern"):
+        heads.attention(model, torch.tensor([[3, 5, 4, 7, 6]]))
+
+
 def test_attention_weighted_by_values_is_the_norm_of_what_is_written():
     """Oracle: the model's own z, with attention put on one token alone, through W_O."""
     model = interp.load("tiny-ioi")
