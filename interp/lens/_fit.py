@@ -167,6 +167,9 @@ def jacobian(
 ) -> JacobianLens:
     """A Jacobian lens: for each layer the mean slope of the last stream by the layer's output.
 
+    A slope is that of the last stream's sum over positions: what a position does to later ones too, and to
+    earlier ones where attention goes both ways.
+
     prompts: texts like those that it is to read; about 100 of 128 tokens suffice. skip: first positions that
     are left out (sinks). length: tokens of a prompt that are used at most. batch_size: rows of a Jacobian at
     once, 32 by default: copies of the prompt in a batch. Prompts that are too short are left out, with a
