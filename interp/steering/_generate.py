@@ -292,7 +292,7 @@ def right_padded(whole: Tensor, real: Tensor, fill: int) -> Tensor:
 
 def behind_the_ids(
     whole: Int[Tensor, "row total"], real: Bool[Tensor, "row pos"], fill: int, rows: Prompts, mask: Any
-) -> Int[Tensor, "row total"]:
+) -> Int[Tensor, "row wide"]:
     """Rows that were padded on the left as they were given, new tokens behind them; others to the left."""
     marks = None if mask is None else torch.as_tensor(mask).reshape(len(rows), -1)
     if marks is None or bool(marks[:, 0].all()):
