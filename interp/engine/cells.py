@@ -23,11 +23,11 @@ ALL, SPAN = -1, -2  # SPAN and below: a span's number, counted downwards
 
 def covers(
     spans: Bool[Tensor, "prompt span pos"] | None,
-    wanted: Int[Tensor, "row"],
-    prompt: Int[Tensor, "row"],
-    pos: Int[Tensor, "row"],
-) -> Bool[Tensor, "row"]:
-    """Whether a patch's position, span or "all" is at a position of a prompt."""
+    wanted: Int[Tensor, "..."],
+    prompt: Int[Tensor, "..."],
+    pos: Int[Tensor, "..."],
+) -> Bool[Tensor, "..."]:
+    """Whether a patch's position, span or "all" is at a position of a prompt; of shapes that go together."""
     inside = (wanted == ALL) | (wanted == pos)
     if spans is None:
         return inside

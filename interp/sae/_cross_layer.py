@@ -34,7 +34,7 @@ class CrossLayer:
     """
 
     readers: tuple[Dictionary, ...]
-    writes: tuple[Float[Tensor, "feature later d"], ...]
+    writes: tuple[Float[Tensor, "feature _ d"], ...]
     metadata: dict[str, Any] = field(default_factory=dict)
     __repr__ = brief
 

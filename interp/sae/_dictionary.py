@@ -131,11 +131,11 @@ class Dictionary:
         """c: what of the reconstruction no feature, skip or error has."""
         return self.b_dec if self.norm == "none" else torch.zeros_like(self.b_dec)
 
-    def encode(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any feature"]:
+    def encode(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*rows feature"]:
         """Features as their papers define them, in float32 or better. x of `z` may be [..., head, d_head]."""
         return self._encoded(self._rows(x))
 
-    def pre_activations(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any feature"]:
+    def pre_activations(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*rows feature"]:
         """h = z W_enc + b_enc; of a gated dictionary that of its magnitude."""
         x, own = self._at(self._rows(x))
         z = own._input(x)

@@ -12,8 +12,10 @@ Marks et al. 2403.19647 (features and errors as nodes).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -233,8 +235,8 @@ class Site:
         before, after = head * facts.d_head, (facts.n_heads - 1 - head) * facts.d_head
         return torch.nn.functional.pad(part, (before, after))
 
-    def parts(self, activations: dict[tuple[str, int], Tensor]) -> Parts:
-        """φ and ε of captured activations."""
+    def parts(self, activations: Mapping[Any, Tensor]) -> Parts:
+        """φ and ε of captured activations, by site and layer."""
         read, written = (activations[end] for end in self.ends)
         n_pos, head = read.shape[1], require_place(self.dictionary).head
         if head is not None:

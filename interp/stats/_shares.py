@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 
-def share_interval(k: Any, n: Any, level: float) -> tuple[np.ndarray, np.ndarray]:
+def share_interval(k: Any, n: Any, level: float) -> tuple[np.ndarray | np.floating, np.ndarray | np.floating]:
     """Both ends, in the shape of k and n: each of (1 - level) / 2."""
     tail = (1 - level) / 2
     return 1 - share_at_most(np.subtract(n, k), n, 1 - tail), share_at_most(k, n, 1 - tail)

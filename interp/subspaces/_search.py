@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,7 @@ _FLOW_LAYERS = 2
 _COLDEST = 0.01  # of the gates' temperature
 
 
+@runtime_checkable
 class Featuriser(Protocol):
     """What is free, and the subspace that it makes."""
 

@@ -134,7 +134,7 @@ def rank_skills(
     check_task(task, anatomy(model), model)
     drawn = [each for each in controls(skills.directions, seed)["random"] if each is not None]
     runs = Steered(model, task, chosen)
-    variables: dict[str, Any] = {"clean": (("prompt", "metric"), runs.clean.cpu())}
+    variables: dict[str, Any] = {"clean": (("prompt", "metric"), runs.clean.cpu().numpy())}
     with tqdm(total=2 * len(skills), disable=not progress, desc="skills", unit="axis") as bar:
         for name, directions in (("value", skills.directions), ("random", drawn)):
             effects = []
