@@ -158,11 +158,11 @@ class Dictionary:
             out = out * scale + mean
         return out if own.W_skip is None else out + rows @ own.W_skip.T
 
-    def __call__(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d_out"]:
+    def __call__(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*rows d_out"]:
         """x̂, the reconstruction (of what is written)."""
         return self.decode(self.encode(x), x)
 
-    def contributions(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any feature"]:
+    def contributions(self, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*rows feature"]:
         """φ: features in units of the site, so that Σ φ_i d_i is what they add to it."""
         rows = self._rows(x)
         f = self._encoded(rows)
@@ -177,7 +177,7 @@ class Dictionary:
         out = target - phi @ own.W_dec - own.constant
         return out if own.W_skip is None else out - self._rows(x).to(phi) @ own.W_skip.T
 
-    def difference(self, x: Float[Tensor, "*any d"], f: Float[Tensor, "*any feature"]) -> Tensor:
+    def difference(self, x: Float[Tensor, "*any d"], f: Float[Tensor, "*rows feature"]) -> Tensor:
         """What a difference of features adds to the site at x: Σ (φ' − φ) d, [..., d']."""
         f, own = self._at(f)
         if self.norm != "none":
