@@ -32,7 +32,7 @@ from interp.models import Model, anatomy, logits
 from interp.models.parts import Weights
 from interp.places import STREAM_SITES, Place, hook_name
 from interp.sae._dictionary import Dictionary
-from interp.sae._site import ERROR, Site, name_of, require, site_name
+from interp.sae._site import Site, name_of, require, shares_of_live, site_name
 from interp.tasks import LogitDiff, Task
 
 
@@ -75,9 +75,7 @@ def to_logits(
         for rows in torch.arange(len(task)).split(batch_size or 32)
     ]
     value, constant, rest, raw = (torch.cat(each).cpu().numpy() for each in zip(*parts))
-    live = np.flatnonzero((value != 0).any(0))
-    live = np.append(live[live < dictionary.n_features], dictionary.n_features)
-    numbers = [int(each) if each < dictionary.n_features else ERROR for each in live]
+    variables, coords = shares_of_live(dictionary, ("prompt",), value)
     attrs = results.provenance(
         method="sae.to_logits", metric=(LogitDiff(),), model=facts.name, site=site_name(dictionary),
         task=task.name, task_fingerprint=task.fingerprint(),
@@ -85,9 +83,6 @@ def to_logits(
         convention="share of the logit difference through the final norm frozen at its value in this run; "
         "positive: the feature favours the answer", dictionary=repr(dictionary),
     )  # fmt: skip
-    names = np.array([name_of(dictionary, each) for each in numbers], dtype=object)
-    coords = {"feature": names, "index": ("feature", np.array(numbers))}
-    variables = {"value": (("prompt", "feature"), value[:, live])}
     variables |= {n: (("prompt",), v) for n, v in (("constant", constant), ("rest", rest), ("raw", raw))}
     return results.dataset(variables, coords, attrs, task)
 

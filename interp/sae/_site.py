@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -41,6 +42,22 @@ _ROWS = 512  # encoded at once
 def name_of(dictionary: Dictionary, feature: int) -> str:
     """`L12.resid_pre.F431`, or `L12.resid_pre.error`."""
     return f"{site_name(dictionary)}.{'error' if feature == ERROR else f'F{feature}'}"
+
+
+def shares_of_live(
+    dictionary: Dictionary, dims: tuple[str, ...], value: np.ndarray
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The variable `value` of the features that are not 0 everywhere, and of the error; their coordinates.
+
+    value: by feature last, the error after all of them.
+    """
+    n = dictionary.n_features
+    live = np.flatnonzero((value != 0).any(tuple(range(value.ndim - 1))))
+    live = np.append(live[live < n], n)
+    numbers = [int(each) if each < n else ERROR for each in live]
+    names = np.array([name_of(dictionary, each) for each in numbers], dtype=object)
+    coords = {"feature": names, "index": ("feature", np.array(numbers))}
+    return {"value": ((*dims, "feature"), value[..., live])}, coords
 
 
 def site_name(dictionary: Dictionary) -> str:

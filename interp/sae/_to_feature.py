@@ -34,7 +34,7 @@ from interp.places import STREAM_SITES
 from interp.positions import AnyPositions, require_one, weights
 from interp.prompts import read
 from interp.sae._dictionary import Dictionary
-from interp.sae._site import ERROR, Site, name_of, read_norm, read_sites, require, site_name
+from interp.sae._site import Site, name_of, read_norm, read_sites, require, shares_of_live, site_name
 from interp.tasks import LogitDiff, Task
 
 _ORDER = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")  # within a block
@@ -188,9 +188,7 @@ def _dataset(
     value: np.ndarray,
     sums: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> xr.Dataset:
-    live = np.flatnonzero((value != 0).any((0, 1)))
-    live = np.append(live[live < d.n_features], d.n_features)
-    numbers = [int(each) if each < d.n_features else ERROR for each in live]
+    variables, coords = shares_of_live(d, ("prompt", "pos"), value)
     attrs = results.provenance(
         method="sae.to_feature", model=anatomy(model).name, site=site_name(d), task=task.name, target=name,
         task_fingerprint=task.fingerprint(), n_prompts=len(task), seed=-1 if task.seed is None else task.seed,
@@ -199,10 +197,6 @@ def _dataset(
     )  # fmt: skip
     attrs |= {"metric": "pre-activation", "unit": "units of the dictionary", "better": "higher"}
     labels = results.position_labels(task)
-    coords = {
-        "feature": np.array([name_of(d, each) for each in numbers], dtype=object),
-        "index": ("feature", np.array(numbers)), "pos": np.arange(len(labels)), "token": ("pos", labels),
-    }  # fmt: skip
-    variables = {"value": (("prompt", "pos", "feature"), value[..., live])}
+    coords |= {"pos": np.arange(len(labels)), "token": ("pos", labels)}
     variables |= {n: (("prompt",), v) for n, v in zip(("constant", "rest", "raw"), sums)}
     return results.dataset(variables, coords, attrs, task)
